@@ -1,0 +1,57 @@
+"""The sweep grammar: what a person types after --seq or --heads, as a tuple of whole numbers."""
+
+import re
+from collections.abc import Iterator
+
+from attnbench.errors import UsageError
+
+GRAMMAR = "512..16384 (doubling), 512..4096:+512 (step), 512..4096:x4 (factor), 512,1k,16k (list), or a mix by commas"
+LARGEST = 2**31
+MOST_VALUES = 1000
+_PIECE = re.compile(r"(?P<start>[0-9]+k?)(\.\.(?P<end>[0-9]+k?)(:(?P<step>[+x][0-9]+k?))?)?", re.ASCII)
+_K = 1024
+
+
+def parse_range(text: str, *, flag: str) -> tuple[int, ...]:
+    """Turn '512..4096,6k' into (512, 1024, 2048, 4096, 6144): ascending, each value once.
+
+    Raises UsageError, naming `flag` and showing the grammar, for a range that is empty, reversed, zero, not a number
+    or larger than 2^31.
+    """
+    values: set[int] = set()
+    for piece in text.split(","):
+        values.update(_piece(piece.strip(), flag))
+        if len(values) > MOST_VALUES:
+            raise _wrong(flag, text, f"gives more than {MOST_VALUES} values")
+    return tuple(sorted(values))
+
+
+def _piece(piece: str, flag: str) -> Iterator[int]:
+    match = _PIECE.fullmatch(piece)
+    if match is None:
+        raise _wrong(flag, piece, "is empty" if not piece else "is not a range")
+    start = _number(match["start"], flag)
+    end = _number(match["end"], flag) if match["end"] else start
+    if end < start:
+        raise _wrong(flag, piece, "is reversed")
+    step = match["step"] or "x2"
+    size = _number(step[1:], flag)
+    if step == "x1":
+        raise _wrong(flag, piece, "never ends: a factor is at least 2")
+    value, count = start, 0
+    while value <= end and count <= MOST_VALUES:
+        yield value
+        value, count = (value + size if step[0] == "+" else value * size), count + 1
+
+
+def _number(text: str, flag: str) -> int:
+    value = int(text[:-1]) * _K if text.endswith("k") else int(text)
+    if value == 0:
+        raise _wrong(flag, text, "is zero")
+    if value > LARGEST:
+        raise _wrong(flag, text, "is larger than 2^31")
+    return value
+
+
+def _wrong(flag: str, text: str, why: str) -> UsageError:
+    return UsageError(f"{flag}: {text!r} {why}; write {GRAMMAR}")

@@ -1,0 +1,165 @@
+"""What is planned and what came of it: jobs, outcomes and records, as they stand in a run's journal."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from attnbench.case import Case, Option, digest
+
+SCHEMA = 1
+
+Status = Literal[
+    "ok",
+    "unsupported",
+    "invalid_output",
+    "error",
+    "oom_device",
+    "oom_host",
+    "timeout",
+    "crash",
+    "device_lost",
+    "interrupted",
+    "skipped",
+]
+ProbeKind = Literal["latency", "memory", "agreement", "accuracy"]
+Profile = Literal["quick", "default", "rigorous"]
+Allocator = Literal["default", "retained"]
+
+# What a row is named after when a job has nothing to show but its status.
+PRIMARY_METRIC: dict[ProbeKind, str] = {
+    "latency": "latency",
+    "memory": "memory",
+    "agreement": "approximation_error",
+    "accuracy": "accuracy",
+}
+
+
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a plugin comes from. `source_hash` covers every file that its import read, so an edit is a new origin."""
+
+    distribution: str = ""
+    version: str = ""
+    path: str = ""
+    source_hash: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}" if self.distribution else self.path
+
+
+class Protocol(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a case is measured. Times are in seconds; `cap_s` bounds all calls of a process, `timeout_s` its silence."""
+
+    profile: Profile = "default"
+    rounds: Annotated[int, Meta(ge=1)] = 5
+    warmup_calls: int = 10
+    warmup_s: float = 0.2
+    min_samples: int = 20
+    min_time_s: float = 0.2
+    stop_noise: float = 0.005
+    cap_s: float = 5.0
+    timeout_s: float = 120.0
+    hot: bool = False
+    threads: int = 1
+    allocator: Allocator = "default"
+
+
+class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is asked of a case; an accuracy probe names its task with complete options."""
+
+    kind: ProbeKind
+    task: str = ""
+    task_options: dict[str, Option] = {}
+    task_origin: Origin | None = None
+
+    @property
+    def metric(self) -> str:
+        """The metric by which this probe is known in a table."""
+        return PRIMARY_METRIC[self.kind]
+
+
+class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One process's work: a probe of a case in a round. `target` is what to import for the variant."""
+
+    case: Case
+    probe: Probe
+    protocol: Protocol
+    target: str
+    origin: Origin = Origin()
+    task_target: str = ""
+    round: int = 1
+    attempt: int = 1
+
+    @property
+    def key(self) -> str:
+        """The job's stable name: the same question to the same code has the same key, whatever the attempt."""
+        return digest(self.case, self.probe, self.protocol, self.origin, self.round)
+
+    @property
+    def question(self) -> str:
+        """The job's name without its round: rounds of one question are replicates of one another."""
+        return digest(self.case, self.probe, self.protocol, self.origin)
+
+
+class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Raw values of one metric from one process, in base units or integer nanoseconds.
+
+    A value that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
+    """
+
+    metric: str
+    unit: Literal["ns", "s", "bytes", "1"]
+    values: tuple[int | float | None, ...]
+    higher_is_better: bool = False
+    flags: tuple[str, ...] = ()
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What came of a job: measurements when `status` is ok, else the reason in `detail` and the output's end in `log`."""
+
+    status: Status
+    measurements: tuple[Measurement, ...] = ()
+    detail: str = ""
+    backend: str = ""
+    facts: dict[str, Option] = {}
+    log: str = ""
+
+
+class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine and the software that a record was measured with; null where the machine does not tell."""
+
+    attnbench: str
+    commit: str | None = None
+    dirty: bool | None = None
+    python: str = ""
+    torch: str = ""
+    packages: dict[str, str] = {}
+    flags: dict[str, Option] = {}
+    system: str = ""
+    cpu: str = ""
+    cores: int = 0
+    memory_bytes: int = 0
+    device: str = "cpu"
+    device_name: str = ""
+    device_memory_bytes: int | None = None
+    device_facts: dict[str, Option] = {}
+    driver: str | None = None
+    threads: int = 0
+    allocator: Allocator = "default"
+
+    @property
+    def key(self) -> str:
+        """The environment's stable name."""
+        return digest(self)
+
+
+class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="record", tag_field="event"):
+    """A job with its outcome: one line of the journal. Times are seconds since the epoch, and a span in seconds."""
+
+    schema: int = SCHEMA
+    run: str
+    job: Job
+    outcome: Outcome
+    environment: str = ""
+    started_s: float = 0.0
+    seconds: float = 0.0
+

@@ -1,0 +1,208 @@
+"""Where plugins are found: by entry-point name, `./file.py:Name` or `module:Name`; none is imported until it is used.
+
+The parent process resolves names to entries. Only a child calls `load` or `describe`, which import the plugin.
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.case import Option
+from attnbench.errors import UsageError, suggestion
+from attnbench.record import Origin
+from attnbench.variant import Support, complete_options, options_type, support_of
+
+Group = Literal["variants", "tasks", "suites"]
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """A plugin that is known by name and not yet imported; `target` is `module:Name` or `/path/file.py:Name`."""
+
+    name: str
+    target: str
+    origin: Origin
+
+
+class OptionField(Struct, frozen=True, kw_only=True):
+    """One option of a plugin, as `attnbench list variants --details` shows it."""
+
+    name: str
+    type: str
+    default: Option
+    meaning: str = ""
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """What a child found out about a plugin: its options (complete, for the spec it was asked with) and its support.
+
+    `failure` says why the plugin could not be imported or read; `mistake` what is wrong with the options given.
+    """
+
+    summary: str = ""
+    origin: Origin = Origin()
+    support: Support | None = None
+    fields: tuple[OptionField, ...] = ()
+    options: dict[str, Option] = {}
+    failure: str = ""
+    mistake: str = ""
+
+
+def entries(group: Group) -> dict[str, tuple[Entry, ...]]:
+    """List the installed plugins of a group by name; a name that two distributions claim has two entries."""
+    found: dict[str, list[Entry]] = {}
+    for point in entry_points(group=f"attnbench.{group}"):
+        distribution = point.dist
+        origin = Origin(distribution=distribution.name, version=distribution.version) if distribution else Origin()
+        found.setdefault(point.name, []).append(Entry(name=point.name, target=point.value, origin=origin))
+    return {name: tuple(found[name]) for name in sorted(found)}
+
+
+def find(name: str, group: Group, *, flag: str) -> Entry:
+    """Resolve a name to its one entry, without importing it.
+
+    Raises UsageError for a name that is unknown, claimed twice, or a file that is not there.
+    """
+    head, colon, attribute = name.rpartition(":")
+    if colon:
+        return _outside(head, attribute, name, flag)
+    known = entries(group)
+    match known.get(name, ()):
+        case ():
+            hint = f"{name} looks like a file: write ./{name}:Name" if name.endswith(".py") else suggestion(name, known)
+            raise UsageError(f"{flag}: no {group.rstrip('s')} is called {name!r}; {hint}")
+        case (entry,):
+            return entry
+        case claims:
+            origins = " and ".join(f"{claim.origin} ({claim.target})" for claim in claims)
+            raise UsageError(f"{flag}: {name!r} is claimed by {origins}; uninstall one, or name it as module:Name")
+
+
+def load(target: str) -> Any:
+    """Import a plugin's module and give the object it names. For child processes only.
+
+    Raises whatever the module raises, and AttributeError with the nearest name where it has no such object.
+    """
+    place, _, attribute = target.rpartition(":")
+    module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    value: Any = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            public = [name for name in vars(value) if not name.startswith("_")]
+            raise AttributeError(f"{place} has no {attribute!r}; {suggestion(part, public)}")
+        value = getattr(value, part)
+    return value
+
+
+def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
+    """Import a variant and tell what it is, with `given` options completed. For child processes only."""
+    before = set(sys.modules)
+    try:
+        variant = load(entry.target)
+        support, fields = support_of(variant), option_fields(options_type(variant))
+    except (Exception, SystemExit) as error:
+        return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+    summary = (inspect.getdoc(variant) or "").split("\n", 1)[0]
+    origin = with_sources(entry, before)
+    try:
+        options = msgspec.structs.asdict(complete_options(variant, given))
+    except (msgspec.ValidationError, TypeError) as error:
+        mistake = f"{error}; {_usage(fields)}"
+        return Description(summary=summary, origin=origin, support=support, fields=fields, mistake=mistake)
+    return Description(summary=summary, origin=origin, support=support, fields=fields, options=options)
+
+
+def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
+    """List the fields of an options struct with their types, defaults and meanings."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return tuple(
+        OptionField(
+            name=field.name,
+            type=_type_name(field.type),
+            default=None if field.default is msgspec.NODEFAULT else field.default,
+            meaning=_meaning(field.type),
+        )
+        for field in info.fields
+    )
+
+
+def with_sources(entry: Entry, before: set[str]) -> Origin:
+    """Add to an entry's origin the hash of every source file of its own package that importing it has read."""
+    place = entry.target.rpartition(":")[0]
+    if place.endswith(".py"):
+        root = Path(place).resolve().parent
+    else:
+        package = sys.modules[place.partition(".")[0]]
+        root = Path(inspect.getfile(package)).resolve().parent
+    files = {
+        Path(file).resolve()
+        for name, module in list(sys.modules.items())
+        if (file := getattr(module, "__file__", None)) and (name not in before or name == place)
+    }
+    own = sorted(file for file in files if file.is_relative_to(root) and file.is_file())
+    total = hashlib.sha256()
+    for file in own:
+        total.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return msgspec.structs.replace(entry.origin, source_hash=total.hexdigest()[:16])
+
+
+def _outside(head: str, attribute: str, name: str, flag: str) -> Entry:
+    """Resolve `./file.py:Name` or `module:Name`."""
+    if not attribute.replace(".", "_").isidentifier():
+        raise UsageError(f"{flag}: {name!r} does not name an object; write ./file.py:Name or package.module:Name")
+    if not head.endswith(".py"):
+        return Entry(name=name, target=name, origin=Origin(path=head))
+    path = Path(head).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{flag}: there is no file {head!r}; give the path from here, as ./file.py:Name")
+    return Entry(name=attribute, target=f"{path.resolve()}:{attribute}", origin=Origin(path=str(path.resolve())))
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file under a name that no installed module has; what lies beside it can be imported too."""
+    name = f"attnbench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _usage(fields: tuple[OptionField, ...]) -> str:
+    if not fields:
+        return "it takes no options"
+    return "its options are " + ", ".join(f"{field.name} ({field.type}, {field.default})" for field in fields)
+
+
+def _type_name(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.Metadata(type=inner):
+            return _type_name(inner)
+        case msgspec.inspect.LiteralType(values=values):
+            return "|".join(str(value) for value in values)
+        case msgspec.inspect.UnionType(types=types):
+            return "|".join(_type_name(each) for each in types)
+        case _:
+            return type(kind).__name__.removesuffix("Type").lower()
+
+
+def _meaning(kind: msgspec.inspect.Type) -> str:
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return str((kind.extra_json_schema or {}).get("description", ""))
+    return ""

@@ -1,0 +1,52 @@
+"""Names with options, as typed: `reformer:rounds=4,bucket=64,./mine.py:Mine:alpha=2` is two specs."""
+
+import re
+
+from msgspec import Struct
+
+from attnbench.errors import UsageError
+
+GRAMMAR = "NAME, NAME:option=value,option=value, ./file.py:Name or package.module:Name, joined by commas"
+_OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """A plugin as the user asked for it: its name, and the options he gave, still as text."""
+
+    name: str
+    options: dict[str, str] = {}
+
+    def __str__(self) -> str:
+        given = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}:{given}" if given else self.name
+
+
+def parse_specs(text: str, *, flag: str) -> tuple[Spec, ...]:
+    """Split a comma-separated list of names with options; a piece of the form x=y continues the name before it."""
+    specs: list[Spec] = []
+    for piece in text.split(","):
+        if not piece.strip():
+            raise UsageError(f"{flag}: {text!r} has an empty name; write {GRAMMAR}")
+        if _OPTION.fullmatch(piece.strip()):
+            if not specs:
+                raise UsageError(f"{flag}: {piece.strip()!r} is an option without a name before it; write {GRAMMAR}")
+            _add_option(specs[-1], piece.strip(), flag)
+        else:
+            specs.append(_spec(piece.strip(), flag))
+    return tuple(specs)
+
+
+def _spec(piece: str, flag: str) -> Spec:
+    head, colon, last = piece.rpartition(":")
+    if colon and _OPTION.fullmatch(last):
+        spec = Spec(name=head, options={})
+        _add_option(spec, last, flag)
+        return spec
+    return Spec(name=piece, options={})
+
+
+def _add_option(spec: Spec, piece: str, flag: str) -> None:
+    key, _, value = piece.partition("=")
+    if key in spec.options:
+        raise UsageError(f"{flag}: option {key!r} of {spec.name!r} is given twice; keep one of them")
+    spec.options[key] = value

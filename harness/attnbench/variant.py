@@ -1,0 +1,144 @@
+"""The contract of a mechanism: a callable built from a Case, what it says it supports, and how it refuses.
+
+Only `__init__(case)` or `__init__(case, options)` and a call are needed; every other part is optional and checked
+where it is given. The tensors' letters: B batch, H heads, G key/value heads, T queries, S keys, D head dimension.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from attnbench.case import Case, Dtype, Passes
+
+if TYPE_CHECKING:
+    import torch
+
+Yes = Annotated[bool | str, Meta(description="true, or the reason why not as a sentence")]
+
+
+class Unsupported(Exception):  # noqa: N818 - it is an answer, not an error
+    """A mechanism's answer to a case that it does not define or cannot run here; the reason is shown in the row."""
+
+
+class InvalidOutput(Exception):  # noqa: N818 - it names a status
+    """A mechanism returned something that is no attention output: a wrong shape, dtype or device, NaN, a stale copy."""
+
+
+class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of a plugin's options: typed fields with defaults, their meanings in `Annotated[..., Meta(description=)]`."""
+
+
+class Support(Struct, frozen=True, kw_only=True):
+    """What a mechanism serves. A yes/no field may hold, instead of false, the reason in words."""
+
+    dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps")
+    passes: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
+    full: Yes = True
+    causal: Yes = True
+    window: Yes = False
+    cross: Yes = True
+    grouped: Yes = False
+    exact: bool = False
+    ties_qk: bool = False
+    synchronises: bool = False
+
+
+class Attention(Protocol):
+    """What a variant's constructor gives: out_BHTD = attention(q_BHTD, k_BGSD, v_BGSD)."""
+
+    def __call__(self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", /) -> "torch.Tensor":
+        """Attend."""
+        ...
+
+
+_PLAIN_FUNCTION = Support(
+    causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
+    window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
+)
+
+
+def support_of(variant: Any) -> Support:
+    """Read what a variant declares; where it declares nothing, only its own constructor will tell."""
+    declared = getattr(variant, "supports", None)
+    if declared is None:
+        return Support(window=True, grouped=True) if inspect.isclass(variant) else _PLAIN_FUNCTION
+    if not isinstance(declared, Support):
+        raise TypeError(f"{_name(variant)}.supports is {declared!r}; write supports = attnbench.Support(...)")
+    return declared
+
+
+def options_type(variant: Any) -> type[Options]:
+    """Give the type of a variant's (or task's) options: its class `Options`, or one without fields."""
+    declared = getattr(variant, "Options", Options)
+    if not (inspect.isclass(declared) and issubclass(declared, Options)):
+        raise TypeError(f"{_name(variant)}.Options must be a class derived from attnbench.Options")
+    return declared
+
+
+def complete_options(variant: Any, given: Mapping[str, object]) -> Options:
+    """Turn options as typed (text, or values) into the variant's own struct, defaults filled in.
+
+    Raises msgspec.ValidationError naming the field.
+    """
+    return msgspec.convert(dict(given), options_type(variant), strict=False)
+
+
+def check_support(support: Support, case: Case) -> None:
+    """Raise Unsupported with the reason where a declaration rules a case out."""
+    shape, mask = case.shape, case.mask
+    device = case.device.partition(":")[0]
+    _member(case.dtype, support.dtypes, "dtype")
+    _member(device, support.devices, "device")
+    if case.passes:
+        _member(case.passes, support.passes, "pass")
+    if mask.causal:
+        _allowed(support.causal, "it has no causal form")
+    elif mask.window is None:
+        _allowed(support.full, "it has no full (non-causal) form")
+    if mask.window is not None:
+        _allowed(support.window, "it has no window")
+    if shape.seq_q != shape.seq_k:
+        _allowed(support.cross, "it needs as many queries as keys")
+    if shape.kv_heads != shape.heads:
+        _allowed(support.grouped, "it has no grouped heads: kv heads must equal heads")
+
+
+def build(variant: Any, case: Case) -> Attention:
+    """Construct a variant for a case whose options are complete.
+
+    Raises Unsupported with the reason where the declaration or the constructor refuses the case.
+    """
+    check_support(support_of(variant), case)
+    if not inspect.isclass(variant):
+        return cast("Attention", variant)
+    options = complete_options(variant, case.options)
+    built = variant(case, options) if hasattr(variant, "Options") else variant(case)
+    if not callable(built):
+        raise TypeError(f"{_name(variant)} builds {built!r}, which cannot be called with (q, k, v)")
+    return cast("Attention", built)
+
+
+def backend_of(attention: Attention) -> str:
+    """Name the kernel that really ran, where the variant tells: its attribute `backend`."""
+    return str(getattr(attention, "backend", ""))
+
+
+def _member(value: str, served: tuple[str, ...], what: str) -> None:
+    if value not in served:
+        raise Unsupported(f"{what} {value} is not served (only {', '.join(served)})")
+
+
+def _allowed(answer: bool | str, reason: str) -> None:
+    if answer is not True:
+        raise Unsupported(answer or reason)
+
+
+def _name(variant: Callable[..., Any]) -> str:
+    return str(getattr(variant, "__qualname__", variant))
+
+
+DTYPES: tuple[str, ...] = get_args(Dtype)
