@@ -1,7 +1,7 @@
 """One cell of a sweep: what is computed, at which shape, with which mask; and the key by which it is known."""
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,6 +11,8 @@ Passes = Literal["", "forward", "backward", "forward-backward", "decode"]
 Level = Literal["core", "layer"]
 Inputs = Literal["normal", "clustered", "outliers"]
 Option = bool | int | float | str | None
+
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 Size = Annotated[int, Meta(ge=1, le=2**31)]
 

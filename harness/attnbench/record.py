@@ -1,6 +1,6 @@
 """What is planned and what came of it: jobs, outcomes and records, as they stand in a run's journal."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
@@ -24,6 +24,7 @@ Status = Literal[
 ProbeKind = Literal["latency", "memory", "agreement", "accuracy"]
 Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
+ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 
 # What a row is named after when a job has nothing to show but its status.
 PRIMARY_METRIC: dict[ProbeKind, str] = {
@@ -95,6 +96,11 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return digest(self.case, self.probe, self.protocol, self.origin, self.round)
 
     @property
+    def timed(self) -> bool:
+        """Whether other work on the machine would change its figures: training is not timed."""
+        return self.probe.kind != "accuracy"
+
+    @property
     def question(self) -> str:
         """The job's name without its round: rounds of one question are replicates of one another."""
         return digest(self.case, self.probe, self.protocol, self.origin)
@@ -114,7 +120,7 @@ class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of a job: measurements when `status` is ok, else the reason in `detail` and the output's end in `log`."""
+    """What came of a job: measurements when `status` is ok, else the reason in `detail`; the output's end in `log`."""
 
     status: Status
     measurements: tuple[Measurement, ...] = ()
@@ -141,6 +147,7 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     device: str = "cpu"
     device_name: str = ""
     device_memory_bytes: int | None = None
+    device_dtypes: tuple[str, ...] = ()
     device_facts: dict[str, Option] = {}
     driver: str | None = None
     threads: int = 0

@@ -103,6 +103,15 @@ def load(target: str) -> Any:
     return value
 
 
+def resource(entry: Entry) -> Path:
+    """Give the path of a file that an entry point names as `package:file`, without importing the package."""
+    package, _, name = entry.target.partition(":")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"{entry.name!r} names {entry.target!r}, but {package!r} is no installed package; reinstall it")
+    return Path(spec.submodule_search_locations[0]) / name
+
+
 def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
     """Import a variant and tell what it is, with `given` options completed. For child processes only."""
     before = set(sys.modules)

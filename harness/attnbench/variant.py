@@ -6,7 +6,7 @@ where it is given. The tensors' letters: B batch, H heads, G key/value heads, T 
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -28,7 +28,7 @@ class InvalidOutput(Exception):  # noqa: N818 - it names a status
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a plugin's options: typed fields with defaults, their meanings in `Annotated[..., Meta(description=)]`."""
+    """Base of a plugin's options: typed fields with defaults; meanings in `Annotated[..., Meta(description=...)]`."""
 
 
 class Support(Struct, frozen=True, kw_only=True):
@@ -108,10 +108,12 @@ def check_support(support: Support, case: Case) -> None:
 
 
 def build(variant: Any, case: Case) -> Attention:
-    """Construct a variant for a case whose options are complete.
+    """Construct a variant for a case whose options are complete; a module is moved to the case's device and dtype.
 
     Raises Unsupported with the reason where the declaration or the constructor refuses the case.
     """
+    import torch
+
     check_support(support_of(variant), case)
     if not inspect.isclass(variant):
         return cast("Attention", variant)
@@ -119,6 +121,8 @@ def build(variant: Any, case: Case) -> Attention:
     built = variant(case, options) if hasattr(variant, "Options") else variant(case)
     if not callable(built):
         raise TypeError(f"{_name(variant)} builds {built!r}, which cannot be called with (q, k, v)")
+    if isinstance(built, torch.nn.Module):
+        built.to(device=case.device, dtype=getattr(torch, case.dtype))
     return cast("Attention", built)
 
 
@@ -139,6 +143,3 @@ def _allowed(answer: bool | str, reason: str) -> None:
 
 def _name(variant: Callable[..., Any]) -> str:
     return str(getattr(variant, "__qualname__", variant))
-
-
-DTYPES: tuple[str, ...] = get_args(Dtype)

@@ -1,0 +1,198 @@
+"""The parent's side of the fork server: ask a question of a fresh child, hear from it, and end it when it is silent."""
+
+import json
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.execute.messages import Answered, Question, Told
+
+_LOG_HEAD, _LOG_TAIL = 8 << 10, 24 << 10
+_CHUNK = 1 << 16
+_START_TIMEOUT_S = 120.0
+
+
+class Heard(Struct, frozen=True, kw_only=True):
+    """A child that is at work said something."""
+
+    id: int
+    text: str
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """A child is gone. Without an `answer` it crashed, or was `silent` for too long and was killed."""
+
+    id: int
+    answer: Answered | None
+    exit_code: int
+    silent: bool = False
+    log: str = ""
+
+
+class ServerLost(Exception):  # noqa: N818 - it names what happened
+    """The fork server itself is gone (killed by the kernel or by hand)."""
+
+
+class _Log:
+    """The beginning and the end of what a child printed, however much it was."""
+
+    def __init__(self) -> None:
+        self.head, self.tail, self.total = b"", b"", 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = _LOG_HEAD - len(self.head)
+        self.head, rest = self.head + data[:room], data[room:]
+        self.tail = (self.tail + rest)[-_LOG_TAIL:]
+
+    def text(self) -> str:
+        left_out = self.total - len(self.head) - len(self.tail)
+        middle = f"\n... {left_out} bytes left out ...\n".encode() if left_out else b""
+        return (self.head + middle + self.tail).decode("utf-8", errors="backslashreplace")
+
+
+class _Child:
+    """What the parent holds of a child: its pipes, what came through them, and when it is given up."""
+
+    def __init__(self, *, name: int, result: int, output: int, timeout_s: float) -> None:
+        self.name, self.result, self.output, self.timeout_s = name, result, output, timeout_s
+        self.pending, self.log = b"", _Log()
+        self.answer: Answered | None = None
+        self.silent = False
+        self.deadline = time.monotonic() + timeout_s
+
+    def read(self, descriptor: int) -> bool:
+        """Take in what a pipe holds; false at its end."""
+        data = os.read(descriptor, _CHUNK)
+        if descriptor == self.output:
+            self.log.add(data)
+        else:
+            self.pending += data
+        return bool(data)
+
+    def lines(self) -> list[Told]:
+        """Give the signs of life that have arrived; an answer among them is kept."""
+        *whole, self.pending = self.pending.split(b"\n")
+        told = []
+        for line in whole:
+            try:
+                said = msgspec.json.decode(line, type=Told | Answered)
+            except msgspec.DecodeError:  # someone else wrote on the descriptor: without an answer it is a crash
+                continue
+            if isinstance(said, Told):
+                told.append(said)
+                self.deadline = time.monotonic() + self.timeout_s
+            else:
+                self.answer = said
+        return told
+
+
+class ForkServer:
+    """A running fork server and the children it was asked for. Not thread-safe; use it as a context manager."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-P", "-m", "attnbench.execute.server", str(theirs.fileno())]
+        # numpy comes with torch and would start OpenBLAS's threads, which a fork does not survive.
+        settings = {**os.environ, **environ, "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=settings)
+        theirs.close()
+        self._socket, self._children, self._count = ours, dict[int, _Child](), 0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(ours, selectors.EVENT_READ)
+        ours.settimeout(_START_TIMEOUT_S)
+        self._receive()
+        ours.settimeout(None)
+
+    def ask(self, question: Question, *, timeout_s: float) -> int:
+        """Start a child on a question; the number given back names it in what `events` yields."""
+        self._count += 1
+        text = os.memfd_create("question")
+        os.write(text, msgspec.json.encode(question))
+        os.lseek(text, 0, os.SEEK_SET)
+        (result, answers), (output, prints) = os.pipe(), os.pipe()
+        child = _Child(name=self._count, result=result, output=output, timeout_s=timeout_s)
+        for descriptor in (result, output):
+            os.set_blocking(descriptor, False)
+            self._selector.register(descriptor, selectors.EVENT_READ, child)
+        try:
+            socket.send_fds(self._socket, [json.dumps({"id": self._count}).encode()], [text, answers, prints])
+        except OSError as error:
+            raise ServerLost(str(error)) from error
+        finally:
+            for descriptor in (text, answers, prints):
+                os.close(descriptor)
+        self._children[self._count] = child
+        return self._count
+
+    def events(self) -> list[Heard | Ended]:
+        """Wait until something happened to at least one child, and tell it. Raises ServerLost."""
+        found: list[Heard | Ended] = []
+        while self._children and not found:
+            patience = min(child.deadline for child in self._children.values()) - time.monotonic()
+            for key, _ in self._selector.select(max(0.0, patience)):
+                if key.data is None:
+                    found.append(self._ended(self._receive()))
+                elif not key.data.read(key.fd):
+                    self._selector.unregister(key.fd)
+                else:
+                    found += [Heard(id=key.data.name, text=told.text) for told in key.data.lines()]
+            self._kill_silent()
+        return found
+
+    def close(self) -> None:
+        """End the server and every process that came from it."""
+        self._socket.close()
+        self._process.wait()
+        for child in self._children.values():
+            self._forget(child)
+        self._children.clear()
+        self._selector.close()
+
+    def __enter__(self) -> "ForkServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _receive(self) -> dict[str, int]:
+        try:
+            message = self._socket.recv(_CHUNK)
+        except (OSError, TimeoutError) as error:
+            raise ServerLost(str(error)) from error
+        if not message:
+            raise ServerLost(f"the fork server ended with exit code {self._process.wait()}")
+        decoded: dict[str, int] = json.loads(message)
+        return decoded
+
+    def _kill_silent(self) -> None:
+        for child in self._children.values():
+            if not child.silent and child.deadline <= time.monotonic():
+                child.silent, child.deadline = True, float("inf")
+                self._socket.send(json.dumps({"kill": child.name}).encode())
+
+    def _ended(self, message: dict[str, int]) -> Ended:
+        child = self._children.pop(message["id"])
+        for descriptor in (child.result, child.output):
+            with suppress(BlockingIOError):
+                while child.read(descriptor):
+                    pass
+        child.lines()
+        self._forget(child)
+        return Ended(
+            id=child.name, answer=child.answer, exit_code=message["exit"], silent=child.silent, log=child.log.text()
+        )
+
+    def _forget(self, child: _Child) -> None:
+        for descriptor in (child.result, child.output):
+            with suppress(KeyError):
+                self._selector.unregister(descriptor)
+            os.close(descriptor)

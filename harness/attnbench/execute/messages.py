@@ -1,0 +1,54 @@
+"""What the parent asks of a child, and what it may be told meanwhile. All of it travels as JSON, never as pickle."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.record import Allocator, Job
+from attnbench.registry import Entry
+
+
+class DescribeVariant(Struct, frozen=True, kw_only=True, tag="describe-variant"):
+    """What is this variant, and what are its options, with those given filled in? Answered by a Description."""
+
+    entry: Entry
+    given: dict[str, Any] = {}
+
+
+class DescribeTask(Struct, frozen=True, kw_only=True, tag="describe-task"):
+    """What is this task, with these options? Answered by a TaskDescription."""
+
+    entry: Entry
+    given: dict[str, Any] = {}
+
+
+class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
+    """What does this machine have? Answered by an Environment, with the facts of `device`."""
+
+    device: str
+    threads: int
+    allocator: Allocator = "default"
+
+
+class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
+    """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with."""
+
+    job: Job
+    memory_bytes: int | None = None
+
+
+Question = DescribeVariant | DescribeTask | DescribeMachine | Perform
+
+
+class Told(Struct, frozen=True, kw_only=True, tag="told"):
+    """A sign of life from a child that is still at work, in words."""
+
+    text: str
+
+
+class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
+    """The last line of a child that finished: the answer as JSON, or the user's mistake that prevents one."""
+
+    answer: msgspec.Raw = msgspec.Raw(b"null")
+    mistake: str = ""

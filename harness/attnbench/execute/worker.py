@@ -1,0 +1,80 @@
+"""The child's side: one question, read as JSON, is answered on a private descriptor. Nothing here survives the answer."""
+
+import faulthandler
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from attnbench import environment, registry
+from attnbench.errors import UsageError
+from attnbench.execute import limits
+from attnbench.execute.messages import Answered, DescribeMachine, DescribeTask, DescribeVariant, Perform, Question, Told
+from attnbench.measure import agreement, failure, latency, memory
+from attnbench.record import Job, Outcome, ProbeKind
+from attnbench.variant import Unsupported
+
+Tell = Callable[[str], None]
+
+PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
+    "latency": latency.measure,
+    "memory": memory.measure,
+    "agreement": agreement.measure,
+}
+
+
+def answer(question: bytes, result: int) -> None:
+    """Answer one question: lines of JSON on the descriptor `result`, the last of them the answer."""
+    faulthandler.enable()
+
+    def write(line: Told | Answered) -> None:
+        with os.fdopen(os.dup(result), "wb") as stream:
+            stream.write(msgspec.json.encode(line) + b"\n")
+
+    try:
+        reply = _reply(msgspec.json.decode(question, type=Question), lambda text: write(Told(text=text)))
+    except UsageError as mistake:
+        write(Answered(mistake=str(mistake)))
+    else:
+        write(Answered(answer=msgspec.Raw(msgspec.json.encode(reply))))
+
+
+def assert_fork_is_safe() -> None:
+    """Stop a server that has started a thread or CUDA: a child forked from it could hang."""
+    assert not torch.cuda.is_initialized(), "CUDA was initialised before the fork"
+    threads = Path("/proc/self/task")
+    assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
+
+
+def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome:
+    """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
+    try:
+        if job.case.device == "cpu":
+            _warm_threads(job.protocol.threads)
+            limits.bound_memory(memory_bytes)
+        return PROBES[job.probe.kind](job, tell)
+    except Exception as error:
+        log = "" if isinstance(error, Unsupported) else "".join(traceback.format_exception(error))
+        return Outcome(status=failure.status_of(error), detail=failure.reason(error), log=log)
+
+
+def _reply(question: Question, tell: Tell) -> object:
+    match question:
+        case DescribeVariant(entry=entry, given=given):
+            return registry.describe_variant(entry, given)
+        case DescribeTask(entry=entry, given=given):
+            return registry.describe_task(entry, given)
+        case DescribeMachine(device=device, threads=threads, allocator=allocator):
+            return environment.describe_machine(device, threads=threads, allocator=allocator)
+        case Perform(job=job, memory_bytes=memory_bytes):
+            limits.prefer_as_victim()
+            return perform(job, tell, memory_bytes=memory_bytes)
+
+
+def _warm_threads(threads: int) -> None:
+    """Start torch's threads now: their stacks belong to what the process has, not to what the variant takes."""
+    torch.set_num_threads(threads)
+    torch.ones(1 << 16).sum()

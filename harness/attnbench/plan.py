@@ -1,0 +1,218 @@
+"""From a sweep to jobs: every cell of the product, as a case for every variant, in rounds with a shuffled order."""
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.case import Case, Dtype, Mask, Passes, Shape
+from attnbench.errors import UsageError, suggestion
+from attnbench.ranges import parse_range
+from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
+from attnbench.suite import Sweep
+
+PROFILES: dict[Profile, Protocol] = {
+    "quick": Protocol(profile="quick", rounds=1),
+    "default": Protocol(profile="default"),
+    "rigorous": Protocol(profile="rigorous", rounds=10, min_time_s=0.5, cap_s=30.0, timeout_s=300.0),
+}
+PASSES: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
+METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
+
+# Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
+# output, and where gradients are computed at those too.
+_PASSES_OF: dict[ProbeKind, dict[Passes, tuple[Passes, ...]]] = {
+    "memory": {
+        "forward": ("forward",),
+        "backward": ("forward-backward",),
+        "forward-backward": ("forward-backward",),
+        "decode": ("decode",),
+    },
+    "agreement": {
+        "forward": ("forward",),
+        "backward": ("forward", "backward"),
+        "forward-backward": ("forward", "backward"),
+        "decode": ("decode",),
+    },
+}
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A variant with complete options, ready to be planned: what it is called, and what to import."""
+
+    name: str
+    target: str
+    origin: Origin
+    options: dict[str, Any]
+
+
+class Exam(Struct, frozen=True, kw_only=True):
+    """A task with complete options, ready to be planned: the trained model's shape and mask come from it."""
+
+    label: str
+    target: str
+    origin: Origin
+    options: dict[str, Any]
+    shape: Shape
+    mask: Mask
+    seeds: int
+
+
+class Workloads(Struct, frozen=True, kw_only=True):
+    """A sweep read and checked: each axis as values."""
+
+    shapes: tuple[Shape, ...]
+    masks: tuple[Mask, ...]
+    dtypes: tuple[Dtype, ...]
+    passes: tuple[Passes, ...]
+    metrics: tuple[ProbeKind, ...]
+
+
+def read_sweep(sweep: Sweep) -> Workloads:
+    """Turn a sweep's text into values. Raises UsageError naming the flag and the fix."""
+    windows = [None] if sweep.window is None else _range(sweep.window, "--window")
+    return Workloads(
+        shapes=tuple(_shapes(sweep)),
+        masks=tuple(Mask(causal=bool(sweep.causal), window=window) for window in windows),
+        dtypes=_choices(sweep.dtype or "float32", get_args(Dtype), flag="--dtype"),
+        passes=_choices(sweep.passes or "forward", PASSES, flag="--passes"),
+        metrics=_choices(sweep.metrics or "latency", METRICS, flag="--metrics"),
+    )
+
+
+class Setting(Struct, frozen=True, kw_only=True):
+    """What holds for every job of a run. `floor` is timed beside the candidates: what the harness itself costs."""
+
+    device: str
+    protocol: Protocol
+    floor: Candidate
+    seed: int = 0
+
+
+def plan_jobs(
+    workloads: Workloads, candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting
+) -> tuple[Job, ...]:
+    """Give all jobs in the order in which they run: timed rounds first, then what is measured once, then training.
+
+    Each round holds every timed case, in an order of its own that is shuffled from the seed.
+    """
+    racers = candidates if setting.floor in candidates else [setting.floor, *candidates]
+    timed = list(_measured("latency", workloads, racers, setting)) if "latency" in workloads.metrics else []
+    others = [metric for metric in METRICS if metric in workloads.metrics and metric in _PASSES_OF]
+    once = [job for metric in others for job in _measured(metric, workloads, candidates, setting)]
+    rounds: list[Job] = []
+    for number in range(1, setting.protocol.rounds + 1):
+        order = [msgspec.structs.replace(job, round=number) for job in timed]
+        random.Random(f"{setting.seed}/{number}").shuffle(order)
+        rounds += order
+    training = list(_exams(candidates, exams, setting)) if "accuracy" in workloads.metrics else []
+    return tuple([*rounds, *once, *training])
+
+
+def _measured(
+    metric: ProbeKind, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting
+) -> Iterator[Job]:
+    protocol = setting.protocol if metric == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
+    axes = product(workloads.masks, workloads.dtypes, _passes_of(metric, workloads.passes), workloads.shapes, candidates)
+    for mask, dtype, passes, shape, candidate in axes:
+        case = Case(
+            variant=candidate.name,
+            options=candidate.options,
+            shape=msgspec.structs.replace(shape, seq_q=1) if passes == "decode" else shape,
+            mask=mask,
+            dtype=dtype,
+            device=setting.device,
+            passes=passes,
+            seed=setting.seed,
+        )
+        probe = Probe(kind=metric)
+        yield Job(case=case, probe=probe, protocol=protocol, target=candidate.target, origin=candidate.origin)
+
+
+def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting) -> Iterator[Job]:
+    for exam, candidate in product(exams, candidates):
+        case = Case(
+            variant=candidate.name,
+            options=candidate.options,
+            shape=exam.shape,
+            mask=exam.mask,
+            device=setting.device,
+            passes="",
+            seed=setting.seed,
+        )
+        probe = Probe(kind="accuracy", task=exam.label, task_options=exam.options, task_origin=exam.origin)
+        threads = 1 if setting.device == "cpu" else setting.protocol.threads
+        protocol = msgspec.structs.replace(setting.protocol, rounds=exam.seeds, threads=threads)
+        for seed in range(1, exam.seeds + 1):
+            yield Job(
+                case=case,
+                probe=probe,
+                protocol=protocol,
+                target=candidate.target,
+                origin=candidate.origin,
+                task_target=exam.target,
+                round=seed,
+            )
+
+
+def _passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
+    table = _PASSES_OF.get(metric)
+    return tuple(dict.fromkeys(one for each in passes for one in (table[each] if table else (each,))))
+
+
+def _shapes(sweep: Sweep) -> Iterator[Shape]:
+    """Give every shape of the sweep, lengths innermost."""
+    lengths = _range(_needed(sweep.seq, "--seq"), "--seq")
+    key_lengths = [None] if sweep.seq_k is None else _range(sweep.seq_k, "--seq-k")
+    all_heads = _range(_needed(sweep.heads, "--heads"), "--heads")
+    kv_counts = [None] if sweep.kv_heads is None else _range(sweep.kv_heads, "--kv-heads")
+    for heads, kv_heads, sizes in product(all_heads, kv_counts, product(lengths, key_lengths)):
+        if kv_heads is not None and heads % kv_heads:
+            raise UsageError(f"--kv-heads: {heads} heads cannot share {kv_heads} kv heads evenly; --heads must be a multiple")
+        seq, seq_k = sizes
+        for head_dim, batch in product(_head_dims(sweep, heads), _batches(sweep, seq)):
+            yield Shape(
+                batch=batch, heads=heads, kv_heads=kv_heads or heads, seq_q=seq, seq_k=seq_k or seq, head_dim=head_dim
+            )
+
+
+def _head_dims(sweep: Sweep, heads: int) -> tuple[int, ...]:
+    if sweep.width is None:
+        return _range(_needed(sweep.head_dim, "--head-dim"), "--head-dim")
+    widths = _range(sweep.width, "--width")
+    for width in widths:
+        if width % heads:
+            raise UsageError(f"--width: {width} features cannot be shared by {heads} heads evenly; use a multiple of {heads}")
+    return tuple(width // heads for width in widths)
+
+
+def _batches(sweep: Sweep, seq: int) -> tuple[int, ...]:
+    if sweep.tokens is None:
+        return _range(_needed(sweep.batch, "--batch"), "--batch")
+    budgets = _range(sweep.tokens, "--tokens")
+    for tokens in budgets:
+        if tokens < seq:
+            raise UsageError(f"--tokens: {tokens} tokens hold no sequence of {seq}; use --tokens {seq} or more")
+    return tuple(tokens // seq for tokens in budgets)
+
+
+def _range(text: str | int, flag: str) -> tuple[int, ...]:
+    return parse_range(str(text), flag=flag)
+
+
+def _needed(value: str | int | None, flag: str) -> str | int:
+    if value is None:
+        raise UsageError(f"{flag}: neither the suite nor a flag gives it; add {flag}")
+    return value
+
+
+def _choices(text: str, known: tuple[Any, ...], *, flag: str) -> tuple[Any, ...]:
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
+    return tuple(dict.fromkeys(words))
+
