@@ -1,4 +1,4 @@
-"""The two ways attnbench says no: a user's mistake, and a store that cannot be trusted."""
+"""The ways attnbench says no: a user's mistake, a store that cannot be trusted, a disk that takes no more."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UsageError(Exception):
 
 class DamagedStore(Exception):  # noqa: N818 - it names the state of the store, as the command line says it
     """A stored run that is incomplete or altered in a way that reading cannot mend. Exit code 1."""
+
+
+class NotStored(Exception):  # noqa: N818 - it names what became of the record
+    """A record that the disk did not take, while all before it are safe: the run can be resumed. Exit code 1."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -159,8 +159,11 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return digest(self)
 
 
-class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="record", tag_field="event"):
-    """A job with its outcome: one line of the journal. Times are seconds since the epoch, and a span in seconds."""
+class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event"):
+    """A job with its outcome: one line of the journal. Times are seconds since the epoch, and a span in seconds.
+
+    Defaults are written too: a `schema` left out would take the value of whatever version reads it.
+    """
 
     schema: int = SCHEMA
     run: str

@@ -1,0 +1,19 @@
+"""A run on disk: its plan, and an append-only journal of what came of each job, which survives kills and full disks."""
+
+from attnbench.store.lines import Broken, EnvironmentSeen, Plan
+from attnbench.store.run import Store
+from attnbench.store.runs import RunSummary, find_run, list_runs, new_run_id
+from attnbench.store.verify import Report, verify
+
+__all__ = [
+    "Broken",
+    "EnvironmentSeen",
+    "Plan",
+    "Report",
+    "RunSummary",
+    "Store",
+    "find_run",
+    "list_runs",
+    "new_run_id",
+    "verify",
+]

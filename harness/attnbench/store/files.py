@@ -1,0 +1,37 @@
+"""Bytes that stay: written whole or not at all, and on the disk before a call returns."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte, however few the system takes at a time, and wait until the disk has them."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file beside its final name and rename it, so that no reader ever sees a part of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb", buffering=0) as file:
+        try:
+            write_all(file.fileno(), data)
+            draft.replace(path)
+        except BaseException:
+            draft.unlink()
+            raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the disk has a folder's own entries: a file's name is as easily lost as its content."""
+    if sys.platform == "win32":  # folders cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,216 @@
+"""The format of a stored run: one event a line, each under a checksum over its exact bytes.
+
+`plan.json` is one such line, `events.jsonl` many: {"crc32":"1a2b3c4d","event":{"event":"record","schema":1,...}}.
+"""
+
+import gc
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.errors import DamagedStore, UsageError
+from attnbench.record import SCHEMA, Environment, Job, Record
+
+PLAN = "plan.json"
+EVENTS = "events.jsonl"
+
+# UPGRADES[n] turns an event of schema n, as plain JSON values, into one of schema n + 1.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
+    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order."""
+
+    schema: int = SCHEMA
+    run: str
+    created_s: float
+    command: tuple[str, ...]
+    sweep: dict[str, Any]
+    jobs: tuple[Job, ...]
+    environment: Environment
+
+
+class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
+    """An environment under the key by which records name it."""
+
+    schema: int = SCHEMA
+    key: str
+    environment: Environment
+
+
+Event = Plan | EnvironmentSeen | Record
+
+
+class Broken(Struct, frozen=True, kw_only=True):
+    """A line that cannot be trusted: where it stands (lines from 1, bytes from 0), why, and its bytes."""
+
+    line: int
+    offset: int
+    why: str
+    raw: bytes
+
+
+class Journal(Struct, frozen=True, kw_only=True):
+    """What a journal holds, in the order written; `unknown` counts sound events of kinds that this version lacks."""
+
+    records: tuple[Record, ...] = ()
+    environments: dict[str, Environment] = {}
+    unknown: int = 0
+    broken: tuple[Broken, ...] = ()
+
+
+class _Line(Struct):
+    crc32: str
+    event: msgspec.Raw
+
+
+class _Header(Struct):
+    event: str
+    schema: int
+
+
+_LINE = msgspec.json.Decoder(_Line)
+_HEADER = msgspec.json.Decoder(_Header)
+_EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_KINDS = {kind.__struct_config__.tag for kind in get_args(Event)}
+
+
+def to_line(event: Event) -> bytes:
+    """Write an event as a line, newline included.
+
+    Raises ValueError for one that could not be read back (a time that is NaN): it must not be acknowledged.
+    """
+    try:
+        raw = msgspec.json.encode(event)
+    except UnicodeEncodeError:  # half of a surrogate pair, as in a file name that is not UTF-8
+        raw = msgspec.json.encode(_escaped(msgspec.to_builtins(event)))
+    line = b'{"crc32":"%08x","event":%s}\n' % (zlib.crc32(raw), raw)
+    from_line(line)
+    return line
+
+
+def from_line(line: bytes) -> Event | None:
+    """Read a line back: its event, or None for a kind of event that this version does not know.
+
+    Raises ValueError saying what is wrong with the line, and UsageError where a newer version wrote it.
+    """
+    try:
+        parts = _LINE.decode(line)
+        found = f"{zlib.crc32(parts.event):08x}"
+        if found != parts.crc32:
+            raise ValueError(f"its checksum is {found}, not {parts.crc32} as written")
+        return _event(parts.event)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"it is no event: {error}") from None
+
+
+def read_plan(path: Path) -> Plan:
+    """Read the plan of the run in a folder.
+
+    Raises DamagedStore where it is missing or altered, and UsageError where it cannot be read.
+    """
+    try:
+        event = from_line(_read(path / PLAN))
+    except FileNotFoundError:
+        raise DamagedStore(f"{path} has no {PLAN}: it is no run, or a damaged one") from None
+    except ValueError as error:
+        raise DamagedStore(f"{path / PLAN} is damaged: {error}") from None
+    if not isinstance(event, Plan):
+        raise DamagedStore(f"{path / PLAN} is damaged: it holds no plan")
+    return event
+
+
+def read_journal(path: Path) -> Journal:
+    """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`."""
+    try:
+        data = _read(path / EVENTS)
+    except FileNotFoundError:  # killed after the plan was written, or before anything was measured
+        return Journal()
+    with _collector_paused():
+        return _parse(data)
+
+
+def _parse(data: bytes) -> Journal:
+    records: list[Record] = []
+    environments: dict[str, Environment] = {}
+    broken: list[Broken] = []
+    unknown = 0
+    for number, offset, line in _lines(data):
+        try:
+            match from_line(line):
+                case Record() as record:
+                    records.append(record)
+                case EnvironmentSeen(key=key, environment=environment):
+                    environments[key] = environment
+                case None | Plan():
+                    unknown += 1
+        except ValueError as error:
+            broken.append(Broken(line=number, offset=offset, why=str(error), raw=line))
+    return Journal(records=tuple(records), environments=environments, unknown=unknown, broken=tuple(broken))
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Give each line with its number and offset; an empty one is no line (a torn line ends in one that was whole)."""
+    offset = 0
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line:
+            yield number, offset, line
+        offset += len(line) + 1
+
+
+def _event(raw: msgspec.Raw) -> Event | None:
+    header = _HEADER.decode(raw)
+    if header.schema > SCHEMA:
+        raise UsageError(
+            f"the run was written by a newer attnbench (schema {header.schema}, here {SCHEMA}): upgrade it"
+        )
+    if header.event not in _KINDS:
+        return None
+    if header.schema == SCHEMA:
+        return _EVENT.decode(raw)
+    event = msgspec.json.decode(raw)
+    for version in range(header.schema, SCHEMA):
+        if version not in UPGRADES:
+            raise ValueError(f"its schema {version} was never published")
+        event = UPGRADES[version](event)
+    upgraded: Event = msgspec.convert(event, Event)
+    return upgraded
+
+
+def _escaped(value: Any) -> Any:
+    """Spell out every lone surrogate in JSON values, a backslash and its number: no JSON reader takes it as it is."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case list() | tuple():
+            return [_escaped(each) for each in value]
+        case dict():
+            return {_escaped(key): _escaped(each) for key, each in value.items()}
+        case _:
+            return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the cyclic collector: decoded records hold no cycles, and its passes over them cost more than decoding."""
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()

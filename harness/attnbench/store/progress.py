@@ -1,0 +1,39 @@
+"""Pure: how far a run has come, from its planned jobs and its records."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from msgspec.structs import replace
+
+from attnbench.record import Job, Record, Status
+
+
+def standing(records: Iterable[Record]) -> dict[str, Record]:
+    """Give each job's record that counts, by the job's key: of its highest attempt, the one written last."""
+    held: dict[str, Record] = {}
+    for record in records:
+        key = record.job.key
+        if key not in held or record.job.attempt >= held[key].job.attempt:
+            held[key] = record
+    return held
+
+
+def pending(jobs: Iterable[Job], records: Iterable[Record], *, retry: Collection[Status] = ()) -> list[Job]:
+    """List the jobs that have no terminal record, or one of a status in `retry`, each as its next attempt."""
+    held, again = standing(records), {"interrupted", *retry}
+    left = []
+    for job in jobs:
+        record = held.get(job.key)
+        if record is None:
+            left.append(job)
+        elif record.outcome.status in again:
+            left.append(replace(job, attempt=record.job.attempt + 1))
+    return left
+
+
+def tally(jobs: Iterable[Job], records: Iterable[Record]) -> dict[Status, int]:
+    """Count the jobs that are done, by status."""
+    held = standing(records)
+    done = (held[key].outcome.status for key in {job.key for job in jobs} if key in held)
+    counts = Counter(status for status in done if status != "interrupted")
+    return dict(sorted(counts.items()))

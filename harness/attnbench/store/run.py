@@ -1,0 +1,156 @@
+"""One run's folder: created with its plan, appended to by one writer at a time, read by anyone at any time."""
+
+import os
+import shutil
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import filelock
+from msgspec.structs import replace
+
+from attnbench.errors import NotStored, UsageError
+from attnbench.record import Environment, Job, Record, Status
+from attnbench.store.files import replace_file, sync_folder, write_all
+from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Plan, read_journal, read_plan, to_line
+from attnbench.store.progress import pending, standing
+from attnbench.store.runs import new_run_id
+
+LOCK = ".lock"
+
+
+class Store:
+    """A run on disk, made by `create` or `open`. A writer holds the run's lock until it is closed."""
+
+    def __init__(self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack) -> None:
+        self.path = path
+        self.plan = plan
+        self._journal = journal
+        self._held = held
+        self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
+
+    @classmethod
+    def create(cls, out: Path, plan: Plan) -> Self:
+        """Make a run's folder under `out`, for writing; where `plan.run` is taken, another id is drawn.
+
+        Raises UsageError, leaving nothing behind, where the folder cannot be written.
+        """
+        try:
+            with ExitStack() as undo:
+                parents = _make_folders(out, undo)
+                plan = _claim(out, plan, undo)
+                path, held = out / plan.run, undo.enter_context(ExitStack())
+                journal = _hold(path, held)
+                replace_file(path / PLAN, to_line(plan))  # last: a folder that has a plan is a whole run
+                for folder in (out, *parents):
+                    sync_folder(folder)
+                store = cls(path, plan, journal=journal, held=held)
+                undo.pop_all()
+                return store
+        except OSError as error:
+            raise UsageError(f"--out: {out} cannot be written ({error.strerror}); name another folder") from None
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool) -> Self:
+        """Open a run. A reader takes no lock and needs no right to write.
+
+        Raises DamagedStore where the plan is missing or altered, and UsageError where the run cannot be written or
+        another process is writing it.
+        """
+        plan = read_plan(path)
+        with ExitStack() as held:
+            try:
+                journal = _hold(path, held) if write else None
+            except OSError as error:
+                raise UsageError(f"run {path} cannot be written ({error.strerror}); resume a copy of it") from None
+            return cls(path, plan, journal=journal, held=held.pop_all())
+
+    def append(self, event: Record | Environment) -> None:
+        """Write an event as one line of the journal; once this returns, it is on the disk.
+
+        Raises NotStored where the disk does not take it, and ValueError for an event that could not be read back.
+        """
+        assert self._journal is not None, "this run was opened for reading, or is closed"
+        line = to_line(EnvironmentSeen(key=event.key, environment=event) if isinstance(event, Environment) else event)
+        start, self._at_line_start = b"" if self._at_line_start else b"\n", False
+        try:
+            write_all(self._journal.fileno(), start + line)
+        except OSError as error:
+            raise NotStored(
+                f"{self.path / EVENTS} did not take a record ({error.strerror}); all before it are safe: "
+                f"make room, then continue with --resume {self.path.name}"
+            ) from None
+        self._at_line_start = True
+
+    def records(self) -> list[Record]:
+        """Read the record that counts for each job measured: of its highest attempt, the one written last."""
+        return list(standing(read_journal(self.path).records).values())
+
+    def environments(self) -> dict[str, Environment]:
+        """Read every environment of the run, the plan's own included, by the key under which records name it."""
+        return {self.plan.environment.key: self.plan.environment, **read_journal(self.path).environments}
+
+    def pending(self, *, retry: Collection[Status] = ()) -> list[Job]:
+        """List the planned jobs still to be measured, those that ended in a status of `retry` among them.
+
+        Each comes as its next attempt.
+        """
+        return pending(self.plan.jobs, read_journal(self.path).records, retry=retry)
+
+    def close(self) -> None:
+        """Let go of the journal and of the lock. A second call does nothing."""
+        self._journal = None
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make_folders(out: Path, undo: ExitStack) -> list[Path]:
+    """Make `out` and what is missing above it; give the folders whose entries that changed."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        undo.callback(_remove_if_empty, folder)
+    return [folder.parent for folder in missing]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # another run has moved in meanwhile
+        folder.rmdir()
+
+
+def _claim(out: Path, plan: Plan, undo: ExitStack) -> Plan:
+    """Make the run's folder, which nobody else can have made; give the plan under the id that was free."""
+    while True:
+        with suppress(FileExistsError):
+            (out / plan.run).mkdir()
+            undo.callback(shutil.rmtree, out / plan.run, ignore_errors=True)
+            return plan
+        plan = replace(plan, run=new_run_id(plan.created_s))
+
+
+def _hold(path: Path, held: ExitStack) -> FileIO:
+    """Take a run's lock and open its journal for appending, until `held` is closed."""
+    lock = filelock.FileLock(path / LOCK, timeout=0, thread_local=False)
+    try:
+        held.enter_context(lock)
+    except filelock.Timeout:
+        raise UsageError(f"run {path} is being written by another process; wait until that one has ended") from None
+    return held.enter_context((path / EVENTS).open("ab", buffering=0))
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,103 @@
+"""The runs of a folder: their ids, the list of them, and the one that a person means."""
+
+import difflib
+import re
+import secrets
+import time
+from pathlib import Path
+
+from msgspec import Struct
+
+from attnbench.errors import DamagedStore, UsageError
+from attnbench.record import Status
+from attnbench.store.lines import EVENTS, PLAN, read_journal, read_plan
+from attnbench.store.progress import tally
+
+LATEST = "latest"
+_SHOWN = 3
+_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that is read as another
+_ID = re.compile(rf"[0-9]{{8}}-[0-9]{{6}}-[{_LETTERS}]{{4}}")
+
+
+class RunSummary(Struct, frozen=True, kw_only=True):
+    """A run at a glance: how many jobs were planned, how many are done and with which status, or what is damaged."""
+
+    run: str
+    created_s: float | None = None
+    command: tuple[str, ...] = ()
+    planned: int = 0
+    done: int = 0
+    statuses: dict[Status, int] = {}
+    damage: str = ""
+
+
+def new_run_id(created_s: float) -> str:
+    """Draw an id that sorts by time (UTC) and is a safe folder name: 20261122-121405-x7k2."""
+    drawn = "".join(secrets.choice(_LETTERS) for _ in range(4))
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created_s))}-{drawn}"
+
+
+def list_runs(out: Path) -> list[RunSummary]:
+    """Summarise every run under a folder, in the order of their ids; what is not a run is left out."""
+    return [_summary(out / name) for name in _run_names(out)]
+
+
+def find_run(name: str, out: Path) -> Path:
+    """Give the folder of the run that a person names: by id under `out`, its beginning, `latest`, or a path.
+
+    Raises UsageError with the nearest ids, or the newest, where there is none or more than one.
+    """
+    for folder in (out / name, Path(name)):
+        if name and _is_run(folder):
+            return folder
+    names = _run_names(out)
+    if name == LATEST:
+        drawn = [each for each in names if _ID.fullmatch(each)]
+        if drawn:
+            return out / drawn[-1]
+    match [each for each in names if name and each.startswith(name)]:
+        case [only]:
+            return out / only
+        case []:
+            raise UsageError(f"no run is called {name!r} under {out}; {_hint(name, names)}")
+        case several:
+            raise UsageError(f"{name!r} begins more than one run under {out}: {', '.join(several[-_SHOWN:])}")
+
+
+def _summary(path: Path) -> RunSummary:
+    try:
+        plan = read_plan(path)
+        statuses = tally(plan.jobs, read_journal(path).records)
+    except (DamagedStore, UsageError) as error:
+        return RunSummary(run=path.name, damage=str(error))
+    return RunSummary(
+        run=path.name,
+        created_s=plan.created_s,
+        command=plan.command,
+        planned=len({job.key for job in plan.jobs}),
+        done=sum(statuses.values()),
+        statuses=statuses,
+    )
+
+
+def _run_names(out: Path) -> list[str]:
+    try:
+        return sorted(folder.name for folder in out.iterdir() if _is_run(folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UsageError(f"--out: {out} cannot be read ({error.strerror}); name another folder") from None
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / PLAN).is_file() or (folder / EVENTS).stat().st_size > 0
+    except (OSError, ValueError):  # not there, not ours to read, or no name that a file could have
+        return False
+
+
+def _hint(name: str, names: list[str]) -> str:
+    if not names:
+        return "there are none"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"the newest are {', '.join(names[-_SHOWN:])}"

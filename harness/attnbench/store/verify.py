@@ -1,0 +1,83 @@
+"""Whether a stored run can be trusted, and how much of it is done."""
+
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.errors import DamagedStore
+from attnbench.record import Job, Status
+from attnbench.store.files import replace_file
+from attnbench.store.lines import Broken, read_journal, read_plan
+from attnbench.store.progress import tally
+
+QUARANTINE = "quarantine.jsonl"
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """The state of a run: its planned jobs by how they stand, and all that is out of order.
+
+    `duplicates` counts records that repeat an attempt, `orphans` records of jobs that were not planned, `unknown`
+    events of kinds that came after this version. `damage` says what is wrong with the plan, `quarantine` where the
+    broken lines were copied.
+    """
+
+    run: str
+    planned: int
+    statuses: dict[Status, int]
+    pending: int
+    duplicates: int
+    orphans: int
+    unknown: int
+    broken: tuple[Broken, ...] = ()
+    damage: str = ""
+    quarantine: str = ""
+
+    @property
+    def sound(self) -> bool:
+        """Whether every line of the run is as it was written."""
+        return not self.broken and not self.damage
+
+
+def verify(path: Path) -> Report:
+    """Check every line of a run, and copy broken ones beside the journal, which is never rewritten.
+
+    A folder that cannot be written is only reported on. While a run is being written, its last line can be broken
+    because it is still on its way. Raises UsageError where the run cannot be read.
+    """
+    jobs, damage = _planned(path)
+    planned = {job.key for job in jobs}
+    journal = read_journal(path)
+    attempts = Counter((record.job.key, record.job.attempt) for record in journal.records)
+    statuses = tally(jobs, journal.records)
+    return Report(
+        run=path.name,
+        planned=len(planned),
+        statuses=statuses,
+        pending=len(planned) - sum(statuses.values()),
+        duplicates=attempts.total() - len(attempts),
+        orphans=sum(count for (key, _), count in attempts.items() if key not in planned),
+        unknown=journal.unknown,
+        broken=journal.broken,
+        damage=damage,
+        quarantine=_quarantine(path, journal.broken),
+    )
+
+
+def _planned(path: Path) -> tuple[tuple[Job, ...], str]:
+    try:
+        return read_plan(path).jobs, ""
+    except DamagedStore as error:
+        return (), str(error)
+
+
+def _quarantine(path: Path, broken: tuple[Broken, ...]) -> str:
+    """Copy broken lines, their bytes in base64; give the copy's path, or nothing where there is none."""
+    if not broken:
+        return ""
+    try:
+        replace_file(path / QUARANTINE, msgspec.json.Encoder().encode_lines(broken))
+    except OSError:
+        return ""
+    return str(path / QUARANTINE)
