@@ -1,6 +1,36 @@
 """attnbench: what each attention mechanism costs at your lengths, heads, hardware and task, and what it gives up."""
 
+from typing import TYPE_CHECKING, Any
+
 from attnbench.case import Case, Mask, Shape
+from attnbench.errors import UsageError
 from attnbench.variant import Attention, InvalidOutput, Options, Support, Unsupported
 
-__all__ = ["Attention", "Case", "InvalidOutput", "Mask", "Options", "Shape", "Support", "Unsupported"]
+if TYPE_CHECKING:
+    from attnbench.api import Run, build, load, run
+
+__all__ = [
+    "Attention",
+    "Case",
+    "InvalidOutput",
+    "Mask",
+    "Options",
+    "Run",
+    "Shape",
+    "Support",
+    "Unsupported",
+    "UsageError",
+    "build",
+    "load",
+    "run",
+]
+
+_LATER = ("Run", "build", "load", "run")  # a plugin needs none of them, and they bring numpy and more
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'attnbench' has no attribute {name!r}")
+    from attnbench import api
+
+    return getattr(api, name)

@@ -30,7 +30,7 @@ def describe_machine(device: str, *, threads: int, allocator: Allocator) -> Envi
         commit=commit,
         dirty=dirty,
         python=platform.python_version(),
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         packages=_installed(),
         flags=_flags(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",

@@ -215,3 +215,10 @@ def _meaning(kind: msgspec.inspect.Type) -> str:
     if isinstance(kind, msgspec.inspect.Metadata):
         return str((kind.extra_json_schema or {}).get("description", ""))
     return ""
+
+
+class TaskDescription(Struct, frozen=True, kw_only=True):
+    summary: str = ""
+    origin: Origin = Origin()
+    failure: str = ""
+    mistake: str = ""

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,21 +14,43 @@ from attnbench import plan, registry, suite
 from attnbench.case import digest
 from attnbench.errors import UsageError
 from attnbench.execute.events import Event, Progressed, Started
+from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant, Question
 from attnbench.plan import Candidate, Exam, Setting, Workloads
-from attnbench.record import Allocator, Environment, Job, Origin, Outcome, Profile, Record
+from attnbench.record import Allocator, Environment, Job, Origin, Outcome, Profile, Record, Status
 from attnbench.registry import Description, Entry, TaskDescription
 from attnbench.specs import Spec, parse_specs
-from attnbench.store import Plan, Store
+from attnbench.store import Plan, Store, new_run_id
 from attnbench.suite import Sweep
 
 T = TypeVar("T")
-Notice = Started | Progressed | Record
+
+
+class Opened(Struct, frozen=True, kw_only=True):
+    """A run's folder is there, and these jobs of its plan are about to be done."""
+
+    path: Path
+    plan: Plan
+    jobs: tuple[Job, ...]
+    records: tuple[Record, ...] = ()
+
+
+Notice = Opened | Started | Progressed | Record
 Notify = Callable[[Notice], None]
 
 FLOOR = "empty"
 # The harness's own revision is recorded but does not forbid going on: what it measures is in each job's key.
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")
+RETRIED: tuple[Status, ...] = (
+    "error",
+    "crash",
+    "timeout",
+    "oom_host",
+    "oom_device",
+    "device_lost",
+    "invalid_output",
+    "skipped",
+)
 
 
 class Executor(Protocol):
@@ -63,6 +85,39 @@ class Request(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
 
 
+def quietly(_notice: Notice) -> None:
+    """Hear what happens, and say nothing."""
+
+
+def start(request: Request, out: Path, notify: Notify) -> Path:
+    """Plan a run, make its folder under `out` and measure it; give the folder.
+
+    Raises UsageError before anything is written.
+    """
+    check(request)
+    with closing(LocalExecutor(slots=request.threads)) as executor:
+        plan = prepare(request, executor)
+        with Store.create(out, plan) as store:
+            store.append(plan.environment)
+            notify(Opened(path=store.path, plan=store.plan, jobs=plan.jobs))
+            perform(store, plan.jobs, executor, notify)
+            return store.path
+
+
+def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
+    """Measure what a stored run still lacks; with `retry_failed`, what failed as well.
+
+    Raises UsageError where the machine or its software is not what it was.
+    """
+    with Store.open(path, write=True) as store, closing(LocalExecutor(slots=store.plan.environment.threads)) as executor:
+        store.replan(renew(store.plan, executor))
+        jobs = store.pending(retry=RETRIED if retry_failed else ())
+        known = store.records()
+        notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
+        perform(store, jobs, executor, notify, history=() if retry_failed else known)
+    return path
+
+
 def check(request: Request) -> None:
     """Find the mistakes that can be found without starting a process. Raises UsageError."""
     sweep = suite.overlay(find_suite(request.suite).for_device("cpu"), request.sweep)
@@ -74,7 +129,7 @@ def check(request: Request) -> None:
 
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
-    machine = _machine(executor, request.device, threads=request.threads, allocator=request.allocator)
+    machine = machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep = suite.overlay(find_suite(request.suite).for_device(machine.device), request.sweep)
     workloads = plan.read_sweep(sweep)
     _check_dtypes(workloads, machine)
@@ -86,10 +141,11 @@ def prepare(request: Request, executor: Executor) -> Plan:
         floor=_candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
     )
+    created_s = time.time()
     return Plan(
-        created_s=time.time(),
+        run=new_run_id(created_s),
+        created_s=created_s,
         command=request.command,
-        attnbench=version("attnbench"),
         sweep=msgspec.to_builtins(sweep),
         jobs=plan.plan_jobs(workloads, candidates, exams, setting),
         environment=machine,
@@ -102,7 +158,7 @@ def renew(old: Plan, executor: Executor) -> Plan:
     Raises UsageError, naming what changed, where the machine or its software is not what it was.
     """
     was = old.environment
-    now = _machine(executor, was.device, threads=was.threads, allocator=was.allocator)
+    now = machine(executor, was.device, threads=was.threads, allocator=was.allocator)
     for field in Environment.__struct_fields__:
         if field not in _MAY_DIFFER_ON_RESUME and getattr(was, field) != getattr(now, field):
             raise UsageError(
@@ -112,18 +168,21 @@ def renew(old: Plan, executor: Executor) -> Plan:
     return msgspec.structs.replace(old, jobs=tuple(_with_todays_sources(old.jobs, executor)))
 
 
-def perform(store: Store, jobs: Sequence[Job], executor: Executor, notify: Notify) -> None:
+def perform(
+    store: Store, jobs: Sequence[Job], executor: Executor, notify: Notify, *, history: Iterable[Record] = ()
+) -> None:
     """Work jobs off: the only loop. Each record is in the journal before anyone hears of it.
 
-    Interrupted, it ends every process, records what was under way as interrupted, and lets the interrupt pass.
+    What `history` and earlier rounds have shown is not measured again. Interrupted, it ends every process, records what
+    was under way as interrupted, and lets the interrupt pass.
     """
-    history = _History(store.records())
+    known = _History(history)
     environment = store.plan.environment.key
     under_way: dict[str, Job] = {}
 
     def keep(job: Job, outcome: Outcome, *, started_s: float, seconds: float) -> None:
         record = Record(
-            run=store.run,
+            run=store.plan.run,
             job=job,
             outcome=outcome,
             environment=environment,
@@ -131,12 +190,12 @@ def perform(store: Store, jobs: Sequence[Job], executor: Executor, notify: Notif
             seconds=seconds,
         )
         store.append(record)
-        history.add(record)
+        known.add(record)
         notify(record)
 
     def wanted() -> Iterator[Job]:
         for job in jobs:
-            if reason := history.reason_to_skip(job):
+            if reason := known.reason_to_skip(job):
                 keep(job, Outcome(status="skipped", detail=reason), started_s=time.time(), seconds=0.0)
             else:
                 yield job
@@ -178,7 +237,7 @@ class _History:
             self.closed.setdefault(question, f"round {record.job.round} ended as {outcome.status}: {outcome.detail}")
 
     def reason_to_skip(self, job: Job) -> str | None:
-        return None if job.attempt > 1 else self.closed.get(job.question)
+        return self.closed.get(job.question)
 
 
 def find_suite(name: str) -> suite.Suite:
@@ -195,7 +254,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def _machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
+def machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
     return executor.ask(DescribeMachine(device=device, threads=threads, allocator=allocator), Environment)
 
 

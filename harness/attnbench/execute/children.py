@@ -137,8 +137,7 @@ class ForkServer:
         """Wait until something happened to at least one child, and tell it. Raises ServerLost."""
         found: list[Heard | Ended] = []
         while self._children and not found:
-            patience = min(child.deadline for child in self._children.values()) - time.monotonic()
-            for key, _ in self._selector.select(max(0.0, patience)):
+            for key, _ in self._selector.select(self._patience_s()):
                 if key.data is None:
                     found.append(self._ended(self._receive()))
                 elif not key.data.read(key.fd):
@@ -173,10 +172,15 @@ class ForkServer:
         decoded: dict[str, int] = json.loads(message)
         return decoded
 
+    def _patience_s(self) -> float | None:
+        """Tell how long nothing may happen before a child must be ended; None where all have been told to end."""
+        deadlines = [child.deadline for child in self._children.values() if not child.silent]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
     def _kill_silent(self) -> None:
         for child in self._children.values():
             if not child.silent and child.deadline <= time.monotonic():
-                child.silent, child.deadline = True, float("inf")
+                child.silent = True
                 self._socket.send(json.dumps({"kill": child.name}).encode())
 
     def _ended(self, message: dict[str, int]) -> Ended:

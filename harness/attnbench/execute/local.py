@@ -132,7 +132,7 @@ def _outcome(event: Ended, running: _Running) -> Outcome:
     """Give a child's own outcome, or say what became of a child that gave none."""
     if event.answer is not None:
         own = msgspec.json.decode(event.answer.answer, type=Outcome)
-        return own if own.status == "ok" else msgspec.structs.replace(own, log=own.log or event.log)
+        return own if own.status == "ok" else msgspec.structs.replace(own, log=event.log + own.log)
     if event.silent:
         patience = running.job.protocol.timeout_s
         return Outcome(status="timeout", detail=f"no sign of life for {patience:g} s (--timeout)", log=event.log)

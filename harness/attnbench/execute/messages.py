@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from attnbench.case import Case
 from attnbench.record import Allocator, Job
 from attnbench.registry import Entry
 
@@ -31,6 +32,13 @@ class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine")
     allocator: Allocator = "default"
 
 
+class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
+    """Does this variant run here, on a small case? Answered by the reason why not, empty where it does."""
+
+    target: str
+    case: Case
+
+
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with."""
 
@@ -38,7 +46,7 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     memory_bytes: int | None = None
 
 
-Question = DescribeVariant | DescribeTask | DescribeMachine | Perform
+Question = DescribeVariant | DescribeTask | DescribeMachine | TryVariant | Perform
 
 
 class Told(Struct, frozen=True, kw_only=True, tag="told"):

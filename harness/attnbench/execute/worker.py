@@ -10,10 +10,12 @@ import msgspec
 import torch
 
 from attnbench import environment, registry
+from attnbench.case import Case
 from attnbench.errors import UsageError
 from attnbench.execute import limits
-from attnbench.execute.messages import Answered, DescribeMachine, DescribeTask, DescribeVariant, Perform, Question, Told
+from attnbench.execute.messages import Answered, DescribeMachine, DescribeTask, DescribeVariant, Perform, Question, Told, TryVariant
 from attnbench.measure import agreement, failure, latency, memory
+from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.variant import Unsupported
 
@@ -69,9 +71,22 @@ def _reply(question: Question, tell: Tell) -> object:
             return registry.describe_task(entry, given)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
+        case TryVariant(target=target, case=case):
+            return _try(target, case)
         case Perform(job=job, memory_bytes=memory_bytes):
             limits.prefer_as_victim()
             return perform(job, tell, memory_bytes=memory_bytes)
+
+
+def _try(target: str, case: Case) -> str:
+    try:
+        workload = Workload(case, registry.load(target), sets=1)
+        for call in workload.calls(1):
+            call()
+        workload.judge()
+    except Exception as error:
+        return failure.reason(error)
+    return ""
 
 
 def _warm_threads(threads: int) -> None:

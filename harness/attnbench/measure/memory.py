@@ -24,6 +24,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     """Measure the first call (which may build what later ones reuse) and the steady state, above the inputs."""
     del tell  # a memory job is two calls
     workload = Workload.of(job)
+    allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
     peak_of = _cuda_peak if job.case.device.startswith("cuda") else _cpu_peak
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         first = peak_of(_next(workload))

@@ -68,6 +68,12 @@ class Store:
                 raise UsageError(f"run {path} cannot be written ({error.strerror}); resume a copy of it") from None
             return cls(path, plan, journal=journal, held=held.pop_all())
 
+    def replan(self, plan: Plan) -> None:
+        """Put another plan in the place of this run's: what is still to be measured has changed."""
+        if plan != self.plan:
+            replace_file(self.path / PLAN, to_line(plan))
+            self.plan = plan
+
     def append(self, event: Record | Environment) -> None:
         """Write an event as one line of the journal; once this returns, it is on the disk.
 

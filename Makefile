@@ -1,0 +1,33 @@
+# On a fresh machine: `make demo` sets up and measures, `make test` sets up and runs the tests. PYTHON=python3.12 chooses.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	$(BIN)/attnbench run --seq 256..1024 --profile quick
+
+test: .venv/ready
+	$(BIN)/pytest -q
+
+# What must hold before a commit, beside the tests: style, types, and the walls between layers.
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/pytest tests/bench -q -p no:cacheprovider
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/ready: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

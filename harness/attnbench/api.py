@@ -1,0 +1,167 @@
+"""The public functions: build a mechanism, run a sweep, load a run's rows. The command line is a thin layer over them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from attnbench import registry, session, variant
+from attnbench.case import Case, Dtype, Mask, Shape
+from attnbench.errors import UsageError
+from attnbench.record import Allocator, Profile
+from attnbench.report.frame import frame
+from attnbench.report.rows import Row, rows
+from attnbench.session import Notify, Request, quietly
+from attnbench.specs import parse_specs
+from attnbench.store import Store, find_run
+from attnbench.suite import Sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULTS = Path("results")
+
+Words = str | Iterable[str] | None
+Sizes = str | int | Iterable[int] | None
+
+
+class Run:
+    """A stored run: its folder, and what has been measured so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> str:
+        """The run's name under its folder."""
+        return self.path.name
+
+    def rows(self) -> list[Row]:
+        """Give the tidy rows: one per case and metric."""
+        with Store.open(self.path, write=False) as store:
+            return rows(store.records(), store.plan.jobs)
+
+    def frame(self) -> "pd.DataFrame":
+        """Give the tidy rows as a pandas DataFrame."""
+        return frame(self.rows())
+
+    def __repr__(self) -> str:
+        return f"attnbench.Run({str(self.path)!r})"
+
+
+def build(
+    spec: str,
+    *,
+    seq: int,
+    heads: int,
+    head_dim: int,
+    seq_k: int | None = None,
+    kv_heads: int | None = None,
+    batch: int = 1,
+    causal: bool = False,
+    window: int | None = None,
+    dtype: Dtype = "float32",
+    device: str = "cpu",
+    seed: int = 0,
+) -> variant.Attention:
+    """Build a variant, ready to use: out_BHTD = attention(q_BHTD, k_BGSD, v_BGSD).
+
+    `spec` is a name with options as on the command line: "reformer:rounds=4,bucket=64", "./mine.py:Mine".
+    Raises Unsupported with the reason where the variant does not serve the case, UsageError for a wrong spec.
+    """
+    (wanted,) = parse_specs(spec, flag="build")
+    plugin = registry.load(registry.find(wanted.name, "variants", flag="build").target)
+    try:
+        options = msgspec.structs.asdict(variant.complete_options(plugin, wanted.options))
+    except msgspec.ValidationError as error:
+        raise UsageError(f"build: {wanted}: {error}") from error
+    case = Case(
+        variant=wanted.name,
+        options=options,
+        shape=Shape(
+            batch=batch, heads=heads, kv_heads=kv_heads or heads, seq_q=seq, seq_k=seq_k or seq, head_dim=head_dim
+        ),
+        mask=Mask(causal=causal, window=window),
+        dtype=dtype,
+        device=device,
+        seed=seed,
+    )
+    return variant.build(plugin, case)
+
+
+def load(run: str | Path, *, out: str | Path = RESULTS) -> "pd.DataFrame":
+    """Load a run's tidy rows as a pandas DataFrame, by its path or its id under `out`."""
+    return Run(find_run(str(run), Path(out))).frame()
+
+
+def run(
+    *,
+    suite: str = "standard",
+    variants: Words = None,
+    seq: Sizes = None,
+    seq_k: Sizes = None,
+    heads: Sizes = None,
+    kv_heads: Sizes = None,
+    head_dim: Sizes = None,
+    width: Sizes = None,
+    batch: Sizes = None,
+    tokens: Sizes = None,
+    dtype: Words = None,
+    causal: bool | None = None,
+    window: Sizes = None,
+    passes: Words = None,
+    metrics: Words = None,
+    tasks: Words = None,
+    device: str = "auto",
+    threads: int | None = None,
+    profile: Profile = "default",
+    rounds: int | None = None,
+    timeout_s: float | None = None,
+    allocator: Allocator = "default",
+    hot: bool = False,
+    seed: int = 0,
+    out: str | Path = RESULTS,
+    notify: Notify = quietly,
+) -> Run:
+    """Measure a sweep, as `attnbench run` does, and give the run; each argument is the flag of its name.
+
+    Raises UsageError for what the command line would refuse. `notify` is called with every notice of the session.
+    """
+    sweep = Sweep(
+        variants=_text(variants),
+        seq=_text(seq),
+        seq_k=_text(seq_k),
+        heads=_text(heads),
+        kv_heads=_text(kv_heads),
+        head_dim=_text(head_dim),
+        width=_text(width),
+        batch=_text(batch),
+        tokens=_text(tokens),
+        dtype=_text(dtype),
+        causal=causal,
+        window=_text(window),
+        passes=_text(passes),
+        metrics=_text(metrics),
+        tasks=_text(tasks),
+    )
+    request = Request(
+        suite=suite,
+        sweep=sweep,
+        device=device,
+        threads=threads or session.cores(),
+        profile=profile,
+        rounds=rounds,
+        timeout_s=timeout_s,
+        allocator=allocator,
+        hot=hot,
+        seed=seed,
+        command=("attnbench.run",),
+    )
+    return Run(session.start(request, Path(out), notify))
+
+
+def _text(value: Words | Sizes) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) else ",".join(str(each) for each in value)

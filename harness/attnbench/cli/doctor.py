@@ -1,0 +1,108 @@
+"""`attnbench doctor`: what this machine can run, and the fix for what it cannot."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import typer
+from msgspec import Struct
+
+from attnbench.cli.options import RESULTS, Json, Out
+from attnbench.cli.text import listing
+
+Verdict = Literal["ok", "missing", "broken"]
+
+# What is optional, what it brings, and how to get it.
+_EXTRAS = {
+    "xformers": ("xFormers' kernels for flash", "pip install 'attnbench[xformers]' (needs a CUDA device)"),
+    "flash-attn": ("the flash-attn kernels for flash", "pip install 'attnbench[flash-attn]' (needs a CUDA device)"),
+    "pyarrow": ("Parquet files", "pip install 'attnbench[parquet]'"),
+}
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """One thing looked at: what was found, and the fix where something is missing or broken."""
+
+    what: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+def doctor(out: Out = RESULTS, json: Json = False) -> None:
+    """Look at this machine: what it can run, and how to get the rest. Exits with 1 where something is broken.
+
+    Example: attnbench doctor
+    """
+    findings = list(_findings(out))
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(findings).decode())
+    else:
+        items = [{"": one.what, "verdict": one.verdict, "found": one.found} for one in findings]
+        print(listing(items, nothing=""))
+        for one in (one for one in findings if one.fix):
+            print(f"\n{one.what}: {one.fix}")
+    if any(one.verdict == "broken" for one in findings):
+        raise typer.Exit(1)
+
+
+def _findings(out: Path) -> Iterator[Finding]:
+    from attnbench import survey
+    from attnbench.execute.local import LocalExecutor
+
+    yield _folder(out)
+    with closing(LocalExecutor()) as executor:
+        started = time.perf_counter()
+        machine = survey.machine(executor)
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        survey.machine(executor)
+        again = time.perf_counter() - started
+        yield Finding(
+            what="processes", verdict="ok", found=f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms"
+        )
+        yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
+        yield Finding(
+            what="processor",
+            verdict="ok",
+            found=f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
+        )
+        yield _cuda(machine.device, machine.device_name, machine.torch)
+        for one in survey.variants(executor, machine):
+            runs = not one.obstacle
+            verdict: Verdict = "ok" if runs else "broken" if one.description.failure else "missing"
+            yield Finding(
+                what=f"variant {one.name}", verdict=verdict, found=f"runs on {one.device}" if runs else one.obstacle
+            )
+    for package, (brings, fix) in _EXTRAS.items():
+        yield _extra(package, brings, fix)
+
+
+def _folder(out: Path) -> Finding:
+    """See whether runs can be stored, without writing anything."""
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if place.is_dir() and os.access(place, os.W_OK):
+        return Finding(what="results", verdict="ok", found=f"{out} can be written")
+    return Finding(what="results", verdict="broken", found=f"{out} cannot be written", fix="name another folder with --out")
+
+
+def _cuda(device: str, name: str, torch: str) -> Finding:
+    if device.startswith("cuda"):
+        return Finding(what="cuda", verdict="ok", found=f"{device}: {name}")
+    if "+cpu" in torch:
+        fix = "install a CUDA build of torch where there is an NVIDIA device"
+        return Finding(what="cuda", verdict="missing", found=f"torch {torch} is a CPU build", fix=fix)
+    return Finding(what="cuda", verdict="missing", found="no CUDA device is visible", fix="see what nvidia-smi says")
+
+
+def _extra(package: str, brings: str, fix: str) -> Finding:
+    try:
+        return Finding(what=package, verdict="ok", found=f"{version(package)}: {brings}")
+    except PackageNotFoundError:
+        return Finding(what=package, verdict="missing", found=f"not installed: {brings}", fix=fix)

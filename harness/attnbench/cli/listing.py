@@ -1,0 +1,135 @@
+"""`attnbench list`: the variants, suites, tasks and runs that there are, and where each comes from."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attnbench.cli.options import RESULTS, Details, Json, Out
+from attnbench.cli.text import listing, paragraph
+from attnbench.errors import UsageError, suggestion
+from attnbench.variant import Support
+
+Item = dict[str, Any]
+
+
+def list_things(
+    what: Annotated[str, typer.Argument(metavar="variants|suites|tasks|runs", show_default=False)],
+    details: Details = False,
+    out: Out = RESULTS,
+    json: Json = False,
+) -> None:
+    """List what there is, and where each comes from.
+
+    Example: attnbench list variants --details
+    """
+    kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "runs": _runs}
+    if what not in kinds:
+        raise UsageError(f"list: {what!r} is not one of {', '.join(kinds)}; {suggestion(what, kinds)}")
+    found = kinds[what](out, details)
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(list(found)).decode())
+    elif details:
+        for item in found:
+            print(paragraph(item) + "\n")
+    else:
+        print(listing(list(found), nothing=f"there are no {what}"))
+
+
+def _variants(_out: Path, details: bool) -> Iterator[Item]:
+    from attnbench import registry, survey
+    from attnbench.execute.local import LocalExecutor
+
+    if not details:
+        yield from _origins(registry.entries("variants"))
+        return
+    with closing(LocalExecutor()) as executor:
+        for one in survey.variants(executor, survey.machine(executor)):
+            found = one.description
+            yield {
+                "name": one.name,
+                "from": str(one.entry.origin),
+                "summary": found.summary,
+                "options": [_option(field) for field in found.fields],
+                "serves": _served(found.support) if found.support else [],
+                "refuses": _refused(found.support) if found.support else [],
+                f"on {one.device}": one.obstacle and f"does not run: {one.obstacle}" or "runs",
+            }
+
+
+def _tasks(_out: Path, details: bool) -> Iterator[Item]:
+    from attnbench import registry, survey
+    from attnbench.execute.local import LocalExecutor
+
+    if not details:
+        yield from _origins(registry.entries("tasks"))
+        return
+    with closing(LocalExecutor()) as executor:
+        for entry, found in survey.tasks(executor):
+            yield {
+                "name": entry.name,
+                "from": str(entry.origin),
+                "summary": found.summary or found.failure,
+                "presets": ", ".join(found.presets),
+                "options": [_option(field) for field in found.fields],
+            }
+
+
+def _suites(_out: Path, details: bool) -> Iterator[Item]:
+    import msgspec
+
+    from attnbench import registry, session
+
+    for name, claims in registry.entries("suites").items():
+        suite = session.find_suite(name)
+        item = {"name": name, "from": str(claims[0].origin), "summary": suite.description}
+        if details:
+            item["sweep"] = msgspec.to_builtins(suite.sweep)
+            item |= {f"on {device}": msgspec.to_builtins(sweep) for device, sweep in suite.on.items()}
+        yield item
+
+
+def _runs(out: Path, details: bool) -> Iterator[Item]:
+    from attnbench.store import list_runs
+
+    for run in list_runs(out):
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_s)) if run.created_s else ""
+        counts = ", ".join(f"{count} {status}" for status, count in run.statuses.items())
+        item = {"run": run.run, "started": started, "done": f"{run.done}/{run.planned}", "command": " ".join(run.command)}
+        yield item | ({"statuses": counts} if details else {}) | ({"damage": run.damage} if run.damage else {})
+
+
+def _origins(entries: dict[str, tuple[Any, ...]]) -> Iterator[Item]:
+    for name, claims in entries.items():
+        for entry in claims:
+            yield {"name": name, "from": str(entry.origin), "target": entry.target}
+
+
+def _option(field: Any) -> str:
+    meaning = f": {field.meaning}" if field.meaning else ""
+    return f"{field.name}={field.default} ({field.type}){meaning}"
+
+
+_ABILITIES = {
+    "full": "full attention",
+    "causal": "causal",
+    "window": "window",
+    "cross": "cross-attention",
+    "grouped": "grouped heads",
+}
+
+
+def _served(support: Support) -> list[str]:
+    yes = [meaning for name, meaning in _ABILITIES.items() if getattr(support, name) is True]
+    kind = "exact" if support.exact else "approximate"
+    return [f"{kind}; {', '.join(yes)}", f"passes {', '.join(support.passes)}", f"dtypes {', '.join(support.dtypes)}"]
+
+
+def _refused(support: Support) -> list[str]:
+    answers = {meaning: getattr(support, name) for name, meaning in _ABILITIES.items()}
+    return [f"{meaning}: {answer or 'not defined'}" for meaning, answer in answers.items() if answer is not True]

@@ -1,0 +1,52 @@
+"""What `attnbench run` does once its flags are read: start or resume a run, show it, and print its table."""
+
+import sys
+from pathlib import Path
+
+import typer
+from msgspec import Struct
+from rich.console import Console
+
+from attnbench import session
+from attnbench.api import Run
+from attnbench.cli.live import display
+from attnbench.record import Status
+from attnbench.report.json import to_json
+from attnbench.report.table import tables
+from attnbench.report.terminal import Tables
+from attnbench.session import Request
+from attnbench.store import find_run
+
+_FINE: tuple[Status, ...] = ("ok", "unsupported")
+
+
+class Showing(Struct, frozen=True, kw_only=True):
+    """How a run's end is shown, and what it is held to."""
+
+    strict: bool
+    as_json: bool
+
+
+def start(request: Request, out: Path, *, show: Showing) -> None:
+    """Measure what is asked, and print it."""
+    with display() as notify:
+        path = session.start(request, out, notify)
+    _conclude(Run(path), show)
+
+
+def go_on(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
+    """Measure what a run still lacks, and print the whole of it."""
+    with display() as notify:
+        path = session.go_on(find_run(name, out), notify, retry_failed=retry_failed)
+    _conclude(Run(path), show)
+
+
+def _conclude(run: Run, show: Showing) -> None:
+    rows = run.rows()
+    if show.as_json:
+        print(to_json(rows), end="")
+    else:
+        Console(highlight=False).print(Tables(tables(rows)))
+    print(f"\nResults: {run.path}  (again: attnbench show {run.id})", file=sys.stderr)
+    if show.strict and not all(row.status in _FINE for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,44 @@
+"""Lists of things as plain text: columns where there are many, paragraphs where each has much to say."""
+
+import shutil
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+_GAP = "  "
+
+
+def listing(items: Sequence[dict[str, Any]], *, nothing: str) -> str:
+    """Write items as columns under their fields' names, or say that there are none."""
+    if not items:
+        return nothing
+    fields = list(dict.fromkeys(field for item in items for field in item))
+    lines = [fields, *([_plain(item.get(field, "")) for field in fields] for item in items)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(fields))]
+    return "\n".join(
+        _GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def paragraph(item: dict[str, Any]) -> str:
+    """Write one item with all that it has to say, wrapped to the terminal's width."""
+    (title, *rest) = item.items()
+    lines = [_plain(title[1])]
+    for field, value in rest:
+        values = value if isinstance(value, list) else [value]
+        for number, one in enumerate(value for value in values if value not in ("", None)):
+            lines.append(_wrapped(f"{field}:" if number == 0 else "", one))
+    return "\n".join(lines)
+
+
+def _wrapped(label: str, value: object) -> str:
+    margin = " " * 4
+    width = max(40, shutil.get_terminal_size().columns)
+    first = f"  {label:<10} "
+    return textwrap.fill(_plain(value), width=width, initial_indent=first, subsequent_indent=" " * len(first) + margin)
+
+
+def _plain(value: object) -> str:
+    """Write a value on one line, with nothing that a terminal would obey."""
+    text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

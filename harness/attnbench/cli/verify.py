@@ -1,0 +1,41 @@
+"""`attnbench verify`: whether a stored run is whole, and how much of it is done."""
+
+import typer
+
+from attnbench.cli.options import RESULTS, Json, Out, RunName
+
+
+def verify(run: RunName, out: Out = RESULTS, json: Json = False) -> None:
+    """Check every line of a stored run, count its jobs, and set broken lines aside.
+
+    Example: attnbench verify latest
+    """
+    from attnbench import store
+
+    report = store.verify(store.find_run(run, out))
+    if json:
+        import msgspec
+
+        print(msgspec.json.encode(report).decode())
+    else:
+        print(_sentences(report))
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def _sentences(report: "store.Report") -> str:
+    counts = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
+    lines = [f"run {report.run}: {report.planned} jobs planned, done: {counts}, pending: {report.pending}"]
+    if report.orphans:
+        lines.append(f"{report.orphans} records of jobs that are no longer planned (an edited plugin, say)")
+    if report.duplicates:
+        lines.append(f"{report.duplicates} records repeat an attempt")
+    if report.unknown:
+        lines.append(f"{report.unknown} events of kinds that this version does not know")
+    lines += [f"line {broken.line} (byte {broken.offset}) is broken: {broken.why}" for broken in report.broken]
+    if report.quarantine:
+        lines.append(f"broken lines were copied to {report.quarantine}")
+    if report.damage:
+        lines.append(report.damage)
+    lines.append("sound: every line is as it was written" if report.sound else "NOT sound")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Whatever a mechanism does to its process, it is a record with a reason, and the next case is measured."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers.planted import job
+from msgspec.structs import replace
+
+from attnbench.case import Shape
+from attnbench.execute.events import Finished
+from attnbench.execute.local import LocalExecutor
+from attnbench.record import Outcome
+
+PLUGINS = Path(__file__).parent.parent / "plugins" / "faulty.py"
+SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=16)
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(memory_bytes=1 << 30)) as one:
+        yield one
+
+
+def outcome_of(executor: LocalExecutor, name: str, *, timeout_s: float = 60.0) -> Outcome:
+    """Run a misbehaving mechanism, then a good one on the same server: that one must be measured."""
+    planned = job(name)
+    protocol = replace(planned.protocol, timeout_s=timeout_s, min_time_s=0.01)
+    bad = replace(planned, case=replace(planned.case, shape=SMALL), protocol=protocol, target=f"{PLUGINS}:{name}")
+    good = replace(bad, case=replace(bad.case, variant="Good"), target=f"{PLUGINS}:Good")
+    found = [event for event in executor.run(iter([bad, good])) if isinstance(event, Finished)]
+    assert found[1].outcome.status == "ok", found[1].outcome
+    return found[0].outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "reason"),
+    [
+        ("Missing", "error", "faulty.py has no 'Missing'"),
+        ("Raises", "error", "ValueError: no luck"),
+        ("RaisesUnprintable", "error", "Shy"),
+        ("WrongShape", "invalid_output", "shape [1, 2, 1, 16], the queries [1, 2, 64, 16]"),
+        ("WrongDtype", "invalid_output", "torch.float16"),
+        ("NotATensor", "invalid_output", "list"),
+        ("GivesNaN", "invalid_output", "1 of 2048 output values are NaN"),
+        ("ChangesInputs", "invalid_output", "changes its inputs"),
+        ("Remembers", "invalid_output", "kept between calls"),
+        ("Segfaults", "crash", "SIGSEGV"),
+        ("Aborts", "crash", "SIGABRT"),
+        ("SysExits", "crash", "code 0 without an answer"),
+        ("OsExits", "crash", "code 0 without an answer"),
+        ("KilledLikeByTheKernel", "crash", "SIGKILL"),
+        ("TakesAllMemory", "oom_host", "more than the memory left"),
+        ("TakesPythonMemory", "oom_host", "more than the memory left"),
+        ("CudaOutOfMemory", "oom_device", "Tried to allocate 20.00 GiB."),
+        ("DeviceLost", "device_lost", "GPU is lost"),
+    ],
+)
+def test_a_fault_is_a_record_with_its_reason(executor: LocalExecutor, name: str, status: str, reason: str) -> None:
+    outcome = outcome_of(executor, name)
+    assert (outcome.status, reason in outcome.detail) == (status, True), outcome
+
+
+@pytest.mark.parametrize("name", ["HangsSilently", "HangsChattily", "IgnoresSigterm", "HangingGrandchild"])
+def test_a_hang_is_ended_at_its_deadline(executor: LocalExecutor, name: str) -> None:
+    started = time.monotonic()
+    outcome = outcome_of(executor, name, timeout_s=1.5)
+    assert outcome.status == "timeout"
+    assert "--timeout" in outcome.detail
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("name", ["LocalClass", "lambda_attention", "plain_function", "StrayThread", "Floods"])
+def test_what_is_odd_but_right_is_measured(executor: LocalExecutor, name: str) -> None:
+    assert outcome_of(executor, name).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"), [("HangingGrandchild", "attnbench-grandchild"), ("LeavesGrandchild", "attnbench-stray")]
+)
+def test_no_process_outlives_its_job(executor: LocalExecutor, name: str, mark: str) -> None:
+    outcome_of(executor, name, timeout_s=2.0)
+    deadline = time.monotonic() + 5
+    while running(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(mark)
+
+
+def test_of_a_flood_of_output_the_beginning_and_the_end_are_kept_beside_the_traceback(executor: LocalExecutor) -> None:
+    outcome = outcome_of(executor, "FloodsAndRaises")
+    assert outcome.log.startswith(r"\xff\xfe flood")
+    assert "bytes left out" in outcome.log
+    assert "the end of the flood" in outcome.log
+    assert "after the flood" in outcome.log
+    assert len(outcome.log) < 200_000
+
+
+def test_closing_the_executor_ends_everything_at_once() -> None:
+    executor = LocalExecutor()
+    planned = job("HangingGrandchild")
+    hanging = replace(planned, case=replace(planned.case, shape=SMALL), target=f"{PLUGINS}:HangingGrandchild")
+    events = executor.run(iter([hanging]))
+    next(events)
+    deadline = time.monotonic() + 10
+    while not running("attnbench-grandchild") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running("attnbench-grandchild")
+    executor.close()
+    time.sleep(0.2)
+    assert not running("attnbench-grandchild")
+
+
+def running(mark: str) -> list[int]:
+    """List the processes that carry a mark in their command line and are no zombies."""
+    found = []
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if mark.encode() in command and state != "Z":
+            found.append(pid)
+    return found

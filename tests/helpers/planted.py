@@ -1,0 +1,36 @@
+"""Jobs, plans and outcomes made by hand, for tests that measure nothing."""
+
+from msgspec.structs import replace
+
+from attnbench.case import Case, Shape
+from attnbench.record import Environment, Job, Measurement, Origin, Outcome, Probe, ProbeKind, Protocol
+from attnbench.store import Plan
+
+SHAPE = Shape(batch=1, heads=8, kv_heads=8, seq_q=512, seq_k=512, head_dim=64)
+ENVIRONMENT = Environment(attnbench="0.1.0", torch="2.13.0", device="cpu", device_dtypes=("float32",), threads=2)
+
+
+def job(variant: str = "vanilla", *, kind: ProbeKind = "latency", seq: int = 512, number: int = 1) -> Job:
+    """Plan one job by hand."""
+    return Job(
+        case=Case(variant=variant, shape=replace(SHAPE, seq_q=seq, seq_k=seq)),
+        probe=Probe(kind=kind),
+        protocol=Protocol(threads=2, timeout_s=20.0),
+        target=f"planted:{variant}",
+        origin=Origin(distribution="planted", version="1", source_hash=variant),
+        round=number,
+    )
+
+
+def plan(jobs: list[Job], *, run: str = "20260101-000000-aaaa") -> Plan:
+    """Plan a run of these jobs by hand."""
+    return Plan(
+        run=run, created_s=0.0, command=("run",), sweep={}, jobs=tuple(jobs), environment=ENVIRONMENT
+    )
+
+
+def ok(*values_ns: int, flags: tuple[str, ...] = ()) -> Outcome:
+    """Give the outcome of a latency job with these samples."""
+    return Outcome(
+        status="ok", measurements=(Measurement(metric="latency", unit="ns", values=values_ns or (1000,), flags=flags),)
+    )

@@ -1,0 +1,126 @@
+"""The stopping rule, driven by a clock that never reads the time."""
+
+from collections.abc import Callable
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.measure.sampling import MOST_SAMPLES, Clock, sample
+from attnbench.record import Protocol
+
+MS = 1_000_000
+
+
+class Simulated:
+    """A mechanism whose n-th call takes cost(n) nanoseconds, on a clock that advances by just that."""
+
+    def __init__(self, cost: Callable[[int], int]) -> None:
+        self.cost, self.calls, self.now = cost, 0, 0
+        self.groups: list[int] = []
+
+    def run(self, count: int) -> int:
+        taken = sum(self.cost(self.calls + index) for index in range(count))
+        self.calls += count
+        self.now += taken
+        self.groups.append(count)
+        return taken
+
+    def clock(self, least_ns: int = MS) -> Clock:
+        return Clock(run=self.run, now_ns=lambda: self.now, least_ns=least_ns)
+
+
+def test_the_first_call_is_timed_apart_and_never_among_the_samples() -> None:
+    machine = Simulated(lambda call: 700 * MS if call == 0 else 20 * MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.first_ns == 700 * MS
+    assert set(result.samples_ns) == {20 * MS}
+
+
+def test_warm_up_goes_on_until_two_calls_agree() -> None:
+    costs = [90, 80, 60, 40, 30, 30]
+    machine = Simulated(lambda call: (costs[call] if call < len(costs) else 30) * MS)
+    result = sample(machine.clock(), Protocol(warmup_s=10.0))
+    assert result.warmup_calls == 5
+    assert set(result.samples_ns) == {30 * MS}
+
+
+@pytest.mark.parametrize("calls", [0, 3, 10])
+def test_warm_up_never_takes_more_calls_than_the_protocol_allows(calls: int) -> None:
+    machine = Simulated(lambda call: (1000 - 90 * call if call < 10 else 100) * MS // 50)
+    assert sample(machine.clock(), Protocol(warmup_calls=calls, warmup_s=100.0)).warmup_calls <= calls
+
+
+def test_a_quiet_case_stops_at_the_minimum_time() -> None:
+    machine = Simulated(lambda _: 2 * MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.stop == "quiet"
+    assert len(result.samples_ns) == 100  # 0.2 s of 2 ms
+
+
+def test_a_noisy_case_stops_when_its_noise_no_longer_falls() -> None:
+    machine = Simulated(lambda call: (10 + 2 * (call % 2)) * MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.stop == "steady"
+    assert len(result.samples_ns) >= Protocol().min_samples
+
+
+def test_noise_that_still_falls_is_sampled_on() -> None:
+    # The spread shrinks with every call: the early stop would report the noise of the beginning.
+    machine = Simulated(lambda call: 10 * MS + (MS * (-1) ** call) // (1 + call))
+    longer = sample(machine.clock(), Protocol())
+    assert longer.stop == "quiet"
+    assert len(longer.samples_ns) > Protocol().min_samples
+
+
+def test_short_calls_are_grouped_until_a_sample_lasts_a_millisecond() -> None:
+    machine = Simulated(lambda _: 3_000)
+    result = sample(machine.clock(), Protocol())
+    assert result.group == 334
+    assert set(result.samples_ns) == {3_000}
+
+
+def test_a_timer_that_costs_more_makes_longer_groups() -> None:
+    machine = Simulated(lambda _: 3_000)
+    assert sample(machine.clock(least_ns=5 * MS), Protocol()).group == 1667
+
+
+def test_groups_grow_where_the_minimum_time_would_need_more_samples_than_are_kept() -> None:
+    machine = Simulated(lambda _: 10_000)
+    result = sample(machine.clock(), Protocol(min_time_s=5.0, cap_s=60.0))
+    assert result.group == 500
+    assert len(result.samples_ns) <= MOST_SAMPLES
+
+
+def test_the_cap_covers_everything_and_what_it_cuts_short_says_so() -> None:
+    machine = Simulated(lambda _: 700 * MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.stop == "cap"
+    assert result.flags == ("few_samples",)
+    assert 1 <= len(result.samples_ns) < Protocol().min_samples
+    assert machine.now <= 5_000 * MS
+
+
+def test_a_single_call_beyond_the_cap_is_measured_once_and_is_the_sample() -> None:
+    machine = Simulated(lambda _: 6_000 * MS)
+    result = sample(machine.clock(), Protocol())
+    assert machine.calls == 1
+    assert result.samples_ns == (6_000 * MS,)
+    assert set(result.flags) == {"once", "few_samples"}
+
+
+def test_a_call_that_nearly_fills_the_cap_still_gives_one_sample_that_is_not_the_first_call() -> None:
+    machine = Simulated(lambda call: (4_500 if call == 0 else 4_000) * MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.samples_ns == (4_000 * MS,)
+    assert result.first_ns == 4_500 * MS
+
+
+def test_all_time_in_calls_is_accounted_for() -> None:
+    machine = Simulated(lambda call: (5 + call % 3) * MS)
+    assert sample(machine.clock(), Protocol()).calls_ns == machine.now
+
+
+def test_a_clock_that_stands_still_does_not_hang_the_loop() -> None:
+    clock = Clock(run=lambda _count: 0, now_ns=lambda: 0, least_ns=MS, most_grouped=100)
+    result = sample(clock, replace(Protocol(), min_time_s=0.0))
+    assert set(result.samples_ns) == {0}

@@ -1,0 +1,111 @@
+"""From a sweep to jobs: the product of its axes, the mistakes in it, and the order of its rounds."""
+
+from itertools import pairwise
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.case import Mask, Shape
+from attnbench.errors import UsageError
+from attnbench.plan import PROFILES, Candidate, Exam, Setting, plan_jobs, read_sweep
+from attnbench.record import Job, Origin
+from attnbench.suite import Sweep
+
+SWEEP = Sweep(variants="a,b", seq="512..2048", heads=8, head_dim=64, batch=1)
+A, B = (Candidate(name=name, target=f"m:{name}", origin=Origin(), options={}) for name in "ab")
+FLOOR = Candidate(name="empty", target="attnbench.empty:Empty", origin=Origin(), options={})
+SETTING = Setting(device="cpu", protocol=PROFILES["default"], floor=FLOOR)
+
+
+def jobs_of(sweep: Sweep, *, setting: Setting = SETTING, exams: tuple[Exam, ...] = ()) -> tuple[Job, ...]:
+    return plan_jobs(read_sweep(sweep), [A, B], exams, setting)
+
+
+def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:
+    jobs = jobs_of(replace(SWEEP, heads="4,8", passes="forward,backward", dtype="float32,bfloat16"))
+    cases = {job.case.key for job in jobs if job.case.variant == "a"}
+    assert len(cases) == 3 * 2 * 2 * 2
+
+
+def test_each_round_holds_every_timed_case_once_in_an_order_of_its_own() -> None:
+    jobs = jobs_of(SWEEP)
+    rounds = [[job.question for job in jobs if job.round == number] for number in range(1, 6)]
+    assert all(sorted(one) == sorted(rounds[0]) for one in rounds)
+    assert any(one != other for one, other in pairwise(rounds))
+    assert [job.round for job in jobs] == sorted(job.round for job in jobs)
+
+
+def test_the_order_follows_from_the_seed() -> None:
+    assert jobs_of(SWEEP) == jobs_of(SWEEP)
+    other = jobs_of(SWEEP, setting=replace(SETTING, seed=1))
+    assert [job.case.variant for job in other] != [job.case.variant for job in jobs_of(SWEEP)]
+
+
+def test_the_harness_own_floor_is_timed_in_every_run_and_only_timed() -> None:
+    floor = [job for job in jobs_of(replace(SWEEP, metrics="latency,memory,agreement")) if job.case.variant == "empty"]
+    assert {job.probe.kind for job in floor} == {"latency"}
+    assert {job.round for job in floor} == {1, 2, 3, 4, 5}
+
+
+def test_memory_and_agreement_run_in_one_round_after_the_timed_ones() -> None:
+    kinds = [job.probe.kind for job in jobs_of(replace(SWEEP, metrics="agreement,latency,memory"))]
+    assert kinds == sorted(kinds, key=["latency", "memory", "agreement"].index)
+    assert kinds.count("memory") == kinds.count("agreement") == 6
+
+
+def test_a_backward_sweep_measures_memory_with_the_forward_pass_and_agreement_of_output_and_gradients() -> None:
+    jobs = jobs_of(replace(SWEEP, passes="backward", metrics="memory,agreement"))
+    passes = {(job.probe.kind, job.case.passes) for job in jobs}
+    assert passes == {("memory", "forward-backward"), ("agreement", "forward"), ("agreement", "backward")}
+
+
+def test_decode_asks_one_query_against_all_keys() -> None:
+    shapes = {(job.case.shape.seq_q, job.case.shape.seq_k) for job in jobs_of(replace(SWEEP, passes="decode"))}
+    assert shapes == {(1, 512), (1, 1024), (1, 2048)}
+
+
+def test_tokens_make_the_batch_and_width_makes_the_head_dimension() -> None:
+    sweep = replace(SWEEP, batch=None, tokens=4096, head_dim=None, width=512, heads="4,8")
+    shapes = read_sweep(sweep).shapes
+    assert {(shape.seq_q, shape.batch) for shape in shapes} == {(512, 8), (1024, 4), (2048, 2)}
+    assert {(shape.heads, shape.head_dim) for shape in shapes} == {(4, 128), (8, 64)}
+
+
+def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
+    shape = Shape(batch=64, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=32)
+    exam = Exam(
+        label="recall:preset=tiny",
+        target="t:Recall",
+        origin=Origin(),
+        options={"length": 64},
+        shape=shape,
+        mask=Mask(causal=True),
+        seeds=3,
+    )
+    jobs = [job for job in jobs_of(replace(SWEEP, metrics="accuracy", heads="4,16"), exams=(exam,))]
+    assert len(jobs) == 2 * 3
+    assert {job.case.shape for job in jobs} == {shape}
+    assert {job.case.passes for job in jobs} == {""}
+    assert {job.protocol.threads for job in jobs} == {1}
+    assert all(job.case.mask.causal for job in jobs)
+
+
+@pytest.mark.parametrize(
+    ("change", "flag", "fix"),
+    [
+        ({"kv_heads": 3}, "--kv-heads", "multiple"),
+        ({"head_dim": None, "width": 100}, "--width", "multiple of 8"),
+        ({"batch": None, "tokens": 1000}, "--tokens", "--tokens 1024"),
+        ({"seq": "4096..512"}, "--seq", "512..16384 (doubling)"),
+        ({"seq": ""}, "--seq", "512..16384 (doubling)"),
+        ({"dtype": "float31"}, "--dtype", "float32"),
+        ({"passes": "foward"}, "--passes", "'forward'"),
+        ({"metrics": "speed"}, "--metrics", "latency"),
+        ({"heads": None}, "--heads", "add --heads"),
+    ],
+)
+def test_a_mistake_in_a_sweep_names_the_flag_and_the_fix(change: dict[str, object], flag: str, fix: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_sweep(replace(SWEEP, **change))
+    assert str(caught.value).startswith(flag)
+    assert fix in str(caught.value)

@@ -1,0 +1,113 @@
+"""The loop over jobs, with an executor that measures nothing and fails when told to."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers.planted import job, ok, plan
+
+from attnbench.execute.events import Event, Finished, Started
+from attnbench.record import Job, Outcome, Record
+from attnbench.session import Notice, perform
+from attnbench.store import Store
+
+Answer = Callable[[Job], Outcome]
+
+
+class Scripted:
+    """An executor that gives each job the outcome that a function says."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.done, self.closed = answer, list[Job](), False
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
+        for one in jobs:
+            yield Started(job=one)
+            outcome = self.answer(one)
+            self.done.append(one)
+            yield Finished(job=one, outcome=outcome, started_s=1.0, seconds=0.5)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def perform_all(tmp_path: Path, jobs: list[Job], answer: Answer) -> tuple[Scripted, list[Record]]:
+    executor = Scripted(answer)
+    with Store.create(tmp_path, plan(jobs)) as store:
+        perform(store, jobs, executor, lambda _notice: None)
+        return executor, store.records()
+
+
+def test_every_planned_job_has_one_record(tmp_path: Path) -> None:
+    jobs = [job(variant, number=number) for number in (1, 2, 3) for variant in ("a", "b")]
+    _, records = perform_all(tmp_path, jobs, lambda _job: ok())
+    assert [record.job for record in records] == jobs
+
+
+def test_a_record_is_in_the_journal_before_anyone_hears_of_it(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    with Store.create(tmp_path, plan([job("a"), job("b")])) as store:
+
+        def listen(notice: Notice) -> None:
+            if isinstance(notice, Record):
+                heard.append((len(heard) + 1, len(store.records())))
+
+        perform(store, [job("a"), job("b")], Scripted(lambda _job: ok()), listen)
+    assert heard == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("status", ["unsupported", "oom_host", "oom_device", "timeout", "crash", "error"])
+def test_a_case_that_failed_in_one_round_is_not_tried_in_later_ones(tmp_path: Path, status: str) -> None:
+    jobs = [job(variant, number=number) for number in (1, 2, 3) for variant in ("good", "bad")]
+
+    def answer(one: Job) -> Outcome:
+        return ok() if one.case.variant == "good" else Outcome(status=status, detail="because")
+
+    executor, records = perform_all(tmp_path, jobs, answer)
+    assert [one.case.variant for one in executor.done].count("bad") == 1
+    assert [one.case.variant for one in executor.done].count("good") == 3
+    skipped = [record.outcome for record in records if record.outcome.status == "skipped"]
+    assert len(skipped) == 2
+    assert all("because" in outcome.detail and "round 1" in outcome.detail for outcome in skipped)
+
+
+def test_a_lost_device_does_not_close_the_case(tmp_path: Path) -> None:
+    jobs = [job("a", number=number) for number in (1, 2)]
+    executor, _ = perform_all(tmp_path, jobs, lambda _job: Outcome(status="device_lost", detail="gone"))
+    assert len(executor.done) == 2
+
+
+def test_a_case_whose_single_call_exceeds_the_cap_is_measured_in_one_round(tmp_path: Path) -> None:
+    jobs = [job("slow", number=number) for number in (1, 2, 3)]
+    executor, records = perform_all(tmp_path, jobs, lambda _job: ok(9_000_000_000, flags=("once",)))
+    assert len(executor.done) == 1
+    assert [record.outcome.status for record in records] == ["ok", "skipped", "skipped"]
+
+
+def test_an_interrupt_ends_the_processes_and_leaves_a_resumable_run(tmp_path: Path) -> None:
+    jobs = [job(variant) for variant in ("a", "b", "c")]
+
+    def answer(one: Job) -> Outcome:
+        if one.case.variant == "b":
+            raise KeyboardInterrupt
+        return ok()
+
+    executor = Scripted(answer)
+    with Store.create(tmp_path, plan(jobs)) as store:
+        with pytest.raises(KeyboardInterrupt):
+            perform(store, jobs, executor, lambda _notice: None)
+        assert executor.closed
+        assert [record.outcome.status for record in store.records()] == ["ok", "interrupted"]
+        assert [one.case.variant for one in store.pending()] == ["b", "c"]
+        perform(store, store.pending(), Scripted(lambda _job: ok()), lambda _notice: None)
+        assert [record.outcome.status for record in store.records()] == ["ok", "ok", "ok"]
+
+
+def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: Path) -> None:
+    jobs = [job("bad", number=number) for number in (1, 2)]
+    with Store.create(tmp_path, plan(jobs)) as store:
+        perform(store, jobs[:1], Scripted(lambda _job: Outcome(status="timeout", detail="late")), lambda _notice: None)
+        executor = Scripted(lambda _job: ok())
+        perform(store, store.pending(), executor, lambda _notice: None, history=store.records())
+        assert not executor.done
+        assert [record.outcome.status for record in store.records()] == ["timeout", "skipped"]
