@@ -1,0 +1,46 @@
+"""Small plans and records for tests of the store, in this process and in children that are killed."""
+
+from attnbench.case import Case, Shape
+from attnbench.record import Environment, Job, Measurement, Origin, Outcome, Probe, Protocol, Record, Status
+from attnbench.store import Plan
+
+RUN = "20261122-121405-x7k2"
+CREATED_S = 1795349645.0
+ENVIRONMENT = Environment(attnbench="0.1.0", torch="2.13.0", cpu="a processor", cores=2, threads=2)
+
+
+def make_job(number: int, *, attempt: int = 1) -> Job:
+    """Give the job of a number: each number is another case."""
+    shape = Shape(batch=1, heads=8, kv_heads=8, seq_q=number + 1, seq_k=512, head_dim=64)
+    origin = Origin(distribution="attnbench", version="0.1.0", source_hash="0123456789abcdef")
+    case = Case(variant="vanilla", shape=shape)
+    return Job(
+        case=case, probe=Probe(kind="latency"), protocol=Protocol(), target="m:V", origin=origin, attempt=attempt
+    )
+
+
+def number_of(record: Record) -> int:
+    """Give the number of the job that a record is of."""
+    return record.job.case.shape.seq_q - 1
+
+
+def make_record(number: int, status: Status = "ok", *, attempt: int = 1, detail: str = "", samples: int = 2) -> Record:
+    """Give a record of a numbered job."""
+    values = tuple(1_000_000 + number + sample for sample in range(samples))
+    measured = (Measurement(metric="latency", unit="ns", values=values),) if status == "ok" else ()
+    outcome = Outcome(status=status, measurements=measured, detail=detail)
+    return Record(
+        run=RUN, job=make_job(number, attempt=attempt), outcome=outcome, environment=ENVIRONMENT.key, started_s=1e9
+    )
+
+
+def make_plan(jobs: int, *, run: str = RUN, created_s: float = CREATED_S) -> Plan:
+    """Give a plan of so many numbered jobs."""
+    return Plan(
+        run=run,
+        created_s=created_s,
+        command=("attnbench", "run", "--seq", "512"),
+        sweep={"seq": [512], "metrics": ["latency"]},
+        jobs=tuple(make_job(number) for number in range(jobs)),
+        environment=ENVIRONMENT,
+    )
