@@ -1,8 +1,14 @@
 """Small plans and records for tests of the store, in this process and in children that are killed."""
 
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
 from attnbench.case import Case, Shape
 from attnbench.record import Environment, Job, Measurement, Origin, Outcome, Probe, Protocol, Record, Status
-from attnbench.store import Plan
+from attnbench.store import Plan, Store
 
 RUN = "20261122-121405-x7k2"
 CREATED_S = 1795349645.0
@@ -43,4 +49,33 @@ def make_plan(jobs: int, *, run: str = RUN, created_s: float = CREATED_S) -> Pla
         sweep={"seq": [512], "metrics": ["latency"]},
         jobs=tuple(make_job(number) for number in range(jobs)),
         environment=ENVIRONMENT,
+    )
+
+
+def numbers(store: Store) -> list[int]:
+    """Give the numbers of the jobs that have a record."""
+    return [number_of(record) for record in store.records()]
+
+
+def sealed(event: bytes) -> bytes:
+    """Wrap any bytes as a line whose checksum is right."""
+    return b'{"crc32":"%08x","event":%s}\n' % (zlib.crc32(event), event)
+
+
+def add_line(store: Store, line: bytes) -> None:
+    """Write a line into a run's journal behind the store's back."""
+    with (store.path / "events.jsonl").open("ab") as journal:
+        journal.write(line)
+
+
+def start_child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run code in a process of its own that can import this module."""
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests.parent / "harness"), str(tests)])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
     )
