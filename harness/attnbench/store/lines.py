@@ -155,7 +155,7 @@ def _parse(data: bytes) -> Journal:
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Give each line with its number and offset; an empty one is no line (a torn line ends in one that was whole)."""
+    """Give each line with its number and offset; an empty one comes of a newline put after a line that was whole."""
     offset = 0
     for number, line in enumerate(data.split(b"\n"), 1):
         if line:

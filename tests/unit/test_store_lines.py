@@ -1,0 +1,185 @@
+"""The format of a stored run, and that it outlives its versions."""
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from attnbench.errors import UsageError
+from attnbench.record import SCHEMA, Measurement, Outcome
+from attnbench.store import Store, lines, list_runs, verify
+from stored_runs import ENVIRONMENT, add_line, make_plan, make_record, sealed
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.create(tmp_path / "results", make_plan(4)) as created:
+        yield created
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+OUTCOMES = st.builds(
+    Outcome,
+    status=st.sampled_from(["ok", "error", "crash", "interrupted"]),
+    detail=TEXT,
+    log=TEXT,
+    facts=st.dictionaries(
+        TEXT, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, width=64) | TEXT
+    ),
+    measurements=st.lists(
+        st.builds(
+            Measurement,
+            metric=TEXT,
+            unit=st.sampled_from(["ns", "s", "bytes", "1"]),
+            values=st.lists(st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)).map(tuple),
+        )
+    ).map(tuple),
+)
+
+
+@given(outcome=OUTCOMES)
+def test_any_outcome_is_one_line_that_reads_back_equal(outcome):
+    record = replace(make_record(0), outcome=outcome)
+    line = lines.to_line(record)
+    assert line.count(b"\n") == 1
+    finite = {key: None if value in {float("inf"), -float("inf")} else value for key, value in outcome.facts.items()}
+    assert lines.from_line(line) == replace(record, outcome=replace(outcome, facts=finite))
+
+
+# The format outlives its versions.
+
+
+def test_a_line_is_its_checksum_and_its_event(store):
+    store.append(make_record(0))
+    line = (store.path / "events.jsonl").read_bytes()
+    event = line[line.index(b'"event":') + len(b'"event":') : -2]
+    assert json.loads(line)["crc32"] == f"{zlib.crc32(event):08x}"
+    assert json.loads(event)["event"] == "record"
+
+
+def test_every_event_says_its_schema(store):
+    store.append(make_record(0))
+    store.append(ENVIRONMENT)
+    stored = [store.path / "plan.json", store.path / "events.jsonl"]
+    events = [json.loads(line)["event"] for file in stored for line in file.read_text().splitlines()]
+    assert [event["schema"] for event in events] == [SCHEMA] * 3
+
+
+def test_events_of_unknown_kinds_are_skipped_and_counted(store):
+    add_line(store, sealed(b'{"event":"weather","schema":1,"rain":true}'))
+    store.append(make_record(0))
+    assert store.records() == [make_record(0)]
+    assert verify(store.path).unknown == 1
+    assert verify(store.path).sound
+
+
+def test_an_unknown_field_is_passed_over_and_stays_in_the_line(store):
+    event = msgspec.json.encode({**msgspec.to_builtins(make_record(0)), "humidity": 0.4})
+    add_line(store, sealed(event))
+    store.append(make_record(1))
+    assert store.records() == [make_record(0), make_record(1)]
+    assert b'"humidity":0.4' in (store.path / "events.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["record", "weather"])
+def test_a_newer_schema_in_the_journal_is_refused_with_a_sentence(store, kind):
+    add_line(store, sealed(b'{"event":"%s","schema":99}' % kind.encode()))
+    with pytest.raises(UsageError, match=r"newer attnbench \(schema 99, here 1\): upgrade it"):
+        store.records()
+
+
+def test_a_newer_plan_is_refused_with_a_sentence(store):
+    (store.path / "plan.json").write_bytes(sealed(b'{"event":"plan","schema":2,"run":7}'))
+    with pytest.raises(UsageError, match="newer attnbench"):
+        Store.open(store.path, write=True)
+    assert "newer attnbench" in list_runs(store.path.parent)[0].damage
+
+
+def test_an_older_schema_passes_through_every_upgrade(store, monkeypatch):
+    def rename_result(event):
+        return {**event, "schema": -1, "outcome": event.pop("result")}
+
+    def split_status(event):
+        return {**event, "schema": 0, "outcome": {"status": event["outcome"]}}
+
+    def to_current(event):
+        return {**event, "schema": 1, "seconds": 2.5}
+
+    monkeypatch.setattr(lines, "UPGRADES", {-2: rename_result, -1: split_status, 0: to_current})
+    old = msgspec.to_builtins(make_record(0))
+    old = {key: value for key, value in old.items() if key != "outcome"} | {"schema": -2, "result": "timeout"}
+    add_line(store, sealed(msgspec.json.encode(old)))
+    (record,) = store.records()
+    assert record == replace(make_record(0), outcome=Outcome(status="timeout"), seconds=2.5)
+
+
+def test_a_schema_that_was_never_published_is_a_broken_line(store):
+    add_line(store, sealed(b'{"event":"record","schema":0}'))
+    (broken,) = verify(store.path).broken
+    assert broken.why == "its schema 0 was never published"
+
+
+def test_a_sound_line_that_is_no_record_is_broken_and_says_which_field(store):
+    event = msgspec.json.encode({**msgspec.to_builtins(make_record(0)), "started_s": "noon"})
+    add_line(store, sealed(event))
+    (broken,) = verify(store.path).broken
+    assert "started_s" in broken.why
+
+
+# Schema 1 loads for ever: its files stay as they are, and so do the keys by which resuming knows a job.
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "journal-v1" / "20260101-000000-v2v2"
+GOLDEN_STATUSES = {
+    "76dfabc37908d0a3": "ok",
+    "5af01ede007429e9": "ok",
+    "818811673b9891b7": "unsupported",
+    "6208a39595f630f2": "interrupted",
+    "3e97974328f7b76e": "ok",
+    "1ef14514cc37901c": None,
+}
+
+
+def test_a_plan_of_schema_1_loads_with_its_jobs_under_the_keys_they_had():
+    run = Store.open(GOLDEN, write=False)
+    assert [job.key for job in run.plan.jobs] == list(GOLDEN_STATUSES)
+    assert (run.plan.run, run.plan.created_s) == (GOLDEN.name, 1767225600.25)
+    assert run.plan.jobs[1].case.options == {
+        "rounds": 4, "bucket": 64, "share": True, "rate": 0.5, "name": "a", "none": None,
+    }  # fmt: skip
+
+
+def test_records_of_schema_1_load_with_every_value():
+    run = Store.open(GOLDEN, write=False)
+    records = {record.job.key: record for record in run.records()}
+    assert {key: record.outcome.status for key, record in records.items()} == {
+        key: status for key, status in GOLDEN_STATUSES.items() if status
+    }
+    first, retried, refused, _, accuracy = records.values()
+    assert first.outcome.measurements[0].values == (1234567, 1234568)
+    assert first.outcome.facts == {"stop": "noise", "calls": 20, "share": 0.25, "hot": False, "none": None}
+    assert (retried.job.attempt, retried.outcome.measurements[0].values) == (2, (0.5, 2, None))
+    assert refused.outcome.detail == "h\xe9ll\xf6 \u4f60\u597d \0 \x1b[31m \U0001f600 \\udcff <script> =cmd"
+    assert accuracy.outcome.measurements[0].higher_is_better
+    assert {record.environment for record in records.values()} == set(run.environments())
+
+
+def test_a_run_of_schema_1_can_be_resumed_and_verified(tmp_path):
+    path = shutil.copytree(GOLDEN, tmp_path / GOLDEN.name)
+    report = verify(path)
+    with Store.open(path, write=True) as run:
+        assert run.pending() == [replace(run.plan.jobs[3], attempt=2), run.plan.jobs[5]]
+    assert (report.planned, report.statuses, report.pending) == (6, {"ok": 3, "unsupported": 1}, 2)
+    assert (report.unknown, [broken.line for broken in report.broken]) == (1, [9])
+
+
+def test_this_version_still_writes_schema_1_byte_for_byte():
+    journal = (GOLDEN / "events.jsonl").read_bytes().splitlines(keepends=True)
+    written = [lines.to_line(record) for record in lines.read_journal(GOLDEN).records[:-1]]
+    assert (GOLDEN / "plan.json").read_bytes() == lines.to_line(Store.open(GOLDEN, write=False).plan)
+    assert written == [journal[index] for index in (1, 2, 4, 5, 6)]
