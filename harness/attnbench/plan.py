@@ -1,8 +1,8 @@
 """From a sweep to jobs: every cell of the product, as a case for every variant, in rounds with a shuffled order."""
 
 import random
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, product
 from typing import Any, get_args
 
 import msgspec
@@ -95,21 +95,30 @@ class Setting(Struct, frozen=True, kw_only=True):
 def plan_jobs(
     workloads: Workloads, candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting
 ) -> tuple[Job, ...]:
-    """Give all jobs in the order in which they run: timed rounds first, then what is measured once, then training.
-
-    Each round holds every timed case, in an order of its own that is shuffled from the seed.
-    """
+    """Give all jobs, variants in the order asked: timed rounds first, then what is measured once, then training."""
     racers = candidates if setting.floor in candidates else [setting.floor, *candidates]
     timed = list(_measured("latency", workloads, racers, setting)) if "latency" in workloads.metrics else []
     others = [metric for metric in METRICS if metric in workloads.metrics and metric in _PASSES_OF]
     once = [job for metric in others for job in _measured(metric, workloads, candidates, setting)]
     rounds: list[Job] = []
     for number in range(1, setting.protocol.rounds + 1):
-        order = [msgspec.structs.replace(job, round=number) for job in timed]
-        random.Random(f"{setting.seed}/{number}").shuffle(order)
-        rounds += order
+        rounds += [msgspec.structs.replace(job, round=number) for job in timed]
     training = list(_exams(candidates, exams, setting)) if "accuracy" in workloads.metrics else []
     return tuple([*rounds, *once, *training])
+
+
+def in_running_order(jobs: Iterable[Job]) -> list[Job]:
+    """Put jobs in the order in which they run: each timed round in an order of its own, shuffled from the seed.
+
+    The machine's speed drifts; shuffled, its drift is noise and not a bias for whoever comes first.
+    """
+    ordered: list[Job] = []
+    for (kind, number), group in groupby(jobs, key=lambda job: (job.probe.kind, job.round)):
+        block = list(group)
+        if kind == "latency":
+            random.Random(f"{block[0].case.seed}/{number}").shuffle(block)
+        ordered += block
+    return ordered
 
 
 def _measured(

@@ -96,11 +96,11 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
     """
     check(request)
     with closing(LocalExecutor(slots=request.threads)) as executor:
-        plan = prepare(request, executor)
-        with Store.create(out, plan) as store:
-            store.append(plan.environment)
-            notify(Opened(path=store.path, plan=store.plan, jobs=plan.jobs))
-            perform(store, plan.jobs, executor, notify)
+        planned = prepare(request, executor)
+        with Store.create(out, planned) as store:
+            store.append(planned.environment)
+            notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
+            perform(store, planned.jobs, executor, notify)
             return store.path
 
 
@@ -129,7 +129,7 @@ def check(request: Request) -> None:
 
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
-    machine = machine(executor, request.device, threads=request.threads, allocator=request.allocator)
+    machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep = suite.overlay(find_suite(request.suite).for_device(machine.device), request.sweep)
     workloads = plan.read_sweep(sweep)
     _check_dtypes(workloads, machine)
@@ -158,7 +158,7 @@ def renew(old: Plan, executor: Executor) -> Plan:
     Raises UsageError, naming what changed, where the machine or its software is not what it was.
     """
     was = old.environment
-    now = machine(executor, was.device, threads=was.threads, allocator=was.allocator)
+    now = ask_machine(executor, was.device, threads=was.threads, allocator=was.allocator)
     for field in Environment.__struct_fields__:
         if field not in _MAY_DIFFER_ON_RESUME and getattr(was, field) != getattr(now, field):
             raise UsageError(
@@ -194,7 +194,7 @@ def perform(
         notify(record)
 
     def wanted() -> Iterator[Job]:
-        for job in jobs:
+        for job in plan.in_running_order(jobs):
             if reason := known.reason_to_skip(job):
                 keep(job, Outcome(status="skipped", detail=reason), started_s=time.time(), seconds=0.0)
             else:
@@ -254,7 +254,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
+def ask_machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
     return executor.ask(DescribeMachine(device=device, threads=threads, allocator=allocator), Environment)
 
 

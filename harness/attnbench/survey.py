@@ -59,4 +59,4 @@ def _entries(group: registry.Group) -> Iterator[Entry]:
 
 def machine(executor: Executor) -> Environment:
     """Describe this machine with the device that --device auto would take."""
-    return session.machine(executor, "auto", threads=session.cores(), allocator="default")
+    return session.ask_machine(executor, "auto", threads=session.cores(), allocator="default")

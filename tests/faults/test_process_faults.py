@@ -30,7 +30,12 @@ def outcome_of(executor: LocalExecutor, name: str, *, timeout_s: float = 60.0) -
     planned = job(name)
     protocol = replace(planned.protocol, timeout_s=timeout_s, min_time_s=0.01)
     bad = replace(planned, case=replace(planned.case, shape=SMALL), protocol=protocol, target=f"{PLUGINS}:{name}")
-    good = replace(bad, case=replace(bad.case, variant="Good"), target=f"{PLUGINS}:Good")
+    good = replace(
+        bad,
+        case=replace(bad.case, variant="Good"),
+        protocol=replace(protocol, timeout_s=60.0),
+        target=f"{PLUGINS}:Good",
+    )
     found = [event for event in executor.run(iter([bad, good])) if isinstance(event, Finished)]
     assert found[1].outcome.status == "ok", found[1].outcome
     return found[0].outcome

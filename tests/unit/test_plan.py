@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from attnbench.case import Mask, Shape
 from attnbench.errors import UsageError
-from attnbench.plan import PROFILES, Candidate, Exam, Setting, plan_jobs, read_sweep
+from attnbench.plan import PROFILES, Candidate, Exam, Setting, in_running_order, plan_jobs, read_sweep
 from attnbench.record import Job, Origin
 from attnbench.suite import Sweep
 
@@ -28,7 +28,7 @@ def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:
 
 
 def test_each_round_holds_every_timed_case_once_in_an_order_of_its_own() -> None:
-    jobs = jobs_of(SWEEP)
+    jobs = in_running_order(jobs_of(SWEEP))
     rounds = [[job.question for job in jobs if job.round == number] for number in range(1, 6)]
     assert all(sorted(one) == sorted(rounds[0]) for one in rounds)
     assert any(one != other for one, other in pairwise(rounds))
@@ -36,9 +36,14 @@ def test_each_round_holds_every_timed_case_once_in_an_order_of_its_own() -> None
 
 
 def test_the_order_follows_from_the_seed() -> None:
-    assert jobs_of(SWEEP) == jobs_of(SWEEP)
-    other = jobs_of(SWEEP, setting=replace(SETTING, seed=1))
-    assert [job.case.variant for job in other] != [job.case.variant for job in jobs_of(SWEEP)]
+    assert in_running_order(jobs_of(SWEEP)) == in_running_order(jobs_of(SWEEP))
+    other = in_running_order(jobs_of(SWEEP, setting=replace(SETTING, seed=1)))
+    assert [job.case.variant for job in other] != [job.case.variant for job in in_running_order(jobs_of(SWEEP))]
+
+
+def test_the_plan_itself_keeps_the_variants_in_the_order_asked() -> None:
+    names = list(dict.fromkeys(job.case.variant for job in jobs_of(SWEEP)))
+    assert names == ["empty", "a", "b"]
 
 
 def test_the_harness_own_floor_is_timed_in_every_run_and_only_timed() -> None:

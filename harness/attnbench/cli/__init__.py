@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from attnbench.cli import doctor, listing, run, show, verify
-from attnbench.errors import DamagedStore, UsageError
+from attnbench.errors import DamagedStore, NotStored, UsageError
 
 DONE, NOT_HELD, WRONG_USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 
@@ -60,7 +60,7 @@ def _guarded() -> int:
         return app(standalone_mode=False) or DONE
     except (UsageError, TyperException) as mistake:
         return _say(mistake.format_message() if isinstance(mistake, TyperException) else str(mistake), WRONG_USAGE)
-    except DamagedStore as damage:
+    except (DamagedStore, NotStored) as damage:
         return _say(str(damage), NOT_HELD)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)

@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attnbench.cli.options import RESULTS, Details, Json, Out
 from attnbench.cli.text import listing, paragraph
 from attnbench.errors import UsageError, suggestion
-from attnbench.variant import Support
+
+if TYPE_CHECKING:
+    from attnbench.variant import Support
 
 Item = dict[str, Any]
 
@@ -124,12 +126,12 @@ _ABILITIES = {
 }
 
 
-def _served(support: Support) -> list[str]:
+def _served(support: "Support") -> list[str]:
     yes = [meaning for name, meaning in _ABILITIES.items() if getattr(support, name) is True]
     kind = "exact" if support.exact else "approximate"
     return [f"{kind}; {', '.join(yes)}", f"passes {', '.join(support.passes)}", f"dtypes {', '.join(support.dtypes)}"]
 
 
-def _refused(support: Support) -> list[str]:
+def _refused(support: "Support") -> list[str]:
     answers = {meaning: getattr(support, name) for name, meaning in _ABILITIES.items()}
     return [f"{meaning}: {answer or 'not defined'}" for meaning, answer in answers.items() if answer is not True]

@@ -1,14 +1,16 @@
 """What a person sees while a run is under way: on a terminal a live display, elsewhere a line for each record."""
 
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from attnbench.cli.options import RESULTS
 from attnbench.execute.events import Progressed, Started
 from attnbench.record import Job, ProbeKind, Record
 from attnbench.report.rows import rows
@@ -67,22 +69,30 @@ class Progress:
 
 @contextmanager
 def display() -> Iterator[Notify]:
-    """Give what a session notifies: a live display where standard error is a terminal, plain lines where it is not."""
+    """Give what a session notifies: a live display where standard error is a terminal, plain lines where it is not.
+
+    What ends a run early is followed by how to go on with it.
+    """
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield _Lines(console)
-        return
-    screen = _Screen(console)
-    live = Live(get_renderable=screen.render, console=console, refresh_per_second=_DRAWN_PER_SECOND, transient=True)
-    with live:
-        yield screen
+    lively = console.is_terminal and not console.is_dumb_terminal
+    shown = _Screen(console) if lively else _Lines(console)
+    try:
+        with shown.live if isinstance(shown, _Screen) else nullcontext():
+            yield shown
+    except BaseException:
+        if shown.progress is not None:
+            path = shown.progress.opened.path
+            out = "" if path.parent == RESULTS else f" --out {shlex.quote(str(path.parent))}"
+            console.print(Text(f"what was measured is kept; go on with: attnbench run --resume {path.name}{out}"))
+        raise
 
 
 class _Lines:
     """A line for each record."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.progress = console, None
+        self.console = console
+        self.progress: Progress | None = None
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
@@ -102,7 +112,11 @@ class _Screen:
     """The live display: the rows so far, what runs now, how much is done and the time left."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.progress = console, None
+        self.console = console
+        self.live = Live(
+            get_renderable=self.render, console=console, refresh_per_second=_DRAWN_PER_SECOND, transient=True
+        )
+        self.progress: Progress | None = None
         self.table: RenderableType = Text("")
         self.made, self.cost = float("-inf"), 0.0
 

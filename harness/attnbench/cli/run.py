@@ -6,13 +6,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from attnbench.cli import running
 from attnbench.cli.options import RESULTS, Json, Out
 from attnbench.errors import UsageError, suggestion
-from attnbench.plan import PROFILES
-from attnbench.record import ALLOCATORS
-from attnbench.session import Request, cores
-from attnbench.suite import Sweep
 
 Named = TypeVar("Named", bound=str)
 Number = TypeVar("Number", int, float)
@@ -71,6 +66,12 @@ def run(
 
     Example: attnbench run --seq 512..16384 --variants vanilla,linear,flash
     """
+    from attnbench.cli import running
+    from attnbench.plan import PROFILES
+    from attnbench.record import ALLOCATORS
+    from attnbench.session import Request, cores
+    from attnbench.suite import Sweep
+
     later = {
         "--level": level != "core",
         "--inputs": inputs != "normal",

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from attnbench.cli.options import RESULTS, Json, Out, RunName
 from attnbench.errors import UsageError, suggestion
@@ -25,6 +24,8 @@ def show(
 
     Example: attnbench show latest --metric latency --format latex -o latency.tex
     """
+    from rich.console import Console
+
     from attnbench.api import Run
     from attnbench.report.formats import FORMATS, rendered
     from attnbench.report.table import tables

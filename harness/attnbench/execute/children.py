@@ -1,4 +1,4 @@
-"""The parent's side of the fork server: ask a question of a fresh child, hear from it, and end it when it is silent."""
+"""The parent's side: ask a question of a fresh child, hear from it, and end it when it is silent too long."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -41,58 +41,84 @@ class ServerLost(Exception):  # noqa: N818 - it names what happened
     """The fork server itself is gone (killed by the kernel or by hand)."""
 
 
-class _Log:
+class Log:
     """The beginning and the end of what a child printed, however much it was."""
 
     def __init__(self) -> None:
         self.head, self.tail, self.total = b"", b"", 0
 
     def add(self, data: bytes) -> None:
+        """Take in what was printed next."""
         self.total += len(data)
         room = _LOG_HEAD - len(self.head)
         self.head, rest = self.head + data[:room], data[room:]
         self.tail = (self.tail + rest)[-_LOG_TAIL:]
 
     def text(self) -> str:
+        """Give it as text; bytes that are none are written as escapes."""
         left_out = self.total - len(self.head) - len(self.tail)
         middle = f"\n... {left_out} bytes left out ...\n".encode() if left_out else b""
         return (self.head + middle + self.tail).decode("utf-8", errors="backslashreplace")
 
 
-class _Child:
-    """What the parent holds of a child: its pipes, what came through them, and when it is given up."""
+class Child:
+    """What is known of a child at work: what it said and printed, and when it is given up."""
 
-    def __init__(self, *, name: int, result: int, output: int, timeout_s: float) -> None:
-        self.name, self.result, self.output, self.timeout_s = name, result, output, timeout_s
-        self.pending, self.log = b"", _Log()
+    def __init__(self, name: int, *, timeout_s: float) -> None:
+        self.name, self.timeout_s = name, timeout_s
+        self.log, self.pending = Log(), b""
         self.answer: Answered | None = None
         self.silent = False
         self.deadline = time.monotonic() + timeout_s
 
-    def read(self, descriptor: int) -> bool:
-        """Take in what a pipe holds; false at its end."""
-        data = os.read(descriptor, _CHUNK)
-        if descriptor == self.output:
-            self.log.add(data)
-        else:
-            self.pending += data
-        return bool(data)
-
-    def lines(self) -> list[Told]:
-        """Give the signs of life that have arrived; an answer among them is kept."""
-        *whole, self.pending = self.pending.split(b"\n")
-        told = []
+    def hear(self, data: bytes) -> list[Heard]:
+        """Take in what came from the child, and give its signs of life; an answer is kept."""
+        *whole, self.pending = (self.pending + data).split(b"\n")
+        heard = []
         for line in whole:
             try:
                 said = msgspec.json.decode(line, type=Told | Answered)
             except msgspec.DecodeError:  # someone else wrote on the descriptor: without an answer it is a crash
                 continue
             if isinstance(said, Told):
-                told.append(said)
+                heard.append(Heard(id=self.name, text=said.text))
                 self.deadline = time.monotonic() + self.timeout_s
             else:
                 self.answer = said
-        return told
+        return heard
+
+    def ended(self, exit_code: int) -> Ended:
+        """Say how it ended."""
+        return Ended(
+            id=self.name, answer=self.answer, exit_code=exit_code, silent=self.silent, log=self.log.text()
+        )
+
+
+def given_up(children: Iterable[Child]) -> list[Child]:
+    """Mark the children that have been silent for too long, and give those that were not marked before."""
+    now = time.monotonic()
+    late = [child for child in children if not child.silent and child.deadline <= now]
+    for child in late:
+        child.silent = True
+    return late
+
+
+class _Forked(Child):
+    """A child that is heard through two pipes: its answers, and what it prints."""
+
+    def __init__(self, name: int, *, result: int, output: int, timeout_s: float) -> None:
+        super().__init__(name, timeout_s=timeout_s)
+        self.result, self.output = result, output
+
+    def read(self, descriptor: int) -> list[Heard] | None:
+        """Take in what a pipe holds; None at its end."""
+        data = os.read(descriptor, _CHUNK)
+        if not data:
+            return None
+        if descriptor == self.output:
+            self.log.add(data)
+            return []
+        return self.hear(data)
 
 
 class ForkServer:
@@ -105,7 +131,7 @@ class ForkServer:
         settings = {**os.environ, **environ, "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=settings)
         theirs.close()
-        self._socket, self._children, self._count = ours, dict[int, _Child](), 0
+        self._socket, self._children, self._count = ours, dict[int, _Forked](), 0
         self._selector = selectors.DefaultSelector()
         self._selector.register(ours, selectors.EVENT_READ)
         ours.settimeout(_START_TIMEOUT_S)
@@ -119,7 +145,7 @@ class ForkServer:
         os.write(text, msgspec.json.encode(question))
         os.lseek(text, 0, os.SEEK_SET)
         (result, answers), (output, prints) = os.pipe(), os.pipe()
-        child = _Child(name=self._count, result=result, output=output, timeout_s=timeout_s)
+        child = _Forked(self._count, result=result, output=output, timeout_s=timeout_s)
         for descriptor in (result, output):
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, child)
@@ -140,11 +166,12 @@ class ForkServer:
             for key, _ in self._selector.select(self._patience_s()):
                 if key.data is None:
                     found.append(self._ended(self._receive()))
-                elif not key.data.read(key.fd):
+                elif (heard := key.data.read(key.fd)) is None:
                     self._selector.unregister(key.fd)
                 else:
-                    found += [Heard(id=key.data.name, text=told.text) for told in key.data.lines()]
-            self._kill_silent()
+                    found += heard
+            for child in given_up(self._children.values()):
+                self._socket.send(json.dumps({"kill": child.name}).encode())
         return found
 
     def close(self) -> None:
@@ -177,25 +204,16 @@ class ForkServer:
         deadlines = [child.deadline for child in self._children.values() if not child.silent]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _kill_silent(self) -> None:
-        for child in self._children.values():
-            if not child.silent and child.deadline <= time.monotonic():
-                child.silent = True
-                self._socket.send(json.dumps({"kill": child.name}).encode())
-
     def _ended(self, message: dict[str, int]) -> Ended:
         child = self._children.pop(message["id"])
         for descriptor in (child.result, child.output):
             with suppress(BlockingIOError):
-                while child.read(descriptor):
+                while child.read(descriptor) is not None:
                     pass
-        child.lines()
         self._forget(child)
-        return Ended(
-            id=child.name, answer=child.answer, exit_code=message["exit"], silent=child.silent, log=child.log.text()
-        )
+        return child.ended(message["exit"])
 
-    def _forget(self, child: _Child) -> None:
+    def _forget(self, child: _Forked) -> None:
         for descriptor in (child.result, child.output):
             with suppress(KeyError):
                 self._selector.unregister(descriptor)

@@ -1,9 +1,12 @@
 """Bounds that a child sets on itself, so that running out of memory is an exception here and not the machine's end."""
 
-import os
-import resource
 from contextlib import suppress
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _RESERVE_BYTES = 512 << 20
 
@@ -14,9 +17,12 @@ def bound_memory(allowed: int | None) -> None:
     Threads must have been started before, for their stacks count. Does nothing where Linux's /proc is missing.
     """
     spare = available_bytes() if allowed is None else allowed
-    if spare is None:
+    if spare is None or resource is None:
         return
-    limit = _proc_kib("/proc/self/status", "VmData") * 1024 + spare
+    try:
+        limit = _proc_kib("/proc/self/status", "VmData") * 1024 + spare
+    except OSError:
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 

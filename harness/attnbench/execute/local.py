@@ -1,6 +1,7 @@
 """Run jobs on this machine, each in a fresh process; timed jobs alone, training jobs side by side."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -13,6 +14,7 @@ from attnbench.execute import limits
 from attnbench.execute.children import Ended, ForkServer, Heard, ServerLost
 from attnbench.execute.events import Event, Finished, Progressed, Started
 from attnbench.execute.messages import Perform, Question
+from attnbench.execute.spawn import Spawner
 from attnbench.record import Allocator, Job, Outcome
 
 T = TypeVar("T")
@@ -27,6 +29,7 @@ _ALLOCATOR_SETTINGS: dict[Allocator, dict[str, str]] = {
     },
 }
 _ASK_TIMEOUT_S = 120.0
+FORKS = sys.platform == "linux"
 
 
 class _Running(Struct, frozen=True, kw_only=True):
@@ -40,11 +43,12 @@ class LocalExecutor:
     """Forks a child for each job from a server that has torch imported; each round has a server of its own.
 
     `slots` training jobs run at a time; `memory_bytes` bounds a CPU job (default: what the machine has to spare).
+    `spawn` starts a new interpreter for each job instead: where fork is unsafe, and slower by an import of torch.
     """
 
-    def __init__(self, *, slots: int = 1, memory_bytes: int | None = None) -> None:
-        self.slots, self.memory_bytes = slots, memory_bytes
-        self._server: ForkServer | None = None
+    def __init__(self, *, slots: int = 1, memory_bytes: int | None = None, spawn: bool = not FORKS) -> None:
+        self.slots, self.memory_bytes, self.spawn = slots, memory_bytes, spawn
+        self._server: ForkServer | Spawner | None = None
         self._server_key: tuple[int, Allocator] | None = None
         self._running: dict[int, _Running] = {}
 
@@ -110,9 +114,10 @@ class LocalExecutor:
         seconds = time.monotonic() - running.started
         return Finished(job=running.job, outcome=outcome, started_s=running.started_s, seconds=seconds)
 
-    def _serve(self, key: tuple[int, Allocator]) -> ForkServer:
+    def _serve(self, key: tuple[int, Allocator]) -> ForkServer | Spawner:
         self.close()
-        self._server, self._server_key = ForkServer(_ALLOCATOR_SETTINGS[key[1]]), key
+        kind = Spawner if self.spawn else ForkServer
+        self._server, self._server_key = kind(_ALLOCATOR_SETTINGS[key[1]]), key
         return self._server
 
 

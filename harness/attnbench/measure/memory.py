@@ -1,6 +1,7 @@
 """The memory probe: the peak above its inputs that one call of a mechanism takes, in a process of its own."""
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,11 +32,11 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         steady = peak_of(_next(workload))
     workload.judge()
     found = [
-        Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=_flags(first)),
+        Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=_flags(steady)),
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
-    if first.resident is not None:
-        found.append(Measurement(metric="memory_resident", unit="bytes", values=(first.resident,)))
+    if steady.resident is not None:
+        found.append(Measurement(metric="memory_resident", unit="bytes", values=(steady.resident,)))
     return Outcome(status="ok", measurements=tuple(found), backend=workload.backend)
 
 
@@ -75,14 +76,19 @@ def _cuda_peak(call: Call) -> Peak:
     )
 
 
-def _flags(first: Peak) -> tuple[str, ...]:
-    """Flag memory that the allocator did not see: numpy's, another thread's, a kernel's own."""
-    unseen = (first.resident or 0) - first.allocated
-    return ("unseen_memory",) if unseen > max(_GAP_LEAST_BYTES, _GAP_SHARE * first.allocated) else ()
+def _flags(steady: Peak) -> tuple[str, ...]:
+    """Flag memory that the allocator did not see: numpy's, another thread's, a kernel's own.
+
+    Of the steady state, for a first call also loads code.
+    """
+    unseen = (steady.resident or 0) - steady.allocated
+    return ("unseen_memory",) if unseen > max(_GAP_LEAST_BYTES, _GAP_SHARE * steady.allocated) else ()
 
 
 def _reset_resident_peak() -> int | None:
     """Set the resident peak back to what is resident now, and give that; None where Linux's /proc is missing."""
+    with contextlib.suppress(AttributeError):  # glibc's: what earlier calls freed goes back, or it would hide this one
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _resident_bytes("VmRSS")

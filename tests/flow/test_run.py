@@ -1,0 +1,255 @@
+"""`attnbench run`, end to end, in processes as a user starts them."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from helpers.command import SMALL, attnbench, command, environment
+
+PLUGINS = Path(__file__).parent.parent / "plugins"
+COLUMNS = (
+    "run variant options origin metric passes level task seq_q seq_k heads kv_heads head_dim batch dtype device causal "
+    "window status value low high unit samples rounds noise backend detail"
+).split()
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = (path for path in (folder / "results").iterdir() if path.is_dir())
+    return run
+
+
+def test_a_sweep_ends_with_the_table_and_the_path_of_its_results(tmp_path: Path) -> None:
+    done = attnbench("run", "--variants", "vanilla,flash,linear", *SMALL, "--metrics", "latency,memory", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("Latency", "vanilla", "flash", "linear", "memory", "harness floor"):
+        assert word in done.stdout
+    assert str(the_run(tmp_path).relative_to(tmp_path)) in done.stderr
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_path: Path) -> None:
+    done = attnbench("run", "--variants", "vanilla", *SMALL, "--metrics", "latency,agreement", "--json", cwd=tmp_path)
+    rows = json.loads(done.stdout)
+    assert {row["variant"] for row in rows} == {"vanilla", "empty"}
+    for row in rows:
+        assert list(row)[: len(COLUMNS)] == COLUMNS
+        assert row["status"] == "ok"
+        assert row["value"] is not None
+    shown = attnbench("show", "latest", "--format", "csv", cwd=tmp_path)
+    table = list(csv.DictReader(io.StringIO(shown.stdout)))
+    assert [row["variant"] for row in table] == [row["variant"] for row in rows]
+
+
+def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
+    words = ("--heads", "2,4", "--passes", "forward,forward-backward", "--metrics", "latency", "--json")
+    done = attnbench("run", "--variants", "vanilla,linear", *SMALL[:2], *SMALL[4:], *words, cwd=tmp_path)
+    rows = [row for row in json.loads(done.stdout) if row["metric"] == "latency" and row["variant"] != "empty"]
+    assert {(row["variant"], row["heads"], row["passes"]) for row in rows} == {
+        (variant, heads, passes)
+        for variant in ("vanilla", "linear")
+        for heads in (2, 4)
+        for passes in ("forward", "forward-backward")
+    }
+
+
+def test_accuracy_stands_in_the_same_run_with_the_shape_of_its_task(tmp_path: Path) -> None:
+    task = "mqar:steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
+    words = ("--metrics", "accuracy", "--tasks", task, "--json")
+    done = attnbench("run", "--variants", "flash,linformer", *SMALL, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout) if row["metric"] == "accuracy"]
+    assert {row["variant"]: row["status"] for row in rows} == {"flash": "ok", "linformer": "ok"}
+    assert all(row["task"].startswith("mqar:preset=tiny") and 0 <= row["value"] <= 1 for row in rows)
+
+
+def test_a_case_that_fails_is_a_row_with_its_reason_and_the_rest_is_measured(tmp_path: Path) -> None:
+    words = ("--variants", f"vanilla,{PLUGINS / 'faulty.py'}:Segfaults,linformer", "--causal", "--metrics", "latency")
+    done = attnbench("run", *words, *SMALL, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = {row["variant"]: row for row in json.loads(done.stdout)}
+    assert rows["vanilla"]["status"] == "ok"
+    assert rows["Segfaults"]["status"] == "crash"
+    assert "SIGSEGV" in rows["Segfaults"]["detail"]
+    assert rows["linformer"]["status"] == "unsupported"
+    assert rows["linformer"]["detail"]
+    assert attnbench("run", *words, *SMALL, "--strict", cwd=tmp_path).returncode == 1
+
+
+def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    words = ("--variants", "vanilla,./broken.py:Mine", "--metrics", "latency", "--json")
+    done = attnbench("run", *words, *SMALL, cwd=tmp_path)
+    rows = {row["variant"]: row for row in json.loads(done.stdout)}
+    assert rows["vanilla"]["status"] == "ok"
+    assert (rows["Mine"]["status"], "nothing_of_that_name" in rows["Mine"]["detail"]) == ("error", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "flag", "fix"),
+    [
+        (["--variants", "vanila"], "--variants", "'vanilla'"),
+        (["--variants", "linformer:kk=3"], "--variants", "k (int"),
+        (["--variants", "linformer:k=many"], "--variants", "k (int"),
+        (["--variants", "./missing.py:Mine"], "--variants", "./file.py:Name"),
+        (["--seq", ""], "--seq", "512..16384"),
+        (["--seq", "1024..512"], "--seq", "reversed"),
+        (["--seq", "0"], "--seq", "zero"),
+        (["--seq", "4294967296"], "--seq", "2^31"),
+        (["--heads", "8", "--kv-heads", "3"], "--kv-heads", "multiple"),
+        (["--dtype", "float8"], "--dtype", "float32"),
+        (["--device", "cuda:7"], "--device", "use --device"),
+        (["--device", "tpu"], "--device", "auto, cpu, cuda"),
+        (["--out", "/proc/nowhere"], "--out", "another folder"),
+        (["--suite", "standart"], "--suite", "'standard'"),
+        (["--tasks", "mqar:lenght=3", "--metrics", "accuracy"], "--tasks", "'length'"),
+        (["--batch", "1", "--tokens", "1024"], "--batch", "one of them"),
+        (["--refine"], "--refine", "later version"),
+        (["--level", "layer"], "--level", "later version"),
+        (["--executor", "ray"], "--executor", "later version"),
+        (["--metrics", "speed"], "--metrics", "latency"),
+        (["--profile", "fast"], "--profile", "default"),
+        (["--rounds", "0"], "--rounds", "1 or more"),
+        (["--retry-failed"], "--retry-failed", "--resume"),
+        (["--resume", "nothing"], "nothing", "there are none"),
+        (["--sequence", "512"], "--sequence", "No such option"),
+    ],
+)
+def test_wrong_input_ends_with_one_sentence_that_names_the_flag_and_nothing_is_written(
+    tmp_path: Path, words: list[str], flag: str, fix: str
+) -> None:
+    done = attnbench("run", *words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert flag in done.stderr
+    assert fix in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_plugins_of_one_name_are_refused_with_both_origins(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.py").write_text("def Mine(q, k, v):\n    return v\n")
+    done = attnbench("run", "--variants", "a/mine.py:Mine,b/mine.py:Mine", *SMALL, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a/mine.py" in done.stderr
+    assert "b/mine.py" in done.stderr
+
+
+PATIENT = """
+import pathlib, time, torch
+
+class First:
+    def __init__(self, case):
+        pass
+
+    def __call__(self, q, k, v):
+        while (pathlib.Path(__file__).parent / "hang").exists() and type(self) is Second:
+            time.sleep(0.1)
+        return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1) @ v
+
+class Second(First):
+    pass
+"""
+
+
+def start(tmp_path: Path) -> subprocess.Popen[str]:
+    """Start a run that hangs in its second case, and wait until its first one is done."""
+    (tmp_path / "mine.py").write_text(PATIENT)
+    (tmp_path / "hang").touch()
+    process = subprocess.Popen(
+        command("run", "--variants", "./mine.py:First,./mine.py:Second", "--metrics", "memory", *SMALL),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[1/2]"):
+            time.sleep(0.3)
+            return process
+    raise AssertionError("the run ended by itself")
+
+
+def resume(tmp_path: Path) -> dict[str, str]:
+    """Resume the one run there is, with nothing left to hang; give each variant's status."""
+    (tmp_path / "hang").unlink()
+    done = attnbench("run", "--resume", the_run(tmp_path).name, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return {row["variant"]: row["status"] for row in json.loads(done.stdout) if row["metric"] == "memory"}
+
+
+def servers() -> set[int]:
+    """List the fork servers that run."""
+    found = set()
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            if b"attnbench.execute.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(pid)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    process = start(tmp_path)
+    process.send_signal(number)
+    assert process.wait(timeout=10) == code
+    run = the_run(tmp_path)
+    assert process.stderr is not None
+    assert f"--resume {run.name}" in process.stderr.read()
+    checked = json.loads(attnbench("verify", run.name, "--json", cwd=tmp_path).stdout)
+    assert (checked["statuses"], checked["pending"]) == ({"ok": 1}, 1)
+    assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
+
+
+def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -> None:
+    before = servers()
+    process = start(tmp_path)
+    assert servers() - before
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 5
+    while servers() - before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not servers() - before
+    assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
+
+
+def test_an_edited_plugin_is_measured_again_on_resume(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=10)
+    (tmp_path / "mine.py").write_text(PATIENT + "# edited\n")
+    assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
+    checked = json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)
+    assert checked["statuses"] == {"ok": 2}
+    assert checked["orphans"] >= 1  # what the old source gave is kept, and no longer counted
+
+
+def test_a_resumed_run_takes_no_sweep_options(tmp_path: Path) -> None:
+    done = attnbench("run", "--resume", "latest", "--seq", "64", cwd=tmp_path)
+    assert (done.returncode, "--resume" in done.stderr) == (2, True)
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        ["bash", "-c", 'set -o pipefail; "$@" | head -n 1', "-", *command("list", "variants", "--details")],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    out, err = process.communicate(timeout=60)
+    assert (out, err, process.returncode) == ("empty\n", "", 0)
