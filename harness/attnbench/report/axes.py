@@ -1,0 +1,168 @@
+"""Where a block of a table shows each axis of the sweep: across the columns, in a column of labels, or once above it.
+
+Axes and their headings are the fields of Shape, Mask and Case, so a new axis needs nothing here.
+"""
+
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from msgspec import Meta, Struct
+
+from attnbench.case import Case, Mask, Option, Shape
+from attnbench.report.rows import Row
+from attnbench.report.text import canonical, plain, with_options
+
+Column = tuple[str, int]  # the task, empty where there is none, and the sequence length
+Value = bool | int | str | None
+VariantKey = tuple[str, str, str]
+Named = tuple[str, Mapping[str, Option]]
+
+_STRUCTS: tuple[type[Struct], ...] = (Shape, Mask, Case)
+_NOT_AXES = ("shape", "mask", "variant", "options", "passes", "seq_q")  # what names a block, a line or a column
+_SELF_EXPLAINING = ("dtype", "device")  # said without their heading, and also where they have their default
+_TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
+_MOST_LISTED = 8
+
+
+def _title(hint: object) -> str:
+    metas = [meta for meta in typing.get_args(hint)[1:] if isinstance(meta, Meta)]
+    return next((meta.title for meta in reversed(metas) if meta.title), "")
+
+
+TITLES = {
+    name: _title(hint)
+    for struct in _STRUCTS
+    for name, hint in typing.get_type_hints(struct, include_extras=True).items()
+}
+AXES = tuple(
+    field.name for struct in _STRUCTS for field in msgspec.structs.fields(struct) if field.name not in _NOT_AXES
+)
+_DEFAULTS = {field.name: field.default for struct in _STRUCTS for field in msgspec.structs.fields(struct)}
+
+
+class Layout(Struct, frozen=True, kw_only=True):
+    """How a block's axes are laid out: `labels` are the axes that get a column of labels, `context` the rest."""
+
+    columns: tuple[Column, ...]
+    labels: tuple[str, ...]
+    context: str
+
+
+def column_of(row: Row) -> Column:
+    """Say in which column a row stands: by its keys when decoding, else by its queries; a task is part of it."""
+    return row.task, row.seq_k if row.passes == "decode" else row.seq_q
+
+
+def column_heading(row: Row) -> str:
+    """Name the axis that runs across the columns."""
+    return "task (seq)" if row.task else TITLES["seq_k" if row.passes == "decode" else "seq_q"]
+
+
+def layout(rows: Sequence[Row]) -> Layout:
+    """Sort the axes of a block's rows by what they do there.
+
+    An axis that varies gets a column of labels, unless the column determines it (as the batch in a sweep of constant
+    tokens): then, as one that does not vary, it is said in the context.
+    """
+    by_column: dict[Column, list[Row]] = {column: [] for column in _columns(rows)}
+    for row in rows:
+        by_column[column_of(row)].append(row)
+    labels, context = [], []
+    for axis in AXES:
+        if axis == "seq_k" and rows[0].passes == "decode":
+            continue
+        if len(values := _values(axis, rows)) == 1:
+            context.append(_constant(axis, *values))
+        elif all(len(_values(axis, within)) == 1 for within in by_column.values()):
+            context.append(_across(axis, [axis_text(getattr(within[0], axis)) for within in by_column.values()]))
+        else:
+            labels.append(axis)
+    return Layout(columns=tuple(by_column), labels=tuple(labels), context=", ".join(filter(None, context)))
+
+
+def axis_text(value: Value) -> str:
+    """Write an axis's value for a column of labels."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else plain(str(value))
+
+
+def variant_labels(rows: Iterable[Row]) -> dict[VariantKey, str]:
+    """Name variants apart: by the options in which namesakes differ, and by their origin where that is all.
+
+    The key is that of `variant_key`.
+    """
+    known = {variant_key(row): row for row in rows}
+    names = _labels((row.variant, row.options) for row in known.values())
+    labels = {key: names[key[0], key[1]] for key in known}
+    return {
+        key: f"{label} ({plain(known[key].origin)})" if list(labels.values()).count(label) > 1 else label
+        for key, label in labels.items()
+    }
+
+
+def variant_key(row: Row) -> VariantKey:
+    """Give what tells one variant from another: name, options and origin."""
+    return row.variant, canonical(row.options), row.origin
+
+
+def column_labels(rows: Iterable[Row], columns: Iterable[Column]) -> tuple[str, ...]:
+    """Head the columns: with the length, and before it the task with the options in which namesakes differ."""
+    tasks = {row.task: _task(row) for row in rows}
+    names = _labels(tasks.values())
+    keys = {task: (name, canonical(options)) for task, (name, options) in tasks.items()}
+    return tuple(f"{names[keys[task]]} ({length})" if task else str(length) for task, length in columns)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+    found = dict.fromkeys(column_of(row) for row in rows)
+    tasks = list(dict.fromkeys(_task(row)[0] for row in rows))
+    first = {row.task: tasks.index(_task(row)[0]) for row in rows}
+    return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
+
+
+def _task(row: Row) -> Named:
+    """Split a task from its options, less those that only repeat the length."""
+    options = with_options("", row.task_options, keys=row.task_options)
+    return row.task.removesuffix(options), {key: each for key, each in row.task_options.items() if each != row.seq_q}
+
+
+def _labels(named: Iterable[Named]) -> dict[tuple[str, str], str]:
+    """Label each name with the options in which its namesakes differ; the key is the name and its options as JSON."""
+    namesakes: dict[str, dict[str, Mapping[str, Option]]] = {}
+    for name, options in named:
+        namesakes.setdefault(name, {})[canonical(options)] = options
+    return {
+        (name, key): plain(with_options(name, options, keys=_differing(list(known.values()))))
+        for name, known in namesakes.items()
+        for key, options in known.items()
+    }
+
+
+def _differing(several: list[Mapping[str, Option]]) -> list[str]:
+    keys = dict.fromkeys(key for options in several for key in options)
+    return [
+        key
+        for key in keys
+        if len({canonical({key: options[key]} if key in options else {}) for options in several}) > 1
+    ]
+
+
+def _values(axis: str, rows: Iterable[Row]) -> set[object]:
+    """Collect an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
+    twin = _TWINS.get(axis, axis)
+    return {None if twin != axis and getattr(row, axis) == getattr(row, twin) else getattr(row, axis) for row in rows}
+
+
+def _constant(axis: str, value: object) -> str:
+    if axis in _SELF_EXPLAINING:
+        return plain(str(value))
+    if value == _DEFAULTS[axis] or value is None:
+        return ""
+    return TITLES[axis] if value is True else f"{TITLES[axis]} {value}"
+
+
+def _across(axis: str, values: list[str]) -> str:
+    listed = values if len(values) <= _MOST_LISTED else [values[0], "...", values[-1]]
+    return f"{TITLES[axis]} {'/'.join(listed)}"

@@ -1,0 +1,33 @@
+"""Rows as CSV (RFC 4180) that a spreadsheet can open without running a cell."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from attnbench.report.flat import COLUMNS, Cell, flat
+from attnbench.report.rows import Row
+from attnbench.report.text import plain
+
+_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Write rows under a heading; null is an empty cell, and what does not print is written as an escape.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it; numbers stay numbers.
+    """
+    target = io.StringIO()
+    writer = csv.writer(target)
+    writer.writerow(COLUMNS)
+    writer.writerows([_written(cell) for cell in flat(row)] for row in rows)
+    return target.getvalue()
+
+
+def _written(cell: Cell) -> Cell:
+    match cell:
+        case bool():
+            return str(cell).lower()
+        case str():
+            return f"'{plain(cell)}" if cell.startswith(_FORMULA) else plain(cell)
+        case _:
+            return cell

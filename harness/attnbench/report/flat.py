@@ -1,0 +1,34 @@
+"""A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
+
+import typing
+from typing import Literal
+
+from attnbench.report.rows import Row
+from attnbench.report.text import canonical
+
+Cell = bool | int | float | str | None
+Kind = Literal["int", "float", "bool", "text", "category"]
+
+_KINDS: dict[object, Kind] = {int: "int", float: "float", bool: "bool"}
+_CATEGORIES = ("metric", "unit", "device")  # text of which a run has few
+
+
+def _kind(name: str, hint: object) -> Kind:
+    if name in _CATEGORIES or typing.get_origin(hint) is Literal:
+        return "category"
+    choices = [choice for choice in typing.get_args(hint) or (hint,) if choice is not type(None)]
+    return _KINDS.get(choices[0], "text") if len(choices) == 1 else "text"
+
+
+COLUMNS: dict[str, Kind] = {name: _kind(name, hint) for name, hint in typing.get_type_hints(Row).items()}
+
+
+def flat(row: Row) -> list[Cell]:
+    """Give a row's cells in the order of COLUMNS: options and facts as JSON text, flags joined by spaces."""
+    return [_cell(getattr(row, name)) for name in COLUMNS]
+
+
+def _cell(value: Cell | dict[str, Cell] | tuple[str, ...]) -> Cell:
+    if isinstance(value, dict):
+        return canonical(value)
+    return " ".join(value) if isinstance(value, tuple) else value

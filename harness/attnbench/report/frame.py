@@ -1,0 +1,45 @@
+"""Rows as a pandas DataFrame with a type for every column, and as Parquet."""
+
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from attnbench.errors import UsageError
+from attnbench.report.flat import COLUMNS, Kind, flat
+from attnbench.report.rows import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_DTYPES: dict[Kind, str] = {
+    "int": "Int64",
+    "float": "Float64",
+    "bool": "boolean",
+    "text": "string",
+    "category": "category",
+}
+
+
+def frame(rows: Sequence[Row]) -> "pd.DataFrame":
+    """Give rows as a DataFrame; numbers and booleans may be null (Int64, Float64, boolean), names are categories.
+
+    `options`, `task_options` and `facts` are JSON text, `flags` are joined by spaces.
+    """
+    import pandas as pd
+
+    lines = [flat(row) for row in rows]
+    columns = {
+        name: pd.Series([line[place] for line in lines], dtype=_DTYPES[kind])
+        for place, (name, kind) in enumerate(COLUMNS.items())
+    }
+    return pd.DataFrame(columns)
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """Write rows as a Parquet file. Raises UsageError where pyarrow is not installed."""
+    if find_spec("pyarrow") is None:
+        raise UsageError("--format parquet: pyarrow is not installed; run pip install 'attnbench[parquet]'")
+    target = io.BytesIO()
+    frame(rows).to_parquet(target, index=False)
+    return target.getvalue()

@@ -1,0 +1,18 @@
+"""Rows as JSON: what `--json` prints, one array of one object per row."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from attnbench.report.rows import Row
+
+
+def as_dicts(rows: Sequence[Row]) -> list[dict[str, object]]:
+    """Give rows as dictionaries in the fields' order; `options` is one itself."""
+    return [msgspec.structs.asdict(row) for row in rows]
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """Write rows as one JSON array, a row a line."""
+    lines = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
+    return f"[\n{lines}\n]\n" if lines else "[]\n"

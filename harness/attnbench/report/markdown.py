@@ -1,0 +1,46 @@
+"""Blocks as Markdown (GitHub's tables): a heading, a table and its notes for each."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from attnbench.report.legend import legend
+from attnbench.report.table import Block, Cell
+
+_SIGN = "\N{PLUS-MINUS SIGN}"
+_SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """Write blocks as Markdown; names are escaped so that none of them is markup."""
+    return "\n\n".join("\n".join(_block(block)) for block in blocks) + "\n" * bool(blocks)
+
+
+def _block(block: Block) -> Iterator[str]:
+    yield f"### {_escaped(block.title)}\n"
+    if block.context:
+        yield f"{_escaped(block.context)}\n"
+    yield _row(map(_escaped, (*block.axes, f"variant / {block.across}", *block.columns)))
+    yield _row([":--"] * (len(block.axes) + 1) + ["--:"] * len(block.columns))
+    for group in block.groups:
+        labels = [_escaped(label) for label in group.labels]
+        yield from (_row([*labels, _escaped(line.name), *map(_cell, line.cells)]) for line in group.lines)
+    floor = [f"harness floor: {block.floor}"] if block.floor else []
+    marks = legend([block], best="bold:", replicates=[block.replicates]).replace("+-", _SIGN)
+    notes = [f"- {_escaped(note)}" for note in (*floor, *block.notes, marks) if note]
+    if notes:
+        yield "\n" + "\n".join(notes)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    number = f"**{cell.text}**" if cell.best else cell.text
+    margin = f"{_SIGN}{cell.margin}" if cell.margin else ""
+    return " ".join(filter(None, (number, margin, _escaped(cell.mark))))
+
+
+def _escaped(text: str) -> str:
+    entities = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(r"\\\1", entities)

@@ -1,0 +1,65 @@
+"""What stands under a block: why cells hold no number, what was flagged, and which kernel ran."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from attnbench.report.axes import Column, VariantKey, column_of, variant_key
+from attnbench.report.rows import PENDING, Row
+from attnbench.report.text import plain
+
+_FLAGS = {
+    "once": "measured once, as a single call exceeds the cap",
+    "few_samples": "few samples, cut short by the cap",
+    "measured_again": "measured again as code or protocol changed, the last is shown",
+}
+_LONGEST_REASON = 300
+
+Names = Mapping[VariantKey, str]
+
+
+def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -> tuple[str, ...]:
+    """Give each reason once, with the variants that it concerns, and the columns where it is not all of a variant's."""
+    told: dict[tuple[str, str], dict[str, list[str]]] = {}
+    asked: dict[str, set[str]] = {}
+    for row in rows:
+        name, column = names[variant_key(row)], columns[column_of(row)]
+        asked.setdefault(name, set()).add(column)
+        for kind, reason in _remarks(row):
+            told.setdefault((name, kind), {}).setdefault(reason, []).append(column)
+    lines: dict[str, list[str]] = {}
+    for (name, kind), reasons in told.items():
+        where = dict.fromkeys(column for places in reasons.values() for column in places)
+        whom = name if asked[name] == where.keys() else f"{name} at {', '.join(where)}"
+        lines.setdefault(_sentence(kind, list(reasons)), []).append(whom)
+    return (*(f"{', '.join(whom)}: {reason}" for reason, whom in lines.items()), *_kernels(rows, names))
+
+
+def _remarks(row: Row) -> list[tuple[str, str]]:
+    """Say of what kind a row's trouble is, and its reason; a pending row's word says it all."""
+    remarks = []
+    if row.detail and row.detail != PENDING:
+        remarks.append(("" if row.status == "ok" else row.status.replace("_", " "), _short(row.detail)))
+    if row.value is not None:
+        remarks += [(_FLAGS.get(flag, f"flagged {plain(flag.replace('_', ' '))}"), "") for flag in row.flags]
+    return remarks
+
+
+def _sentence(kind: str, reasons: list[str]) -> str:
+    """Join a kind of trouble with the first of its reasons, which often differ by no more than a number."""
+    others = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
+    return f"{': '.join(filter(None, (kind, reasons[0])))}{others}"
+
+
+def _kernels(rows: Sequence[Row], names: Names) -> Iterator[str]:
+    """Name the kernels that really ran, where they tell more than the variant's name."""
+    ran: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.value is not None and row.backend not in ("", row.variant):
+            ran.setdefault(names[variant_key(row)], {})[_short(row.backend)] = None
+    if ran:
+        told = (f"{name} = {' and '.join(backends)}" for name, backends in ran.items())
+        yield f"kernels: {', '.join(told)}"
+
+
+def _short(detail: str) -> str:
+    line = plain(" ".join(detail.split()))
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."

@@ -1,0 +1,241 @@
+"""Rows as blocks of a table, whatever will draw them: titles, labels, numbers in one unit, words where there are none.
+
+A block is one metric of one pass: a line for each variant, a column for each sequence length.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import median
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.report.axes import (
+    AXES,
+    TITLES,
+    Column,
+    Layout,
+    Value,
+    VariantKey,
+    axis_text,
+    column_heading,
+    column_labels,
+    column_of,
+    layout,
+    variant_key,
+    variant_labels,
+)
+from attnbench.report.notes import Names, notes
+from attnbench.report.rows import PENDING, Row
+from attnbench.report.text import plain
+from attnbench.units import Scale, digits, scale_for
+
+FLOOR = "empty"
+_MARKS = {"noisy": "~", "unusable": "!"}
+_WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
+_TITLES = {
+    "memory": "peak memory above the inputs",
+    "approximation_error": "approximation error against exact attention",
+    "numerical_error": "numerical error against itself in float64",
+}
+_RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
+_PERCENT_WITH_DECIMAL = 10
+
+
+class Cell(Struct, frozen=True, kw_only=True):
+    """A number, a status word, or nothing where the sweep has no such cell."""
+
+    text: str = ""
+    number: bool = False
+    margin: str = ""  # half of the 95% interval: a share where there is a unit, else in the value's own terms
+    mark: str = ""  # noise
+    best: bool = False
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A variant under one set of the other axes."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+class Group(Struct, frozen=True, kw_only=True):
+    """Lines that may be compared with each other: all axes but the variant agree."""
+
+    labels: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+class Block(Struct, frozen=True, kw_only=True):
+    """A table of one metric: `axes` head the groups' labels, `across` names what the columns are."""
+
+    title: str
+    context: str
+    axes: tuple[str, ...]
+    across: str
+    columns: tuple[str, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+    floor: str = ""
+    replicates: str = ""  # over what the intervals were taken: "5 rounds", "3 seeds"
+
+    @property
+    def cells(self) -> Iterable[Cell]:
+        """All cells, line by line."""
+        return (cell for group in self.groups for line in group.lines for cell in line.cells)
+
+
+def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
+    """Arrange rows in blocks: of the metrics asked for, else of each probe's primary one.
+
+    A failed question has a row under its probe's primary metric alone; it stands in each block of its probe and task.
+    """
+    names = variant_labels(rows)
+    several = len({row.run for row in rows}) > 1
+    measured = _measured(rows, metrics)
+    chosen: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        for metric in _metrics_of(row, metrics, measured):
+            chosen.setdefault((row.run if several else "", metric, row.passes), []).append(row)
+    return [_block(_title(metric, run), _latest(group), names) for (run, metric, _), group in chosen.items()]
+
+
+def _wanted(row: Row, metrics: Collection[str] | None) -> bool:
+    return row.primary if metrics is None else row.metric in metrics
+
+
+def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tuple[str, str], dict[str, None]]:
+    """Find which of the metrics asked for each probe and task has figures of."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if row.samples and _wanted(row, metrics):
+            found.setdefault((row.probe, row.task), {})[row.metric] = None
+    return found
+
+
+def _metrics_of(
+    row: Row, metrics: Collection[str] | None, measured: dict[tuple[str, str], dict[str, None]]
+) -> Iterable[str]:
+    if row.samples == 0 and (row.probe, row.task) in measured:
+        return measured[row.probe, row.task]
+    return (row.metric,) if _wanted(row, metrics) else ()
+
+
+def _latest(rows: Iterable[Row]) -> list[Row]:
+    """Keep one row a cell: where code or protocol changed within a run, the one measured last, flagged."""
+    latest: dict[object, Row] = {}
+    for row in rows:
+        cell = (variant_key(row), column_of(row), *(getattr(row, axis) for axis in AXES))
+        flags = (*row.flags, "measured_again") if cell in latest else row.flags
+        latest[cell] = msgspec.structs.replace(row, flags=flags)
+    return list(latest.values())
+
+
+def _block(title: str, rows: list[Row], names: Names) -> Block:
+    shown = [row for row in rows if row.variant != FLOOR] or rows
+    axes, scale = layout(shown), _scale(shown)
+    headings = column_labels(shown, axes.columns)
+    pass_of = f", {shown[0].passes}" if shown[0].passes else ""
+    return Block(
+        title=f"{title}{pass_of}{f' ({scale.name})' if scale.name else ''}",
+        context=axes.context,
+        axes=tuple(TITLES[axis] for axis in axes.labels),
+        across=column_heading(shown[0]),
+        columns=headings,
+        groups=_groups(shown, axes, names, scale),
+        notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
+        floor=_floor(rows) if shown is not rows else "",
+        replicates=_replicates(shown),
+    )
+
+
+def _title(metric: str, run: str) -> str:
+    name = _TITLES.get(metric, plain(metric.replace("_", " ")))
+    return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
+
+
+def _scale(rows: Iterable[Row]) -> Scale:
+    """Choose the block's unit so that neither its smallest nor its largest number needs an exponent."""
+    known = [row for row in rows if row.value is not None]
+    if not known:
+        return Scale("", 1.0)
+    sizes = [abs(row.value) for row in known if row.value]
+    least = max(sizes, default=0) / _RANGE
+    return scale_for(known[0].unit, [max(size, least) for size in sizes])
+
+
+def _floor(rows: Iterable[Row]) -> str:
+    values = [row.value for row in rows if row.variant == FLOOR and row.probe == "latency" and row.value is not None]
+    if not values:
+        return ""
+    scale = scale_for("s", values)
+    return f"{digits(median(values) / scale.size)} {scale.name}"
+
+
+def _replicates(rows: Iterable[Row]) -> str:
+    known = [row for row in rows if row.low is not None]
+    if not known:
+        return ""
+    counts = sorted({row.samples if row.probe == "accuracy" else row.rounds for row in known})
+    span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{span} {'seeds' if known[0].probe == 'accuracy' else 'rounds'}"
+
+
+def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tuple[Group, ...]:
+    grouped: dict[tuple[Value, ...], dict[VariantKey, dict[Column, Row]]] = {}
+    for row in rows:
+        values = tuple(getattr(row, axis) for axis in axes.labels)
+        grouped.setdefault(values, {}).setdefault(variant_key(row), {})[column_of(row)] = row
+    return tuple(
+        Group(labels=tuple(map(axis_text, values)), lines=_lines(grouped[values], names, axes.columns, scale))
+        for values in sorted(grouped, key=lambda values: [(value is not None, value) for value in values])
+    )
+
+
+def _lines(
+    lines: Mapping[VariantKey, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
+) -> tuple[Line, ...]:
+    best = {column: _best(line[column] for line in lines.values() if column in line) for column in columns}
+    return tuple(
+        Line(
+            name=names[variant],
+            cells=tuple(_cell(line[column], scale, best[column]) if column in line else Cell() for column in columns),
+        )
+        for variant, line in lines.items()
+    )
+
+
+def _best(rows: Iterable[Row]) -> float | None:
+    """Find the best value of several; none for agreement, where the least rounding is no merit."""
+    known = [row for row in rows if row.value is not None and row.probe != "agreement"]
+    if len(known) < 2:  # noqa: PLR2004 - the only one is not the best
+        return None
+    values = [row.value for row in known if row.value is not None]
+    return max(values) if known[0].higher_is_better else min(values)
+
+
+def _cell(row: Row, scale: Scale, best: float | None) -> Cell:
+    if row.value is None:
+        return Cell(text=_word(row))
+    return Cell(
+        text=digits(row.value / scale.size),
+        number=True,
+        margin=_margin(row),
+        mark=_MARKS.get(row.noise, ""),
+        best=row.value == best,
+    )
+
+
+def _word(row: Row) -> str:
+    if row.detail == PENDING:
+        return "pending"
+    return "no value" if row.status == "ok" else _WORDS.get(row.status, row.status)
+
+
+def _margin(row: Row) -> str:
+    if row.value is None or row.low is None or row.high is None or row.low == row.high:
+        return ""
+    half = max(row.high - row.value, row.value - row.low)
+    if row.unit == "1" or not row.value:
+        return digits(half) if row.unit == "1" else ""
+    percent = max(100 * half / abs(row.value), 0.1)
+    return f"{percent:.{int(percent < _PERCENT_WITH_DECIMAL)}f}%"

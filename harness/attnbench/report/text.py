@@ -1,0 +1,30 @@
+"""Words in tables: names and reasons made safe to print anywhere, and values and options as a person reads them."""
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from attnbench.case import Option
+
+
+def plain(text: str) -> str:
+    r"""Show what does not print (escape codes, NUL, line ends, direction marks) as written: \x1b, \n, \u202e."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def canonical(options: Mapping[str, Option]) -> str:
+    """Write options as JSON with sorted keys: equal options give equal text."""
+    return msgspec.json.encode(options, order="deterministic").decode()
+
+
+def option_text(value: Option) -> str:
+    """Write an option as it is typed on the command line."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def with_options(name: str, options: Mapping[str, Option], *, keys: Iterable[str]) -> str:
+    """Write a name with those of its options that are listed, as `mqar:length=64,pairs=8`."""
+    given = ",".join(f"{key}={option_text(options[key])}" for key in keys if key in options)
+    return f"{name}:{given}" if given else name

@@ -1,0 +1,158 @@
+"""Statistics of replicated measurements: pure functions from raw values to a figure and how sure it is.
+
+The replicate is the process, of which a round has one for each case: samples of one process share its memory layout
+and its moment, so that their number says nothing about the next process.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from statistics import median
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+Noise = Literal["", "clean", "noisy", "unusable"]
+FloatArray = NDArray[np.float64]
+
+CLEAN = 0.02
+NOISY = 0.10
+FEWEST_REPLICATES = 3
+_CONFIDENCE = 0.95
+_MILD, _SEVERE = 1.5, 3.0
+_IQR_OF_NORMAL = 1.3489795003921634  # interquartile range of a normal distribution in standard deviations
+_LARGEST_LOG = math.log(np.finfo(np.float64).max)
+
+
+class Estimate(Struct, frozen=True):
+    """A figure with its 95% interval; the interval is null where the replicates are too few to give one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Quantiles(Struct, frozen=True):
+    """Where the samples of a process lie, interpolated linearly between neighbours as numpy.quantile does."""
+
+    count: int
+    min: float
+    p05: float
+    p25: float
+    median: float
+    p75: float
+    p95: float
+
+    @property
+    def iqr(self) -> float:
+        """The width of the middle half."""
+        return self.p75 - self.p25
+
+
+def quantiles(samples: FloatArray) -> Quantiles:
+    """Describe at least one sample by its quantiles."""
+    ordered = np.sort(samples)
+    return Quantiles(ordered.size, *(_quantile(ordered, share) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95)))
+
+
+def median_of_processes(medians: Sequence[float]) -> Estimate:
+    """Give the median of the process medians, with a 95% interval by Student's t on their logarithms.
+
+    The interval is null below 3 processes (a bootstrap of 3 covers 76%, not 95), and where a value that is zero or
+    negative has no logarithm. Identical values have an interval of no width. Where the medians fall into two camps the
+    interval, which is centred on their geometric mean, is widened to hold the median.
+    """
+    value = median(medians)
+    if len(medians) < FEWEST_REPLICATES:
+        return Estimate(value)
+    if min(medians) == max(medians):
+        return Estimate(value, value, value)
+    if min(medians) <= 0:
+        return Estimate(value)
+    centre, half = _t_interval([math.log(each) for each in medians])
+    if centre + half > _LARGEST_LOG:
+        return Estimate(value)
+    return Estimate(value, min(value, math.exp(centre - half)), max(value, math.exp(centre + half)))
+
+
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Give the plain mean with a 95% interval by Student's t; null below 3 seeds.
+
+    The interval of a bounded score may reach past its bound: it says how far the mean is known, no more.
+    """
+    if len(values) < FEWEST_REPLICATES:
+        return Estimate(_mean(values))
+    if min(values) == max(values):
+        return Estimate(values[0], values[0], values[0])
+    centre, half = _t_interval(values)
+    return Estimate(centre, centre - half, centre + half)
+
+
+def tukey_labels(samples: FloatArray, middle: Quantiles) -> NDArray[np.int8]:
+    """Label the samples of a process: 0 inside, 1 a mild outlier (over 1.5 IQR outside the quartiles), 2 severe (3)."""
+    outside = np.maximum(middle.p25 - samples, samples - middle.p75)
+    mild, severe = outside > _MILD * middle.iqr, outside > _SEVERE * middle.iqr
+    return mild.astype(np.int8) + severe.astype(np.int8)
+
+
+def relative_spread(processes: Sequence[Quantiles]) -> float | None:
+    """Say how far a repetition would land, as a share of the figure: a standard deviation over the median.
+
+    With two or more processes it is the sample standard deviation of their medians. With one it is that of a normal
+    distribution with the samples' IQR (a single slow sample must not decide), which cannot see what differs between
+    processes and so flatters. Null for a single sample, and around zero.
+    """
+    medians = [process.median for process in processes]
+    if len(processes) > 1:
+        deviation = _deviation(medians)
+    elif processes[0].count > 1:
+        deviation = processes[0].iqr / _IQR_OF_NORMAL
+    else:
+        return None
+    centre = abs(median(medians))
+    if deviation == 0:
+        return 0.0
+    return deviation / centre if centre else None
+
+
+def noise_verdict(spread: float | None) -> Noise:
+    """Judge a relative spread: clean up to 2%, noisy up to 10%, unusable above, empty where there is none."""
+    if spread is None:
+        return ""
+    if spread <= CLEAN:
+        return "clean"
+    return "noisy" if spread <= NOISY else "unusable"
+
+
+def _t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Give the mean and the half-width of its 95% interval."""
+    error = _deviation(values) / math.sqrt(len(values))
+    return _mean(values), _t_factor(len(values) - 1) * error
+
+
+@cache
+def _t_factor(degrees: int) -> float:
+    from scipy.special import stdtrit  # here, because it costs 0.2 s
+
+    return float(stdtrit(degrees, (1 + _CONFIDENCE) / 2))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Give the sample standard deviation of at least two values."""
+    centre = _mean(values)
+    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def _quantile(ordered: FloatArray, share: float) -> float:
+    place = share * (ordered.size - 1)
+    below = int(place)
+    low = float(ordered[below])
+    if place == below:
+        return low
+    return low + (float(ordered[below + 1]) - low) * (place - below)

@@ -1,0 +1,134 @@
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+
+import msgspec
+import pandas as pd
+import pytest
+
+from attnbench.errors import UsageError
+from attnbench.report import frame as frame_module
+from attnbench.report.csv import to_csv
+from attnbench.report.flat import COLUMNS
+from attnbench.report.frame import frame, to_parquet
+from attnbench.report.json import as_dicts, to_json
+from attnbench.report.rows import Row, rows
+from unit.report.golden import check
+from unit.report.planted import job, record, value
+from unit.report.scenarios import SCENARIOS
+
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def planted(name):
+    return rows(*SCENARIOS[name]())
+
+
+def named(name):
+    return rows([record(job(name), value(-(10**9)))])
+
+
+def test_json_is_one_array_with_an_object_for_every_row():
+    found = planted("once")
+    told = json.loads(to_json(found))
+    assert [list(each) for each in told] == [list(Row.__struct_fields__)] * len(found)
+    assert told[0]["value"] == found[0].value
+    assert told[0]["options"] == {}
+    assert [each["flags"] for each in told[:2]] == [["once"], ["once"]]
+
+
+def test_json_reads_back_as_the_same_rows():
+    found = planted("complete")
+    assert msgspec.json.decode(to_json(found), type=list[Row]) == found
+
+
+def test_no_rows_are_an_empty_array_and_a_table_of_headings():
+    assert json.loads(to_json([])) == []
+    assert to_csv([]) == ",".join(COLUMNS) + "\r\n"
+    assert list(frame([]).columns) == list(Row.__struct_fields__)
+
+
+def test_json_has_null_for_what_is_not_finite():
+    told = json.loads(to_json(rows([record(job(), value(math.nan))])))
+    assert told[0]["value"] is None
+
+
+def test_dictionaries_have_the_fields_in_order():
+    (row, *_) = as_dicts(planted("options"))
+    assert list(row) == list(Row.__struct_fields__)
+    assert row["options"] == {"rounds": 2, "bucket": 64, "tied": True}
+
+
+@pytest.mark.parametrize("name", ["statuses", "hostile", "accuracy"])
+def test_csv_is_as_it_was_found_good(name):
+    check(f"{name}.csv", to_csv(planted(name)))
+
+
+@pytest.mark.parametrize("sign", FORMULA_SIGNS)
+def test_text_that_a_spreadsheet_would_run_has_an_apostrophe_before_it(sign):
+    (line,) = csv.DictReader(io.StringIO(to_csv(named(f"{sign}cmd|' /C calc'!A0"))))
+    assert line["variant"].startswith("'")
+    words = [name for name, kind in COLUMNS.items() if kind in ("text", "category")]
+    assert not any(line[name].startswith(FORMULA_SIGNS) for name in words)
+
+
+def test_negative_numbers_stay_numbers_in_csv():
+    (line,) = csv.DictReader(io.StringIO(to_csv(named("vanilla"))))
+    assert line["value"] == "-1.0"
+
+
+def test_csv_has_one_line_a_row_ended_as_the_standard_says_and_nothing_unprintable():
+    found = planted("hostile")
+    text = to_csv(found)
+    lines = text.split("\r\n")
+    assert len(lines) == len(found) + 2
+    assert all(line.isprintable() for line in lines)
+
+
+def test_csv_reads_back_with_the_same_numbers():
+    found = planted("complete")
+    read = pd.read_csv(io.StringIO(to_csv(found)))
+    assert read["value"].isna().tolist() == [row.value is None for row in found]
+    assert read["value"].dropna().tolist() == [row.value for row in found if row.value is not None]
+    assert read["causal"].tolist() == [row.causal for row in found]
+
+
+def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
+    types = {name: str(each) for name, each in frame(planted("statuses")).dtypes.items()}
+    assert list(types) == list(Row.__struct_fields__)
+    assert types["window"] == types["seq_q"] == "Int64"
+    assert types["value"] == types["low"] == "Float64"
+    assert types["causal"] == "boolean"
+    assert {types[name] for name in ("metric", "passes", "dtype", "device", "status", "unit", "noise")} == {"category"}
+    assert {types[name] for name in ("variant", "options", "origin", "task", "detail")} == {"string"}
+
+
+def test_a_frame_keeps_options_as_canonical_json():
+    found = frame(planted("options"))
+    assert found["options"][0] == '{"bucket":64,"rounds":2,"tied":true}'
+
+
+def test_parquet_reads_back_as_the_same_frame():
+    found = frame(planted("hostile"))
+    read = pd.read_parquet(io.BytesIO(to_parquet(planted("hostile"))))
+    pd.testing.assert_frame_equal(read, found, check_categorical=False)
+
+
+def test_parquet_without_pyarrow_names_the_extra(monkeypatch):
+    monkeypatch.setattr(frame_module, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"attnbench\[parquet\]"):
+        to_parquet([])
+
+
+def test_importing_every_renderer_costs_no_pandas_scipy_or_torch():
+    program = """
+import sys
+import attnbench.report.csv, attnbench.report.frame, attnbench.report.json, attnbench.report.latex
+import attnbench.report.markdown, attnbench.report.terminal
+print(*sorted({"pandas", "pyarrow", "scipy", "torch"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,285 @@
+import math
+import time
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnbench.case import Case, Mask, Shape
+from attnbench.record import Measurement, Origin
+from attnbench.report.rows import PENDING, Row, rows
+from unit.report.planted import accuracies, failed, job, record, value
+from unit.report.scenarios import SCENARIOS
+
+PROMISED = [
+    "run",
+    "variant",
+    "options",
+    "origin",
+    "metric",
+    "passes",
+    "level",
+    "task",
+    "seq_q",
+    "seq_k",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "batch",
+    "dtype",
+    "device",
+    "causal",
+    "window",
+    "status",
+    "value",
+    "low",
+    "high",
+    "unit",
+    "samples",
+    "rounds",
+    "noise",
+    "backend",
+    "detail",
+]
+
+
+def only(records, planned=()):
+    (row,) = rows(records, planned)
+    return row
+
+
+def latency(number, seconds, **changes):
+    return record(job(round=number, **changes), value(round(seconds * 1e9)))
+
+
+def test_the_promised_columns_come_first_in_the_promised_order():
+    assert list(Row.__struct_fields__[: len(PROMISED)]) == PROMISED
+
+
+@pytest.mark.parametrize("struct", [Shape, Mask, Case])
+def test_every_field_of_a_case_is_a_column(struct):
+    assert set(struct.__struct_fields__) - {"shape", "mask"} <= set(Row.__struct_fields__)
+
+
+def test_every_field_of_a_case_reaches_its_own_column():
+    shape = Shape(batch=2, heads=4, kv_heads=1, seq_q=6, seq_k=7, head_dim=16)
+    case = Case(
+        variant="v",
+        options={"k": 3},
+        shape=shape,
+        mask=Mask(causal=True, window=5),
+        dtype="float16",
+        device="cuda:1",
+        passes="backward",
+        level="layer",
+        inputs="clustered",
+        seed=9,
+    )
+    row = only([record(msgspec.structs.replace(job(), case=case), value(1))])
+    told = msgspec.structs.asdict(case) | msgspec.structs.asdict(shape) | msgspec.structs.asdict(case.mask)
+    assert {name: getattr(row, name) for name in told if name not in ("shape", "mask")} == {
+        name: each for name, each in told.items() if name not in ("shape", "mask")
+    }
+
+
+def test_a_figure_is_the_median_of_the_medians_of_its_processes_in_seconds():
+    processes = [(1000, 3000, 2000), (5000, 5000, 5000), (4000, 9000, 1000)]
+    records = [
+        record(job(round=number), Measurement(metric="latency", unit="ns", values=samples))
+        for number, samples in enumerate(processes, 1)
+    ]
+    row = only(records)
+    assert (row.value, row.unit, row.samples, row.rounds) == (4e-6, "s", 9, 3)
+    assert row.low < row.value < row.high
+    assert (row.min, row.noise) == (1e-6, "unusable")
+    assert row.iqr == pytest.approx(3e-6)
+
+
+def test_rounds_are_replicates_and_other_cases_are_not():
+    found = rows([latency(1, 1), latency(2, 2), latency(1, 9, seq=1024), latency(1, 9, heads=4)])
+    assert sorted((row.seq_q, row.heads, row.rounds, row.value) for row in found) == [
+        (512, 4, 1, 9),
+        (512, 8, 2, 1.5),
+        (1024, 8, 1, 9),
+    ]
+
+
+def test_two_runs_are_two_rows():
+    found = rows([record(job(), value(10**9), run=run) for run in ("a", "b")])
+    assert [row.run for row in found] == ["a", "b"]
+
+
+def test_the_highest_attempt_counts_in_whatever_order_it_was_stored():
+    records = [record(job(attempt=2), value(2 * 10**9)), failed(job(attempt=1), "crash", "signal 11")]
+    for stored in (records, records[::-1]):
+        assert (only(stored).status, only(stored).value, only(stored).detail) == ("ok", 2, "")
+
+
+def test_a_retry_that_fails_counts_too():
+    assert only([latency(1, 1), failed(job(attempt=2), "crash", "signal 11")]).status == "crash"
+
+
+def test_a_round_that_failed_is_named_beside_the_figure_of_the_others():
+    records = [latency(1, 1), failed(job(round=2), "timeout", "silent for 120 s"), latency(3, 3)]
+    row = only([*records, *(failed(job(round=number), "skipped", "round 2 failed") for number in (4, 5))])
+    assert (row.status, row.value, row.rounds) == ("ok", 2, 2)
+    assert row.detail == "round 2 timeout: silent for 120 s; rounds 4, 5 skipped: round 2 failed"
+
+
+def test_rounds_skipped_after_one_that_was_measured_once_are_not_worth_a_word():
+    slow = record(job(), value(9 * 10**9, flags=("once",)))
+    row = only([slow, failed(job(round=2), "skipped", "measured once in round 1")])
+    assert (row.status, row.detail, row.flags, row.noise) == ("ok", "", ("once",), "")
+
+
+def test_the_round_that_failed_stands_for_those_skipped_on_its_account():
+    records = [failed(job(), "oom_device", "needs 34 GiB"), failed(job(round=2), "skipped", "round 1 failed")]
+    row = only(records)
+    assert (row.status, row.detail, row.value, row.rounds) == ("oom_device", "needs 34 GiB", None, 0)
+
+
+def test_of_several_failures_the_last_counts():
+    records = [failed(job(round=2), "timeout", "silent"), failed(job(), "crash", "signal 11")]
+    assert (only(records).status, only(records).detail) == ("timeout", "silent")
+
+
+def test_a_case_of_which_all_rounds_were_skipped_is_skipped():
+    row = only([failed(job(), "skipped", "the time budget is spent")])
+    assert (row.status, row.detail) == ("skipped", "the time budget is spent")
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "unit"),
+    [
+        ("latency", "latency", "s"),
+        ("memory", "memory", "bytes"),
+        ("agreement", "approximation_error", "1"),
+        ("accuracy", "accuracy", "1"),
+    ],
+)
+def test_a_failed_job_is_one_row_under_its_probes_metric(kind, metric, unit):
+    row = only([failed(job(kind=kind), "error", "why")])
+    assert (row.metric, row.unit, row.status, row.detail, row.primary) == (metric, unit, "error", "why", True)
+
+
+def test_a_planned_job_without_a_record_is_pending():
+    found = rows([latency(1, 1)], [job(), job(round=2), job(seq=1024), job(seq=1024, round=2)])
+    assert [(row.seq_q, row.status, row.detail, row.rounds) for row in found] == [
+        (512, "ok", "", 1),
+        (1024, "interrupted", PENDING, 0),
+    ]
+    assert {row.run for row in found} == {"r1"}
+
+
+def test_a_job_that_was_interrupted_is_told_from_one_that_was_never_begun():
+    assert only([failed(job(), "interrupted", "Ctrl-C")], [job()]).detail == "Ctrl-C"
+
+
+def test_accuracy_is_the_mean_over_seeds_with_its_interval_and_no_noise_verdict():
+    found = {row.metric: row for row in rows([accuracies("vanilla", (0.9, 0.92, 0.97))])}
+    score = found["accuracy"]
+    assert score.value == pytest.approx(0.93)
+    assert (score.high - score.value) == pytest.approx(score.value - score.low)
+    assert (score.samples, score.noise, score.higher_is_better, score.primary) == (3, "", True, True)
+    assert not found["loss"].primary
+    assert score.task == "mqar:length=64,pairs=8"
+    assert score.facts == {"rate": 0.003}
+
+
+def test_seeds_that_ran_as_rounds_are_seeds_all_the_same():
+    scored = [
+        record(job(kind="accuracy", passes="", task="t", round=n), value(n / 10, "accuracy", "1")) for n in (1, 2, 6)
+    ]
+    assert (only(scored).value, only(scored).samples, only(scored).task) == (pytest.approx(0.3), 3, "t")
+
+
+def test_a_task_without_accuracy_is_known_by_what_it_measured_first():
+    trained = job(kind="accuracy", passes="", task="adding")
+    found = rows([record(trained, value(0.1, "error", "1"), value(3, "loss", "1"))])
+    assert {row.metric: row.primary for row in found} == {"error": True, "loss": False}
+
+
+@pytest.mark.parametrize("number", [None, math.nan, math.inf, -math.inf, 1e300])
+def test_a_value_that_is_not_finite_leaves_no_figure_and_is_counted(number):
+    broken = Measurement(metric="approximation_error", unit="1", values=(number, 1.0), flags=("non_finite",))
+    row = only([record(job(kind="agreement"), broken)])
+    assert (row.status, row.value, row.low, row.min, row.samples) == ("ok", None, None, None, 2)
+    assert row.detail == "1 of 2 values not finite"
+
+
+def test_one_diverged_seed_is_not_left_out_of_the_mean():
+    row = rows([accuracies("vanilla", (0.9, math.nan, 0.9))])[0]
+    assert (row.value, row.detail) == (None, "1 of 3 values not finite")
+
+
+@given(st.lists(st.lists(st.floats() | st.integers(-(2**63), 2**63) | st.none(), max_size=5), min_size=1, max_size=5))
+def test_no_value_of_a_measurement_is_too_odd_to_summarise(processes):
+    records = [
+        record(job(round=number), Measurement(metric="latency", unit="bytes", values=tuple(values)))
+        for number, values in enumerate(processes, 1)
+    ]
+    row = only(records)
+    assert all(each is None or math.isfinite(each) for each in (row.value, row.low, row.high, row.spread, row.iqr))
+
+
+def test_a_job_that_measured_nothing_says_so():
+    row = only([record(job())])
+    assert (row.status, row.value, row.detail) == ("ok", None, "it measured nothing")
+
+
+def test_what_ran_is_named_once_or_every_time_it_changed():
+    ran = [record(job(round=number), value(1), backend=name) for number, name in enumerate(("a", "a", "b"), 1)]
+    assert only(ran[:2]).backend == "a"
+    assert only(ran).backend == "a, b"
+
+
+def test_an_edited_plugin_is_another_question():
+    edited = Origin(distribution="mine", version="1", source_hash="b")
+    found = rows([latency(1, 1, origin=msgspec.structs.replace(edited, source_hash="a")), latency(1, 2, origin=edited)])
+    assert [(row.origin, row.source) for row in found] == [("mine 1", "a"), ("mine 1", "b")]
+
+
+def test_outliers_are_counted_within_their_own_process():
+    calm, shifted = (100,) * 9 + (500,), (200,) * 10
+    records = [
+        record(job(round=number), Measurement(metric="latency", unit="ns", values=samples))
+        for number, samples in enumerate((calm, shifted), 1)
+    ]
+    assert only(records).outliers == 1
+
+
+def test_rows_come_by_metric_then_by_variant_as_planned_then_by_shape():
+    records, _ = SCENARIOS["complete"]()
+    found = rows(records[::-1], [each.job for each in records])
+    metrics = list(dict.fromkeys(row.metric for row in found))
+    assert metrics == [
+        "latency",
+        "first_call",
+        "memory",
+        "numerical_error",
+        "approximation_error",
+        "accuracy",
+        "loss",
+    ]
+    timed = [(row.variant, row.seq_q) for row in found if row.metric == "latency"]
+    variants = ["empty", "vanilla", "linformer", "reformer", "sparse", "linear", "flash"]
+    assert timed == [(variant, seq) for variant in variants for seq in (512, 1024, 2048, 4096, 8192, 16384)]
+
+
+def test_twenty_thousand_records_are_rows_in_a_moment():
+    samples = tuple(range(1_000_000, 1_000_200))
+    measured = (Measurement(metric="latency", unit="ns", values=samples), value(10**7, "first_call"))
+    records = [
+        record(job(f"v{place % 10}", seq=64 + place // 10, round=number), *measured)
+        for place in range(4000)
+        for number in (1, 2, 3, 4, 5)
+    ]
+    began = time.process_time()
+    assert len(rows(records, [each.job for each in records])) == 8000
+    assert time.process_time() - began < 5  # a loose bound: 1 s on a quiet core
+
+
+def test_a_run_under_way_gives_the_figures_that_it_has():
+    row = only([latency(1, 1), latency(2, 3)], [job(round=number) for number in (1, 2, 3)])
+    assert (row.value, row.rounds, row.low) == (2, 2, None)
