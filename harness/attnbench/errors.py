@@ -23,3 +23,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"there are: {', '.join(names)}" if names else "there are none"
+
+
+def is_text(value: str) -> bool:
+    """Tell whether a string can be written anywhere: bytes of an argument that were not UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

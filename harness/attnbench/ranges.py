@@ -36,7 +36,7 @@ def _piece(piece: str, flag: str) -> Iterator[int]:
         raise _wrong(flag, piece, "is reversed")
     step = match["step"] or "x2"
     size = _number(step[1:], flag)
-    if step == "x1":
+    if step[0] == "x" and size == 1:
         raise _wrong(flag, piece, "never ends: a factor is at least 2")
     value, count = start, 0
     while value <= end and count <= MOST_VALUES:
@@ -45,7 +45,10 @@ def _piece(piece: str, flag: str) -> Iterator[int]:
 
 
 def _number(text: str, flag: str) -> int:
-    value = int(text[:-1]) * _K if text.endswith("k") else int(text)
+    digits = text.removesuffix("k").lstrip("0")
+    if len(digits) > len(str(LARGEST)):  # int() itself refuses some thousands of digits
+        raise _wrong(flag, text, "is larger than 2^31")
+    value = int(digits or "0") * (_K if text.endswith("k") else 1)
     if value == 0:
         raise _wrong(flag, text, "is zero")
     if value > LARGEST:

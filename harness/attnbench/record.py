@@ -172,4 +172,3 @@ class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event")
     environment: str = ""
     started_s: float = 0.0
     seconds: float = 0.0
-

@@ -7,22 +7,28 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
+import sysconfig
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import Distribution, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.case import Option
-from attnbench.errors import UsageError, suggestion
+from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.record import Origin
 from attnbench.variant import Support, complete_options, options_type, support_of
 
 Group = Literal["variants", "tasks", "suites"]
+
+_INSTALLED = {"site-packages", "dist-packages"}
+_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -62,7 +68,7 @@ def entries(group: Group) -> dict[str, tuple[Entry, ...]]:
     found: dict[str, list[Entry]] = {}
     for point in entry_points(group=f"attnbench.{group}"):
         distribution = point.dist
-        origin = Origin(distribution=distribution.name, version=distribution.version) if distribution else Origin()
+        origin = _installed_by(distribution) if distribution else Origin()
         found.setdefault(point.name, []).append(Entry(name=point.name, target=point.value, origin=origin))
     return {name: tuple(found[name]) for name in sorted(found)}
 
@@ -97,7 +103,7 @@ def load(target: str) -> Any:
     value: Any = module
     for part in attribute.split("."):
         if not hasattr(value, part):
-            public = [name for name in vars(value) if not name.startswith("_")]
+            public = [name for name in dir(value) if not name.startswith("_")]
             raise AttributeError(f"{place} has no {attribute!r}; {suggestion(part, public)}")
         value = getattr(value, part)
     return value
@@ -118,16 +124,16 @@ def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
     try:
         variant = load(entry.target)
         support, fields = support_of(variant), option_fields(options_type(variant))
+        summary = inspect.cleandoc(variant.__doc__ or "").split("\n", 1)[0]  # its own, not the base class's
+        origin = with_sources(entry, before)
+        described = _as_received(Description(summary=summary, origin=origin, support=support, fields=fields))
     except (Exception, SystemExit) as error:
         return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
-    summary = (inspect.getdoc(variant) or "").split("\n", 1)[0]
-    origin = with_sources(entry, before)
     try:
-        options = msgspec.structs.asdict(complete_options(variant, given))
+        options = _finite(msgspec.structs.asdict(complete_options(variant, given)))
+        return _as_received(replace(described, options=options))
     except (msgspec.ValidationError, TypeError) as error:
-        mistake = f"{error}; {_usage(fields)}"
-        return Description(summary=summary, origin=origin, support=support, fields=fields, mistake=mistake)
-    return Description(summary=summary, origin=origin, support=support, fields=fields, options=options)
+        return replace(described, mistake=f"{error}; {_usage(fields)}")
 
 
 def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
@@ -146,35 +152,79 @@ def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
 
 
 def with_sources(entry: Entry, before: set[str]) -> Origin:
-    """Add to an entry's origin the hash of every source file of its own package that importing it has read."""
-    place = entry.target.rpartition(":")[0]
-    if place.endswith(".py"):
-        root = Path(place).resolve().parent
-    else:
-        package = sys.modules[place.partition(".")[0]]
-        root = Path(inspect.getfile(package)).resolve().parent
-    files = {
-        Path(file).resolve()
-        for name, module in list(sys.modules.items())
-        if (file := getattr(module, "__file__", None)) and (name not in before or name == place)
-    }
-    own = sorted(file for file in files if file.is_relative_to(root) and file.is_file())
+    """Add to an entry's origin the hash of every source file of its own that importing it has read.
+
+    Its own are the files of its package, or those beside it where it is a single file, but none that was installed.
+    """
+    named = _files_of(entry.target.rpartition(":")[0])
+    if not named:  # built into the interpreter
+        return entry.origin
+    folder = named[0].parent
+    read = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name not in before)
+    own = {path for file in read if file and _is_own(path := Path(file).resolve(), folder)}
     total = hashlib.sha256()
-    for file in own:
-        total.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return msgspec.structs.replace(entry.origin, source_hash=total.hexdigest()[:16])
+    for file in sorted(own | {named[-1]}):
+        if file.is_file():
+            total.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return replace(entry.origin, source_hash=total.hexdigest()[:16])
+
+
+def _files_of(place: str) -> list[Path]:
+    """List the files of a plugin's module and of the packages above it, the outermost first."""
+    if place.endswith(".py"):
+        return [Path(place).resolve()]
+    parts = place.split(".")
+    modules = (sys.modules[".".join(parts[:depth])] for depth in range(1, len(parts) + 1))
+    return [Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))]
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    if not file.is_relative_to(folder) or _INSTALLED & {folder.name, *file.relative_to(folder).parts}:
+        return False
+    return not (_LIBRARY.is_relative_to(folder) and file.is_relative_to(_LIBRARY))
+
+
+def _installed_by(distribution: Distribution) -> Origin:
+    """Name a distribution; one whose metadata is lost still has plugins, and no name."""
+    told = distribution.metadata
+    name = told["Name"] if "Name" in told else "unknown"  # noqa: SIM401 - no `get` is promised before Python 3.12
+    version = told["Version"] if "Version" in told else "unknown"  # noqa: SIM401 - the same
+    return Origin(distribution=name, version=version)
+
+
+def _as_received(description: Description) -> Description:
+    """Give a description as the parent will decode it; raise ValidationError where a plugin's part of it cannot be."""
+    return msgspec.json.decode(msgspec.json.encode(description), type=Description)
+
+
+def _finite(options: dict[str, Option]) -> dict[str, Option]:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError(f"Expected a finite number - at `$.{name}`")
+    return options
 
 
 def _outside(head: str, attribute: str, name: str, flag: str) -> Entry:
     """Resolve `./file.py:Name` or `module:Name`."""
-    if not attribute.replace(".", "_").isidentifier():
+    if not head or not all(part.isidentifier() for part in attribute.split(".")):
         raise UsageError(f"{flag}: {name!r} does not name an object; write ./file.py:Name or package.module:Name")
     if not head.endswith(".py"):
         return Entry(name=name, target=name, origin=Origin(path=head))
-    path = Path(head).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{flag}: there is no file {head!r}; give the path from here, as ./file.py:Name")
-    return Entry(name=attribute, target=f"{path.resolve()}:{attribute}", origin=Origin(path=str(path.resolve())))
+    path = _existing_file(head, flag)
+    return Entry(name=attribute, target=f"{path}:{attribute}", origin=Origin(path=str(path)))
+
+
+def _existing_file(text: str, flag: str) -> Path:
+    try:
+        path = Path(text).expanduser().resolve()
+        found = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # longer than a path may be, the home of nobody, a NUL
+        found = False
+    if not found:
+        raise UsageError(f"{flag}: there is no file {text!r}; give the path from here, as ./file.py:Name")
+    if not is_text(str(path)):
+        raise UsageError(f"{flag}: {str(path)!r} is not UTF-8, and a record could not name it; rename it")
+    return path
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -189,7 +239,11 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # as import does: the next import fails with the same reason
+        raise
     return module
 
 

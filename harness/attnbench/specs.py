@@ -4,10 +4,11 @@ import re
 
 from msgspec import Struct
 
-from attnbench.errors import UsageError
+from attnbench.errors import UsageError, is_text
 
 GRAMMAR = "NAME, NAME:option=value,option=value, ./file.py:Name or package.module:Name, joined by commas"
 _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_NAME_AND_OPTION = re.compile(rf"(?P<name>.*?):(?P<option>{_OPTION.pattern})", re.DOTALL)
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -23,6 +24,8 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 def parse_specs(text: str, *, flag: str) -> tuple[Spec, ...]:
     """Split a comma-separated list of names with options; a piece of the form x=y continues the name before it."""
+    if not is_text(text):
+        raise UsageError(f"{flag}: {text!r} is not UTF-8; write {GRAMMAR}")
     specs: list[Spec] = []
     for piece in text.split(","):
         if not piece.strip():
@@ -37,12 +40,14 @@ def parse_specs(text: str, *, flag: str) -> tuple[Spec, ...]:
 
 
 def _spec(piece: str, flag: str) -> Spec:
-    head, colon, last = piece.rpartition(":")
-    if colon and _OPTION.fullmatch(last):
-        spec = Spec(name=head, options={})
-        _add_option(spec, last, flag)
-        return spec
-    return Spec(name=piece, options={})
+    match = _NAME_AND_OPTION.fullmatch(piece)
+    if match is None:
+        return Spec(name=piece, options={})
+    if not match["name"]:
+        raise UsageError(f"{flag}: {piece!r} has no name before its option; write {GRAMMAR}")
+    spec = Spec(name=match["name"], options={})
+    _add_option(spec, match["option"], flag)
+    return spec
 
 
 def _add_option(spec: Spec, piece: str, flag: str) -> None:

@@ -1,5 +1,6 @@
 """Base units are stored (s, bytes, 1); here, and only here, they become what a person reads, one unit a column."""
 
+import math
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -20,34 +21,38 @@ _SCALES = {
 _SIGNIFICANT = 3
 _LARGEST_PLAIN = 1e5
 _SMALLEST_PLAIN = 1e-3
+_THOUSAND, _SIXTY = 1000, 60
 
 
 def scale_for(unit: str, values: Iterable[float]) -> Scale:
-    """Choose one display unit for a whole column: the largest in which its smallest non-zero value is at least 0.1."""
+    """Choose one display unit for a whole column: the largest in which its smallest non-zero value is at least 0.1.
+
+    Values that are not finite have no say.
+    """
     scales = _SCALES.get(unit, (Scale(unit, 1.0),))
-    sizes = [abs(value) for value in values if value]
+    sizes = [abs(value) for value in values if value and math.isfinite(value)]
     smallest = min(sizes, default=scales[0].size)
     return next((scale for scale in reversed(scales) if smallest >= 0.1 * scale.size), scales[0])
 
 
 def digits(value: float) -> str:
-    """Write a number with three significant digits and no exponent where a plain number is short enough."""
+    """Write a number with three significant digits, and no exponent where a plain number is short enough."""
     if value == 0:
         return "0"
+    rounded = f"{value:.{_SIGNIFICANT - 1}e}"  # rounded first: 99.96 is 100, not 100.0
     if not _SMALLEST_PLAIN <= abs(value) < _LARGEST_PLAIN:
-        return f"{value:.1e}"
-    decimals = next((d for d in range(_SIGNIFICANT) if abs(round(value, d)) >= 10 ** (_SIGNIFICANT - 1 - d)), None)
-    return f"{value:.{_SIGNIFICANT if decimals is None else decimals}f}"
+        return rounded
+    exponent = int(rounded.partition("e")[2])
+    return f"{value:.{max(0, _SIGNIFICANT - 1 - exponent)}f}"
 
 
 def duration(seconds: float) -> str:
     """Write a span of time as a person says it: 850 ms, 12 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    milliseconds = round(seconds * 1000)
+    if milliseconds < _THOUSAND:
+        return f"{milliseconds} ms"
+    minutes, rest = divmod(round(seconds), _SIXTY)
+    hours, minutes = divmod(minutes, _SIXTY)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,105 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnbench.errors import UsageError
+from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_range
+
+SIZES = st.integers(1, LARGEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("512..16384", (512, 1024, 2048, 4096, 8192, 16384)),
+        ("512..4096:+512", tuple(range(512, 4097, 512))),
+        ("512..4096:x4", (512, 2048)),
+        ("512,1k,16k", (512, 1024, 16384)),
+        ("512..4096,6k", (512, 1024, 2048, 4096, 6144)),
+        ("1k..4k:+1k", (1024, 2048, 3072, 4096)),
+        ("8", (8,)),
+        ("3..10", (3, 6)),
+        ("7..7", (7,)),
+        ("2147483648", (2**31,)),
+        ("00512", (512,)),
+        (" 512 , 64 ", (64, 512)),
+    ],
+)
+def test_a_range_gives_the_values_it_is_written_for(text, values):
+    assert parse_range(text, flag="--seq") == values
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "is empty"),
+        ("512,", "is empty"),
+        ("4096..512", "is reversed"),
+        ("0", "is zero"),
+        ("0k", "is zero"),
+        ("0..512", "is zero"),
+        ("512..4096:+0", "is zero"),
+        ("512..4096:x0", "is zero"),
+        ("512..4096:x1", "never ends"),
+        ("512..4096:x01", "never ends"),
+        ("many", "is not a range"),
+        ("-512", "is not a range"),
+        ("1.5", "is not a range"),
+        ("512..", "is not a range"),
+        ("512:+512", "is not a range"),
+        ("512..4096:512", "is not a range"),
+        ("512..1024..2048", "is not a range"),
+        ("1K", "is not a range"),
+        ("5 12", "is not a range"),
+        ("\u0665", "is not a range"),
+        ("2147483649", "is larger than 2^31"),
+        ("2097153k", "is larger than 2^31"),
+        ("1..9999999999", "is larger than 2^31"),
+        ("9" * 5000, "is larger than 2^31"),
+        ("1..2147483648:+1", f"gives more than {MOST_VALUES} values"),
+        ("1..800:+1,801..1200:+1", f"gives more than {MOST_VALUES} values"),
+    ],
+)
+def test_a_wrong_range_is_a_usage_error_that_shows_the_grammar(text, why):
+    with pytest.raises(UsageError) as raised:
+        parse_range(text, flag="--heads")
+    message = str(raised.value)
+    assert message.startswith("--heads: ")
+    assert why in message
+    assert message.endswith(GRAMMAR)
+
+
+def test_a_list_of_a_thousand_values_is_still_served():
+    assert len(parse_range(f"1..{MOST_VALUES}:+1", flag="--seq")) == MOST_VALUES
+
+
+@given(st.lists(SIZES, min_size=1, max_size=20))
+def test_a_list_is_sorted_and_holds_each_value_once(values):
+    assert parse_range(",".join(map(str, values)), flag="--seq") == tuple(sorted(set(values)))
+
+
+@given(start=SIZES, factor=st.integers(2, 1000), span=st.integers(0, LARGEST))
+def test_a_factor_goes_from_the_start_as_far_as_the_end_allows(start, factor, span):
+    end = min(start + span, LARGEST)
+    values = parse_range(f"{start}..{end}:x{factor}", flag="--seq")
+    assert values[0] == start
+    assert all(after == before * factor for before, after in itertools.pairwise(values))
+    assert values[-1] <= end < values[-1] * factor
+
+
+@given(start=st.integers(1, 10**6), step=st.integers(1, 10**6), steps=st.integers(0, MOST_VALUES - 1))
+def test_a_step_goes_from_the_start_to_the_end(start, step, steps):
+    end = start + steps * step
+    assert parse_range(f"{start}..{end}:+{step}", flag="--seq") == tuple(range(start, end + 1, step))
+
+
+@given(st.text(alphabet="0123456789k.,:+x ", max_size=30))
+def test_whatever_is_typed_is_either_refused_or_gives_sizes(text):
+    try:
+        values = parse_range(text, flag="--seq")
+    except UsageError:
+        return
+    assert values
+    assert all(1 <= value <= LARGEST for value in values)
