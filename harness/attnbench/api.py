@@ -1,4 +1,4 @@
-"""The public functions: build a mechanism, run a sweep, load a run's rows. The command line is a thin layer over them."""
+"""The public functions: build a mechanism, run a sweep, load a run's rows; the command line is thin above them."""
 
 from collections.abc import Iterable
 from pathlib import Path

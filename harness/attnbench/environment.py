@@ -150,6 +150,11 @@ def _commit() -> tuple[str | None, bool | None]:
 
 def _git(folder: Path, *words: str) -> str:
     ran = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10, stdin=subprocess.DEVNULL
+        ["git", "-C", str(folder), *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=10,
+        stdin=subprocess.DEVNULL,
     )
     return ran.stdout.strip()

@@ -104,7 +104,7 @@ def plan_jobs(
     for number in range(1, setting.protocol.rounds + 1):
         rounds += [msgspec.structs.replace(job, round=number) for job in timed]
     training = list(_exams(candidates, exams, setting)) if "accuracy" in workloads.metrics else []
-    return tuple([*rounds, *once, *training])
+    return (*rounds, *once, *training)
 
 
 def in_running_order(jobs: Iterable[Job]) -> list[Job]:
@@ -125,7 +125,9 @@ def _measured(
     metric: ProbeKind, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting
 ) -> Iterator[Job]:
     protocol = setting.protocol if metric == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
-    axes = product(workloads.masks, workloads.dtypes, _passes_of(metric, workloads.passes), workloads.shapes, candidates)
+    axes = product(
+        workloads.masks, workloads.dtypes, _passes_of(metric, workloads.passes), workloads.shapes, candidates
+    )
     for mask, dtype, passes, shape, candidate in axes:
         case = Case(
             variant=candidate.name,
@@ -180,7 +182,9 @@ def _shapes(sweep: Sweep) -> Iterator[Shape]:
     kv_counts = [None] if sweep.kv_heads is None else _range(sweep.kv_heads, "--kv-heads")
     for heads, kv_heads, sizes in product(all_heads, kv_counts, product(lengths, key_lengths)):
         if kv_heads is not None and heads % kv_heads:
-            raise UsageError(f"--kv-heads: {heads} heads cannot share {kv_heads} kv heads evenly; --heads must be a multiple")
+            raise UsageError(
+                f"--kv-heads: {heads} heads cannot share {kv_heads} kv heads evenly; --heads must be a multiple"
+            )
         seq, seq_k = sizes
         for head_dim, batch in product(_head_dims(sweep, heads), _batches(sweep, seq)):
             yield Shape(
@@ -194,7 +198,9 @@ def _head_dims(sweep: Sweep, heads: int) -> tuple[int, ...]:
     widths = _range(sweep.width, "--width")
     for width in widths:
         if width % heads:
-            raise UsageError(f"--width: {width} features cannot be shared by {heads} heads evenly; use a multiple of {heads}")
+            raise UsageError(
+                f"--width: {width} features cannot be shared by {heads} heads evenly; use a multiple of {heads}"
+            )
     return tuple(width // heads for width in widths)
 
 
@@ -224,4 +230,3 @@ def _choices(text: str, known: tuple[Any, ...], *, flag: str) -> tuple[Any, ...]
         if word not in known:
             raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
     return tuple(dict.fromkeys(words))
-

@@ -114,7 +114,9 @@ def resource(entry: Entry) -> Path:
     package, _, name = entry.target.partition(":")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"{entry.name!r} names {entry.target!r}, but {package!r} is no installed package; reinstall it")
+        raise UsageError(
+            f"{entry.name!r} names {entry.target!r}, but {package!r} is no installed package; reinstall it"
+        )
     return Path(spec.submodule_search_locations[0]) / name
 
 

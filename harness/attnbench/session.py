@@ -18,6 +18,7 @@ from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant, Question
 from attnbench.plan import Candidate, Exam, Setting, Workloads
 from attnbench.record import Allocator, Environment, Job, Origin, Outcome, Profile, Record, Status
+from attnbench.record import Protocol as MeasuringProtocol
 from attnbench.registry import Description, Entry, TaskDescription
 from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, Store, new_run_id
@@ -109,7 +110,10 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
 
     Raises UsageError where the machine or its software is not what it was.
     """
-    with Store.open(path, write=True) as store, closing(LocalExecutor(slots=store.plan.environment.threads)) as executor:
+    with (
+        Store.open(path, write=True) as store,
+        closing(LocalExecutor(slots=store.plan.environment.threads)) as executor,
+    ):
         store.replan(renew(store.plan, executor))
         jobs = store.pending(retry=RETRIED if retry_failed else ())
         known = store.records()
@@ -255,6 +259,7 @@ def cores() -> int:
 
 
 def ask_machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
+    """Describe this machine with one device of it. Raises UsageError where the device is not there."""
     return executor.ask(DescribeMachine(device=device, threads=threads, allocator=allocator), Environment)
 
 
@@ -333,7 +338,7 @@ def _check_dtypes(workloads: Workloads, machine: Environment) -> None:
             )
 
 
-def _protocol(request: Request) -> plan.Protocol:
+def _protocol(request: Request) -> MeasuringProtocol:
     base = plan.PROFILES[request.profile]
     return msgspec.structs.replace(
         base,

@@ -1,4 +1,4 @@
-"""What there is and what of it runs here: every plugin described and tried in a child, for `list --details` and `doctor`."""
+"""What there is and what of it runs here: every plugin described and tried in a child."""
 
 from collections.abc import Iterator
 

@@ -118,7 +118,8 @@ def build(variant: Any, case: Case) -> Attention:
     if not inspect.isclass(variant):
         return cast("Attention", variant)
     options = complete_options(variant, case.options)
-    built = variant(case, options) if hasattr(variant, "Options") else variant(case)
+    construct: Callable[..., object] = variant
+    built = construct(case, options) if hasattr(variant, "Options") else construct(case)
     if not callable(built):
         raise TypeError(f"{_name(variant)} builds {built!r}, which cannot be called with (q, k, v)")
     if isinstance(built, torch.nn.Module):

@@ -1,19 +1,19 @@
 """Whatever a mechanism does to its process, it is a record with a reason, and the next case is measured."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers.planted import job
 from msgspec.structs import replace
 
 from attnbench.case import Shape
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.record import Outcome
+from helpers.planted import job
+from helpers.processes import running
 
 PLUGINS = Path(__file__).parent.parent / "plugins" / "faulty.py"
 SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=16)
@@ -116,17 +116,3 @@ def test_closing_the_executor_ends_everything_at_once() -> None:
     executor.close()
     time.sleep(0.2)
     assert not running("attnbench-grandchild")
-
-
-def running(mark: str) -> list[int]:
-    """List the processes that carry a mark in their command line and are no zombies."""
-    found = []
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if mark.encode() in command and state != "Z":
-            found.append(pid)
-    return found

@@ -3,20 +3,23 @@
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from helpers.processes import running
 from helpers.command import SMALL, attnbench, command, environment
 
+SERVER = "attnbench.execute.server"
 PLUGINS = Path(__file__).parent.parent / "plugins"
 COLUMNS = (
-    "run variant options origin metric passes level task seq_q seq_k heads kv_heads head_dim batch dtype device causal "
-    "window status value low high unit samples rounds noise backend detail"
-).split()
+    *("run", "variant", "options", "origin", "metric", "passes", "level", "task", "seq_q", "seq_k", "heads"),
+    *("kv_heads", "head_dim", "batch", "dtype", "device", "causal", "window", "status", "value", "low", "high"),
+    *("unit", "samples", "rounds", "noise", "backend", "detail"),
+)
 
 
 def the_run(folder: Path) -> Path:
@@ -38,7 +41,7 @@ def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_
     rows = json.loads(done.stdout)
     assert {row["variant"] for row in rows} == {"vanilla", "empty"}
     for row in rows:
-        assert list(row)[: len(COLUMNS)] == COLUMNS
+        assert tuple(row)[: len(COLUMNS)] == COLUMNS
         assert row["status"] == "ok"
         assert row["value"] is not None
     shown = attnbench("show", "latest", "--format", "csv", cwd=tmp_path)
@@ -188,18 +191,6 @@ def resume(tmp_path: Path) -> dict[str, str]:
     return {row["variant"]: row["status"] for row in json.loads(done.stdout) if row["metric"] == "memory"}
 
 
-def servers() -> set[int]:
-    """List the fork servers that run."""
-    found = set()
-    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
-        try:
-            if b"attnbench.execute.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.add(pid)
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: signal.Signals, code: int) -> None:
     process = start(tmp_path)
@@ -214,15 +205,15 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: s
 
 
 def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -> None:
-    before = servers()
+    before = running(SERVER)
     process = start(tmp_path)
-    assert servers() - before
+    assert running(SERVER) - before
     process.kill()
     process.wait()
     deadline = time.monotonic() + 5
-    while servers() - before and time.monotonic() < deadline:
+    while running(SERVER) - before and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not servers() - before
+    assert not running(SERVER) - before
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
 
 

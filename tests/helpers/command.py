@@ -1,5 +1,6 @@
 """The command line as a user has it: a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,13 @@ SMALL = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--profile", "quick"
 def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in a folder, 80 columns wide."""
     return subprocess.run(
-        command(*words), cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment(**settings), check=False
+        command(*words),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(**settings),
+        check=False,
     )
 
 
@@ -22,6 +29,4 @@ def command(*words: str) -> list[str]:
 
 def environment(**settings: str) -> dict[str, str]:
     """Give the variables that a test's process is started with."""
-    import os
-
     return {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **settings}

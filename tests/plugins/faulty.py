@@ -94,7 +94,9 @@ class HangingGrandchild(Good):
     """Starts a process in a session of its own that would outlive everything, and hangs."""
 
     def __call__(self, q, k, v):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", "attnbench-grandchild"], start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(3600)", "attnbench-grandchild"], start_new_session=True
+        )
         time.sleep(3600)
 
 
@@ -103,7 +105,9 @@ class LeavesGrandchild(Good):
 
     def __init__(self, case):
         super().__init__(case)
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)", "attnbench-stray"], start_new_session=True)
+        subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(3600)", "attnbench-stray"], start_new_session=True
+        )
 
 
 class StrayThread(Good):

@@ -87,7 +87,7 @@ def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
         mask=Mask(causal=True),
         seeds=3,
     )
-    jobs = [job for job in jobs_of(replace(SWEEP, metrics="accuracy", heads="4,16"), exams=(exam,))]
+    jobs = jobs_of(replace(SWEEP, metrics="accuracy", heads="4,16"), exams=(exam,))
     assert len(jobs) == 2 * 3
     assert {job.case.shape for job in jobs} == {shape}
     assert {job.case.passes for job in jobs} == {""}

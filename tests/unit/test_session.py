@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.planted import job, ok, plan
 
 from attnbench.execute.events import Event, Finished, Started
 from attnbench.record import Job, Outcome, Record
 from attnbench.session import Notice, perform
 from attnbench.store import Store
+from helpers.planted import job, ok, plan
 
 Answer = Callable[[Job], Outcome]
 

@@ -65,7 +65,9 @@ def _findings(out: Path) -> Iterator[Finding]:
         survey.machine(executor)
         again = time.perf_counter() - started
         yield Finding(
-            what="processes", verdict="ok", found=f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms"
+            what="processes",
+            verdict="ok",
+            found=f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms",
         )
         yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
         yield Finding(
@@ -89,7 +91,9 @@ def _folder(out: Path) -> Finding:
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if place.is_dir() and os.access(place, os.W_OK):
         return Finding(what="results", verdict="ok", found=f"{out} can be written")
-    return Finding(what="results", verdict="broken", found=f"{out} cannot be written", fix="name another folder with --out")
+    return Finding(
+        what="results", verdict="broken", found=f"{out} cannot be written", fix="name another folder with --out"
+    )
 
 
 def _cuda(device: str, name: str, torch: str) -> Finding:

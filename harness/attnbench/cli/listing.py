@@ -60,7 +60,7 @@ def _variants(_out: Path, details: bool) -> Iterator[Item]:
                 "options": [_option(field) for field in found.fields],
                 "serves": _served(found.support) if found.support else [],
                 "refuses": _refused(found.support) if found.support else [],
-                f"on {one.device}": one.obstacle and f"does not run: {one.obstacle}" or "runs",
+                f"on {one.device}": (one.obstacle and f"does not run: {one.obstacle}") or "runs",
             }
 
 
@@ -102,7 +102,12 @@ def _runs(out: Path, details: bool) -> Iterator[Item]:
     for run in list_runs(out):
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_s)) if run.created_s else ""
         counts = ", ".join(f"{count} {status}" for status, count in run.statuses.items())
-        item = {"run": run.run, "started": started, "done": f"{run.done}/{run.planned}", "command": " ".join(run.command)}
+        item = {
+            "run": run.run,
+            "started": started,
+            "done": f"{run.done}/{run.planned}",
+            "command": " ".join(run.command),
+        }
         yield item | ({"statuses": counts} if details else {}) | ({"damage": run.damage} if run.damage else {})
 
 

@@ -57,7 +57,7 @@ class Progress:
             self._kinds[notice.job.probe.kind] = (spent + notice.seconds, count + 1)
 
     def left_s(self) -> float | None:
-        """Estimate the seconds left: what an earlier round took, or else the mean of its kind; None before any is known."""
+        """Estimate the seconds left: what an earlier round took, or else the mean of its kind; None if nothing is known."""
         found = [self._expected(question, kind) for question, kind in self.left.values()]
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) * len(found) / len(known) if known else None
@@ -159,7 +159,7 @@ class _Screen:
 def named(job: Job) -> str:
     """Name a job as a person would: probe, pass, variant, sizes, round."""
     case = job.case
-    words = [job.probe.task if job.probe.task else job.probe.kind, case.passes, case.variant]
+    words = [job.probe.task or job.probe.kind, case.passes, case.variant]
     words += [f"seq {case.shape.seq_k}", f"heads {case.shape.heads}"]
     if job.protocol.rounds > 1:
         words.append(f"{'round' if job.timed else 'seed'} {job.round}/{job.protocol.rounds}")
@@ -178,5 +178,3 @@ def result(record: Record) -> str:
     value = values[len(values) // 2] * (1e-9 if first.unit == "ns" else 1.0)
     scale = scale_for("s" if first.unit == "ns" else first.unit, [value])
     return f"{digits(value / scale.size)} {scale.name}".rstrip()
-
-

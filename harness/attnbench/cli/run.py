@@ -19,7 +19,9 @@ def _flag(panel: str, meaning: str, metavar: str | None = None) -> Any:
 
 
 def run(
-    suite: Annotated[str, _flag(SWEEP, "A suite's name or TOML file; flags replace its axes.", "NAME|FILE")] = "standard",
+    suite: Annotated[
+        str, _flag(SWEEP, "A suite's name or TOML file; flags replace its axes.", "NAME|FILE")
+    ] = "standard",
     variants: Annotated[
         str | None, _flag(SWEEP, "vanilla,reformer:rounds=4,bucket=64,./mine.py:Mine", "NAME,...")
     ] = None,
@@ -34,7 +36,9 @@ def run(
     dtype: Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")] = None,
     causal: Annotated[
         bool | None,
-        typer.Option("--causal/--no-causal", help="A query sees no later key.", rich_help_panel=SWEEP, show_default=False),
+        typer.Option(
+            "--causal/--no-causal", help="A query sees no later key.", rich_help_panel=SWEEP, show_default=False
+        ),
     ] = None,
     window: Annotated[str | None, _flag(SWEEP, "Keys a query sees, its own included.", "RANGE")] = None,
     passes: Annotated[str | None, _flag(SWEEP, "forward, backward, forward-backward, decode.", "NAME,...")] = None,

@@ -13,7 +13,9 @@ from attnbench.errors import UsageError, suggestion
 def show(
     run: RunName,
     metric: Annotated[str | None, typer.Option(help="Show these metrics only.", metavar="NAME,...")] = None,
-    form: Annotated[str, typer.Option("--format", help="table, md, csv, latex, json or parquet.", metavar="NAME")] = "table",
+    form: Annotated[
+        str, typer.Option("--format", help="table, md, csv, latex, json or parquet.", metavar="NAME")
+    ] = "table",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to a file.", metavar="FILE", show_default=False)
     ] = None,

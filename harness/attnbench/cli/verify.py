@@ -1,8 +1,13 @@
 """`attnbench verify`: whether a stored run is whole, and how much of it is done."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from attnbench.cli.options import RESULTS, Json, Out, RunName
+
+if TYPE_CHECKING:
+    from attnbench.store import Report
 
 
 def verify(run: RunName, out: Out = RESULTS, json: Json = False) -> None:
@@ -23,7 +28,7 @@ def verify(run: RunName, out: Out = RESULTS, json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _sentences(report: "store.Report") -> str:
+def _sentences(report: "Report") -> str:
     counts = ", ".join(f"{count} {status}" for status, count in report.statuses.items()) or "none"
     lines = [f"run {report.run}: {report.planned} jobs planned, done: {counts}, pending: {report.pending}"]
     if report.orphans:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Self
 
 import msgspec
 from msgspec import Struct
@@ -89,9 +90,7 @@ class Child:
 
     def ended(self, exit_code: int) -> Ended:
         """Say how it ended."""
-        return Ended(
-            id=self.name, answer=self.answer, exit_code=exit_code, silent=self.silent, log=self.log.text()
-        )
+        return Ended(id=self.name, answer=self.answer, exit_code=exit_code, silent=self.silent, log=self.log.text())
 
 
 def given_up(children: Iterable[Child]) -> list[Child]:
@@ -183,7 +182,7 @@ class ForkServer:
         self._children.clear()
         self._selector.close()
 
-    def __enter__(self) -> "ForkServer":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -34,7 +34,7 @@ def prefer_as_victim() -> None:
 
 
 def available_bytes() -> int | None:
-    """Tell how much memory may be taken, with a reserve left for the rest of the machine; None where it does not say."""
+    """Tell how much memory may be taken, less a reserve for the rest of the machine; None where it does not say."""
     try:
         free = _proc_kib("/proc/meminfo", "MemAvailable") * 1024
     except (OSError, KeyError):
@@ -68,5 +68,3 @@ def _proc_kib(path: str, name: str) -> int:
         if key == name:
             return int(rest.split()[0])
     raise KeyError(name)
-
-

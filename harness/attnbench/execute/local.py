@@ -88,9 +88,7 @@ class LocalExecutor:
         server = self._server if self._server_key == _key(job) and self._server else self._serve(_key(job))
         memory = limits.available_bytes() if self.memory_bytes is None else self.memory_bytes
         share = memory if job.timed or memory is None else memory // self.slots
-        running = _Running(
-            job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills()
-        )
+        running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
         question = Perform(job=job, memory_bytes=share)
         self._running[server.ask(question, timeout_s=job.protocol.timeout_s)] = running
 

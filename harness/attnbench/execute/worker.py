@@ -1,4 +1,4 @@
-"""The child's side: one question, read as JSON, is answered on a private descriptor. Nothing here survives the answer."""
+"""The child's side: one question, read as JSON, is answered on a private descriptor; nothing survives the answer."""
 
 import faulthandler
 import os
@@ -13,7 +13,16 @@ from attnbench import environment, registry
 from attnbench.case import Case
 from attnbench.errors import UsageError
 from attnbench.execute import limits
-from attnbench.execute.messages import Answered, DescribeMachine, DescribeTask, DescribeVariant, Perform, Question, Told, TryVariant
+from attnbench.execute.messages import (
+    Answered,
+    DescribeMachine,
+    DescribeTask,
+    DescribeVariant,
+    Perform,
+    Question,
+    Told,
+    TryVariant,
+)
 from attnbench.measure import agreement, failure, latency, memory
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind

@@ -58,9 +58,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         found += [_figure(f"approximation_error_{name}", relative_error((a,), (b,))) for name, a, b in pairs]
     if seconds <= _LONGEST_CALL_S:
         found += _numerical_error(own, lambda: _results(workload, on_rows(_in_float64(workload, job)), wide))
-    return Outcome(
-        status="ok", measurements=tuple(found), backend=workload.backend, facts={"rows": len(rows_R)}
-    )
+    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts={"rows": len(rows_R)})
 
 
 def relative_error(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> float:
@@ -101,7 +99,7 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _numerical_error(own: Tensors, widely: Callable[[], Tensors]) -> list[Measurement]:
-    """Compare with the mechanism's own float64 results; nothing where it does not serve float64, or has no room for it."""
+    """Compare with the mechanism's own float64 results; nothing where it does not serve float64 or has no room."""
     try:
         return [_figure("numerical_error", relative_error(own, widely()))]
     except Exception as error:
@@ -122,7 +120,7 @@ def _hold_to_exactness(error: float, *, plain: float, dtype: torch.dtype) -> Non
     bound = 2 * plain + torch.finfo(dtype).eps
     if not error <= bound:
         raise InvalidOutput(
-            f"it calls itself exact, and errs by {error:.2g} where the plain formula in the same dtype errs by {plain:.2g}"
+            f"it calls itself exact and errs by {error:.2g}; the plain formula in the same dtype errs by {plain:.2g}"
         )
 
 

@@ -13,7 +13,6 @@ from attnbench.measure.sampling import Clock, sample
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Measurement, Outcome
 
-
 _MOST_GRAPHS = 100  # of a backward pass, built ahead of a sample: each holds what its forward pass saved
 
 

@@ -44,7 +44,7 @@ def cuda_clock(prepare: Prepare, device: str, *, hot: bool, synchronises: bool) 
         if flush is not None:
             flush.zero_()
         if not synchronises:
-            torch.cuda._sleep(_SPIN_CYCLES)
+            torch.cuda._sleep(_SPIN_CYCLES)  # noqa: SLF001 - the only spin kernel that torch has
         start.record()
         for call in calls:
             call()
@@ -64,4 +64,4 @@ def timer_cost_ns() -> int:
 
 def _flush_bytes(device: str) -> int:
     """Give max(256 MB, twice the L2): what must be written until nothing of the inputs is left in the cache."""
-    return max(_FLUSH_LEAST_BYTES, 2 * torch.cuda.get_device_properties(device).L2_cache_size)
+    return max(_FLUSH_LEAST_BYTES, 2 * int(torch.cuda.get_device_properties(device).L2_cache_size))

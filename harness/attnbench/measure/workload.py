@@ -60,7 +60,7 @@ class Workload:
         return variant.backend_of(self.attention)
 
     def calls(self, count: int) -> Iterable[Call]:
-        """Give the next `count` calls of the pass, on the sets in turn. For the backward pass the graphs are built here."""
+        """Give the next `count` calls of the pass, on the sets in turn; a backward pass's graphs are built here."""
         first, self._taken = self._taken, self._taken + count
         attend = self.watch if first < _WATCHED else self.attention
         turns = [self.sets[(first + index) % len(self.sets)] for index in range(len(self.sets))]

@@ -207,7 +207,7 @@ def _lines(
 def _best(rows: Iterable[Row]) -> float | None:
     """Find the best value of several; none for agreement, where the least rounding is no merit."""
     known = [row for row in rows if row.value is not None and row.probe != "agreement"]
-    if len(known) < 2:  # noqa: PLR2004 - the only one is not the best
+    if len(known) < 2:
         return None
     values = [row.value for row in known if row.value is not None]
     return max(values) if known[0].higher_is_better else min(values)

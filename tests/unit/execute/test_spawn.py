@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers.planted import job
 from msgspec.structs import replace
 
 from attnbench.case import Shape
@@ -14,6 +13,7 @@ from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine
 from attnbench.record import Environment
+from helpers.planted import job
 
 PLUGINS = Path(__file__).parents[2] / "plugins" / "faulty.py"
 SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=16)
@@ -27,7 +27,12 @@ def executor() -> Iterator[LocalExecutor]:
 
 @pytest.mark.parametrize(
     ("name", "status", "detail"),
-    [("Good", "ok", ""), ("Raises", "error", "no luck"), ("OsExits", "crash", "code 0"), ("Segfaults", "crash", "SEGV")],
+    [
+        ("Good", "ok", ""),
+        ("Raises", "error", "no luck"),
+        ("OsExits", "crash", "code 0"),
+        ("Segfaults", "crash", "SEGV"),
+    ],
 )
 def test_a_spawned_job_ends_as_a_forked_one(executor: LocalExecutor, name: str, status: str, detail: str) -> None:
     planned = job(name)
