@@ -38,7 +38,8 @@ class Shape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Mask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What exact attention means in this workload: which keys a query may see.
 
-    With fewer queries than keys, causal is aligned at the end: the last query sees all keys.
+    With fewer queries than keys, both are aligned at the end: the last query sees all keys. Without causality a window
+    of w reaches w - 1 keys to either side of a query's own.
     """
 
     causal: Annotated[

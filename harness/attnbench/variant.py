@@ -90,6 +90,10 @@ def complete_options(variant: Any, given: Mapping[str, object]) -> Options:
 def check_support(support: Support, case: Case) -> None:
     """Raise Unsupported with the reason where a declaration rules a case out."""
     shape, mask = case.shape, case.mask
+    if shape.heads % shape.kv_heads:
+        raise Unsupported(f"{shape.kv_heads} kv heads cannot be shared evenly by {shape.heads} heads")
+    if (mask.causal or mask.window is not None) and shape.seq_q > shape.seq_k:
+        raise Unsupported("with more queries than keys a causal or windowed mask leaves queries without a key")
     device = case.device.partition(":")[0]
     _member(case.dtype, support.dtypes, "dtype")
     _member(device, support.devices, "device")

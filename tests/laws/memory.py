@@ -1,0 +1,18 @@
+"""How much memory a call holds at most, counted from torch's own allocations."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """Run a call and give the most bytes that its tensors on the CPU took at once, its result among them."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        kept = call()
+    del kept
+    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        most = max(most, held)
+    return most

@@ -1,0 +1,65 @@
+"""Every registered mechanism computes what its paper says, forward and backward, in every dtype."""
+
+import msgspec
+import pytest
+import torch
+
+from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, leaves
+from references import REFERENCES
+
+
+@each()
+def test_output_and_gradients_equal_the_slow_formulation(name, workload):
+    for options in REFERENCES[name].options:
+        case = case_for(name, WORKLOADS[workload], options)
+        attention, (q, k, v) = built(name, case), draw(name, case)
+        out, true = attention(q, k, v), REFERENCES[name].attend(attention, q, k, v, case)
+        assert_near(out, true, 1e-9)
+        cotangent = torch.randn_like(out)
+        inputs = leaves((q, k, v))
+        for gradient, expected in zip(
+            torch.autograd.grad(out, inputs, cotangent), torch.autograd.grad(true, inputs, cotangent), strict=True
+        ):
+            assert_near(gradient, expected, 1e-9)
+
+
+@each()
+def test_the_answer_without_gradients_is_the_one_with_them(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    attention, qkv = built(name, case), draw(name, case)
+    with_gradients = attention(*qkv)
+    with torch.no_grad():
+        assert_near(attention(*qkv), with_gradients, 1e-12)
+
+
+@each("causal-decode")
+def test_decoding_gives_the_last_row_of_the_causal_forward(name, workload):
+    decode = case_for(name, WORKLOADS[workload])
+    forward = case_for(name, WORKLOADS["causal"])
+    q, k, v = draw(name, forward)
+    assert decode.shape.seq_k == forward.shape.seq_k
+    assert_near(built(name, decode)(q[:, :, -1:], k, v), built(name, forward)(q, k, v)[:, :, -1:], 1e-12)
+
+
+@each("full-3", "causal-3")
+def test_gradients_equal_finite_differences(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    attention, (q, k, v) = built(name, case), draw(name, case)
+    inputs = leaves((q, k, v))
+    assert torch.autograd.gradcheck(lambda *given: attention(given[0], given[-2], given[-1]), inputs)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-2), ("bfloat16", 5e-2)])
+@each("full", "full-16", "full-grouped", "full-window", "causal", "causal-grouped", "causal-window", "causal-decode")
+def test_every_dtype_is_close_to_float64(name, workload, dtype, tolerance):
+    case = case_for(name, WORKLOADS[workload], dtype=dtype)
+    qkv = draw(name, case)
+    wide = built(name, msgspec.structs.replace(case, dtype="float64"))
+    widened = {id(x): x.detach().double().requires_grad_() for x in leaves(qkv)}
+    out, true = built(name, case)(*qkv), wide(*(widened[id(x)] for x in qkv))
+    assert_near(out, true, tolerance)
+    cotangent = torch.ones_like(out)
+    for x, gradient in zip(leaves(qkv), torch.autograd.grad(out, leaves(qkv), cotangent), strict=True):
+        (expected,) = torch.autograd.grad(true, widened[id(x)], cotangent.double(), retain_graph=True)
+        assert gradient.dtype == x.dtype
+        assert_near(gradient, expected, 4 * tolerance)

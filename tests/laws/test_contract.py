@@ -1,0 +1,66 @@
+"""What every registered mechanism owes the harness: it imports, answers or refuses, and says what it is."""
+
+import pytest
+import torch
+
+from attnbench import Unsupported
+from attnbench.variant import backend_of, options_type, support_of
+from laws.workloads import ENTRIES, WORKLOADS, built, case_for, draw, each, variant
+from references import REFERENCES
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_registered_mechanism_imports_and_declares_itself(name):
+    assert support_of(variant(name))
+    assert options_type(variant(name))
+    assert variant(name).__doc__
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_registered_mechanism_has_a_reference(name):
+    assert name in REFERENCES
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_workload_is_served_or_refused_in_words(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    try:
+        attention = built(name, case)
+    except Unsupported as refusal:
+        assert len(str(refusal).split()) > 3  # noqa: PT017 - a refusal is one of two good answers
+    else:
+        assert callable(attention)
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_a_mechanism_serves_full_or_causal_self_attention(name):
+    answers = []
+    for workload in ("full", "causal"):
+        try:
+            answers.append(built(name, case_for(name, WORKLOADS[workload])))
+        except Unsupported:
+            continue
+    assert answers
+
+
+@each()
+def test_the_output_has_the_queries_shape_dtype_and_device(name, workload):
+    for dtype in ("float64", "float32", "bfloat16", "float16"):
+        case = case_for(name, WORKLOADS[workload], dtype=dtype)
+        q, k, v = draw(name, case)
+        out = built(name, case)(q, k, v)
+        assert (out.shape, out.dtype, out.device) == (q.shape, q.dtype, q.device)
+        assert torch.isfinite(out).all()
+
+
+@each()
+def test_what_ran_is_named(name, workload):
+    assert backend_of(built(name, case_for(name, WORKLOADS[workload])))
+
+
+@each()
+def test_the_count_of_operations_is_a_positive_whole_number(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    assert isinstance(variant(name).flops(case), int)
+    assert variant(name).flops(case) > 0

@@ -1,0 +1,80 @@
+import msgspec
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attnbench import Mask
+from laws.memory import peak_bytes
+from laws.operations import operations
+from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
+
+
+def _sized(name, length, **changes):
+    case = case_for(name, WORKLOADS["full"], **changes)
+    return msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_q=length, seq_k=length))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_as_wide_as_the_sequence_equals_exact_attention(causal):
+    case = case_for("vanilla", WORKLOADS["full"], mask=Mask(causal=causal))
+    wide = msgspec.structs.replace(case, mask=Mask(causal=causal, window=case.shape.seq_k))
+    qkv = draw("vanilla", case)
+    assert_near(built("vanilla", wide)(*qkv), built("vanilla", case)(*qkv), 1e-14)
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+def test_flash_equals_vanilla(mask):
+    case = _sized("vanilla", 300, mask=mask)
+    qkv = draw("vanilla", case)
+    flash = built("flash", msgspec.structs.replace(case, variant="flash"))
+    assert_near(flash(*qkv), built("vanilla", case)(*qkv), 1e-12)
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+def test_vanilla_without_gradients_holds_the_scores_once(mask):
+    case = _sized("vanilla", 256, mask=mask, dtype="float32")
+    attention, qkv = built("vanilla", case), draw("vanilla", case)
+    scores = 4 * 256 * 256 * 4
+
+    def forward():
+        with torch.no_grad():
+            return attention(*qkv)
+
+    forward()
+    # The scores, the marks of a mask (a ninth copy of them in bytes is int64 positions), inputs and output.
+    assert scores <= peak_bytes(forward) < 2 * scores
+
+
+def test_flash_never_holds_the_scores():
+    case = _sized("flash", 1024, dtype="float32")
+    attention, qkv = built("flash", case), draw("flash", case)
+    assert peak_bytes(lambda: attention(*qkv)) < 4 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", ["flash", "linformer", "sparse"])
+def test_the_kernel_that_is_named_is_the_one_that_runs(name):
+    case = case_for(name, WORKLOADS["full"])
+    attention = built(name, case)
+    assert attention.backend.startswith("torch-flash ")
+    assert "_scaled_dot_product_flash_attention_for_cpu" in operations(lambda: attention(*draw(name, case)))
+
+
+def _baddbmm_flop(_, left, right, **__):
+    return 2 * left[0] * left[1] * left[2] * right[2]
+
+
+@pytest.mark.parametrize("name", ["vanilla", "linear"])
+@pytest.mark.parametrize("workload", ["full", "full-fewer-queries", "causal-grouped", "causal-decode"])
+def test_operations_are_counted_as_torch_counts_them(name, workload):
+    case = case_for(name, WORKLOADS[workload], passes="forward")
+    attention, qkv = built(name, case), draw(name, case)
+    in_place = {torch.ops.aten.baddbmm_: _baddbmm_flop}  # torch counts this only out of place
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter, torch.no_grad():
+        attention(*qkv)
+    assert variant(name).flops(case) == counter.get_total_flops()
+
+
+def test_flash_counts_only_the_pairs_that_a_query_sees():
+    case = case_for("flash", WORKLOADS["causal"])
+    pairs = sum(range(1, case.shape.seq_q + 1))
+    assert variant("flash").flops(case) == 4 * 2 * 2 * pairs * 4

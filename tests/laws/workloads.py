@@ -1,0 +1,119 @@
+"""What the laws run over: every registered mechanism, on every small workload that it defines."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from attnbench import Attention, Case, Mask, Shape, Unsupported
+from attnbench.case import Option
+from attnbench.registry import Entry, entries, load
+from attnbench.variant import build, complete_options, support_of
+from references import REFERENCES
+
+Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+# A variant of the harness's own package is a floor of the measurement (`empty`), not a mechanism.
+ENTRIES: dict[str, Entry] = {
+    name: entry
+    for name, claims in entries("variants").items()
+    for entry in claims
+    if not entry.target.startswith("attnbench.")
+}
+
+
+def _case(
+    queries: int, keys: int | None = None, *, kv_heads: int = 2, mask: Mask | None = None, passes: str = ""
+) -> Case:
+    shape = Shape(batch=2, heads=2, kv_heads=kv_heads, seq_q=queries, seq_k=keys or queries, head_dim=4)
+    return Case(variant="", shape=shape, mask=mask or Mask(), dtype="float64", passes=passes, seed=3)
+
+
+CAUSAL = Mask(causal=True)
+WORKLOADS: dict[str, Case] = {
+    "full": _case(21),
+    "full-1": _case(1),
+    "full-3": _case(3),
+    "full-16": _case(16),
+    "full-grouped": _case(13, kv_heads=1),
+    "full-window": _case(13, mask=Mask(window=4)),
+    "full-fewer-queries": _case(5, 21),
+    "full-more-queries": _case(21, 5),
+    "full-decode": _case(1, 21, passes="decode"),
+    "causal": _case(21, mask=CAUSAL),
+    "causal-1": _case(1, mask=CAUSAL),
+    "causal-3": _case(3, mask=CAUSAL),
+    "causal-16": _case(16, mask=CAUSAL),
+    "causal-grouped": _case(13, kv_heads=1, mask=CAUSAL),
+    "causal-window": _case(13, mask=Mask(causal=True, window=4)),
+    "causal-fewer-queries": _case(6, 21, mask=CAUSAL),
+    "causal-fewer-queries-window": _case(6, 21, mask=Mask(causal=True, window=4)),
+    "causal-more-queries": _case(21, 5, mask=CAUSAL),
+    "causal-decode": _case(1, 21, mask=CAUSAL, passes="decode"),
+}
+
+
+def variant(name: str) -> Any:
+    """Import a registered variant; whatever its import raises fails the test."""
+    return load(ENTRIES[name].target)
+
+
+def case_for(name: str, workload: Case, options: Mapping[str, Option] | None = None, **changes: Any) -> Case:
+    """Make a workload a variant's case, with options under which its sequence is long."""
+    given = REFERENCES[name].options[0] if options is None else options
+    complete = msgspec.structs.asdict(complete_options(variant(name), given))
+    return msgspec.structs.replace(workload, variant=name, options=complete, **changes)
+
+
+def built(name: str, case: Case) -> Attention:
+    return build(variant(name), case)
+
+
+@functools.cache
+def defines(name: str, workload: str) -> bool:
+    """Whether a variant takes a workload. One that cannot be imported or breaks counts, so that its laws fail."""
+    try:
+        built(name, case_for(name, WORKLOADS[workload]))
+    except Unsupported:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def each(*workloads: str) -> pytest.MarkDecorator:
+    """Run a law over every variant on those of the workloads (all, if none is named) that it defines."""
+    pairs = [(name, of) for name in ENTRIES for of in workloads or WORKLOADS if defines(name, of)]
+    return pytest.mark.parametrize(("name", "workload"), [pytest.param(*pair, id="-".join(pair)) for pair in pairs])
+
+
+def ties(name: str) -> bool:
+    return support_of(variant(name)).ties_qk
+
+
+def draw(name: str, case: Case, *, seed: int = 0) -> Qkv:
+    """Draw inputs in the case's dtype; a variant that ties queries and keys is given the same tensor for both."""
+    shape, generator = case.shape, torch.Generator().manual_seed(seed)
+    sizes = [(shape.heads, shape.seq_q), (shape.kv_heads, shape.seq_k), (shape.kv_heads, shape.seq_k)]
+    q, k, v = (
+        torch.randn(shape.batch, heads, length, shape.head_dim, generator=generator, dtype=torch.float64)
+        .to(getattr(torch, case.dtype))
+        .requires_grad_()
+        for heads, length in sizes
+    )
+    return (q, q, v) if ties(name) else (q, k, v)
+
+
+def leaves(qkv: Qkv) -> list[torch.Tensor]:
+    """List the inputs, one that stands for two once."""
+    return [x for i, x in enumerate(qkv) if all(x is not earlier for earlier in qkv[:i])]
+
+
+def assert_near(value: torch.Tensor, true: torch.Tensor, tolerance: float) -> None:
+    """Compare by the relative Frobenius error; what should be nothing at all is measured against 0.001."""
+    value, true = value.detach().double(), true.detach().double()
+    assert (value - true).norm() <= tolerance * max(true.norm(), 1e-3)

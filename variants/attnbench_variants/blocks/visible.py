@@ -1,0 +1,34 @@
+"""Which keys a query may see, as exact attention means it: as a dense mask, and as a count."""
+# T queries, S keys
+
+import torch
+
+from attnbench import Mask
+
+
+def visible_keys(mask: Mask, *, queries: int, keys: int, device: torch.device | str) -> torch.Tensor | None:
+    """Mark the keys that each query sees, [T, S]; None where every query sees them all.
+
+    Queries are the last T positions of the keys. A window of w reaches the last w keys, the query's own included;
+    without causality also the next w - 1, so that a key is seen if |i - j| < w.
+    """
+    if not mask.causal and mask.window is None:
+        return None
+    ahead_TS = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
+    visible_TS = ahead_TS <= 0 if mask.causal else ahead_TS < (mask.window or keys)
+    return visible_TS if mask.window is None else visible_TS & (ahead_TS > -mask.window)
+
+
+def visible_pairs(mask: Mask, *, queries: int, keys: int) -> int:
+    """Count the pairs of a query and a key that it sees."""
+    if not mask.causal and mask.window is None:
+        return queries * keys
+    reach = mask.window or keys
+    up_to_own = _ramp(keys, reach) - _ramp(keys - queries, reach)
+    return up_to_own if mask.causal else up_to_own + _ramp(queries - 1, reach - 1)
+
+
+def _ramp(length: int, limit: int) -> int:
+    """Sum min(i, limit) for i from 1 to length."""
+    rising = min(length, limit)
+    return rising * (rising + 1) // 2 + (length - rising) * limit

@@ -1,0 +1,49 @@
+"""The attention of the Transformer, as its equation stands: the whole matrix of scores is made."""
+# B batch, H heads, G key/value heads, R query heads of a group, T queries, S keys, D head dimension, X = B * G
+
+import torch
+
+from attnbench import Case, Support
+from attnbench_variants.blocks.fused import TORCH
+from attnbench_variants.blocks.visible import visible_keys
+
+
+class Vanilla:
+    """Scaled dot-product attention, scores materialised: softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1).
+
+    Queries are the last T positions of the keys. A window of w leaves a causal query its last w keys, itself included;
+    a non-causal one all keys with |i - j| < w. Memory: one matrix of B * H * T * S scores without gradients, two with.
+    """
+
+    supports = Support(window=True, grouped=True, exact=True)
+    backend = f"torch-matmul {TORCH}"
+
+    def __init__(self, case: Case) -> None:
+        self._mask = case.mask
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        batch, heads, queries, dim = q_BHTD.shape
+        groups, keys = k_BGSD.shape[1:3]
+        shared = heads // groups
+        # The query heads of a group are rows against the same keys, so that grouped keys need not be copied.
+        q_XRTD = (q_BHTD * dim**-0.5).reshape(batch * groups, shared * queries, dim)
+        scores = torch.bmm(q_XRTD, k_BGSD.reshape(batch * groups, keys, dim).transpose(1, 2))
+        visible = visible_keys(self._mask, queries=queries, keys=keys, device=scores.device)
+        if visible is not None:
+            scores.view(-1, queries, keys).masked_fill_(~visible, float("-inf"))
+        out = torch.bmm(_softmax(scores), v_BGSD.reshape(batch * groups, keys, -1))
+        return out.view(batch, heads, queries, -1)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count a forward call's matrix products, multiply-add = 2: every pair of query and key, seen or not."""
+        shape = case.shape
+        return 4 * shape.batch * shape.heads * shape.seq_q * shape.seq_k * shape.head_dim
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    """Normalise rows; in place where no gradient is needed, which spares a second matrix (each row is read first)."""
+    if scores.requires_grad:
+        return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores, dim=-1, out=scores)

@@ -1,0 +1,70 @@
+"""Low-rank attention: keys and values are projected along the sequence to a fixed number of columns."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, K = columns that the S keys become
+
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.fused import Fused
+
+
+class Linformer(torch.nn.Module):
+    """Linformer: softmax(q (E k)^T / sqrt(D)) (F v), with learned E and F of k rows (Wang et al. 2020, eq. 7).
+
+    E and F start as in the authors' code: Xavier uniform with gain 1/sqrt(2), drawn from the case's seed. With k equal
+    to the number of keys and E = F = identity it is exact attention; a k above it costs more and gives nothing.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """Sharing across layers is a model's affair: give its layers the same module."""
+
+        k: Annotated[int, Meta(ge=1, description="columns that keys and values are projected to")] = 256
+        sharing: Annotated[
+            Literal["headwise", "key-value", "none"],
+            Meta(
+                description="one E and one F for all heads (headwise, as in the authors' code), one matrix for both "
+                "(key-value), or a pair for each key/value head (none)"
+            ),
+        ] = "headwise"
+
+    supports = Support(
+        causal="each projected column mixes keys of the whole sequence, later ones too: Linformer is an encoder",
+        window="each projected column mixes keys of the whole sequence, so that none can be left out",
+        grouped=True,
+    )
+
+    def __init__(self, case: Case, options: Options) -> None:
+        super().__init__()
+        if case.passes == "decode":
+            raise Unsupported("decoding is causal, and each projected column mixes keys of the whole sequence")
+        heads = (case.shape.kv_heads,) if options.sharing == "none" else ()
+        generator = torch.Generator().manual_seed(case.seed)
+        self.project_keys = _projection((*heads, options.k, case.shape.seq_k), case, generator)
+        self.project_values = (
+            self.project_keys
+            if options.sharing == "key-value"
+            else _projection(self.project_keys.shape, case, generator)
+        )
+        self._fused = Fused(case)
+        self.backend = self._fused.name
+
+    def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        return self._fused(q_BHTD, self.project_keys @ k_BGSD, self.project_values @ v_BGSD)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count a forward call's matrix products, multiply-add = 2: two projections, and queries against k columns."""
+        shape, columns = case.shape, msgspec.convert(case.options, Linformer.Options).k
+        return 4 * shape.batch * columns * shape.head_dim * (shape.kv_heads * shape.seq_k + shape.heads * shape.seq_q)
+
+
+def _projection(size: tuple[int, ...], case: Case, generator: torch.Generator) -> torch.nn.Parameter:
+    """Draw a projection on the CPU in float64, so that every device and dtype has the same one within rounding."""
+    bound = (0.5 * 6 / (size[-2] + size[-1])) ** 0.5
+    weights = torch.empty(size, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
+    return torch.nn.Parameter(weights.to(getattr(torch, case.dtype)).to(case.device))
