@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.processes import running
 from helpers.command import SMALL, attnbench, command, environment
+from helpers.processes import running
 
 SERVER = "attnbench.execute.server"
 PLUGINS = Path(__file__).parent.parent / "plugins"

@@ -57,7 +57,7 @@ class Progress:
             self._kinds[notice.job.probe.kind] = (spent + notice.seconds, count + 1)
 
     def left_s(self) -> float | None:
-        """Estimate the seconds left: what an earlier round took, or else the mean of its kind; None if nothing is known."""
+        """Estimate the seconds left: what an earlier round took, or else the mean of its kind; None at first."""
         found = [self._expected(question, kind) for question, kind in self.left.values()]
         known = [seconds for seconds in found if seconds is not None]
         return sum(known) * len(found) / len(known) if known else None

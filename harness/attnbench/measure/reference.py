@@ -34,7 +34,7 @@ def exact_attention(
 def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> torch.Tensor:
     """Tell which keys each query row may see: a boolean [R, S], aligned at the end where T and S differ.
 
-    A window of w is w keys, the query's own included: the last w when causal, else w // 2 before it and the rest after.
+    A window of w reaches w keys back, the query's own included; without causality it reaches as far ahead.
     """
     position_R1 = rows_R[:, None] + (keys - queries)
     key_S = torch.arange(keys, device=rows_R.device)
@@ -42,8 +42,7 @@ def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> tor
     if mask.causal:
         seen_RS &= key_S <= position_R1
     if mask.window is not None:
-        before = mask.window - 1 if mask.causal else mask.window // 2
-        seen_RS &= (key_S >= position_R1 - before) & (key_S < position_R1 - before + mask.window)
+        seen_RS &= (key_S - position_R1).abs() < mask.window
     return seen_RS
 
 

@@ -50,7 +50,7 @@ def cuda_clock(prepare: Prepare, device: str, *, hot: bool, synchronises: bool) 
             call()
         end.record()
         end.synchronize()
-        return round(start.elapsed_time(end) * 1e6)
+        return round(float(start.elapsed_time(end)) * 1e6)
 
     # With cold caches a sample is one call: a second would find in the L2 what the first one left there.
     return Clock(run=run, now_ns=time.perf_counter_ns, least_ns=_LEAST_SAMPLE_NS if hot else 1)

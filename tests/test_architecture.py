@@ -1,0 +1,115 @@
+"""The walls that imports alone cannot hold: what the parent process loads, and a value's way from flag to table."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+import pytest
+from msgspec import Meta
+
+from attnbench.case import Case, Mask, Shape
+from attnbench.report.rows import Row
+from attnbench.suite import Sweep
+from helpers.command import SMALL, attnbench, command, environment
+
+PLUGIN = Path(__file__).parent / "plugins" / "faulty.py"
+
+
+def test_the_parent_process_imports_neither_torch_nor_a_plugin(tmp_path: Path) -> None:
+    spy = (
+        "import sys, atexit\n"
+        "wanted = ('torch', 'attnbench_variants', 'attnbench_suites', 'attnbench_file')\n"
+        "def tell():\n"
+        "    print('LOADED', [n for n in sys.modules if n.startswith(wanted)], file=sys.stderr)\n"
+        "atexit.register(tell)\n"
+        "from attnbench.cli import main\n"
+        "main()\n"
+    )
+    words = ("run", "--variants", f"vanilla,linformer:k=8,{PLUGIN}:Good", *SMALL, "--metrics", "latency,memory")
+    done = subprocess.run(
+        [sys.executable, "-c", spy, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "LOADED []" in done.stderr
+
+
+def test_importing_attnbench_imports_neither_torch_nor_pandas() -> None:
+    code = "import attnbench, sys; print([n for n in ('torch', 'pandas', 'numpy', 'typer') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def fields() -> Iterator[tuple[str, str, str]]:
+    """Walk every field of a case: its name, its column's heading and its flag."""
+    for struct in (Shape, Mask, Case):
+        for field in msgspec.structs.fields(struct):
+            if field.type in (Shape, Mask):
+                continue
+            titles, flags = zip(*metas(field.type), strict=True)
+            yield field.name, next(filter(None, titles)), next(filter(None, flags))
+
+
+def metas(hint: Any) -> Iterator[tuple[str | None, str | None]]:
+    if get_origin(hint) is not None and hasattr(hint, "__metadata__"):
+        for meta in hint.__metadata__:
+            if isinstance(meta, Meta):
+                yield meta.title, (meta.extra or {}).get("flag")
+        yield from metas(get_args(hint)[0])
+
+
+FIELDS = list(fields())
+
+
+@pytest.mark.parametrize(("name", "title", "flag"), FIELDS, ids=[name for name, _, _ in FIELDS])
+def test_every_field_of_a_case_has_a_heading_a_flag_of_run_and_a_column(name: str, title: str, flag: str) -> None:
+    assert title
+    assert name in Row.__struct_fields__
+    text = subprocess.run(
+        command("run", "--help"), capture_output=True, text=True, check=True, env=environment(COLUMNS="200")
+    ).stdout
+    assert f"{flag} " in text
+
+
+# One value of each axis that no default has, and where it must arrive.
+WALK = {
+    "batch": ("--batch", "2", 2),
+    "heads": ("--heads", "4", 4),
+    "kv_heads": ("--kv-heads", "1", 1),
+    "seq_q": ("--seq", "96", 96),
+    "seq_k": ("--seq-k", "160", 160),
+    "head_dim": ("--head-dim", "8", 8),
+    "causal": ("--causal", None, True),
+    "window": ("--window", "7", 7),
+    "dtype": ("--dtype", "float64", "float64"),
+    "passes": ("--passes", "decode", "decode"),
+    "seed": ("--seed", "3", 3),
+    "device": ("--device", "cpu", "cpu"),
+}
+
+
+@pytest.mark.parametrize("name", WALK)
+def test_a_value_travels_whole_from_its_flag_to_its_row(name: str, tmp_path: Path) -> None:
+    flag, text, value = WALK[name]
+    given = dict(zip(SMALL[::2], SMALL[1::2], strict=True))
+    given.pop(flag, None)
+    words = [word for pair in given.items() for word in pair] + [flag] + ([text] if text else [])
+    done = attnbench("run", "--variants", "vanilla", *words, "--metrics", "memory", "--json", cwd=tmp_path)
+    (row,) = [row for row in json.loads(done.stdout) if row["metric"] == "memory"]
+    assert (row[name], row["status"]) == (value, "ok"), row
+
+
+def test_every_field_of_a_sweep_is_a_flag_of_run() -> None:
+    text = subprocess.run(
+        command("run", "--help"), capture_output=True, text=True, check=True, env=environment(COLUMNS="200")
+    ).stdout
+    for field in Sweep.__struct_fields__:
+        assert f"--{field.replace('_', '-')} " in text

@@ -1,0 +1,14 @@
+"""These probes run in the tests' own process: one thread, so that a busy machine's other work does not stall a barrier."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

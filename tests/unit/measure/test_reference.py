@@ -1,0 +1,63 @@
+"""The harness's own exact attention against loops over single scores."""
+
+import math
+
+import pytest
+import torch
+
+from attnbench.case import Mask
+from attnbench.measure.reference import chosen_rows, exact_attention, visible
+
+
+def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torch.Tensor:
+    batch, heads, queries, width = q.shape
+    groups, keys = k.shape[1], k.shape[2]
+    out = torch.zeros(batch, heads, queries, v.shape[3], dtype=torch.float64)
+    for b in range(batch):
+        for h in range(heads):
+            g = h * groups // heads
+            for t in range(queries):
+                place = t + keys - queries
+                total = 0.0
+                for s in range(keys):
+                    if mask.causal and s > place:
+                        continue
+                    if mask.window is not None and abs(s - place) >= mask.window:
+                        continue
+                    weight = math.exp(
+                        sum(float(a) * float(c) for a, c in zip(q[b, h, t], k[b, g, s], strict=True)) / math.sqrt(width)
+                    )
+                    total += weight
+                    out[b, h, t] += weight * v[b, g, s]
+                out[b, h, t] /= total
+    return out
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 7), (3, 8)])
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window=2), Mask(causal=True, window=3)])
+def test_exact_attention_equals_loops_over_single_scores(queries: int, keys: int, mask: Mask) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, queries, 3, dtype=torch.float64)
+    k, v = (torch.randn(2, 2, keys, 3, dtype=torch.float64) for _ in range(2))
+    torch.testing.assert_close(exact_attention(q, k, v, mask=mask), looped(q, k, v, mask), rtol=1e-12, atol=1e-12)
+
+
+def test_chosen_rows_are_those_of_the_whole() -> None:
+    q, k, v = (torch.randn(1, 2, 30, 4, dtype=torch.float64) for _ in range(3))
+    rows = torch.tensor([0, 7, 29])
+    whole = exact_attention(q, k, v, mask=Mask(causal=True))
+    torch.testing.assert_close(exact_attention(q, k, v, mask=Mask(causal=True), rows_R=rows), whole[:, :, rows])
+
+
+def test_a_window_as_wide_as_the_sequence_hides_nothing() -> None:
+    rows = torch.arange(9)
+    assert visible(Mask(window=9), rows, queries=9, keys=9).all()
+
+
+def test_rows_are_all_up_to_2048_and_then_256_that_follow_from_the_seed() -> None:
+    cpu = torch.device("cpu")
+    assert len(chosen_rows(2048, seed=0, device=cpu)) == 2048
+    drawn = chosen_rows(5000, seed=0, device=cpu)
+    assert len(set(drawn.tolist())) == 256
+    assert torch.equal(drawn, chosen_rows(5000, seed=0, device=cpu))
+    assert not torch.equal(drawn, chosen_rows(5000, seed=1, device=cpu))
