@@ -1,0 +1,99 @@
+"""Reformer's attention: tokens are hashed, and each attends to those that hash near it, in several rounds."""
+
+# B batch, H heads, T queries, S keys, D head dimension; N tokens (= T = S), R rounds, Z = B x H x N
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from attnbench import Case, Support
+from attnbench import Options as BaseOptions
+from attnbench_variants.hashing.kernels import kernel_for
+from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
+from attnbench_variants.hashing.places import Cut
+from attnbench_variants.hashing.rounds import Form, Sequences, attend_in_rounds
+
+# Matrix products with the scores or the weights: two forward, five for the gradient, which computes the scores again.
+_PRODUCTS = {"backward": 5, "forward-backward": 7}
+
+
+class Reformer(torch.nn.Module):
+    """Attend by locality-sensitive hashing (Kitaev, Kaiser, Levskaya 2020, "Reformer", section 2 and appendix A).
+
+    In each round tokens are sorted by (bucket, position), bucket = argmax([qR; -qR]) for a random R, and cut into
+    chunks. A token attends to its chunk and the one before (equation 5), but to itself only where there is no other.
+    Rounds are merged by their log-sum-exps (equation 8). Queries are the keys too: k = q / |q|, and `k` is not read.
+
+    Where the paper leaves a choice, or its code differs:
+
+    - Scores are q . k without 1 / sqrt(D). The authors' code (trax) divides by it after making keys sqrt(D) long.
+    - Within the two chunks the bucket does not matter (trax: attend_across_buckets, set in the paper's experiments).
+    - The first chunk of a round looks back at nothing (equation 5). Published code wraps around to the last one.
+    - A key that is seen in n rounds counts n times: N_ij = 1 in equation 8, as in trax's second implementation and
+      its ports. To count once, each pair of tokens would be looked up in all other rounds.
+    - As many buckets as chunks, so a bucket has the size of a chunk on average (in the paper, of half a chunk).
+    - Causal: weights go to earlier positions only, whose values alone are put out. But which ones those are follows
+      from the sorting of all tokens, later ones too. So there is no decoding token by token that gives the same.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """What trades time for the share of similar tokens that find each other."""
+
+        rounds: Annotated[int, Meta(ge=1, description="hash rounds; each finds similar tokens that others miss")] = 4
+        bucket: Annotated[int, Meta(ge=1, description="tokens in a chunk, and in a bucket on average")] = 64
+
+    supports = Support(
+        devices=("cpu", "cuda"),
+        passes=("forward", "backward", "forward-backward"),
+        window="which keys are near is decided by their hashes, not by a window of positions",
+        cross="queries and keys are one sequence, hashed and sorted together: no cross-attention, no decoding",
+        grouped="queries are the keys too, so every query head needs a key head of its own",
+        ties_qk=True,
+    )
+
+    def __init__(self, case: Case, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        self.causal = case.mask.causal
+        self.kernel = kernel_for(torch.device(case.device))
+        buckets = -(-case.shape.seq_q // options.bucket)
+        rotations = draw_rotations(case.shape.head_dim, options.rounds, buckets=buckets, seed=case.seed)
+        self.rotations = [rotation_DRF.to(case.device) for rotation_DRF in rotations]
+
+    @property
+    def backend(self) -> str:
+        """The kernel that attends within chunks."""
+        return self.kernel.name
+
+    def forward(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+        """Attend: [B, H, T, D]. Gradients go to q, as query and as key, and to v; k is taken to be q."""
+        del k_BHSD
+        return self.attend(q_BHTD, v_BHSD, self.buckets(q_BHTD))
+
+    @torch.no_grad()
+    def buckets(self, qk_BHND: Tensor) -> Tensor:
+        """Hash tokens: their buckets in each round, int64 [B, H, R, N]."""
+        batch, heads, tokens, features = qk_BHND.shape
+        buckets_RZ = hash_vectors(qk_BHND.reshape(-1, features), self.rotations)
+        return buckets_RZ.view(-1, batch, heads, tokens).movedim(0, 2)
+
+    def attend(self, qk_BHND: Tensor, v_BHND: Tensor, buckets_BHRN: Tensor) -> Tensor:
+        """Attend given the buckets: [B, H, N, D]."""
+        qk_XND, v_XND = (x.flatten(0, 1).contiguous() for x in (qk_BHND, v_BHND))
+        cut = Cut(qk_XND.shape[1], min(self.options.bucket, qk_XND.shape[1]), device=qk_XND.device)
+        form = Form(cut, self.kernel, None if self.causal else cut.full_mask(v_XND))
+        sequences = Sequences(qk_XND, v_XND, hash_order(buckets_BHRN.flatten(0, 1)))
+        return attend_in_rounds(sequences, form).view_as(v_BHND)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: hashing, and all pairs of the chunks, hidden ones included."""
+        options = msgspec.convert(case.options, Reformer.Options)
+        shape, tokens = case.shape, case.shape.seq_q
+        chunk, buckets = min(options.bucket, tokens), -(-tokens // options.bucket)
+        pairs = -(-tokens // chunk) * chunk * 2 * chunk
+        axes = 0 if case.passes == "backward" else tokens * sum(bucket_factors(buckets)) // 2
+        a_round = pairs * _PRODUCTS.get(case.passes, 2) + axes
+        return 2 * shape.batch * shape.heads * options.rounds * shape.head_dim * a_round
