@@ -38,9 +38,10 @@ class Run:
         return self.path.name
 
     def rows(self) -> list[Row]:
-        """Give the tidy rows: one per case and metric."""
+        """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            return rows(store.records(), store.plan.jobs)
+            planned = {job.key for job in store.plan.jobs}
+            return rows([record for record in store.records() if record.job.key in planned], store.plan.jobs)
 
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""

@@ -198,7 +198,8 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: s
     assert process.wait(timeout=10) == code
     run = the_run(tmp_path)
     assert process.stderr is not None
-    assert f"--resume {run.name}" in process.stderr.read()
+    with process.stderr as said:
+        assert f"attnbench run --resume {run.name}" in said.read()
     checked = json.loads(attnbench("verify", run.name, "--json", cwd=tmp_path).stdout)
     assert (checked["statuses"], checked["pending"]) == ({"ok": 1}, 1)
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
@@ -209,7 +210,7 @@ def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -
     process = start(tmp_path)
     assert running(SERVER) - before
     process.kill()
-    process.wait()
+    process.communicate()
     deadline = time.monotonic() + 5
     while running(SERVER) - before and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -220,7 +221,7 @@ def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -
 def test_an_edited_plugin_is_measured_again_on_resume(tmp_path: Path) -> None:
     process = start(tmp_path)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=10)
+    process.communicate(timeout=10)
     (tmp_path / "mine.py").write_text(PATIENT + "# edited\n")
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
     checked = json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)

@@ -66,7 +66,7 @@ def _guarded() -> int:
         return _say("interrupted", INTERRUPTED)
     except _Terminated:
         return _say("terminated", TERMINATED)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is how Typer takes a closed pipe
         _close_quietly()
         return DONE
     except Exception:

@@ -83,7 +83,8 @@ def display() -> Iterator[Notify]:
         if shown.progress is not None:
             path = shown.progress.opened.path
             out = "" if path.parent == RESULTS else f" --out {shlex.quote(str(path.parent))}"
-            console.print(Text(f"what was measured is kept; go on with: attnbench run --resume {path.name}{out}"))
+            how = f"what was measured is kept; go on with: attnbench run --resume {path.name}{out}"
+            console.print(Text(how), soft_wrap=True)
         raise
 
 

@@ -1,4 +1,4 @@
-"""These probes run in the tests' own process: one thread, so that a busy machine's other work does not stall a barrier."""
+"""These probes run in the tests' own process: one thread, so that a busy machine stalls no barrier."""
 
 from collections.abc import Iterator
 

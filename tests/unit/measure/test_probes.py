@@ -139,7 +139,6 @@ def test_latency_of_every_pass_is_measured(passes: str) -> None:
     (samples,) = [one.values for one in outcome.measurements if one.metric == "latency"]
     assert len(samples) >= 20
     assert all(isinstance(value, int) and value > 0 for value in samples)
-    assert outcome.facts["stop"] in ("quiet", "steady", "samples")
 
 
 def test_grouped_heads_and_cross_attention_are_measured_and_agree() -> None:

@@ -1,0 +1,50 @@
+"""What a fresh process for each case costs, and how fast the command line answers."""
+
+import statistics
+import subprocess
+import time
+from contextlib import closing
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.execute.events import Finished
+from attnbench.execute.local import LocalExecutor
+from attnbench.record import Job, Outcome
+from attnbench.registry import find
+from helpers.command import command, environment
+from helpers.planted import job
+
+REPEATS = 15
+
+
+def planned(variant: str) -> Job:
+    base = job(variant)
+    return replace(base, target=find(variant, "variants", flag="").target, protocol=replace(base.protocol, threads=1))
+
+
+def calls_s(outcome: Outcome) -> float:
+    """Give what the calls of a latency job took: its first, warm-up and timed calls."""
+    assert outcome.status == "ok", outcome
+    return float(outcome.facts["calls_ns"]) * 1e-9  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("variant", ["vanilla", "linear", "flash", "reformer", "sparse", "linformer"])
+def test_a_case_in_a_fresh_process_costs_less_than_100_ms_more_than_in_a_warm_one(variant: str) -> None:
+    """All that is not a call: fork, import, inputs, checks, answer; a warm process would need some of it too."""
+    with closing(LocalExecutor()) as executor:
+        jobs = [replace(planned(variant), round=1, attempt=number + 1) for number in range(REPEATS)]
+        done = [event for event in executor.run(iter(jobs)) if isinstance(event, Finished)]
+    outside = [event.seconds - calls_s(event.outcome) for event in done]
+    print(f"{variant}: {statistics.median(outside) * 1e3:.0f} ms outside the calls (median of {REPEATS})")
+    assert statistics.median(outside) < 0.100
+
+
+def test_help_answers_in_under_300_ms() -> None:
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        subprocess.run(command("--help"), capture_output=True, check=True, env=environment())
+        times.append(time.perf_counter() - started)
+    print(f"--help: {statistics.median(times) * 1e3:.0f} ms (median of {REPEATS})")
+    assert statistics.median(times) < 0.3
