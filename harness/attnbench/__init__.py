@@ -4,14 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.case import Case, Mask, Shape
 from attnbench.errors import UsageError
+from attnbench.task import IGNORE, Form
 from attnbench.variant import Attention, InvalidOutput, Options, Support, Unsupported
 
 if TYPE_CHECKING:
     from attnbench.api import Run, build, load, run
 
 __all__ = [
+    "IGNORE",
     "Attention",
     "Case",
+    "Form",
     "InvalidOutput",
     "Mask",
     "Options",

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from attnbench import plan, registry, suite
 from attnbench.case import digest
+from attnbench.describe import Description, TaskDescription
 from attnbench.errors import UsageError
 from attnbench.execute.events import Event, Progressed, Started
 from attnbench.execute.local import LocalExecutor
@@ -19,7 +20,7 @@ from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVa
 from attnbench.plan import Candidate, Exam, Setting, Workloads
 from attnbench.record import Allocator, Environment, Job, Origin, Outcome, Profile, Record, Status
 from attnbench.record import Protocol as MeasuringProtocol
-from attnbench.registry import Description, Entry, TaskDescription
+from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, Store, new_run_id
 from attnbench.suite import Sweep
@@ -303,18 +304,20 @@ def _with_todays_sources(jobs: Iterable[Job], executor: Executor) -> Iterator[Jo
     """Give jobs the source hashes that their plugins have now, so that an edited plugin is measured again."""
     origins: dict[str, Origin] = {}
 
-    def today(target: str, origin: Origin, ask: type[DescribeVariant] | type[DescribeTask]) -> Origin:
+    def today(target: str, origin: Origin, *, is_task: bool) -> Origin:
         if target not in origins:
             entry = Entry(name=target, target=target, origin=origin)
-            kind = Description if ask is DescribeVariant else TaskDescription
-            origins[target] = executor.ask(ask(entry=entry), kind).origin
+            if is_task:
+                origins[target] = executor.ask(DescribeTask(entry=entry), TaskDescription).origin
+            else:
+                origins[target] = executor.ask(DescribeVariant(entry=entry), Description).origin
         return origins[target]
 
     for job in jobs:
         probe = job.probe
         if probe.task_origin is not None:
-            probe = msgspec.structs.replace(probe, task_origin=today(job.task_target, probe.task_origin, DescribeTask))
-        yield msgspec.structs.replace(job, probe=probe, origin=today(job.target, job.origin, DescribeVariant))
+            probe = msgspec.structs.replace(probe, task_origin=today(job.task_target, probe.task_origin, is_task=True))
+        yield msgspec.structs.replace(job, probe=probe, origin=today(job.target, job.origin, is_task=False))
 
 
 def _named_once(entries: Sequence[Entry]) -> None:

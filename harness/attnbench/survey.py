@@ -6,9 +6,10 @@ from msgspec import Struct
 
 from attnbench import registry, session
 from attnbench.case import Case, Mask, Shape
+from attnbench.describe import Description, TaskDescription
 from attnbench.execute.messages import DescribeTask, DescribeVariant, TryVariant
 from attnbench.record import Environment
-from attnbench.registry import Description, Entry, TaskDescription
+from attnbench.registry import Entry
 from attnbench.session import Executor
 
 # Large enough for every kernel's smallest block, small enough to be over at once.

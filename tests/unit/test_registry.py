@@ -8,9 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.case import Case, Mask, Shape
+from attnbench.describe import Description, OptionField, describe_variant
 from attnbench.errors import UsageError
 from attnbench.record import Origin
-from attnbench.registry import Description, OptionField, describe_variant, entries, find, load
+from attnbench.registry import entries, find, load
 from attnbench.variant import Support, Unsupported, build
 from distributions import PLAIN, forget_imports, lay_out
 

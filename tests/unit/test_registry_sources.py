@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.registry import describe_variant, find
+from attnbench.describe import describe_variant
+from attnbench.registry import find
 from distributions import PLAIN, forget_imports, lay_out
 
 PLUGINS = Path(__file__).parents[1] / "plugins"

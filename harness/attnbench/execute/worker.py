@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from attnbench import environment, registry
+from attnbench import describe, environment, registry
 from attnbench.case import Case
 from attnbench.errors import UsageError
 from attnbench.execute import limits
@@ -26,6 +26,7 @@ from attnbench.execute.messages import (
 from attnbench.measure import agreement, failure, latency, memory
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
+from attnbench.train import accuracy
 from attnbench.variant import Unsupported
 
 Tell = Callable[[str], None]
@@ -34,6 +35,7 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "agreement": agreement.measure,
+    "accuracy": accuracy.measure,
 }
 
 
@@ -75,9 +77,9 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome
 def _reply(question: Question, tell: Tell) -> object:
     match question:
         case DescribeVariant(entry=entry, given=given):
-            return registry.describe_variant(entry, given)
+            return describe.describe_variant(entry, given)
         case DescribeTask(entry=entry, given=given):
-            return registry.describe_task(entry, given)
+            return describe.describe_task(entry, given)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
         case TryVariant(target=target, case=case):

@@ -1,0 +1,79 @@
+"""The accuracy probe: a variant trained on a task from one seed, and held to examples that it has never seen."""
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import torch
+
+from attnbench import registry, variant
+from attnbench.case import digest
+from attnbench.record import Job, Measurement, Outcome
+from attnbench.task import Task, Training, build_task, settings_of
+from attnbench.train.data import draw_splits
+from attnbench.train.loop import Score, Trained, evaluate, train
+from attnbench.train.model import Model
+
+
+def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
+    """Train a job's variant on its task, from the seed of the job's round, and test the best weights.
+
+    Raises Unsupported where the variant does not serve the task. A training that diverges is a score like any other:
+    that of the best weights before.
+    """
+    plugin = registry.load(job.task_target)
+    settings = settings_of(plugin, job.probe.task_options)
+    task, training = build_task(plugin, settings), settings.training
+    seed = int(digest(job.case.seed, job.round), 16) % 2**31
+    model = build_model(job, task, training, seed=seed)
+    splits = draw_splits(task, training, seed=seed, device=job.case.device)
+    trained = train(model, splits, training, seed=seed, tell=tell)
+    tested = evaluate(model, splits["test"], training.batch)
+    learned = evaluate(
+        model, splits["train"].at(torch.arange(min(len(splits["train"]), len(splits["test"])))), training.batch
+    )
+    return Outcome(
+        status="ok",
+        measurements=tuple(_measurements(tested, learned, trained)),
+        backend=variant.backend_of(model.mechanisms[0]),
+        facts={
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "steps": trained.steps,
+            "diverged": trained.diverged,
+            "learning_rate": training.learning_rate,
+            "answers": tested.answers,
+        },
+    )
+
+
+def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
+    """Build the model with a variant of its own in each layer; every weight follows from the seed."""
+    plugin = registry.load(job.target)
+    torch.manual_seed(seed)
+    cases = (msgspec.structs.replace(job.case, seed=seed + layer) for layer in range(training.layers))
+    mechanisms = [variant.build(plugin, case) for case in cases]
+    model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk)
+    return model.to(job.case.device)
+
+
+def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measurement]:
+    figures = {
+        "accuracy": (tested.accuracy, True),
+        "test_loss": (tested.loss, False),
+        "train_accuracy": (learned.accuracy, True),
+        "generalisation_gap": (learned.accuracy - tested.accuracy, False),
+        "steps_to_best": (float(trained.best.step) if trained.curve else 0.0, False),
+    }
+    found = [_figure(metric, (value,), higher=higher) for metric, (value, higher) in figures.items()]
+    return [*found, _figure("validation_curve", tuple(p.score.accuracy for p in trained.curve), higher=True)]
+
+
+def _figure(metric: str, values: tuple[float, ...], *, higher: bool) -> Measurement:
+    finite = all(math.isfinite(value) for value in values)
+    return Measurement(
+        metric=metric,
+        unit="1",
+        values=tuple(value if math.isfinite(value) else None for value in values),
+        higher_is_better=higher,
+        flags=() if finite else ("non_finite",),
+    )

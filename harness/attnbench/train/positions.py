@@ -1,0 +1,60 @@
+"""How the trained model knows the order of its inputs: added to the embedding, or turned into queries and keys."""
+
+# B batch, H heads, T positions, E width, D head dimension
+import torch
+from torch import Tensor, nn
+
+WAVELENGTH = 10_000.0
+
+
+class Sinusoidal(nn.Module):
+    """Add sines and cosines of geometrically growing wavelength (Vaswani et al. 2017, section 3.5)."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        angles_TF = _angles(length, (width + 1) // 2)
+        waves_TE = torch.stack((angles_TF.sin(), angles_TF.cos()), dim=-1).flatten(1)[:, :width]
+        self.register_buffer("waves_TE", waves_TE.float(), persistent=False)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        """Add the wave of each position."""
+        return x_BTE + self.get_buffer("waves_TE")
+
+
+class Learned(nn.Module):
+    """Add a vector of each position that training finds (Gehring et al. 2017, section 3.1)."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.vectors_TE = nn.Parameter(torch.empty(length, width))
+        nn.init.normal_(self.vectors_TE, std=width**-0.5)
+
+    def forward(self, x_BTE: Tensor) -> Tensor:
+        """Add the vector of each position."""
+        return x_BTE + self.vectors_TE
+
+
+class Rotary(nn.Module):
+    """Turn each pair of features by an angle that grows with the position (Su et al. 2021, equation 15).
+
+    The product of a turned query and a turned key depends on their distance alone. Halves are paired, not neighbours.
+    """
+
+    def __init__(self, length: int, head_dim: int) -> None:
+        super().__init__()
+        angles_TD = _angles(length, head_dim // 2).repeat(1, 2)
+        self.register_buffer("cos_TD", angles_TD.cos().float(), persistent=False)
+        self.register_buffer("sin_TD", angles_TD.sin().float(), persistent=False)
+
+    def forward(self, q_BHTD: Tensor) -> Tensor:
+        """Turn queries or keys."""
+        first, second = q_BHTD.chunk(2, dim=-1)
+        across_BHTD = torch.cat((-second, first), dim=-1)
+        turned_BHTD = q_BHTD * self.get_buffer("cos_TD") + across_BHTD * self.get_buffer("sin_TD")
+        return turned_BHTD.to(q_BHTD.dtype)
+
+
+def _angles(length: int, count: int) -> Tensor:
+    """Give the angle of each position [T] at each of `count` frequencies [F], in double precision."""
+    frequencies_F = WAVELENGTH ** (-torch.arange(count, dtype=torch.float64) / count)
+    return torch.arange(length, dtype=torch.float64)[:, None] * frequencies_F

@@ -1,0 +1,121 @@
+"""Multi-query associative recall: look up, many times in one sequence, what was said of a key (Zoology)."""
+
+# N examples, P pairs of a key and its value, T positions, W places in which a query may stand
+from typing import Annotated, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Generator, Tensor
+
+from attnbench import IGNORE, Form
+from attnbench import Options as BaseOptions
+
+BLANK = 0
+
+
+class Mqar:
+    """Recall the value of each key that is asked for (Arora et al. 2023, "Zoology", section 3 and appendix E).
+
+    A sequence begins with P pairs: a key, then its value. Each key is asked for once more, alone, further on, at a gap
+    drawn with weight g^(power - 1), so near gaps are likelier; there the model must answer with the key's value. All
+    other positions are blank. Keys are drawn from the lower half of the vocabulary, values from the upper half, without
+    repetition within a sequence.
+
+    Attention looks the key up; a mechanism that keeps a state of fixed size must hold all pairs in it. Causal in the
+    preset `paper`, as published; `tiny` lets every position see all others, so that mechanisms without a causal form
+    stand in the table too: what is asked stays the same, since no position shows an answer that belongs to another.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """Sizes of the sequences; the defaults are the paper's."""
+
+        length: Annotated[int, Meta(ge=4, description="tokens of a sequence")] = 64
+        pairs: Annotated[int, Meta(ge=1, description="keys with their values, each asked for once")] = 4
+        vocabulary: Annotated[int, Meta(ge=4, description="blank, keys (lower half), values (upper half)")] = 8192
+        power: Annotated[float, Meta(gt=0, description="gaps g have weight g^(power - 1): 1 is uniform")] = 0.01
+        causal: Annotated[bool, Meta(description="a position sees no later one, as in the paper")] = True
+
+    presets: ClassVar = {
+        "tiny": {
+            "length": 32,
+            "pairs": 4,
+            "vocabulary": 128,
+            "causal": False,
+            "width": 64,
+            "heads": 1,
+            "feed_forward": 0,
+            "tied": True,
+            "steps": 1500,
+            "batch": 64,
+            "learning_rate": 3e-3,
+            "beta2": 0.95,
+            "validate_every": 100,
+            "enough": 0.999,
+            "train_examples": 16_000,
+            "validation_examples": 500,
+            "test_examples": 1000,
+        },
+        "paper": {
+            "length": 256,
+            "pairs": 16,
+            "vocabulary": 8192,
+            "causal": True,
+            "width": 128,
+            "heads": 1,
+            "steps": 25_000,
+            "batch": 256,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "validate_every": 390,
+            "enough": 0.999,
+            "seeds": 5,
+            "train_examples": 100_000,
+            "validation_examples": 1000,
+            "test_examples": 3000,
+        },
+    }
+
+    def __init__(self, options: Options) -> None:
+        room = (options.length - 2 * options.pairs) // 2
+        if room < options.pairs:
+            raise ValueError(
+                f"length={options.length} has no room to ask for pairs={options.pairs}; use 4 times as many"
+            )
+        if options.vocabulary // 2 <= options.pairs:
+            raise ValueError(f"vocabulary={options.vocabulary} has too few keys for pairs={options.pairs}")
+        self.options = options
+        self.form = Form(
+            length=options.length,
+            answer="tokens",
+            vocabulary=options.vocabulary,
+            outputs=options.vocabulary,
+            causal=options.causal,
+        )
+
+    def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draw inputs_NT and targets_NT: the value where a key is asked for, IGNORE elsewhere. All splits are alike."""
+        del split
+        options, pairs = self.options, self.options.pairs
+        half = options.vocabulary // 2
+        keys_NP = 1 + _distinct(count, pairs, half - 1, generator)
+        values_NP = half + _distinct(count, pairs, options.vocabulary - half, generator)
+        gaps_W = torch.arange(1, (options.length - 2 * pairs) // 2 + 1, dtype=torch.float64)
+        places_NP = torch.multinomial((gaps_W ** (options.power - 1)).expand(count, -1), pairs, generator=generator)
+        inputs_NT = torch.full((count, options.length), BLANK)
+        targets_NT = torch.full((count, options.length), IGNORE)
+        inputs_NT[:, 0 : 2 * pairs : 2] = keys_NP
+        inputs_NT[:, 1 : 2 * pairs : 2] = values_NP
+        asked_NP = 2 * pairs + 2 * places_NP
+        return inputs_NT.scatter_(1, asked_NP, keys_NP), targets_NT.scatter_(1, asked_NP, values_NP)
+
+
+def _distinct(count: int, size: int, below: int, generator: Generator) -> Tensor:
+    """Draw `count` rows of `size` different whole numbers, every ordered choice as likely as any other.
+
+    Floyd's algorithm (Bentley and Floyd 1987), row-wise, then a shuffle of each row.
+    """
+    drawn = torch.full((count, size), -1)
+    for column, top in enumerate(range(below - size, below)):
+        new = torch.randint(top + 1, (count, 1), generator=generator)
+        drawn[:, column : column + 1] = torch.where((drawn == new).any(1, keepdim=True), top, new)
+    return drawn.gather(1, torch.rand(count, size, generator=generator).argsort(1))
