@@ -36,4 +36,4 @@ def test_factors_of_the_number_of_buckets_are_even_and_enough_and_hardly_more(bu
 def test_tokens_of_a_bucket_stay_in_their_order():
     buckets = torch.randint(0, 3, (2, 3, 500), generator=torch.Generator().manual_seed(3))
     for order, of_round in zip(hash_order(buckets).flatten(0, 1).tolist(), buckets.flatten(0, 1).tolist(), strict=True):
-        assert order == sorted(range(500), key=lambda token: (of_round[token], token))  # noqa: B023 - used at once
+        assert order == sorted(range(500), key=lambda token: (of_round[token], token))
