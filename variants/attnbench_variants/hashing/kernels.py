@@ -26,8 +26,8 @@ class Chunks(NamedTuple):
 class Kernel(NamedTuple):
     """A formulation of attention within chunks; both give the same results within rounding.
 
-    `forward(chunks)` gives out_XCMD and lse_XCM. `backward(chunks, grad_XCMD, out_XCMD, lse_XCM)` gives the gradients
-    of q, k and v, where the weights are exp(score - lse): with the lse of all rounds, one round's share of them.
+    `forward(chunks)` gives out_XCMD, contiguous, and lse_XCM. `backward(chunks, grad_XCMD, out_XCMD, lse_XCM)` gives
+    the gradients of q, k and v, where weights are exp(score - lse): with the lse of all rounds, one round's part.
     """
 
     name: str

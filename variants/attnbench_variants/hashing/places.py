@@ -83,10 +83,10 @@ class Places:
         return torch.empty_like(self.order_XN).scatter_(1, self.order_XN, row_XN).view(-1, 1)
 
 
-def sum_rows(x: Tensor, rows_ZR: Tensor, *, weights_ZR: Tensor | None = None) -> Tensor:
+def sum_rows(x: Tensor, rows_ZR: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """Sum some rows of x, numbered as they lie in memory, for each token, weighted or not, in one pass: [Z, D]."""
     in_memory = x.as_strided((x.numel() // x.shape[-1], x.shape[-1]), (x.shape[-1], 1))
-    return embedding_bag(rows_ZR, in_memory, per_sample_weights=weights_ZR, mode="sum")
+    return embedding_bag(rows_ZR, in_memory, per_sample_weights=weights, mode="sum")
 
 
 def masked(dtype: torch.dtype) -> float:

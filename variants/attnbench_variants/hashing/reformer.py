@@ -28,11 +28,12 @@ class Reformer(torch.nn.Module):
 
     Where the paper leaves a choice, or its code differs:
 
-    - Scores are q . k without 1 / sqrt(D). The authors' code (trax) divides by it after making keys sqrt(D) long.
+    - Scores are q . k without 1 / sqrt(D): the authors' code (trax) makes keys sqrt(D) long before it divides by that,
+      so that scores are as large as in exact attention. Ports that do not are nearly uniform where |q| is sqrt(D).
     - Within the two chunks the bucket does not matter (trax: attend_across_buckets, set in the paper's experiments).
     - The first chunk of a round looks back at nothing (equation 5). Published code wraps around to the last one.
     - A key that is seen in n rounds counts n times: N_ij = 1 in equation 8, as in trax's second implementation and
-      its ports. To count once, each pair of tokens would be looked up in all other rounds.
+      its ports. To count it once, as in the paper's experiments, each pair would be looked up in all other rounds.
     - As many buckets as chunks, so a bucket has the size of a chunk on average (in the paper, of half a chunk).
     - Causal: weights go to earlier positions only, whose values alone are put out. But which ones those are follows
       from the sorting of all tokens, later ones too. So there is no decoding token by token that gives the same.

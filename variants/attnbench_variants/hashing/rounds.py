@@ -82,13 +82,13 @@ def _attend(sequences: Sequences, form: Form) -> tuple[Tensor, Tensor]:
     k_XND, _ = _unit_length(sequences.qk)
     rounds = [Places(order_XN, form.cut) for order_XN in sequences.order.unbind(1)]
     results = [form.kernel.forward(_chunks(places, form, sequences=sequences, k_XND=k_XND)) for places in rounds]
-    lse_RXCM = torch.stack([lse_XCM for _, lse_XCM in results])
-    out_RXCMD = torch.stack([out_XCMD for out_XCMD, _ in results])
-    row_ZR = torch.cat([places.of_queries(out) for places, out in zip(rounds, out_RXCMD, strict=True)], dim=1)
-    lse_ZR = lse_RXCM.flatten()[row_ZR]
-    lse_Z1 = lse_ZR.logsumexp(dim=1, keepdim=True)
-    share_ZR = (lse_ZR - lse_Z1).exp_().to(v_XND.dtype)
-    out_XND = sum_rows(out_RXCMD, row_ZR, weights_ZR=share_ZR).view_as(v_XND)
+    row_RZ1 = [places.of_queries(out_XCMD) for places, (out_XCMD, _) in zip(rounds, results, strict=True)]
+    lse_RZ1 = torch.stack([lse_XCM.reshape(-1)[row_Z1] for row_Z1, (_, lse_XCM) in zip(row_RZ1, results, strict=True)])
+    lse_Z1 = lse_RZ1.logsumexp(dim=0)
+    share_RZ1 = (lse_RZ1 - lse_Z1).exp_().to(v_XND.dtype)
+    out_XND = torch.zeros_like(v_XND, dtype=lse_Z1.dtype)
+    for (out_XCMD, _), row_Z1, share_Z1 in zip(results, row_RZ1, share_RZ1, strict=True):
+        out_XND += sum_rows(out_XCMD, row_Z1, weights=share_Z1).view_as(v_XND)
     lse_XN = lse_Z1.view(v_XND.shape[:2])
     return out_XND.where(~_alone(lse_XN, v_XND.dtype), v_XND), lse_XN
 
