@@ -11,7 +11,7 @@ import torch
 
 from attnbench import Attention, Case
 from attnbench.case import Option
-from references import exact, linear, linformer, sparse
+from references import exact, linear, linformer, reformer, sparse
 
 Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], torch.Tensor]
 
@@ -29,6 +29,7 @@ REFERENCES: dict[str, Reference] = {
     "linformer": Reference(
         linformer.attend, ({"k": 6}, {"k": 3, "sharing": "none"}, {"k": 64, "sharing": "key-value"})
     ),
+    "reformer": Reference(reformer.attend_variant, ({"rounds": 3, "bucket": 4}, {"rounds": 1, "bucket": 64})),
     "sparse": Reference(
         sparse.attend,
         (

@@ -5,6 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attnbench import Attention, Case
+
+
+def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
+    """Give every head of a built variant the buckets that the variant itself finds."""
+    del k
+    heads = [
+        reformer(*tensors, buckets=rounds.tolist(), chunk=attention.options.bucket, causal=case.mask.causal)
+        for *tensors, rounds in zip(q.flatten(0, 1), v.flatten(0, 1), attention.buckets(q).flatten(0, 1), strict=True)
+    ]
+    return torch.stack(heads).view_as(v)
+
 
 def reformer(qk_ND: Tensor, v_ND: Tensor, buckets: Sequence[Sequence[int]], *, chunk: int, causal: bool) -> Tensor:
     """One head of Kitaev et al. 2020, section 2, given each round's buckets. Differentiable; returns [N, D]."""

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnbench_variants.blocks.fused import TORCH
+
 # What torch's scaled_dot_product_attention calls, which does not give the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the operator has no public name
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001 - nor has this
@@ -75,5 +77,5 @@ def _scores(chunks: Chunks) -> Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32)) + chunks.mask
 
 
-FUSED_CPU = Kernel("_scaled_dot_product_flash_attention_for_cpu", _fused_forward, _fused_backward)
-PLAIN = Kernel("matmul and softmax", _plain_forward, _plain_backward)
+FUSED_CPU = Kernel(f"torch-flash {TORCH}", _fused_forward, _fused_backward)
+PLAIN = Kernel(f"torch-matmul {TORCH}", _plain_forward, _plain_backward)
