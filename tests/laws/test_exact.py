@@ -41,8 +41,8 @@ def test_vanilla_without_gradients_holds_the_scores_once(mask):
             return attention(*qkv)
 
     forward()
-    # The scores, the marks of a mask (a ninth copy of them in bytes is int64 positions), inputs and output.
-    assert scores <= peak_bytes(forward) < 2 * scores
+    # Beside the scores: a mask of a byte for each of a head's, the inputs and the output.
+    assert scores <= peak_bytes(forward) < 1.2 * scores
 
 
 def test_flash_never_holds_the_scores():

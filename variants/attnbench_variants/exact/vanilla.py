@@ -31,7 +31,7 @@ class Vanilla:
         scores = torch.bmm(q_XRTD, k_BGSD.reshape(batch * groups, keys, dim).transpose(1, 2))
         visible = visible_keys(self._mask, queries=queries, keys=keys, device=scores.device)
         if visible is not None:
-            scores.view(-1, queries, keys).masked_fill_(~visible, float("-inf"))
+            scores.view(-1, queries, keys).masked_fill_(visible.logical_not_(), float("-inf"))
         out = torch.bmm(_softmax(scores), v_BGSD.reshape(batch * groups, keys, -1))
         return out.view(batch, heads, queries, -1)
 
