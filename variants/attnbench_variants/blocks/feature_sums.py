@@ -78,7 +78,7 @@ def _causal_sums(
     )
     added_XNFE = k_XNCF.transpose(2, 3) @ v_XNCE
     state_XNFE = torch.cat([state_XFE[:, None], added_XNFE[:, :-1]], dim=1).cumsum(dim=1)
-    within_XNCE = (q_XNCF @ k_XNCF.transpose(2, 3)).tril() @ v_XNCE
+    within_XNCE = (q_XNCF @ k_XNCF.transpose(2, 3)).tril_() @ v_XNCE
     return (within_XNCE + q_XNCF @ state_XNFE).flatten(1, 2)[:, :length]
 
 

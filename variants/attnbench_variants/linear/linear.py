@@ -1,10 +1,12 @@
 """Linear attention: the softmax's kernel replaced by a product of features, so that sums over keys can be shared."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
+from typing import Any
+
 import torch
-from torch.nn.functional import relu
 
 from attnbench import Case, Support
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.feature_sums import BATCHED_CHUNK, STREAMED_CHUNK, attend_by_features
 from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.heads import per_query_head
@@ -27,24 +29,45 @@ class Linear:
         """Attend: out_BHTD."""
         heads = q_BHTD.shape[1]
         q_XTD, k_XSD, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
-        out_XTD = attend_by_features(q_XTD, k_XSD, v_XSD, features=elu_plus_one, causal=self._causal)
+        out_XTD = attend_by_features(q_XTD, k_XSD, v_XSD, features=_features, causal=self._causal)
         return out_XTD.view(q_BHTD.shape)
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: sums over keys, their use, and causal chunks."""
+        """Count the matrix products that are executed: sums over keys, their use, and the pairs of causal chunks."""
         shape, dim = case.shape, case.shape.head_dim
         across = (shape.seq_q + shape.seq_k) * dim * (dim + 1)
         if not case.mask.causal:
-            return 2 * shape.batch * shape.heads * across
+            return executed(2 * shape.batch * shape.heads * across, case)
         is_streamed = case.device == "cpu" and case.passes in ("forward", "decode")
         chunk = STREAMED_CHUNK if is_streamed else BATCHED_CHUNK
         chunks, rest = divmod(shape.seq_q, chunk)
         within = (chunks * chunk**2 + rest**2) * (2 * dim + 1)
-        return 2 * shape.batch * shape.heads * (across + within)
+        return executed(2 * shape.batch * shape.heads * (across + within), case)
 
 
-def elu_plus_one(x: torch.Tensor) -> torch.Tensor:
-    """Map x to elu(x) + 1, in float32 or wider, and above zero where elu(x) would round to -1."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
-    return x.clamp(max=0).exp() + relu(x)
+class EluPlusOne(torch.autograd.Function):
+    """The feature map elu(x) + 1, written so that it stays above zero where elu(x) rounds to -1.
+
+    Its derivative is itself where x is below zero, and 1 above: one pass, where torch's own of such a form take seven.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Give exp(min(x, 0)) + max(x, 0)."""
+        y = x.clamp(max=0).exp_().add_(x.clamp(min=0))
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Give the gradient times min(y, 1)."""
+        y: torch.Tensor = ctx.saved_tensors[0]
+        return gradient * y.clamp(max=1)
+
+
+def _features(x: torch.Tensor) -> torch.Tensor:
+    """Map x in float32 or wider, in which the sums over it are then held."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    features: torch.Tensor = EluPlusOne.apply(wide)  # type: ignore[no-untyped-call] # torch leaves `apply` untyped
+    return features

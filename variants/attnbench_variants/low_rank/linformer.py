@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
 
 
@@ -59,9 +60,11 @@ class Linformer(torch.nn.Module):
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: two projections, and queries against k columns."""
+        """Count the matrix products that are executed: two projections, and queries against k columns."""
         shape, columns = case.shape, msgspec.convert(case.options, Linformer.Options).k
-        return 4 * shape.batch * columns * shape.head_dim * (shape.kv_heads * shape.seq_k + shape.heads * shape.seq_q)
+        project = 4 * shape.batch * shape.kv_heads * shape.seq_k * columns * shape.head_dim
+        attend = 4 * shape.batch * shape.heads * shape.seq_q * columns * shape.head_dim
+        return executed(project, case) + executed(attend, case, scores="recomputed")
 
 
 def _project(weights: torch.Tensor, x_BGSD: torch.Tensor) -> torch.Tensor:
