@@ -17,10 +17,11 @@ def test_output_and_gradients_equal_the_slow_formulation(name, workload):
         assert_near(out, true, 1e-9)
         cotangent = torch.randn_like(out)
         inputs = leaves((q, k, v))
-        for gradient, expected in zip(
-            torch.autograd.grad(out, inputs, cotangent), torch.autograd.grad(true, inputs, cotangent), strict=True
-        ):
-            assert_near(gradient, expected, 1e-9)
+        gradients = torch.autograd.grad(out, inputs, cotangent)
+        # A lone token may be its own answer whatever its query, which a loop then never reads.
+        expected = torch.autograd.grad(true, inputs, cotangent, allow_unused=True, materialize_grads=True)
+        for gradient, its_true_value in zip(gradients, expected, strict=True):
+            assert_near(gradient, its_true_value, 1e-9)
 
 
 @each()
