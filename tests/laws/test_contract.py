@@ -1,9 +1,10 @@
 """What every registered mechanism owes the harness: it imports, answers or refuses, and says what it is."""
 
+import msgspec
 import pytest
 import torch
 
-from attnbench import Unsupported
+from attnbench import Mask, Unsupported
 from attnbench.variant import backend_of, options_type, support_of
 from laws.workloads import ENTRIES, WORKLOADS, built, case_for, draw, each, variant
 from references import REFERENCES
@@ -42,6 +43,20 @@ def test_a_mechanism_serves_full_or_causal_self_attention(name):
         except Unsupported:
             continue
     assert answers
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("mask", [Mask(causal=True), Mask(causal=True, window=4), Mask(window=4)])
+def test_a_mask_that_leaves_a_query_without_a_key_is_refused(name, mask):
+    with pytest.raises(Unsupported, match="without a key"):
+        built(name, case_for(name, WORKLOADS["causal-more-queries"], mask=mask))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_key_heads_that_query_heads_cannot_share_evenly_are_refused(name):
+    shape = msgspec.structs.replace(WORKLOADS["full"].shape, heads=3)
+    with pytest.raises(Unsupported, match="evenly"):
+        built(name, case_for(name, WORKLOADS["full"], shape=shape))
 
 
 @each()

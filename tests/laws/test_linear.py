@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask
-from attnbench_variants.blocks.causal_product import batched, causal_product, running
+from attnbench_variants.blocks.feature_sums import attend_by_features, batched, streamed
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
@@ -14,40 +14,46 @@ def _linear(length, *, queries=None, causal=True, dtype="float64"):
 
 
 def _features(*lengths):
-    return [torch.rand(3, length, width, dtype=torch.float64) for length, width in zip(lengths, (4, 4, 5), strict=True)]
+    """Draw queries and keys that are features already, above zero, and values."""
+    return [torch.rand(3, length, 4, dtype=torch.float64) for length in lengths]
 
 
-@pytest.mark.parametrize("form", [running, batched])
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 128, 300])
-def test_chunks_with_a_state_equal_the_whole_lower_triangle(form, length):
-    q, k, v = _features(length, length, length)
-    before = torch.rand(3, 4, 5, dtype=torch.float64)
-    expected = (q @ k.transpose(1, 2)).tril() @ v + q @ before
-    assert_near(form(q, k, v, before.clone()), expected, 1e-13)
+def _attend(form, q, k, v, *, causal=True):
+    return form(q, k, v, features=lambda x: x, causal=causal)
+
+
+def _by_all_pairs(q, k, v, *, causal=True):
+    weights = q @ k.transpose(1, 2)
+    if causal:
+        weights = weights.tril(k.shape[1] - q.shape[1])
+    return weights @ v / weights.sum(dim=2, keepdim=True)
+
+
+@pytest.mark.parametrize("form", [streamed, batched])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (63, 63), (64, 64), (128, 128), (300, 300), (1, 300), (70, 300)])
+def test_chunks_with_a_state_equal_a_weight_for_every_pair(form, causal, queries, keys):
+    q, k, v = _features(queries, keys, keys)
+    assert_near(_attend(form, q, k, v, causal=causal), _by_all_pairs(q, k, v, causal=causal), 1e-13)
 
 
 def test_a_state_carried_token_by_token_equals_chunks():
     q, k, v = _features(200, 200, 200)
-    state = torch.zeros(3, 4, 5, dtype=torch.float64)
-    steps = []
+    state, weight, steps = torch.zeros(3, 4, 4, dtype=torch.float64), torch.zeros(3, 4, dtype=torch.float64), []
     for t in range(200):
         state = state + k[:, t, :, None] * v[:, t, None]
-        steps.append((q[:, t, None] @ state)[:, 0])
-    assert_near(causal_product(q, k, v), torch.stack(steps, dim=1), 1e-13)
+        weight = weight + k[:, t]
+        steps.append((q[:, t, :, None] * state).sum(dim=1) / (q[:, t] * weight).sum(dim=1, keepdim=True))
+    assert_near(_attend(streamed, q, k, v), torch.stack(steps, dim=1), 1e-13)
 
 
-def test_fewer_queries_than_keys_are_the_last_rows():
-    q, k, v = _features(300, 300, 300)
-    assert_near(causal_product(q[:, -70:], k, v), causal_product(q, k, v)[:, -70:], 1e-13)
-
-
-def test_the_form_for_gradients_gives_the_gradients_of_the_whole_triangle():
-    q, k, v = (x.requires_grad_() for x in _features(150, 150, 150))
-    cotangent = torch.rand(3, 150, 5, dtype=torch.float64)
-    gradients = torch.autograd.grad(causal_product(q, k, v), (q, k, v), cotangent)
-    expected = torch.autograd.grad((q @ k.transpose(1, 2)).tril() @ v, (q, k, v), cotangent)
+def test_the_form_for_gradients_gives_the_gradients_of_a_weight_for_every_pair():
+    q, k, v = (x.requires_grad_() for x in _features(150, 170, 170))
+    cotangent = torch.rand(3, 150, 4, dtype=torch.float64)
+    gradients = torch.autograd.grad(_attend(attend_by_features, q, k, v), (q, k, v), cotangent)
+    expected = torch.autograd.grad(_by_all_pairs(q, k, v), (q, k, v), cotangent)
     for gradient, true in zip(gradients, expected, strict=True):
-        assert_near(gradient, true, 1e-13)
+        assert_near(gradient, true, 1e-12)
 
 
 @pytest.mark.parametrize("causal", [True, False])

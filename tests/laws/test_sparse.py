@@ -30,6 +30,16 @@ def test_blocks_in_several_runs_equal_blocks_in_one(monkeypatch, causal, queries
     assert_near(built("sparse", case)(*qkv), at_once, 1e-13)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("queries", [1, 2, 5, 12, 13, 16, 17, 18, 20])
+def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(causal, queries):
+    all_rows = _sparse(21, causal=causal, block=4)
+    q, k, v = draw("sparse", all_rows)
+    expected = built("sparse", all_rows)(q, k, v)[:, :, -queries:]
+    fewer = _sparse(21, queries=queries, causal=causal, block=4)
+    assert_near(built("sparse", fewer)(q[:, :, -queries:], k, v), expected, 1e-12)
+
+
 def test_the_first_block_sees_and_is_seen_by_all():
     case = _sparse(40, block=4)
     q, k, v = (x.detach() for x in draw("sparse", case))

@@ -14,9 +14,10 @@ def visible_keys(mask: Mask, *, queries: int, keys: int, device: torch.device | 
     """
     if not mask.causal and mask.window is None:
         return None
-    ahead_TS = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
-    visible_TS = ahead_TS <= 0 if mask.causal else ahead_TS < (mask.window or keys)
-    return visible_TS if mask.window is None else visible_TS & (ahead_TS > -mask.window)
+    i_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
+    j_S = torch.arange(keys, device=device)
+    visible_TS = j_S <= i_T1 if mask.causal else j_S < i_T1 + (mask.window or keys)
+    return visible_TS if mask.window is None else visible_TS.logical_and_(j_S > i_T1 - mask.window)
 
 
 def visible_pairs(mask: Mask, *, queries: int, keys: int) -> int:

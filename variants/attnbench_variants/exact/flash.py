@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from attnbench import Case, Support, Unsupported
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused, example
 from attnbench_variants.blocks.visible import visible_pairs
 from attnbench_variants.exact.kernels import Kernel, Xformers, flash_attn2, flash_attn3
@@ -57,10 +58,10 @@ class Flash:
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: the visible pairs, as kernels skip the others."""
+        """Count the matrix products that are executed: the visible pairs, as kernels skip the others."""
         shape = case.shape
         pairs = visible_pairs(case.mask, queries=shape.seq_q, keys=shape.seq_k)
-        return 4 * shape.batch * shape.heads * pairs * shape.head_dim
+        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
 
 
 def first_that_runs(case: Case) -> Kernel:

@@ -4,6 +4,7 @@
 import torch
 
 from attnbench import Case, Support
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.visible import visible_keys
 
@@ -31,15 +32,16 @@ class Vanilla:
         scores = torch.bmm(q_XRTD, k_BGSD.reshape(batch * groups, keys, dim).transpose(1, 2))
         visible = visible_keys(self._mask, queries=queries, keys=keys, device=scores.device)
         if visible is not None:
-            scores.view(-1, queries, keys).masked_fill_(~visible, float("-inf"))
+            with torch.no_grad():  # softmax gives what is masked no gradient by itself; autograd would copy all for it
+                scores.view(-1, queries, keys).masked_fill_(visible.logical_not_(), float("-inf"))
         out = torch.bmm(_softmax(scores), v_BGSD.reshape(batch * groups, keys, -1))
         return out.view(batch, heads, queries, -1)
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: every pair of query and key, seen or not."""
+        """Count the matrix products that are executed: every pair of query and key, seen or not."""
         shape = case.shape
-        return 4 * shape.batch * shape.heads * shape.seq_q * shape.seq_k * shape.head_dim
+        return executed(4 * shape.batch * shape.heads * shape.seq_q * shape.seq_k * shape.head_dim, case)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from attnbench import Case, Mask, Support, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
 from attnbench_variants.blocks.heads import per_query_head
 from attnbench_variants.blocks.visible import visible_keys
@@ -54,10 +55,10 @@ class Sparse:
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: every key that a row is shown, seen or not."""
+        """Count the matrix products that are executed: every key that a row is shown, seen or not."""
         shape, layout = case.shape, _layout(case, msgspec.convert(case.options, Sparse.Options))
         pairs = layout.global_queries * layout.global_keys + layout.blocks * layout.rows * layout.shown
-        return 4 * shape.batch * shape.heads * pairs * shape.head_dim
+        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
 
     def _global_rows(self, q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> Iterator[torch.Tensor]:
         """Attend with the queries of the global blocks to every key; causally, that is to the global blocks' own."""

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
 
 
@@ -54,13 +55,21 @@ class Linformer(torch.nn.Module):
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
-        return self._fused(q_BHTD, self.project_keys @ k_BGSD, self.project_values @ v_BGSD)
+        k_BGKD, v_BGKD = _project(self.project_keys, k_BGSD), _project(self.project_values, v_BGSD)
+        return self._fused(q_BHTD, k_BGKD, v_BGKD)
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count a forward call's matrix products, multiply-add = 2: two projections, and queries against k columns."""
+        """Count the matrix products that are executed: two projections, and queries against k columns."""
         shape, columns = case.shape, msgspec.convert(case.options, Linformer.Options).k
-        return 4 * shape.batch * columns * shape.head_dim * (shape.kv_heads * shape.seq_k + shape.heads * shape.seq_q)
+        project = 4 * shape.batch * shape.kv_heads * shape.seq_k * columns * shape.head_dim
+        attend = 4 * shape.batch * shape.heads * shape.seq_q * columns * shape.head_dim
+        return executed(project, case) + executed(attend, case, scores="recomputed")
+
+
+def _project(weights: torch.Tensor, x_BGSD: torch.Tensor) -> torch.Tensor:
+    # To multiply by what wants a gradient torch copies the keys, even where no gradient will be taken.
+    return (weights if torch.is_grad_enabled() else weights.detach()) @ x_BGSD
 
 
 def _projection(size: tuple[int, ...], case: Case, generator: torch.Generator) -> torch.nn.Parameter:
