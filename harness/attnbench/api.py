@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from attnbench import registry, session, variant
+from attnbench import registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
 from attnbench.report.rows import Row, rows
-from attnbench.session import Notify, Request, quietly
+from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import Store, find_run
 from attnbench.suite import Sweep
@@ -71,7 +71,9 @@ def build(
     `spec` is a name with options as on the command line: "reformer:rounds=4,bucket=64", "./mine.py:Mine".
     Raises Unsupported with the reason where the variant does not serve the case, UsageError for a wrong spec.
     """
-    (wanted,) = parse_specs(spec, flag="build")
+    wanted, *others = parse_specs(spec, flag="build")
+    if others:
+        raise UsageError(f"build: {spec!r} names several variants; build one at a time")
     plugin = registry.load(registry.find(wanted.name, "variants", flag="build").target)
     try:
         options = msgspec.structs.asdict(variant.complete_options(plugin, wanted.options))
@@ -146,11 +148,11 @@ def run(
         metrics=_text(metrics),
         tasks=_text(tasks),
     )
-    request = Request(
+    asked = request.Request(
         suite=suite,
         sweep=sweep,
         device=device,
-        threads=threads or session.cores(),
+        threads=request.cores() if threads is None else threads,
         profile=profile,
         rounds=rounds,
         timeout_s=timeout_s,
@@ -159,7 +161,7 @@ def run(
         seed=seed,
         command=("attnbench.run",),
     )
-    return Run(session.start(request, Path(out), notify))
+    return Run(session.start(asked, Path(out), notify))
 
 
 def _text(value: Words | Sizes) -> str | None:

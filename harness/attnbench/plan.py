@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, product
+from itertools import groupby, islice, product
 from typing import Any, get_args
 
 import msgspec
@@ -21,6 +21,7 @@ PROFILES: dict[Profile, Protocol] = {
 }
 PASSES: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
 METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
+MOST_SHAPES = 10_000
 
 # Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
 # output, and where gradients are computed at those too.
@@ -74,12 +75,15 @@ class Workloads(Struct, frozen=True, kw_only=True):
 def read_sweep(sweep: Sweep) -> Workloads:
     """Turn a sweep's text into values. Raises UsageError naming the flag and the fix."""
     windows = [None] if sweep.window is None else _range(sweep.window, "--window")
+    shapes = tuple(islice(_shapes(sweep), MOST_SHAPES + 1))
+    if len(shapes) > MOST_SHAPES:
+        raise UsageError(f"--seq: with the other axes it makes more than {MOST_SHAPES} shapes; narrow a range")
     return Workloads(
-        shapes=tuple(_shapes(sweep)),
+        shapes=shapes,
         masks=tuple(Mask(causal=bool(sweep.causal), window=window) for window in windows),
-        dtypes=_choices(sweep.dtype or "float32", get_args(Dtype), flag="--dtype"),
-        passes=_choices(sweep.passes or "forward", PASSES, flag="--passes"),
-        metrics=_choices(sweep.metrics or "latency", METRICS, flag="--metrics"),
+        dtypes=_choices(sweep.dtype, get_args(Dtype), flag="--dtype", default="float32"),
+        passes=_choices(sweep.passes, PASSES, flag="--passes", default="forward"),
+        metrics=_choices(sweep.metrics, METRICS, flag="--metrics", default="latency"),
     )
 
 
@@ -104,7 +108,10 @@ def plan_jobs(
     for number in range(1, setting.protocol.rounds + 1):
         rounds += [msgspec.structs.replace(job, round=number) for job in timed]
     training = list(_exams(candidates, exams, setting)) if "accuracy" in workloads.metrics else []
-    return (*rounds, *once, *training)
+    jobs = tuple({job.key: job for job in (*rounds, *once, *training)}.values())  # one axis may repeat another's shapes
+    if not jobs:
+        raise UsageError("--metrics: nothing is left to measure; name at least one metric, and --tasks for accuracy")
+    return jobs
 
 
 def in_running_order(jobs: Iterable[Job]) -> list[Job]:
@@ -150,6 +157,7 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
             options=candidate.options,
             shape=exam.shape,
             mask=exam.mask,
+            dtype="bfloat16" if setting.device.startswith("cuda") else "float32",
             device=setting.device,
             passes="",
             seed=setting.seed,
@@ -224,8 +232,8 @@ def _needed(value: str | int | None, flag: str) -> str | int:
     return value
 
 
-def _choices(text: str, known: tuple[Any, ...], *, flag: str) -> tuple[Any, ...]:
-    words = [word.strip() for word in text.split(",")]
+def _choices(text: str | None, known: tuple[Any, ...], *, flag: str, default: str) -> tuple[Any, ...]:
+    words = [word.strip() for word in (default if text is None else text).split(",")]
     for word in words:
         if word not in known:
             raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from attnbench import registry, session
+from attnbench import registry, request
 from attnbench.case import Case, Mask, Shape
 from attnbench.describe import Description, TaskDescription
-from attnbench.execute.messages import DescribeTask, DescribeVariant, TryVariant
+from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.messages import TryVariant
 from attnbench.record import Environment
 from attnbench.registry import Entry
-from attnbench.session import Executor
 
 # Large enough for every kernel's smallest block, small enough to be over at once.
 _TRIAL = Shape(batch=1, heads=2, kv_heads=2, seq_q=128, seq_k=128, head_dim=64)
@@ -29,7 +29,7 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
     """Describe and try every registered variant, on the machine's device and in the dtype that is usual there."""
     for entry in _entries("variants"):
-        found = executor.ask(DescribeVariant(entry=entry), Description)
+        found = request.describe_variant(executor, entry)
         obstacle = found.failure or _try(executor, entry, found, machine.device)
         yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
 
@@ -37,7 +37,7 @@ def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
-        yield entry, executor.ask(DescribeTask(entry=entry), TaskDescription)
+        yield entry, request.describe_task(executor, entry)
 
 
 def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
@@ -50,7 +50,10 @@ def _try(executor: Executor, entry: Entry, found: Description, device: str) -> s
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         device=device,
     )
-    return executor.ask(TryVariant(target=entry.target, case=case), str)
+    try:
+        return executor.ask(TryVariant(target=entry.target, case=case), str)
+    except NoAnswer as end:
+        return f"its process {end}"
 
 
 def _entries(group: registry.Group) -> Iterator[Entry]:
@@ -60,4 +63,4 @@ def _entries(group: registry.Group) -> Iterator[Entry]:
 
 def machine(executor: Executor) -> Environment:
     """Describe this machine with the device that --device auto would take."""
-    return session.ask_machine(executor, "auto", threads=session.cores(), allocator="default")
+    return request.ask_machine(executor, "auto", threads=request.cores(), allocator="default")

@@ -84,13 +84,23 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_rest_is_measured(tmp
     assert attnbench("run", *words, *SMALL, "--strict", cwd=tmp_path).returncode == 1
 
 
-def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
-    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+@pytest.mark.parametrize(
+    ("source", "status", "reason"),
+    [("import nothing_of_that_name", "error", "nothing_of_that_name"), ("import os; os._exit(1)", "crash", "code 1")],
+)
+def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path, source: str, status: str, reason: str) -> None:
+    (tmp_path / "broken.py").write_text(source + "\n")
     words = ("--variants", "vanilla,./broken.py:Mine", "--metrics", "latency", "--json")
     done = attnbench("run", *words, *SMALL, cwd=tmp_path)
     rows = {row["variant"]: row for row in json.loads(done.stdout)}
     assert rows["vanilla"]["status"] == "ok"
-    assert (rows["Mine"]["status"], "nothing_of_that_name" in rows["Mine"]["detail"]) == ("error", True)
+    assert (rows["Mine"]["status"], reason in rows["Mine"]["detail"]) == (status, True)
+
+
+def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> None:
+    words = ("--passes", "decode", "--seq", "64,128", "--seq-k", "256", "--metrics", "memory", "--json")
+    done = attnbench("run", "--variants", "vanilla", *SMALL[2:], *words, cwd=tmp_path)
+    assert len([row for row in json.loads(done.stdout) if row["metric"] == "memory"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,6 +129,11 @@ def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
         (["--profile", "fast"], "--profile", "default"),
         (["--rounds", "0"], "--rounds", "1 or more"),
         (["--retry-failed"], "--retry-failed", "--resume"),
+        (["--timeout", "inf"], "--timeout", "a month"),
+        (["--seed", "18446744073709551616"], "--seed", "2^63"),
+        (["--dtype", ""], "--dtype", "float32"),
+        (["--metrics", ""], "--metrics", "latency"),
+        (["--seq", "1..1000:+1", "--heads", "1..1000:+1"], "--seq", "narrow"),
         (["--resume", "nothing"], "nothing", "there are none"),
         (["--sequence", "512"], "--sequence", "No such option"),
     ],

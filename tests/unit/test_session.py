@@ -9,7 +9,7 @@ from attnbench.execute.events import Event, Finished, Started
 from attnbench.record import Job, Outcome, Record
 from attnbench.session import Notice, perform
 from attnbench.store import Store
-from helpers.planted import job, ok, plan
+from helpers.planted import ENVIRONMENT, job, ok, plan
 
 Answer = Callable[[Job], Outcome]
 
@@ -34,7 +34,7 @@ class Scripted:
 def perform_all(tmp_path: Path, jobs: list[Job], answer: Answer) -> tuple[Scripted, list[Record]]:
     executor = Scripted(answer)
     with Store.create(tmp_path, plan(jobs)) as store:
-        perform(store, jobs, executor, lambda _notice: None)
+        perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
         return executor, store.records()
 
 
@@ -53,7 +53,7 @@ def test_a_record_is_in_the_journal_before_anyone_hears_of_it(tmp_path: Path) ->
             if isinstance(notice, Record):
                 heard.append((len(heard) + 1, len(store.records())))
 
-        perform(store, [job("a"), job("b")], Scripted(lambda _job: ok()), listen)
+        perform(store, [job("a"), job("b")], Scripted(lambda _job: ok()), listen, environment=ENVIRONMENT)
     assert heard == [(1, 1), (2, 2)]
 
 
@@ -96,19 +96,27 @@ def test_an_interrupt_ends_the_processes_and_leaves_a_resumable_run(tmp_path: Pa
     executor = Scripted(answer)
     with Store.create(tmp_path, plan(jobs)) as store:
         with pytest.raises(KeyboardInterrupt):
-            perform(store, jobs, executor, lambda _notice: None)
+            perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
         assert executor.closed
         assert [record.outcome.status for record in store.records()] == ["ok", "interrupted"]
         assert [one.case.variant for one in store.pending()] == ["b", "c"]
-        perform(store, store.pending(), Scripted(lambda _job: ok()), lambda _notice: None)
+        perform(store, store.pending(), Scripted(lambda _job: ok()), lambda _notice: None, environment=ENVIRONMENT)
         assert [record.outcome.status for record in store.records()] == ["ok", "ok", "ok"]
 
 
 def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: Path) -> None:
     jobs = [job("bad", number=number) for number in (1, 2)]
     with Store.create(tmp_path, plan(jobs)) as store:
-        perform(store, jobs[:1], Scripted(lambda _job: Outcome(status="timeout", detail="late")), lambda _notice: None)
+        perform(
+            store,
+            jobs[:1],
+            Scripted(lambda _job: Outcome(status="timeout", detail="late")),
+            lambda _notice: None,
+            environment=ENVIRONMENT,
+        )
         executor = Scripted(lambda _job: ok())
-        perform(store, store.pending(), executor, lambda _notice: None, history=store.records())
+        perform(
+            store, store.pending(), executor, lambda _notice: None, environment=ENVIRONMENT, history=store.records()
+        )
         assert not executor.done
         assert [record.outcome.status for record in store.records()] == ["timeout", "skipped"]

@@ -85,10 +85,10 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
 def _suites(_out: Path, details: bool) -> Iterator[Item]:
     import msgspec
 
-    from attnbench import registry, session
+    from attnbench import registry, request
 
     for name, claims in registry.entries("suites").items():
-        suite = session.find_suite(name)
+        suite = request.find_suite(name)
         item = {"name": name, "from": str(claims[0].origin), "summary": suite.description}
         if details:
             item["sweep"] = msgspec.to_builtins(suite.sweep)

@@ -73,7 +73,7 @@ def run(
     from attnbench.cli import running
     from attnbench.plan import PROFILES
     from attnbench.record import ALLOCATORS
-    from attnbench.session import Request, cores
+    from attnbench.request import Request, cores
     from attnbench.suite import Sweep
 
     later = {

@@ -14,7 +14,7 @@ from attnbench.record import Status
 from attnbench.report.json import to_json
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
-from attnbench.session import Request
+from attnbench.request import Request
 from attnbench.store import find_run
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")

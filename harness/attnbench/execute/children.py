@@ -128,7 +128,13 @@ class ForkServer:
         command = [sys.executable, "-P", "-m", "attnbench.execute.server", str(theirs.fileno())]
         # numpy comes with torch and would start OpenBLAS's threads, which a fork does not survive.
         settings = {**os.environ, **environ, "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=settings)
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=settings,
+            start_new_session=True,  # the terminal's Ctrl-C is for us
+        )
         theirs.close()
         self._socket, self._children, self._count = ours, dict[int, _Forked](), 0
         self._selector = selectors.DefaultSelector()
@@ -162,7 +168,9 @@ class ForkServer:
         """Wait until something happened to at least one child, and tell it. Raises ServerLost."""
         found: list[Heard | Ended] = []
         while self._children and not found:
-            for key, _ in self._selector.select(self._patience_s()):
+            ready = [key for key, _ in self._selector.select(self._patience_s())]
+            # Pipes first: an exit closes its child's, and they may be among those that are ready.
+            for key in sorted(ready, key=lambda key: key.data is None):
                 if key.data is None:
                     found.append(self._ended(self._receive()))
                 elif (heard := key.data.read(key.fd)) is None:
@@ -170,7 +178,7 @@ class ForkServer:
                 else:
                     found += heard
             for child in given_up(self._children.values()):
-                self._socket.send(json.dumps({"kill": child.name}).encode())
+                self._kill(child)
         return found
 
     def close(self) -> None:
@@ -202,6 +210,12 @@ class ForkServer:
         """Tell how long nothing may happen before a child must be ended; None where all have been told to end."""
         deadlines = [child.deadline for child in self._children.values() if not child.silent]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _kill(self, child: Child) -> None:
+        try:
+            self._socket.send(json.dumps({"kill": child.name}).encode())
+        except OSError as error:
+            raise ServerLost(str(error)) from error
 
     def _ended(self, message: dict[str, int]) -> Ended:
         child = self._children.pop(message["id"])

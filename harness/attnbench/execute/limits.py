@@ -1,5 +1,6 @@
 """Bounds that a child sets on itself, so that running out of memory is an exception here and not the machine's end."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,14 +53,35 @@ def oom_kills() -> int:
 
 
 def _cgroup_free() -> list[int]:
-    """Give what this process's control group (version 2) has left, where it has a limit."""
-    with suppress(OSError, ValueError, IndexError):
-        group = Path("/proc/self/cgroup").read_text().strip().split("::", 1)[1]
-        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
-        limit = (folder / "memory.max").read_text().strip()
-        if limit != "max":
-            return [int(limit) - int((folder / "memory.current").read_text())]
-    return []
+    """Give what each control group (version 1 or 2) that this process is in has left, where it has a limit.
+
+    File pages that the kernel can drop are not counted as used: without that, a container full of cache has no room.
+    """
+    found = []
+    for folder, limit, used, cache in _cgroup_files():
+        with suppress(OSError, ValueError):  # "max" is no number: no limit
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            droppable = int(stat.get(cache, 0))
+            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + droppable)
+    return found
+
+
+def _cgroup_files() -> Iterator[tuple[Path, str, str, str]]:
+    """List this process's groups from its own up: folder, and the names of the limit, the use and the cache."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
+            elif "memory" in controllers.split(","):
+                root = Path("/sys/fs/cgroup/memory")
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            else:
+                continue
+            own = root / group.lstrip("/")
+            for folder in (own, *own.parents):
+                if folder.is_relative_to(root):
+                    yield folder, *names
 
 
 def _proc_kib(path: str, name: str) -> int:

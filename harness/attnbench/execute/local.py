@@ -13,6 +13,7 @@ from attnbench.errors import UsageError
 from attnbench.execute import limits
 from attnbench.execute.children import Ended, ForkServer, Heard, ServerLost
 from attnbench.execute.events import Event, Finished, Progressed, Started
+from attnbench.execute.executor import NoAnswer
 from attnbench.execute.messages import Perform, Question
 from attnbench.execute.spawn import Spawner
 from attnbench.record import Allocator, Job, Outcome
@@ -53,11 +54,11 @@ class LocalExecutor:
         self._running: dict[int, _Running] = {}
 
     def ask(self, question: Question, kind: type[T]) -> T:
-        """Answer one question that is no job, in a child of its own. Raises UsageError as the child did."""
-        server = self._server or self._serve((0, "default"))
-        name = server.ask(question, timeout_s=_ASK_TIMEOUT_S)
+        """Answer one question that is no job, in a child of its own; NoAnswer where that breaks."""
+        name = self._asked(question, timeout_s=_ASK_TIMEOUT_S, key=self._server_key or (1, "default"))
+        assert self._server is not None
         while True:
-            for event in server.events():
+            for event in self._server.events():
                 if isinstance(event, Ended) and event.id == name:
                     return _decoded(event, kind)
 
@@ -66,8 +67,12 @@ class LocalExecutor:
         for job in jobs:
             while not self._room_for(job):
                 yield from self._step()
-            self._start(job)
+            failed = self._start(job)
             yield Started(job=job)
+            if failed is not None:
+                yield failed
+            while self._running and job.timed:  # the next job is taken, and perhaps skipped, when nothing is timed
+                yield from self._step()
         while self._running:
             yield from self._step()
 
@@ -81,24 +86,35 @@ class LocalExecutor:
     def _room_for(self, job: Job) -> bool:
         if not self._running:
             return True
-        alike = all(_key(other.job) == _key(job) and not other.job.timed for other in self._running.values())
-        return alike and not job.timed and len(self._running) < self.slots
+        alike = all(_key(other.job) == _key(job) for other in self._running.values())
+        return alike and _shares(job) and len(self._running) < self.slots
 
-    def _start(self, job: Job) -> None:
-        server = self._server if self._server_key == _key(job) and self._server else self._serve(_key(job))
+    def _start(self, job: Job) -> Finished | None:
+        """Start a job's process; where even a new server is lost, give the job's end instead."""
         memory = limits.available_bytes() if self.memory_bytes is None else self.memory_bytes
-        share = memory if job.timed or memory is None else memory // self.slots
+        share = memory // self.slots if memory is not None and _shares(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
         question = Perform(job=job, memory_bytes=share)
-        self._running[server.ask(question, timeout_s=job.protocol.timeout_s)] = running
+        try:
+            self._running[self._asked(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
+        except ServerLost as loss:
+            return Finished(job=job, outcome=_lost(loss), started_s=running.started_s, seconds=0.0)
+        return None
+
+    def _asked(self, question: Question, *, timeout_s: float, key: tuple[int, Allocator]) -> int:
+        """Start a child on the server of this key. One that was lost while it was idle is replaced, once."""
+        try:
+            server = self._server if self._server is not None and self._server_key == key else self._serve(key)
+            return server.ask(question, timeout_s=timeout_s)
+        except ServerLost:
+            return self._serve(key).ask(question, timeout_s=timeout_s)
 
     def _step(self) -> Iterator[Event]:
         assert self._server is not None
         try:
             events = self._server.events()
         except ServerLost as loss:
-            lost = Outcome(status="crash", detail=f"the server that forks the jobs was lost: {loss}")
-            yield from [self._finish(name, lost) for name in list(self._running)]
+            yield from [self._finish(name, _lost(loss)) for name in list(self._running)]
             self.close()
             return
         for event in events:
@@ -120,12 +136,22 @@ class LocalExecutor:
 
 
 def _key(job: Job) -> tuple[int, Allocator]:
-    return job.round, job.protocol.allocator
+    """Name the server that a job is forked from: a timed round has one of its own."""
+    return job.round if job.timed else 0, job.protocol.allocator
+
+
+def _shares(job: Job) -> bool:
+    """Tell whether a job may run beside others: training on the CPU, where each has a core. A GPU trains one model."""
+    return not job.timed and job.case.device == "cpu"
+
+
+def _lost(loss: ServerLost) -> Outcome:
+    return Outcome(status="crash", detail=f"the server that forks the jobs was lost: {loss}")
 
 
 def _decoded(event: Ended, kind: type[T]) -> T:
     if event.answer is None:
-        raise RuntimeError(f"{_how_it_ended(event)}\n{event.log}")
+        raise NoAnswer(_how_it_ended(event))
     if event.answer.mistake:
         raise UsageError(event.answer.mistake)
     return msgspec.json.decode(event.answer.answer, type=kind)
@@ -148,5 +174,12 @@ def _how_it_ended(event: Ended) -> str:
     if event.silent:
         return "gave no sign of life and was ended"
     if event.exit_code < 0:
-        return f"ended by {signal.Signals(-event.exit_code).name} without an answer"
+        return f"ended by {_signal_name(-event.exit_code)} without an answer"
     return f"exited with code {event.exit_code} without an answer"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has none
+        return f"signal {number}"

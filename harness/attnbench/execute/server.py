@@ -40,7 +40,8 @@ def serve(connection: socket.socket) -> None:
             if pid in children:
                 name, pidfd = children.pop(pid)
                 os.close(pidfd)
-                _kill_strays(keep=set(children))
+                if not children:  # whose a stray is cannot be told while another job runs
+                    _kill_strays(keep=set())
                 _send(connection, {"id": name, "exit": os.waitstatus_to_exitcode(status)})
 
 
@@ -146,8 +147,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main() -> None:
-    """Become a server: one thread, no CUDA, a session of its own, deaf to the terminal's signals."""
-    os.setsid()
+    """Become a server: one thread, no CUDA, deaf to the terminal's signals."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

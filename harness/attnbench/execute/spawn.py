@@ -32,7 +32,7 @@ class _Spawned(Child):
         with output.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "attnbench.execute.spawned", str(asked), str(answers)],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end tells the child that we are gone
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environ},
@@ -44,7 +44,7 @@ class _Spawned(Child):
         if sys.platform == "win32":
             self.process.kill()
             return
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's for a zombie
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def look(self) -> list[Heard | Ended]:
@@ -60,6 +60,8 @@ class _Spawned(Child):
         """Let go of its files, once what it printed is read."""
         self.kill()
         self.said.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         with self.printed.open("rb") as stream:
             while data := stream.read(_CHUNK):
                 self.log.add(data)

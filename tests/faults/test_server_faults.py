@@ -1,0 +1,96 @@
+"""What happens to the fork server, and to those who asked it, when processes die at bad moments."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.case import Shape
+from attnbench.execute.events import Finished
+from attnbench.execute.local import LocalExecutor
+from attnbench.record import Job, ProbeKind
+from attnbench.registry import find
+from attnbench.request import describe_variant
+from attnbench.session import perform
+from attnbench.store import Store
+from helpers.planted import ENVIRONMENT, job, plan
+from helpers.processes import running
+
+FAULTY = Path(__file__).parent.parent / "plugins" / "faulty.py"
+SERVER = "attnbench.execute.server"
+SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=16)
+
+
+@pytest.fixture
+def executor() -> Iterator[LocalExecutor]:
+    with closing(LocalExecutor(slots=2)) as one:
+        yield one
+
+
+def planned(name: str, *, kind: ProbeKind = "memory", number: int = 1) -> Job:
+    base = job(name, kind=kind, number=number)
+    return replace(base, case=replace(base.case, shape=SMALL), target=f"{FAULTY}:{name}")
+
+
+@pytest.mark.parametrize(
+    ("line", "how"),
+    [
+        ("import os; os._exit(3)", "exited with code 3"),
+        ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+        ("import signal, os; os.kill(os.getpid(), 35)", "signal 35"),
+    ],
+)
+def test_a_plugin_whose_import_ends_its_process_is_described_by_how(
+    executor: LocalExecutor, tmp_path: Path, line: str, how: str
+) -> None:
+    (tmp_path / "deadly.py").write_text(line + "\n")
+    found = describe_variant(executor, find(f"{tmp_path / 'deadly.py'}:Mine", "variants", flag=""))
+    assert how in found.failure
+    assert not describe_variant(executor, find(f"{FAULTY}:Good", "variants", flag="")).failure
+
+
+def test_a_server_that_was_killed_between_jobs_is_replaced(executor: LocalExecutor) -> None:
+    before = running(SERVER)
+    outcomes = []
+    for event in executor.run(iter([planned("Good"), planned("Good", number=1)])):
+        if isinstance(event, Finished):
+            outcomes.append(event.outcome.status)
+            for pid in running(SERVER) - before:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+    assert outcomes == ["ok", "ok"]
+
+
+def test_a_server_that_is_killed_under_a_job_costs_that_job_alone(executor: LocalExecutor) -> None:
+    before = running(SERVER)
+    outcomes = []
+    jobs = [planned("HangsSilently"), planned("Good")]
+    for event in executor.run(iter(jobs)):
+        if isinstance(event, Finished):
+            outcomes.append(event.outcome)
+        elif not outcomes and event.job.case.variant == "HangsSilently":
+            for pid in running(SERVER) - before:
+                os.kill(pid, signal.SIGKILL)
+    assert [outcome.status for outcome in outcomes] == ["crash", "ok"]
+    assert "server" in outcomes[0].detail
+
+
+def test_children_that_end_together_are_all_heard(executor: LocalExecutor) -> None:
+    jobs = [replace(planned("OsExits"), attempt=number + 1) for number in range(20)]
+    jobs = [replace(one, probe=replace(one.probe, kind="accuracy"), task_target=f"{FAULTY}:Good") for one in jobs]
+    done = [event.outcome.status for event in executor.run(iter(jobs)) if isinstance(event, Finished)]
+    assert len(done) == 20
+
+
+def test_what_one_round_has_shown_is_known_before_the_next_job_is_taken(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    jobs = [planned("Segfaults", kind="latency", number=number) for number in (1, 2, 3, 4)]
+    with Store.create(tmp_path, plan(jobs)) as store:
+        perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
+        assert [record.outcome.status for record in store.records()] == ["crash", "skipped", "skipped", "skipped"]
