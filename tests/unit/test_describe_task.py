@@ -112,4 +112,4 @@ def test_a_task_that_cannot_be_used_is_described_by_its_failure(target: str, fai
 
 @pytest.mark.parametrize("name", ["FormWithoutInputs", "FormWithoutClasses", "FormOfManyNumbers"])
 def test_a_form_that_contradicts_itself_is_told_in_a_sentence(name: str) -> None:
-    assert describe("bad_tasks.py:{name}").mistake.startswith("a task's form has ")
+    assert describe(f"bad_tasks.py:{name}").mistake.startswith("a task's form has ")

@@ -63,8 +63,8 @@ def figures(outcome: Outcome) -> dict[str, tuple[float | None, ...]]:
 
 
 def written(folder: Path, text: str) -> str:
-    """Write a variant into a file, and name it."""
-    (folder / "mine.py").write_text(f"import torch\nfrom attnbench import Case\n{text}")
+    """Write a plugin into a file, and name it."""
+    (folder / "mine.py").write_text(f"import torch\nfrom attnbench import Case, Form\n{text}")
     return f"{folder / 'mine.py'}:Mine"
 
 
@@ -112,6 +112,23 @@ def test_a_training_tells_of_every_validation() -> None:
     assert [text.partition(",")[0] for text in said] == ["step 2/6", "step 4/6", "step 6/6"]
 
 
+def test_what_is_learned_by_heart_shows_as_the_gap_between_training_and_test(tmp_path: Path) -> None:
+    lottery = (
+        "class Mine:\n"
+        "    def __init__(self, options):\n"
+        "        self.form = Form(length=4, features=2, answer='class', outputs=2)\n"
+        "    def examples(self, split, count, generator):\n"
+        "        inputs = torch.randn(count, 4, 2, generator=generator)\n"
+        "        return inputs, torch.randint(2, (count,), generator=generator)\n"
+    )
+    counts = {"train_examples": 8, "validation_examples": 100, "test_examples": 200}
+    given = {"width": 16, "steps": 60, "validate_every": 60, "batch": 8, "learning_rate": 1e-2}
+    found = figures(measured("vanilla", written(tmp_path, lottery), **counts, **given))
+    assert found["train_accuracy"] == (1.0,)
+    assert found["accuracy"][0] == pytest.approx(0.5, abs=0.15)
+    assert found["generalisation_gap"][0] > 0.3
+
+
 # Refusals.
 
 
@@ -151,19 +168,32 @@ def test_the_run_s_own_seed_moves_every_round() -> None:
     assert figures(accuracy.measure(planned, silently)) != figures(accuracy.measure(moved, silently))
 
 
+DRAWS = (
+    "class Mine(torch.nn.Module):\n"
+    "    def __init__(self, case: Case) -> None:\n"
+    "        super().__init__()\n"
+    "        self.scale = torch.nn.Parameter(torch.randn(()))\n"
+    "    def forward(self, q, k, v):\n"
+    "        return self.scale * v\n"
+)
+
+
 def test_what_a_variant_draws_for_itself_leaves_the_rest_of_the_model_as_it_starts_for_others(tmp_path: Path) -> None:
-    drawing = written(
-        tmp_path,
-        "class Mine(torch.nn.Module):\n"
-        "    def __init__(self, case: Case) -> None:\n"
-        "        super().__init__()\n"
-        "        self.scale = torch.nn.Parameter(torch.randn(()))\n"
-        "    def forward(self, q, k, v):\n"
-        "        return self.scale * v\n",
-    )
-    plain, other = (untrained(exam(name, "mqar", **MQAR), seed=3).state_dict() for name in ("flash", drawing))
+    names = "flash", written(tmp_path, DRAWS)
+    plain, other = (untrained(exam(name, "mqar", **MQAR), seed=3).state_dict() for name in names)
     assert all(torch.equal(plain[name], other[name]) for name in plain)
     assert len({float(other[name]) for name in other.keys() - plain.keys()}) == 2  # a draw of its own in each layer
+
+
+def test_what_a_variant_draws_for_itself_follows_from_the_seed(tmp_path: Path) -> None:
+    planned = exam(written(tmp_path, DRAWS), "mqar", **MQAR)
+    one, again, other = (untrained(planned, seed=seed).mechanisms[0].scale for seed in (3, 3, 4))
+    assert one == again != other
+
+
+def test_each_layer_has_a_variant_built_from_a_seed_of_its_own() -> None:
+    first, second = untrained(exam("linformer", "mqar", **MQAR), seed=3).mechanisms
+    assert not torch.equal(first.project_keys, second.project_keys)
 
 
 # Divergence.

@@ -184,6 +184,12 @@ def test_the_number_of_weights_is_what_the_layers_add_up_to() -> None:
     assert sum(p.numel() for p in model_of(CLASSES).parameters()) == SMALL.layers * layer + ends
 
 
+def test_only_blocks_that_are_normalised_before_leave_something_to_normalise_at_the_end() -> None:
+    pre, post = (model_of(CLASSES, replace(SMALL, norm=norm)) for norm in ("pre", "post"))
+    saved = 2 * SMALL.width
+    assert sum(p.numel() for p in pre.parameters()) - sum(p.numel() for p in post.parameters()) == saved
+
+
 def test_the_number_of_heads_leaves_the_number_of_weights_as_it_is() -> None:
     counts = {sum(p.numel() for p in model_of(CLASSES, replace(SMALL, heads=h)).parameters()) for h in (1, 2, 4, 8)}
     assert len(counts) == 1
@@ -200,6 +206,16 @@ def test_dropout_is_for_training_only() -> None:
     model.eval()
     assert torch.equal(model(inputs), model(inputs))
     torch.testing.assert_close(model(inputs), model_of(CLASSES)(inputs))
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_what_a_block_adds_is_dropped_feature_by_feature_and_what_it_adds_to_is_not(norm: str) -> None:
+    torch.manual_seed(0)
+    residual = Residual(torch.nn.Identity(), replace(SMALL, norm=norm, dropout=0.5))
+    residual.norm = torch.nn.Identity()
+    grown = residual(torch.ones(100, 100))
+    assert grown.unique().tolist() == [1, 1 + 1 / (1 - 0.5)]
+    assert (grown == 1).float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 # A mechanism that misbehaves.
