@@ -1,7 +1,9 @@
 """What every registered task owes the harness, and multi-query associative recall against its definition."""
 
 # N examples, P pairs of a key and its value, T positions
+from collections import Counter
 from collections.abc import Iterator
+from itertools import permutations
 from typing import Any
 
 import msgspec
@@ -127,6 +129,18 @@ def test_keys_are_of_the_lower_half_and_values_of_the_upper_and_all_of_them_occu
     keys, values = inputs_NT[:, :end:2].unique().tolist(), inputs_NT[:, 1:end:2].unique().tolist()
     assert keys == list(range(1, half))
     assert values == list(range(half, task.options.vocabulary))
+
+
+def test_every_ordered_choice_of_keys_and_of_values_is_as_likely_as_any_other() -> None:
+    count = 12_000
+    inputs_NT = drawn(recall(length=8, pairs=2, vocabulary=8), count).inputs
+    for columns, tokens in (([0, 2], (1, 2, 3)), ([1, 3], (4, 5, 6, 7))):
+        choices = list(permutations(tokens, 2))
+        found = Counter(map(tuple, inputs_NT[:, columns].tolist()))
+        assert found.keys() == set(choices)
+        share = 1 / len(choices)
+        deviation = (count * share * (1 - share)) ** 0.5
+        assert all(abs(each - count * share) < 4.5 * deviation for each in found.values())
 
 
 @pytest.mark.parametrize("power", [0.01, 1.0, 2.5])
