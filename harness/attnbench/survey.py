@@ -29,7 +29,7 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
     """Describe and try every registered variant, on the machine's device and in the dtype that is usual there."""
     for entry in _entries("variants"):
-        found = executor.ask(DescribeVariant(entry=entry), Description)
+        found = _described(executor, entry)
         obstacle = found.failure or _try(executor, entry, found, machine.device)
         yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
 
@@ -37,7 +37,18 @@ def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
-        yield entry, executor.ask(DescribeTask(entry=entry), TaskDescription)
+        try:
+            yield entry, executor.ask(DescribeTask(entry=entry), TaskDescription)
+        except RuntimeError as loss:
+            yield entry, TaskDescription(origin=entry.origin, failure=_first_line(loss))
+
+
+def _described(executor: Executor, entry: Entry) -> Description:
+    """Describe a variant; one whose import ends the process is described by how it ended."""
+    try:
+        return executor.ask(DescribeVariant(entry=entry), Description)
+    except RuntimeError as loss:
+        return Description(origin=entry.origin, failure=_first_line(loss))
 
 
 def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
@@ -50,7 +61,14 @@ def _try(executor: Executor, entry: Entry, found: Description, device: str) -> s
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         device=device,
     )
-    return executor.ask(TryVariant(target=entry.target, case=case), str)
+    try:
+        return executor.ask(TryVariant(target=entry.target, case=case), str)
+    except RuntimeError as loss:
+        return _first_line(loss)
+
+
+def _first_line(loss: RuntimeError) -> str:
+    return str(loss).partition("\n")[0]
 
 
 def _entries(group: registry.Group) -> Iterator[Entry]:
