@@ -14,13 +14,11 @@ from attnbench.report.frame import frame
 from attnbench.report.rows import Row, rows
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
-from attnbench.store import Store, find_run
+from attnbench.store import RESULTS, Store, find_run
 from attnbench.suite import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RESULTS = Path("results")
 
 Words = str | Iterable[str] | None
 Sizes = str | int | Iterable[int] | None
@@ -41,7 +39,8 @@ class Run:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
             planned = {job.key for job in store.plan.jobs}
-            return rows([record for record in store.records() if record.job.key in planned], store.plan.jobs)
+            known = [record for record in store.records() if record.job.key in planned]
+            return rows(known, store.plan.jobs, run=store.plan.run)
 
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""

@@ -8,6 +8,8 @@ from attnbench.variant import Support
 if TYPE_CHECKING:
     import torch
 
+FLOOR = "empty"  # the name that it is registered under
+
 
 class Empty:
     """Return the queries as they are. Its latency is the cost of a call and of the timer, measured in every run."""

@@ -3,22 +3,28 @@
 import os
 import signal
 import sys
+import time
 import traceback
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from attnbench.cli import doctor, listing, run, show, verify
+from attnbench.cli import doctor, listing, run, show, streams, verify
 from attnbench.errors import DamagedStore, NotStored, UsageError
+from attnbench.report.text import plain
 
 DONE, NOT_HELD, WRONG_USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
+
+# A terminal sends Ctrl-C to all of its programs, and some of them pass it on: within this time it is the same one.
+_ECHO_S = 0.5
+_SHOW_CURSOR = b"\x1b[?25h\r\n"
 
 app = typer.Typer(
     name="attnbench",
     help="What each attention mechanism costs at your lengths, heads, hardware and task, and what it gives up.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,55 +41,72 @@ class _Terminated(BaseException):
 
 
 @app.callback(invoke_without_command=True)
-def _about(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:
+def _about(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", metavar=""),
+) -> None:
     if version:
         from importlib.metadata import version as installed
 
         print(f"attnbench {installed('attnbench')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    code = _guarded()
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _close_quietly()
-    sys.exit(code)
+    streams.hold()
+    signal.signal(signal.SIGINT, _stop)
+    signal.signal(signal.SIGTERM, _stop)
+    sys.exit(_guarded())
 
 
 def _guarded() -> int:
     """Run a command, and turn what ends it into an exit code and at most one sentence on standard error."""
     try:
-        return app(standalone_mode=False) or DONE
+        code = _invoke()
+        sys.stdout.flush()
     except (UsageError, TyperException) as mistake:
         return _say(mistake.format_message() if isinstance(mistake, TyperException) else str(mistake), WRONG_USAGE)
-    except (DamagedStore, NotStored) as damage:
+    except (DamagedStore, NotStored, streams.OutputLost) as damage:
         return _say(str(damage), NOT_HELD)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", INTERRUPTED)
     except _Terminated:
         return _say("terminated", TERMINATED)
-    except (BrokenPipeError, SystemExit):  # the latter is how Typer takes a closed pipe
-        _close_quietly()
-        return DONE
     except Exception:
         traceback.print_exc()
         return _say("this is a bug of attnbench; please report the lines above", BUG)
-
-
-def _say(sentence: str, code: int) -> int:
-    one_line = " ".join(sentence.split())
-    print(f"attnbench: {''.join(c if c.isprintable() else ascii(c)[1:-1] for c in one_line)}", file=sys.stderr)
     return code
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
+def _invoke() -> int:
+    """Run the command that was typed. Typer's own way would take every broken pipe for the end of the work."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("attnbench", sys.argv[1:]) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return DONE
 
 
-def _close_quietly() -> None:
-    """Whoever read our output has gone: give Python's own last flush somewhere to go."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _say(sentence: str, code: int) -> int:
+    print(f"attnbench: {plain(' '.join(sentence.split()))}", file=sys.stderr)
+    return code
+
+
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    """End in good order at the first signal; a second one is for whoever cannot wait for that."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, partial(_end_at_once, since=time.monotonic()))
+    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+
+
+def _end_at_once(number: int, _frame: FrameType | None, *, since: float) -> None:
+    """End here and now. The processes that measure end with this one; what was measured is on the disk."""
+    if time.monotonic() - since > _ECHO_S:
+        if sys.stderr.isatty():
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+        os._exit(128 + number)

@@ -11,8 +11,11 @@ from typing import Literal
 import typer
 from msgspec import Struct
 
-from attnbench.cli.options import RESULTS, Json, Out
+from attnbench.cli.options import Json, Out
+from attnbench.cli.streams import emit_json
 from attnbench.cli.text import listing
+from attnbench.report.text import plain
+from attnbench.store import RESULTS
 
 Verdict = Literal["ok", "missing", "broken"]
 
@@ -36,18 +39,17 @@ class Finding(Struct, frozen=True, kw_only=True):
 def doctor(out: Out = RESULTS, json: Json = False) -> None:
     """Look at this machine: what it can run, and how to get the rest. Exits with 1 where something is broken.
 
-    Example: attnbench doctor
+    Example:
+      attnbench doctor
     """
     findings = list(_findings(out))
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(findings).decode())
+        emit_json(findings)
     else:
         items = [{"": one.what, "verdict": one.verdict, "found": one.found} for one in findings]
         print(listing(items, nothing=""))
         for one in (one for one in findings if one.fix):
-            print(f"\n{one.what}: {one.fix}")
+            print(f"\n{plain(one.what)}: {plain(one.fix)}")
     if any(one.verdict == "broken" for one in findings):
         raise typer.Exit(1)
 

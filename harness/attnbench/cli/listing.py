@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.cli.options import RESULTS, Details, Json, Out
+from attnbench.cli.options import Details, Json, Out
+from attnbench.cli.streams import emit_json
 from attnbench.cli.text import listing, paragraph
 from attnbench.errors import UsageError, suggestion
+from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
     from attnbench.variant import Support
@@ -26,16 +28,16 @@ def list_things(
 ) -> None:
     """List what there is, and where each comes from.
 
-    Example: attnbench list variants --details
+    Examples:
+      attnbench list variants --details
+      attnbench list runs --json
     """
     kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "runs": _runs}
     if what not in kinds:
         raise UsageError(f"list: {what!r} is not one of {', '.join(kinds)}; {suggestion(what, kinds)}")
     found = kinds[what](out, details)
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(list(found)).decode())
+        emit_json(list(found))
     elif details:
         for item in found:
             print(paragraph(item) + "\n")
@@ -83,17 +85,28 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
 
 
 def _suites(_out: Path, details: bool) -> Iterator[Item]:
-    import msgspec
-
-    from attnbench import registry, request
+    from attnbench import registry
 
     for name, claims in registry.entries("suites").items():
+        for entry in claims:
+            yield {"name": name, "from": str(entry.origin)} | _content(name, details)
+
+
+def _content(name: str, details: bool) -> Item:
+    """Say what is in a suite, or what is wrong with it."""
+    import msgspec
+
+    from attnbench import request
+
+    try:
         suite = request.find_suite(name)
-        item = {"name": name, "from": str(claims[0].origin), "summary": suite.description}
-        if details:
-            item["sweep"] = msgspec.to_builtins(suite.sweep)
-            item |= {f"on {device}": msgspec.to_builtins(sweep) for device, sweep in suite.on.items()}
-        yield item
+    except UsageError as mistake:
+        return {"problem": str(mistake).removeprefix("--suite: ")}
+    item: Item = {"summary": suite.description}
+    if details:
+        item["sweep"] = msgspec.to_builtins(suite.sweep)
+        item |= {f"on {device}": msgspec.to_builtins(sweep) for device, sweep in suite.on.items()}
+    return item
 
 
 def _runs(out: Path, details: bool) -> Iterator[Item]:

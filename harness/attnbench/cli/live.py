@@ -2,69 +2,30 @@
 
 import shlex
 import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
+from rich.segment import Segment
 from rich.text import Text
 
-from attnbench.cli.options import RESULTS
-from attnbench.execute.events import Progressed, Started
-from attnbench.record import Job, ProbeKind, Record
+from attnbench.cli.progress import Left, Progress, View
+from attnbench.record import Job, Record
 from attnbench.report.rows import rows
 from attnbench.report.terminal import live as table_so_far
+from attnbench.report.text import plain
 from attnbench.session import Notice, Notify, Opened
+from attnbench.store import RESULTS
 from attnbench.units import digits, duration, scale_for
 
 _BAR = 24
+_MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores
 # The display must not disturb what is measured: it is drawn once a second, and its table is made anew only when making
 # it takes less than this share of the time since it was last made.
 _DRAWN_PER_SECOND = 1
 _SHARE = 0.02
-
-
-class Progress:
-    """How far a run has come, and how long the rest will take."""
-
-    def __init__(self, opened: Opened) -> None:
-        self.opened = opened
-        self.left = {job.key: (job.question, job.probe.kind) for job in opened.jobs}
-        self.records = list(opened.records)
-        self.total, self.started = len(opened.jobs), time.monotonic()
-        self.running: dict[str, tuple[Job, str]] = {}
-        self._seconds: dict[str, float] = {}
-        self._kinds: dict[ProbeKind, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
-
-    @property
-    def done(self) -> int:
-        """Count the jobs that are over."""
-        return self.total - len(self.left)
-
-    def take(self, notice: Started | Progressed | Record) -> None:
-        """Take in what happened."""
-        if isinstance(notice, Started):
-            self.running[notice.job.key] = (notice.job, "")
-        elif isinstance(notice, Progressed):
-            self.running[notice.job.key] = (notice.job, notice.text)
-        else:
-            self.running.pop(notice.job.key, None)
-            self.records.append(notice)
-            self.left.pop(notice.job.key, None)
-            self._seconds[notice.job.question] = notice.seconds
-            spent, count = self._kinds[notice.job.probe.kind]
-            self._kinds[notice.job.probe.kind] = (spent + notice.seconds, count + 1)
-
-    def left_s(self) -> float | None:
-        """Estimate the seconds left: what an earlier round took, or else the mean of its kind; None at first."""
-        found = [self._expected(question, kind) for question, kind in self.left.values()]
-        known = [seconds for seconds in found if seconds is not None]
-        return sum(known) * len(found) / len(known) if known else None
-
-    def _expected(self, question: str, kind: ProbeKind) -> float | None:
-        spent, count = self._kinds[kind]
-        return self._seconds.get(question, spent / count if count else None)
 
 
 @contextmanager
@@ -77,15 +38,18 @@ def display() -> Iterator[Notify]:
     lively = console.is_terminal and not console.is_dumb_terminal
     shown = _Screen(console) if lively else _Lines(console)
     try:
-        with shown.live if isinstance(shown, _Screen) else nullcontext():
+        with shown:
             yield shown
     except BaseException:
         if shown.progress is not None:
-            path = shown.progress.opened.path
-            out = "" if path.parent == RESULTS else f" --out {shlex.quote(str(path.parent))}"
-            how = f"what was measured is kept; go on with: attnbench run --resume {path.name}{out}"
-            console.print(Text(how), soft_wrap=True)
+            how = f"attnbench run --resume {place(shown.progress.opened.path)}"
+            console.print(Text(plain(f"what was measured is kept; go on with: {how}")), soft_wrap=True)
         raise
+
+
+def place(run: Path) -> str:
+    """Name a run as it is typed after a command: its id, and the folder where that is not the usual one."""
+    return run.name if run.parent == RESULTS else f"{run.name} --out {shlex.quote(str(run.parent))}"
 
 
 class _Lines:
@@ -95,6 +59,12 @@ class _Lines:
         self.console = console
         self.progress: Progress | None = None
 
+    def __enter__(self) -> None:
+        """Have nothing to set up."""
+
+    def __exit__(self, *_: object) -> None:
+        """Have nothing to take away."""
+
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
             self.progress = Progress(notice)
@@ -103,23 +73,36 @@ class _Lines:
         assert self.progress is not None
         self.progress.take(notice)
         if isinstance(notice, Record):
-            self._say(f"[{self.progress.done}/{self.progress.total}] {named(notice.job)}: {result(notice)}")
+            view = self.progress.view()
+            self._say(f"[{view.done}/{view.total}] {named(notice.job)}: {result(notice)}")
 
     def _say(self, line: str) -> None:
-        self.console.print(Text(line), soft_wrap=True)
+        self.console.print(Text(plain(line)), soft_wrap=True)
 
 
 class _Screen:
-    """The live display: the rows so far, what runs now, how much is done and the time left."""
+    """The live display: the rows so far, what runs now, how much is done and the time left. It leaves no trace."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.live = Live(
-            get_renderable=self.render, console=console, refresh_per_second=_DRAWN_PER_SECOND, transient=True
-        )
         self.progress: Progress | None = None
-        self.table: RenderableType = Text("")
+        self.table: RenderableType | None = None
         self.made, self.cost = float("-inf"), 0.0
+        self.over = False
+        self.live = Live(
+            get_renderable=lambda: self,
+            console=console,
+            refresh_per_second=_DRAWN_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> None:
+        self.live.start(refresh=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.over = True  # what is taller than the screen could not be taken away again
+        self.live.stop()
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
@@ -129,32 +112,45 @@ class _Screen:
         self.progress.take(notice)
         if isinstance(notice, Record) and self.cost <= _SHARE * (time.monotonic() - self.made):
             started = time.monotonic()
-            self.table = table_so_far(rows(self.progress.records, self.progress.opened.plan.jobs))
+            opened = self.progress.opened
+            self.table = table_so_far(rows(self.progress.records, opened.plan.jobs, run=opened.plan.run))
             self.made = time.monotonic()
             self.cost = self.made - started
 
-    def render(self) -> RenderableType:
-        """Draw what is known now."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw what is known now: of the table, what the screen has room for beside the rest."""
+        if self.over:
+            return
         if self.progress is None:
-            return Text("asking the machine and the plugins what they are ...", style="dim")
-        return Group(self.table, *self._running(), self._bar())
+            yield Text("asking the machine and the plugins what they are ...", style="dim")
+            return
+        below = list(_below(self.progress.view()))
+        if self.table is not None:
+            lines = console.render_lines(self.table, options.update(height=None), pad=False)
+            for line in lines[: max(0, console.height - len(below) - 1)]:
+                yield from (*line, Segment.line())
+        yield from below
 
-    def _running(self) -> list[Text]:
-        assert self.progress is not None
-        width = self.console.width
-        lines = [f"  {named(job)}  {text}" for job, text in list(self.progress.running.values())]
-        return [Text(line[:width], style="cyan", no_wrap=True) for line in lines]
 
-    def _bar(self) -> Text:
-        assert self.progress is not None
-        done, total = self.progress.done, self.progress.total
-        filled = round(_BAR * done / total) if total else _BAR
-        left = self.progress.left_s()
-        times = f"{duration(time.monotonic() - self.progress.started)} elapsed"
-        if left is not None:
-            times += f", about {duration(left)} left"
-        bar = "=" * filled + "." * (_BAR - filled)
-        return Text(f"  [{bar}] {done}/{total} jobs, {times}", style="bold")
+def _below(view: View) -> Iterator[Text]:
+    """Say what runs, one line each, and how far the whole is."""
+    shown = view.running if len(view.running) <= _MOST_RUNNING else view.running[: _MOST_RUNNING - 1]
+    for job, text in shown:
+        yield _line(f"  {named(job)}  {text}", "cyan")
+    if len(view.running) > len(shown):
+        yield _line(f"  and {len(view.running) - len(shown)} more beside it", "cyan")
+    filled = round(_BAR * view.done / view.total) if view.total else _BAR
+    bar = "=" * filled + "." * (_BAR - filled)
+    times = f"{duration(view.elapsed_s)} elapsed{_left(view.left)}"
+    yield _line(f"  [{bar}] {view.done}/{view.total} jobs, {times}", "bold")
+
+
+def _left(left: Left | None) -> str:
+    return "" if left is None else f", {'about' if left.whole else 'at least'} {duration(left.seconds)} left"
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(plain(text.rstrip()), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def named(job: Job) -> str:
@@ -172,6 +168,8 @@ def result(record: Record) -> str:
     outcome = record.outcome
     if outcome.status != "ok":
         return f"{outcome.status}: {outcome.detail}" if outcome.detail else outcome.status
+    if not outcome.measurements:
+        return "it measured nothing"
     first = outcome.measurements[0]
     values = sorted(value for value in first.values if value is not None)
     if not values:

@@ -7,12 +7,12 @@ import typer
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.", metavar="DIR")]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")
+    bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.", metavar="")
 ]
-Details = Annotated[bool, typer.Option("--details", help="Show what each supports, its options, and what is missing.")]
+Details = Annotated[
+    bool, typer.Option("--details", help="Show what each supports, its options, and what is missing.", metavar="")
+]
 RunName = Annotated[
     str,
     typer.Argument(metavar="RUN", help="A run's id, the beginning of one, its path, or `latest`.", show_default=False),
 ]
-
-RESULTS = Path("results")

@@ -9,11 +9,13 @@ from rich.console import Console
 
 from attnbench import session
 from attnbench.api import Run
-from attnbench.cli.live import display
+from attnbench.cli.live import display, place
+from attnbench.cli.streams import emit
 from attnbench.record import Status
 from attnbench.report.json import to_json
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
+from attnbench.report.text import plain
 from attnbench.request import Request
 from attnbench.store import find_run
 
@@ -44,9 +46,10 @@ def go_on(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
 def _conclude(run: Run, show: Showing) -> None:
     rows = run.rows()
     if show.as_json:
-        print(to_json(rows), end="")
+        emit(to_json(rows))
     else:
         Console(highlight=False).print(Tables(tables(rows)))
-    print(f"\nResults: {run.path}  (again: attnbench show {run.id})", file=sys.stderr)
+        print(file=sys.stderr)
+    print(plain(f"Results: {run.path}  (again: attnbench show {place(run.path)})"), file=sys.stderr)
     if show.strict and not all(row.status in _FINE for row in rows):
         raise typer.Exit(1)

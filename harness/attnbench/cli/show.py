@@ -1,13 +1,14 @@
 """`attnbench show`: a run's table again, or its rows in a format for other programs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from attnbench.cli.options import RESULTS, Json, Out, RunName
+from attnbench.cli.options import Json, Out, RunName
+from attnbench.cli.streams import emit
 from attnbench.errors import UsageError, suggestion
+from attnbench.store import RESULTS
 
 
 def show(
@@ -24,7 +25,8 @@ def show(
 ) -> None:
     """Print a run's table again.
 
-    Example: attnbench show latest --metric latency --format latex -o latency.tex
+    Example:
+      attnbench show latest --metric latency --format latex -o latency.tex
     """
     from rich.console import Console
 
@@ -50,9 +52,9 @@ def show(
 
 
 def _write(written: str | bytes, output: Path | None) -> None:
-    data = written.encode() if isinstance(written, str) else written
+    data = written.encode("utf-8", "backslashreplace") if isinstance(written, str) else written
     if output is None:
-        sys.stdout.buffer.write(data)
+        emit(data)
         return
     try:
         output.write_bytes(data)

@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from attnbench.report.text import plain
+
 _GAP = "  "
 
 
@@ -13,7 +15,7 @@ def listing(items: Sequence[dict[str, Any]], *, nothing: str) -> str:
     if not items:
         return nothing
     fields = list(dict.fromkeys(field for item in items for field in item))
-    lines = [fields, *([_plain(item.get(field, "")) for field in fields] for item in items)]
+    lines = [fields, *([_line(item.get(field, "")) for field in fields] for item in items)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(fields))]
     return "\n".join(
         _GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -23,7 +25,7 @@ def listing(items: Sequence[dict[str, Any]], *, nothing: str) -> str:
 def paragraph(item: dict[str, Any]) -> str:
     """Write one item with all that it has to say, wrapped to the terminal's width."""
     (title, *rest) = item.items()
-    lines = [_plain(title[1])]
+    lines = [_line(title[1])]
     for field, value in rest:
         values = value if isinstance(value, list) else [value]
         for number, one in enumerate(value for value in values if value not in ("", None)):
@@ -35,10 +37,9 @@ def _wrapped(label: str, value: object) -> str:
     margin = " " * 4
     width = max(40, shutil.get_terminal_size().columns)
     first = f"  {label:<10} "
-    return textwrap.fill(_plain(value), width=width, initial_indent=first, subsequent_indent=" " * len(first) + margin)
+    return textwrap.fill(_line(value), width=width, initial_indent=first, subsequent_indent=" " * len(first) + margin)
 
 
-def _plain(value: object) -> str:
+def _line(value: object) -> str:
     """Write a value on one line, with nothing that a terminal would obey."""
-    text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return plain(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value))

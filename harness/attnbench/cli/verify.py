@@ -4,7 +4,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from attnbench.cli.options import RESULTS, Json, Out, RunName
+from attnbench.cli.options import Json, Out, RunName
+from attnbench.cli.streams import emit_json
+from attnbench.report.text import plain
+from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
     from attnbench.store import Report
@@ -13,15 +16,14 @@ if TYPE_CHECKING:
 def verify(run: RunName, out: Out = RESULTS, json: Json = False) -> None:
     """Check every line of a stored run, count its jobs, and set broken lines aside.
 
-    Example: attnbench verify latest
+    Example:
+      attnbench verify latest
     """
     from attnbench import store
 
     report = store.verify(store.find_run(run, out))
     if json:
-        import msgspec
-
-        print(msgspec.json.encode(report).decode())
+        emit_json(report)
     else:
         print(_sentences(report))
     if not report.sound:
@@ -43,4 +45,4 @@ def _sentences(report: "Report") -> str:
     if report.damage:
         lines.append(report.damage)
     lines.append("sound: every line is as it was written" if report.sound else "NOT sound")
-    return "\n".join(lines)
+    return "\n".join(map(plain, lines))

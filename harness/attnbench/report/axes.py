@@ -3,6 +3,7 @@
 Axes and their headings are the fields of Shape, Mask and Case, so a new axis needs nothing here.
 """
 
+import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,6 +24,7 @@ _NOT_AXES = ("shape", "mask", "variant", "options", "passes", "seq_q")  # what n
 _SELF_EXPLAINING = ("dtype", "device")  # said without their heading, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8
+_OPTIONS = re.compile(r"[:,](?=[A-Za-z_]\w*=)")  # before each option of a task
 
 
 def _title(hint: object) -> str:
@@ -123,9 +125,10 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
 
 
 def _task(row: Row) -> Named:
-    """Split a task from its options, less those that only repeat the length."""
-    options = with_options("", row.task_options, keys=row.task_options)
-    return row.task.removesuffix(options), {key: each for key, each in row.task_options.items() if each != row.seq_q}
+    """Split a task from its options as typed, less those that only repeat the length."""
+    name, *typed = _OPTIONS.split(row.task)
+    options = dict(piece.split("=", 1) for piece in typed)
+    return name, {key: value for key, value in options.items() if value != str(row.seq_q)}
 
 
 def _labels(named: Iterable[Named]) -> dict[tuple[str, str], str]:

@@ -9,9 +9,11 @@ from attnbench.report.text import plain
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",
     "few_samples": "few samples, cut short by the cap",
+    "diverged": "a training diverged, its best weights before that were tested",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
 _LONGEST_REASON = 300
+_ALIKE = 1.05  # models whose parameters differ by no more than this factor are of a size
 
 Names = Mapping[VariantKey, str]
 
@@ -30,7 +32,11 @@ def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -
         where = dict.fromkeys(column for places in reasons.values() for column in places)
         whom = name if asked[name] == where.keys() else f"{name} at {', '.join(where)}"
         lines.setdefault(_sentence(kind, list(reasons)), []).append(whom)
-    return (*(f"{', '.join(whom)}: {reason}" for reason, whom in lines.items()), *_kernels(rows, names))
+    return (
+        *(f"{', '.join(whom)}: {reason}" for reason, whom in lines.items()),
+        *_sizes(rows, names, columns),
+        *_kernels(rows, names),
+    )
 
 
 def _remarks(row: Row) -> list[tuple[str, str]]:
@@ -47,6 +53,22 @@ def _sentence(kind: str, reasons: list[str]) -> str:
     """Join a kind of trouble with the first of its reasons, which often differ by no more than a number."""
     others = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     return f"{': '.join(filter(None, (kind, reasons[0])))}{others}"
+
+
+def _sizes(rows: Sequence[Row], names: Names, columns: Mapping[Column, str]) -> Iterator[str]:
+    """Tell where the trained models of one task are not of a size, and their scores no comparison of like with like."""
+    sizes: dict[Column, dict[str, int]] = {}
+    for row in rows:
+        count = row.facts.get("parameters")
+        if row.value is not None and isinstance(count, int):
+            sizes.setdefault(column_of(row), {})[names[variant_key(row)]] = count
+    uneven = {column: each for column, each in sizes.items() if max(each.values()) > _ALIKE * min(each.values())}
+    told: dict[str, list[str]] = {}
+    for column, each in uneven.items():
+        counts = ", ".join(f"{name} {count:,}" for name, count in each.items())
+        told.setdefault(counts, []).append(columns[column])
+    for counts, where in told.items():
+        yield f"models differ in size at {', '.join(where)}: {counts} parameters"
 
 
 def _kernels(rows: Sequence[Row], names: Names) -> Iterator[str]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from attnbench import stats
 from attnbench.case import Case, Dtype, Inputs, Level, Option, Passes
 from attnbench.record import PRIMARY_METRIC, Job, Measurement, ProbeKind, Profile, Record, Status
-from attnbench.report.text import canonical, with_options
+from attnbench.report.text import canonical
 
 _LARGEST = 1e150  # the square of what is larger overflows
 PENDING = "not measured yet"
@@ -35,7 +35,7 @@ class Row(Struct, frozen=True, kw_only=True):
     metric: str
     passes: Passes
     level: Level
-    task: str  # with its complete options: mqar:length=64,pairs=8
+    task: str  # as it is typed: mqar:preset=tiny,pairs=8
     seq_q: int
     seq_k: int
     heads: int
@@ -91,13 +91,14 @@ class _Question(Struct):
             self.rounds[record.job.round] = record
 
 
-def rows(records: Sequence[Record], planned: Sequence[Job] = ()) -> list[Row]:
+def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "") -> list[Row]:
     """Summarise records: one row per question and metric, over its rounds; one for a question without a figure.
 
-    A job of `planned` whose question has no record is a row with status interrupted and the detail PENDING. Rows come
-    by metric, then by variant in the order of `planned` (else of the records), then by shape.
+    A job of `planned`, the jobs of `run` (default: the records' own), whose question has no record is a row with status
+    interrupted and the detail PENDING. Rows come by metric, then by variant in the order of `planned` (else of the
+    records), then by shape.
     """
-    questions = _questions(records, planned)
+    questions = _questions(records, planned, run or (records[0].run if records else ""))
     order: dict[tuple[str, str], int] = {}
     for question in questions:
         order.setdefault(_identity(question.job.case), len(order))
@@ -105,8 +106,7 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = ()) -> list[Row]:
     return sorted(found, key=lambda row: _place(row, order))
 
 
-def _questions(records: Sequence[Record], planned: Iterable[Job]) -> Iterable[_Question]:
-    run = records[0].run if records else ""
+def _questions(records: Sequence[Record], planned: Iterable[Job], run: str) -> Iterable[_Question]:
     questions: dict[tuple[str, str], _Question] = {}
     for job in planned:
         questions.setdefault((run, job.question), _Question(run, job))
@@ -155,7 +155,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         **_fields_of(case),
         origin=str(job.origin),
         metric=job.probe.metric,
-        task=with_options(job.probe.task, job.probe.task_options, keys=job.probe.task_options),
+        task=job.probe.task,
         status=status,
         unit=_UNIT_OF_PROBE[job.probe.kind],
         rounds=len(good),
@@ -165,6 +165,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         primary=True,
         task_options=job.probe.task_options,
         facts=last.outcome.facts if last else {},
+        flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),
         source=job.origin.source_hash,
         environment=last.environment if last else "",
         profile=job.protocol.profile,
@@ -213,9 +214,14 @@ def _by_metric(good: list[Record]) -> dict[str, list[Measurement]]:
     measured: dict[str, list[Measurement]] = {}
     for record in good:
         for measurement in record.outcome.measurements:
-            if measurement.values:
+            if measurement.values and not _is_curve(measurement):
                 measured.setdefault(measurement.metric, []).append(measurement)
     return measured
+
+
+def _is_curve(measurement: Measurement) -> bool:
+    """Tell a course of values over one training from values that repeat one another: it has no mean to report."""
+    return "curve" in measurement.flags or measurement.metric.endswith("_curve")
 
 
 def _with_figures(base: Row, metric: str, measurements: list[Measurement], *, primary: bool) -> Row:
@@ -229,7 +235,7 @@ def _with_figures(base: Row, metric: str, measurements: list[Measurement], *, pr
         unit=unit,
         samples=samples.size,
         rounds=len(measurements),
-        flags=tuple(dict.fromkeys(flag for measurement in measurements for flag in measurement.flags)),
+        flags=tuple(dict.fromkeys([*base.flags, *(flag for each in measurements for flag in each.flags)])),
         primary=primary,
         higher_is_better=measurements[0].higher_is_better,
     )

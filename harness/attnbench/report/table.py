@@ -9,6 +9,7 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
+from attnbench.empty import FLOOR
 from attnbench.report.axes import (
     AXES,
     TITLES,
@@ -29,7 +30,7 @@ from attnbench.report.rows import PENDING, Row
 from attnbench.report.text import plain
 from attnbench.units import Scale, digits, scale_for
 
-FLOOR = "empty"
+_OWN = "attnbench "  # how the harness's own origin begins: a user may call a plugin of his as the floor is called
 _MARKS = {"noisy": "~", "unusable": "!"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _TITLES = {
@@ -131,7 +132,7 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def _block(title: str, rows: list[Row], names: Names) -> Block:
-    shown = [row for row in rows if row.variant != FLOOR] or rows
+    shown = [row for row in rows if not _is_floor(row)] or rows
     axes, scale = layout(shown), _scale(shown)
     headings = column_labels(shown, axes.columns)
     pass_of = f", {shown[0].passes}" if shown[0].passes else ""
@@ -163,8 +164,12 @@ def _scale(rows: Iterable[Row]) -> Scale:
     return scale_for(known[0].unit, [max(size, least) for size in sizes])
 
 
+def _is_floor(row: Row) -> bool:
+    return row.variant == FLOOR and row.origin.startswith(_OWN)
+
+
 def _floor(rows: Iterable[Row]) -> str:
-    values = [row.value for row in rows if row.variant == FLOOR and row.probe == "latency" and row.value is not None]
+    values = [row.value for row in rows if _is_floor(row) and row.probe == "latency" and row.value is not None]
     if not values:
         return ""
     scale = scale_for("s", values)
@@ -236,6 +241,12 @@ def _margin(row: Row) -> str:
         return ""
     half = max(row.high - row.value, row.value - row.low)
     if row.unit == "1" or not row.value:
-        return digits(half) if row.unit == "1" else ""
+        return _to_the_same_place(half, digits(row.value)) if row.unit == "1" else ""
     percent = max(100 * half / abs(row.value), 0.1)
     return f"{percent:.{int(percent < _PERCENT_WITH_DECIMAL)}f}%"
+
+
+def _to_the_same_place(half: float, number: str) -> str:
+    """Write half an interval with as many decimals as its number has, unless that leaves nothing of it."""
+    rounded = f"{half:.{len(number.partition('.')[2])}f}"
+    return digits(half) if "e" in number or not float(rounded) else rounded

@@ -2,10 +2,11 @@
 
 from attnbench.store.lines import Broken, EnvironmentSeen, Plan
 from attnbench.store.run import Store
-from attnbench.store.runs import RunSummary, find_run, list_runs, new_run_id
+from attnbench.store.runs import RESULTS, RunSummary, find_run, list_runs, new_run_id
 from attnbench.store.verify import Report, verify
 
 __all__ = [
+    "RESULTS",
     "Broken",
     "EnvironmentSeen",
     "Plan",

@@ -13,6 +13,7 @@ from attnbench.record import Status
 from attnbench.store.lines import EVENTS, PLAN, read_journal, read_plan
 from attnbench.store.progress import tally
 
+RESULTS = Path("results")  # where runs are kept unless told
 LATEST = "latest"
 _SHOWN = 3
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that is read as another

@@ -90,8 +90,10 @@ def agreements(variant, lengths):
 
 def accuracy_job(variant, *, seq=64, **task_options):
     """Make the job that trains a variant."""
-    options = {"length": seq, "pairs": 8} | task_options
-    return job(variant, "accuracy", seq=seq, passes="", heads=4, head_dim=16, task="mqar", task_options=options)
+    typed = {"length": seq, "pairs": 8} | task_options
+    task = ",".join(["mqar:preset=tiny", *(f"{name}={value}" for name, value in typed.items())])
+    options = typed | {"layers": 2}
+    return job(variant, "accuracy", seq=seq, passes="", heads=4, head_dim=16, task=task, task_options=options)
 
 
 def accuracies(variant, scores: Sequence[float], **task_options):

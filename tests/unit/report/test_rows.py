@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from attnbench.case import Case, Mask, Shape
 from attnbench.record import Measurement, Origin
 from attnbench.report.rows import PENDING, Row, rows
-from unit.report.planted import accuracies, failed, job, record, value
+from attnbench.specs import Spec, parse_specs
+from unit.report.planted import accuracies, accuracy_job, failed, job, record, value
 from unit.report.scenarios import SCENARIOS
 
 PROMISED = [
@@ -183,7 +184,7 @@ def test_accuracy_is_the_mean_over_seeds_with_its_interval_and_no_noise_verdict(
     assert (score.high - score.value) == pytest.approx(score.value - score.low)
     assert (score.samples, score.noise, score.higher_is_better, score.primary) == (3, "", True, True)
     assert not found["loss"].primary
-    assert score.task == "mqar:length=64,pairs=8"
+    assert score.task == "mqar:preset=tiny,length=64,pairs=8"
     assert score.facts == {"rate": 0.003}
 
 
@@ -192,6 +193,36 @@ def test_seeds_that_ran_as_rounds_are_seeds_all_the_same():
         record(job(kind="accuracy", passes="", task="t", round=n), value(n / 10, "accuracy", "1")) for n in (1, 2, 6)
     ]
     assert (only(scored).value, only(scored).samples, only(scored).task) == (pytest.approx(0.3), 3, "t")
+
+
+def test_a_task_is_named_as_it_is_typed_and_its_complete_options_stand_beside():
+    row = only([failed(accuracy_job("vanilla", pairs=4), "error")])
+    assert row.task == accuracy_job("vanilla", pairs=4).probe.task
+    assert parse_specs(row.task, flag="--tasks") == (
+        Spec(name="mqar", options={"preset": "tiny", "length": "64", "pairs": "4"}),
+    )
+    assert row.task_options == {"length": 64, "pairs": 4, "layers": 2}
+
+
+@pytest.mark.parametrize(("metric", "flags"), [("validation_curve", ()), ("course", ("curve",))])
+def test_the_course_of_a_training_is_no_sample_of_seeds_and_makes_no_row(metric, flags):
+    course = Measurement(metric=metric, unit="1", values=(0.1, 0.5, 0.9), flags=flags)
+    found = rows([record(accuracy_job("vanilla"), value(0.8, "accuracy", "1"), course)])
+    assert [(row.metric, row.value, row.low) for row in found] == [("accuracy", 0.8, None)]
+
+
+def test_what_is_planned_belongs_to_its_run_also_before_anything_is_recorded():
+    assert only([], [job()]).run == ""
+    (row,) = rows([], [job()], run="20260101-000000-aaaa")
+    assert (row.run, row.detail) == ("20260101-000000-aaaa", PENDING)
+
+
+def test_one_seed_that_diverged_flags_the_score_of_all():
+    seeds = [
+        record(msgspec.structs.replace(accuracy_job("vanilla"), round=n), value(0.5, "accuracy", "1"), facts=facts)
+        for n, facts in enumerate([{"diverged": True}, {"diverged": False}], 1)
+    ]
+    assert only(seeds).flags == ("diverged",)
 
 
 def test_a_task_without_accuracy_is_known_by_what_it_measured_first():

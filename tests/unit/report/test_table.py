@@ -83,7 +83,7 @@ def test_decoding_has_its_columns_by_keys():
 def test_one_unit_serves_a_block_and_stands_in_its_title():
     found = block([latency("a", 5e-5), latency("a", 0.3, seq=4096)])
     assert found.title == "Latency, forward (ms)"
-    assert texts(found) == {"a": ["0.050", "300"]}
+    assert texts(found) == {"a": ["0.0500", "300"]}
 
 
 def test_a_block_without_a_number_has_no_unit():
@@ -271,6 +271,41 @@ def test_tasks_stand_side_by_side_with_the_options_in_which_they_differ():
         "mqar:pairs=4 (128)",
         "mqar:pairs=8 (128)",
     )
+
+
+def test_a_preset_stands_in_a_heading_only_where_it_tells_tasks_apart():
+    def scored(task):
+        return record(
+            job("a", "accuracy", seq=64, passes="", task=task, task_options={"length": 64}), value(0.5, "accuracy", "1")
+        )
+
+    assert block([scored("mqar:preset=tiny")]).columns == ("mqar (64)",)
+    several = ["mqar:preset=tiny", "mqar:preset=tiny,layers=4", "mqar:preset=paper"]
+    assert block([scored(task) for task in several]).columns == (
+        "mqar:preset=paper (64)",
+        "mqar:preset=tiny (64)",
+        "mqar:preset=tiny,layers=4 (64)",
+    )
+
+
+def test_models_of_one_task_that_differ_in_size_are_told_and_a_training_that_diverged_too():
+    def trained(variant, parameters, *, diverged=False):
+        facts = {"parameters": parameters, "diverged": diverged}
+        return record(accuracy_job(variant), value(0.5, "accuracy", "1"), facts=facts)
+
+    alike = block([trained("a", 1000), trained("b", 1050)])
+    assert alike.notes == ()
+    told = block([trained("a", 1000), trained("b", 1051), trained("c", 1000, diverged=True)]).notes
+    assert told == (
+        "c: a training diverged, its best weights before that were tested",
+        "models differ in size at mqar (64): a 1,000, b 1,051, c 1,000 parameters",
+    )
+
+
+def test_a_plugin_that_is_called_as_the_floor_is_a_row_like_any_other():
+    found = block([latency("empty", 1), latency("empty", 2, origin=Origin(path="mine.py")), latency("a", 3)])
+    assert found.floor == "1.00 s"
+    assert [[cell.text for cell in line.cells] for line in found.groups[0].lines] == [["2.00"], ["3.00"]]
 
 
 def test_a_task_that_no_variant_could_learn_still_has_its_block():

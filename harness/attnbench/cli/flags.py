@@ -1,0 +1,68 @@
+"""The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
+
+from typing import Annotated, Any
+
+import typer
+
+SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
+
+
+def _flag(panel: str, meaning: str, metavar: str) -> Any:
+    return typer.Option(help=meaning, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+def _switch(name: str, panel: str, meaning: str) -> Any:
+    return typer.Option(name, help=meaning, rich_help_panel=panel, metavar="", show_default=False)
+
+
+def _later(name: str) -> Any:
+    """Know a flag whose time has not come, so that it is refused by name; help does not show it."""
+    return typer.Option(name, hidden=True)
+
+
+Suite = Annotated[
+    str | None, _flag(SWEEP, "A suite's name or TOML file, else standard; flags replace its axes.", "NAME")
+]
+Variants = Annotated[str | None, _flag(SWEEP, "Names with options: vanilla, reformer:rounds=4,bucket=64", "NAME,...")]
+Seq = Annotated[str | None, _flag(SWEEP, "Sequence lengths: 512..16384  512..4k:+512  1k,4k", "RANGE")]
+SeqK = Annotated[str | None, _flag(SWEEP, "Key lengths, where they differ from --seq.", "RANGE")]
+Heads = Annotated[str | None, _flag(SWEEP, "Query heads.", "RANGE")]
+KvHeads = Annotated[str | None, _flag(SWEEP, "Key and value heads (grouped heads).", "RANGE")]
+HeadDim = Annotated[str | None, _flag(SWEEP, "Features of a head.", "RANGE")]
+Width = Annotated[str | None, _flag(SWEEP, "Features of all heads: heads x head dim.", "RANGE")]
+Batch = Annotated[str | None, _flag(SWEEP, "Sequences in a batch.", "RANGE")]
+Tokens = Annotated[str | None, _flag(SWEEP, "Tokens in a batch: batch = tokens / seq.", "RANGE")]
+Dtype = Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")]
+Causal = Annotated[
+    bool | None,
+    typer.Option(
+        "--causal/--no-causal",
+        help="A query sees no later key.",
+        rich_help_panel=SWEEP,
+        metavar="",
+        show_default=False,
+    ),
+]
+Window = Annotated[str | None, _flag(SWEEP, "Keys a query sees, its own included.", "RANGE")]
+Passes = Annotated[str | None, _flag(SWEEP, "forward, backward, forward-backward, decode.", "NAME,...")]
+Level = Annotated[str | None, _flag(SWEEP, "core; layer comes later.", "NAME")]
+Inputs = Annotated[str | None, _flag(SWEEP, "normal; clustered and outliers come later.", "NAME")]
+Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy.", "NAME,...")]
+Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
+Refine = Annotated[bool, _later("--refine")]
+Fit = Annotated[bool, _later("--fit")]
+Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]
+Devices = Annotated[str | None, _later("--devices")]
+Threads = Annotated[int | None, _flag(HOW, "Threads of the CPU; default: every core.", "N")]
+Profile = Annotated[str | None, _flag(HOW, "quick (1 round), default (5) or rigorous (10).", "NAME")]
+Rounds = Annotated[int | None, _flag(HOW, "Rounds, each in processes of its own.", "N")]
+Timeout = Annotated[float | None, _flag(HOW, "Seconds a job may go without a sign of life.", "S")]
+TimeBudget = Annotated[str | None, _later("--time-budget")]
+Seed = Annotated[int | None, _flag(HOW, "Of inputs, weights and order; default: 0.", "N")]
+Hot = Annotated[bool, _switch("--hot", HOW, "CUDA: leave the L2 as it is between samples.")]
+Allocator = Annotated[str | None, _flag(HOW, "C heap: default, or retained (never given back).", "NAME")]
+Executor = Annotated[str | None, _later("--executor")]
+Ranks = Annotated[int | None, _later("--ranks")]
+Resume = Annotated[str | None, _flag(WHERE, "Go on with a run, as it was asked for.", "RUN")]
+RetryFailed = Annotated[bool, _switch("--retry-failed", WHERE, "With --resume: measure failed cases again.")]
+Strict = Annotated[bool, _switch("--strict", WHERE, "Exit with 1 where a case failed.")]
