@@ -69,7 +69,6 @@ def test_a_fault_is_a_record_with_its_reason(executor: LocalExecutor, name: str,
     assert (outcome.status, reason in outcome.detail) == (status, True), outcome
 
 
-@pytest.mark.parametrize("kind", ["memory", "agreement"])
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -81,8 +80,8 @@ def test_a_fault_is_a_record_with_its_reason(executor: LocalExecutor, name: str,
         ("Remembers", "kept between calls"),
     ],
 )
-def test_no_probe_takes_an_invalid_output(executor: LocalExecutor, kind: ProbeKind, name: str, reason: str) -> None:
-    outcome = outcome_of(executor, name, kind=kind)
+def test_agreement_compares_no_invalid_output(executor: LocalExecutor, name: str, reason: str) -> None:
+    outcome = outcome_of(executor, name, kind="agreement")
     assert (outcome.status, reason in outcome.detail) == ("invalid_output", True), outcome
 
 

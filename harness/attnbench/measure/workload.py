@@ -1,6 +1,7 @@
 """A case made callable: the built mechanism, inputs drawn from the seed, and the calls that a pass consists of."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import cycle, islice
@@ -155,7 +156,12 @@ def checksum(*tensors: torch.Tensor) -> int:
 
 def _weighted_bits(tensor: torch.Tensor) -> int:
     kinds = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits_RD = tensor.detach().contiguous().view(kinds[tensor.element_size()]).reshape(-1, tensor.shape[-1])
+    rows = tensor.detach().contiguous()
+    size = rows.element_size()
+    # Several values are read as one wide integer where a row's length allows it: fewer to sum, none to widen.
+    width = math.gcd(8, rows.shape[-1] * size)
+    aligned = rows.storage_offset() * size % width == 0
+    bits_RD = (rows if aligned else rows.clone()).view(kinds[width]).flatten(0, -2)
     by_row_R, by_column_D = bits_RD.sum(1, dtype=torch.int64), bits_RD.sum(0, dtype=torch.int64)
     sums = ((by_row_R, _ROW_WEIGHT), (by_column_D, _COLUMN_WEIGHT))
     return sum(int((each * (torch.arange(len(each), device=each.device) * odd + 1)).sum()) for each, odd in sums)

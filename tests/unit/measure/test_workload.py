@@ -141,13 +141,14 @@ def test_an_answer_that_is_kept_in_a_buffer_is_still_found() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_a_checksum_notices_values_that_changed_places(dtype: torch.dtype) -> None:
-    tensor = torch.randn(3, 5, 7, dtype=dtype)
+@pytest.mark.parametrize(("start", "width"), [(0, 7), (0, 8), (1, 8)])
+def test_a_checksum_notices_values_that_changed_places(dtype: torch.dtype, start: int, width: int) -> None:
+    tensor = torch.randn(start + 3 * 5 * width, dtype=dtype)[start:].view(3, 5, width)
     assert checksum(tensor) == checksum(tensor.clone())
     for dimension in range(3):
         assert checksum(tensor) != checksum(tensor.flip(dimension))
     swapped = tensor.clone()
-    swapped[0, 0, 0], swapped[2, 4, 6] = tensor[2, 4, 6], tensor[0, 0, 0]
+    swapped[0, 0, 0], swapped[2, 4, -1] = tensor[2, 4, -1], tensor[0, 0, 0]
     assert checksum(tensor) != checksum(swapped)
 
 
