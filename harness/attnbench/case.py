@@ -83,3 +83,8 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 def digest(*values: object) -> str:
     """Hash values by their canonical JSON (sorted keys): 16 hexadecimal digits, the same on every machine."""
     return hashlib.sha256(msgspec.json.encode(values, order="deterministic")).hexdigest()[:16]
+
+
+def seed_for(seed: int, *purpose: object) -> int:
+    """Turn a seed into that of one purpose: what is drawn for another purpose from the same seed shares nothing."""
+    return int(digest(seed, *purpose), 16) % 2**63

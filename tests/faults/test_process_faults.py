@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from attnbench.case import Shape
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.record import Outcome
+from attnbench.record import Outcome, ProbeKind
 from helpers.planted import job
 from helpers.processes import running
 
@@ -25,9 +25,9 @@ def executor() -> Iterator[LocalExecutor]:
         yield one
 
 
-def outcome_of(executor: LocalExecutor, name: str, *, timeout_s: float = 60.0) -> Outcome:
+def outcome_of(executor: LocalExecutor, name: str, *, kind: ProbeKind = "latency", timeout_s: float = 60.0) -> Outcome:
     """Run a misbehaving mechanism, then a good one on the same server: that one must be measured."""
-    planned = job(name)
+    planned = job(name, kind=kind)
     protocol = replace(planned.protocol, timeout_s=timeout_s, min_time_s=0.01)
     bad = replace(planned, case=replace(planned.case, shape=SMALL), protocol=protocol, target=f"{PLUGINS}:{name}")
     good = replace(
@@ -67,6 +67,22 @@ def outcome_of(executor: LocalExecutor, name: str, *, timeout_s: float = 60.0) -
 def test_a_fault_is_a_record_with_its_reason(executor: LocalExecutor, name: str, status: str, reason: str) -> None:
     outcome = outcome_of(executor, name)
     assert (outcome.status, reason in outcome.detail) == (status, True), outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("WrongShape", "shape [1, 2, 1, 16], the queries [1, 2, 64, 16]"),
+        ("WrongDtype", "torch.float16"),
+        ("NotATensor", "list"),
+        ("GivesNaN", "1 of 2048 output values are NaN"),
+        ("ChangesInputs", "changes its inputs"),
+        ("Remembers", "kept between calls"),
+    ],
+)
+def test_agreement_compares_no_invalid_output(executor: LocalExecutor, name: str, reason: str) -> None:
+    outcome = outcome_of(executor, name, kind="agreement")
+    assert (outcome.status, reason in outcome.detail) == ("invalid_output", True), outcome
 
 
 @pytest.mark.parametrize("name", ["HangsSilently", "HangsChattily", "IgnoresSigterm", "HangingGrandchild"])

@@ -65,12 +65,13 @@ def assert_fork_is_safe() -> None:
 def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome:
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
+        _choose_device(job.case.device)
         if job.case.device == "cpu":
             _warm_threads(job.protocol.threads)
             limits.bound_memory(memory_bytes)
         return PROBES[job.probe.kind](job, tell)
     except Exception as error:
-        log = "" if isinstance(error, Unsupported) else "".join(traceback.format_exception(error))
+        log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
         return Outcome(status=failure.status_of(error), detail=failure.reason(error), log=log)
 
 
@@ -91,6 +92,7 @@ def _reply(question: Question, tell: Tell) -> object:
 
 def _try(target: str, case: Case) -> str:
     try:
+        _choose_device(case.device)
         workload = Workload(case, registry.load(target), sets=1)
         for call in workload.calls(1):
             call()
@@ -100,7 +102,13 @@ def _try(target: str, case: Case) -> str:
     return ""
 
 
+def _choose_device(device: str) -> None:
+    """Make a CUDA device the current one: events, streams and a plugin's own kernels go there unless told otherwise."""
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
+
+
 def _warm_threads(threads: int) -> None:
     """Start torch's threads now: their stacks belong to what the process has, not to what the variant takes."""
     torch.set_num_threads(threads)
-    torch.ones(1 << 16).sum()
+    torch.ones(threads << 16).sum()  # torch gives a thread no less than 2^15 elements

@@ -1,6 +1,8 @@
 """What an exception from a mechanism means: which status it is, and the reason in words."""
 
-from contextlib import suppress
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -8,7 +10,12 @@ from attnbench.record import Status
 from attnbench.variant import InvalidOutput, Unsupported
 
 _LONGEST = 2000
-_NO_HOST_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+_NO_HOST_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "std::bad_alloc",
+)
+_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _DEVICE_GONE = ("no CUDA-capable device", "GPU is lost", "fallen off the bus", "CUDA-capable device(s) is/are busy")
 
 
@@ -19,9 +26,9 @@ def status_of(error: BaseException) -> Status:
         return "unsupported"
     if isinstance(error, InvalidOutput):
         return "invalid_output"
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError) or any(mark in text for mark in _NO_DEVICE_MEMORY):
         return "oom_device"
-    if isinstance(error, MemoryError) or any(mark in text for mark in _NO_HOST_MEMORY):
+    if _is_no_host_memory(error) or any(mark in text for mark in _NO_HOST_MEMORY):
         return "oom_host"
     if any(mark in text for mark in _DEVICE_GONE):
         return "device_lost"
@@ -30,16 +37,17 @@ def status_of(error: BaseException) -> Status:
 
 def reason(error: BaseException) -> str:
     """Say in one sentence what went wrong."""
-    text = words(error)
+    text, culprit = words(error), next(iter(getattr(error, "__notes__", ())), "")
     match status_of(error):
         case "unsupported" | "invalid_output" | "device_lost":
             return text
         case "oom_device":
-            return text.partition("\n")[0]
+            first = text.partition("\n")[0]
+            return f"{culprit} wanted more than the device's memory: {first}" if culprit else first
         case "oom_host":
             wanted = text.partition("you tried to allocate ")[2].partition(" bytes")[0]
             amount = f"{int(wanted) / 2**30:.2f} GiB more than" if wanted.isdigit() else "more than"
-            return f"it wanted {amount} the memory left"
+            return f"{culprit or 'it'} wanted {amount} the memory left"
         case _:
             return f"{type(error).__name__}: {text}"
 
@@ -47,5 +55,25 @@ def reason(error: BaseException) -> str:
 def words(error: BaseException) -> str:
     """Give an exception's message, shortened; its type where it has none or cannot say it."""
     with suppress(Exception):
-        return str(error)[:_LONGEST] or type(error).__name__
+        return encodable(str(error)[:_LONGEST]) or type(error).__name__
     return type(error).__name__
+
+
+def encodable(text: str) -> str:
+    r"""Write lone surrogates, which no UTF-8 can hold, as \udcff."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+@contextmanager
+def on_account_of(culprit: str) -> Iterator[None]:
+    """Name what ran out of memory, where it was the harness's own work and not the mechanism."""
+    try:
+        yield
+    except Exception as error:
+        if status_of(error) in ("oom_host", "oom_device"):
+            error.add_note(culprit)
+        raise
+
+
+def _is_no_host_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)

@@ -7,12 +7,16 @@ from collections.abc import Callable
 import msgspec
 import torch
 
+from attnbench.case import Option
 from attnbench.measure import timing
-from attnbench.measure.sampling import Clock, sample
+from attnbench.measure.clocks import Clocks
+from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Measurement, Outcome
+from attnbench.record import Job, Measurement, Outcome, Protocol
 
 _MOST_GRAPHS = 100  # of a backward pass, built ahead of a sample: each holds what its forward pass saved
+
+Found = tuple[list[Measurement], dict[str, Option]]
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
@@ -20,33 +24,52 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     del tell  # a latency job is over in seconds
     workload = Workload.of(job)
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
-        clock = _clock(job, workload)
         gc.collect()
         gc.disable()  # a collection in the middle of a sample would be ours, not the mechanism's
-        result = sample(clock, job.protocol)
+        found, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
         workload.judge()
-    return Outcome(
-        status="ok",
-        measurements=(
-            Measurement(metric="latency", unit="ns", values=result.samples_ns, flags=result.flags),
-            Measurement(metric="first_call", unit="ns", values=(result.first_ns,)),
-        ),
-        backend=workload.backend,
-        facts={
-            "stop": result.stop,
-            "group": result.group,
-            "warmup_calls": result.warmup_calls,
-            "threads": torch.get_num_threads(),
-            "calls_ns": result.calls_ns,
-        },
-    )
+    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=facts)
 
 
-def _clock(job: Job, workload: Workload) -> Clock:
-    if job.case.device.startswith("cuda"):
-        synchronises = workload.support.synchronises
-        clock = timing.cuda_clock(workload.calls, job.case.device, hot=job.protocol.hot, synchronises=synchronises)
-    else:
-        clock = timing.cpu_clock(workload.calls)
+def _on_cpu(job: Job, workload: Workload) -> Found:
+    return _found(sample(_bounded(timing.cpu_clock(workload.calls), job), job.protocol), ())
+
+
+def _on_cuda(job: Job, workload: Workload) -> Found:
+    """Time on the device, and then by the wall clock what a caller waits."""
+    device, hot = job.case.device, job.protocol.hot
+    timer = timing.CudaTimer(workload.calls, device, hot=hot, synchronises=workload.support.synchronises)
+    clocks = Clocks(device)
+    result = sample(_bounded(timer.clock, job), job.protocol)
+    facts = clocks.facts()
+    found, more = _found(result, timer.flags(len(result.samples_ns)))
+    if result.stop != "once":
+        walls = _walls(timer, result.group, job.protocol)
+        found.append(Measurement(metric="latency_wall", unit="ns", values=walls))
+    return found, more | facts
+
+
+def _walls(timer: timing.CudaTimer, group: int, protocol: Protocol) -> tuple[int, ...]:
+    walls = [timer.wall(group)]
+    while len(walls) < protocol.min_samples and sum(walls) < protocol.min_time_s * 1e9:
+        walls.append(timer.wall(group))
+    return tuple(round(wall / group) for wall in walls)
+
+
+def _bounded(clock: Clock, job: Job) -> Clock:
     most = _MOST_GRAPHS if job.case.passes == "backward" else clock.most_grouped
-    return msgspec.structs.replace(clock, most_grouped=most)
+    return msgspec.structs.replace(clock, most_grouped=min(most, clock.most_grouped))
+
+
+def _found(result: Sampling, flags: tuple[str, ...]) -> Found:
+    found = [
+        Measurement(metric="latency", unit="ns", values=result.samples_ns, flags=result.flags + flags),
+        Measurement(metric="first_call", unit="ns", values=(result.first_ns,)),
+    ]
+    return found, {
+        "stop": result.stop,
+        "group": result.group,
+        "warmup_calls": result.warmup_calls,
+        "threads": torch.get_num_threads(),
+        "calls_ns": result.calls_ns,
+    }

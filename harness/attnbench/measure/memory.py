@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,32 +12,39 @@ from msgspec import Struct
 from attnbench.measure.workload import Call, Workload
 from attnbench.record import Job, Measurement, Outcome
 
-_GAP_LEAST_BYTES, _GAP_SHARE = 4_000_000, 0.1
+_GAP_SHARE = 0.1
+_CPU_GAP_LEAST_BYTES = 4_000_000
+_CUDA_GAP_LEAST_BYTES = 64 << 20
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """Peak bytes of one call: by the allocator's own count, and by what the operating system or driver saw."""
+    """Peak bytes of one call by the allocator's own count, what else counted them, and whether it saw more."""
 
     allocated: int
-    resident: int | None
+    others: dict[str, int] = {}
+    unseen: bool = False
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     """Measure the first call (which may build what later ones reuse) and the steady state, above the inputs."""
     del tell  # a memory job is two calls
     workload = Workload.of(job)
-    allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
-    peak_of = _cuda_peak if job.case.device.startswith("cuda") else _cpu_peak
+    peak_of = _cpu_peak
+    if job.case.device.startswith("cuda"):
+        peak_of = partial(_cuda_peak, job.case.device)
+    else:
+        allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         first = peak_of(_next(workload))
         steady = peak_of(_next(workload))
     workload.judge()
+    # Of the steady state, for a first call also loads code.
+    flags = ("unseen_memory",) if steady.unseen else ()
     found = [
-        Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=_flags(steady)),
+        Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=flags),
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
-    if steady.resident is not None:
-        found.append(Measurement(metric="memory_resident", unit="bytes", values=(steady.resident,)))
+    found += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
     return Outcome(status="ok", measurements=tuple(found), backend=workload.backend)
 
 
@@ -61,28 +69,35 @@ def _next(workload: Workload) -> Call:
 def _cpu_peak(call: Call) -> Peak:
     before = _reset_resident_peak()
     allocated = allocator_peak(call)
-    return Peak(allocated=allocated, resident=None if before is None else max(0, _resident_bytes("VmHWM") - before))
+    if before is None:
+        return Peak(allocated=allocated)
+    resident = max(0, _resident_bytes("VmHWM") - before)
+    unseen = _is_gap(resident - allocated, allocated, least=_CPU_GAP_LEAST_BYTES)
+    return Peak(allocated=allocated, others={"memory_resident": resident}, unseen=unseen)
 
 
-def _cuda_peak(call: Call) -> Peak:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+def _cuda_peak(device: str, call: Call) -> Peak:
+    """Measure by torch's own count, its reserve's growth, and the driver's: what that lost and torch did not take."""
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # or the reserve of earlier calls would hide this one's
+    torch.cuda.reset_peak_memory_stats(device)
+    before, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    free, _ = torch.cuda.mem_get_info(device)
     call()
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(device)
+    driver = free - torch.cuda.mem_get_info(device)[0]
+    allocated = torch.cuda.max_memory_allocated(device) - before
+    unseen = driver - (torch.cuda.memory_reserved(device) - reserved)
     return Peak(
-        allocated=torch.cuda.max_memory_allocated() - before,
-        resident=max(0, torch.cuda.max_memory_reserved() - reserved),
+        allocated=allocated,
+        others={"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)},
+        unseen=_is_gap(unseen, allocated, least=_CUDA_GAP_LEAST_BYTES),
     )
 
 
-def _flags(steady: Peak) -> tuple[str, ...]:
-    """Flag memory that the allocator did not see: numpy's, another thread's, a kernel's own.
-
-    Of the steady state, for a first call also loads code.
-    """
-    unseen = (steady.resident or 0) - steady.allocated
-    return ("unseen_memory",) if unseen > max(_GAP_LEAST_BYTES, _GAP_SHARE * steady.allocated) else ()
+def _is_gap(unseen: int, allocated: int, *, least: int) -> bool:
+    """Tell memory that the allocator did not see (numpy's, another thread's, a kernel's own) from noise."""
+    return unseen > max(least, _GAP_SHARE * allocated)
 
 
 def _reset_resident_peak() -> int | None:

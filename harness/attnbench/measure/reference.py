@@ -5,7 +5,8 @@ import math
 
 import torch
 
-from attnbench.case import Mask
+from attnbench.case import Mask, seed_for
+from attnbench.measure.workload import Inputs
 
 _ALL_ROWS_UP_TO = 2048
 _ROWS = 256
@@ -18,17 +19,45 @@ def exact_attention(
 
     Gives out_BHRD. A head at a time, so that memory grows with R x S and not with heads and batch.
     """
-    batch, heads, queries, width = q_BHTD.shape
+    batch, heads, queries, _ = q_BHTD.shape
     group = heads // k_BGSD.shape[1]
     rows = torch.arange(queries, device=q_BHTD.device) if rows_R is None else rows_R
     hidden_RS = ~visible(mask, rows, queries=queries, keys=k_BGSD.shape[2])
-    outs = []
+    outs = [
+        _one_head(q_BHTD[b, h, rows], k_BGSD[b, h // group], v_BGSD[b, h // group], hidden_RS=hidden_RS)
+        for b in range(batch)
+        for h in range(heads)
+    ]
+    return torch.stack(outs).view(batch, heads, len(rows), -1)
+
+
+def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Differentiate exact attention on the chosen query rows, for the first of the cotangent's rows.
+
+    Gives (dq, dk, dv), or (dq, dv) where queries and keys are tied. A head at a time, so that one head's graph is alive
+    at once.
+    """
+    q_BHTD, k_BGSD, v_BGSD = (tensor.detach() for tensor in inputs.tensors)
+    batch, heads, queries, _ = q_BHTD.shape
+    group = heads // k_BGSD.shape[1]
+    hidden_RS = ~visible(mask, rows_R, queries=queries, keys=k_BGSD.shape[2])
+    dq, dk, dv = (torch.zeros_like(tensor) for tensor in (q_BHTD, k_BGSD, v_BGSD))
     for b in range(batch):
         for h in range(heads):
-            scores_RS = q_BHTD[b, h, rows] @ k_BGSD[b, h // group].T / math.sqrt(width)
-            weights_RS = scores_RS.masked_fill(hidden_RS, -math.inf).softmax(-1)
-            outs.append(weights_RS @ v_BGSD[b, h // group])
-    return torch.stack(outs).view(batch, heads, len(rows), -1)
+            g = h // group
+            leaves = [each.clone().requires_grad_() for each in (q_BHTD[b, h, rows_R], k_BGSD[b, g], v_BGSD[b, g])]
+            with torch.enable_grad():
+                out_RD = _one_head(*leaves, hidden_RS=hidden_RS)
+            found = torch.autograd.grad(out_RD, leaves, inputs.grad_BHTD[b, h, : len(rows_R)])
+            dq[b, h, rows_R] += found[0]
+            dk[b, g] += found[1]
+            dv[b, g] += found[2]
+    return (dq + dk, dv) if inputs.tied else (dq, dk, dv)
+
+
+def _one_head(q_RD: torch.Tensor, k_SD: torch.Tensor, v_SD: torch.Tensor, *, hidden_RS: torch.Tensor) -> torch.Tensor:
+    scores_RS = q_RD @ k_SD.T / math.sqrt(q_RD.shape[-1])
+    return scores_RS.masked_fill(hidden_RS, -math.inf).softmax(-1) @ v_SD
 
 
 def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> torch.Tensor:
@@ -50,5 +79,5 @@ def chosen_rows(queries: int, *, seed: int, device: torch.device) -> torch.Tenso
     """Choose the query rows on which agreement is taken: all up to 2048 queries, else 256 drawn from the seed."""
     if queries <= _ALL_ROWS_UP_TO:
         return torch.arange(queries, device=device)
-    drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed))[:_ROWS]
+    drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "rows")))[:_ROWS]
     return drawn.sort().values.to(device)

@@ -1,7 +1,6 @@
 """When to stop measuring: first call, warm-up, then samples until they say enough. Knows no torch and no device."""
 
 import math
-import statistics
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,6 +13,8 @@ StopReason = Literal["quiet", "steady", "samples", "cap", "once"]
 MOST_SAMPLES = 1000
 MOST_GROUPED = 100_000
 _WARM = 0.05  # two calls in a row within 5%: warm
+_RECHECKED = 1.1  # the noise is looked at again when there are 10% more samples
+_MOST_TRIALS = 10  # of a group's length
 _STEADY = 0.95  # the noise of all samples is at least this share of the noise of their first half: no longer falling
 
 
@@ -42,7 +43,11 @@ class Clock(Struct, frozen=True, kw_only=True):
 
 
 def sample(clock: Clock, protocol: Protocol) -> Sampling:
-    """Measure by the protocol: at most `cap_s` for everything, the first call included."""
+    """Measure by the protocol: at most `cap_s` for everything, the first call included.
+
+    A first call beyond the cap may have compiled, so it is never the figure: one more call is made, under a cap of its
+    own. Where that call exceeds the cap too, it is the only sample, flagged `once`; else the measurement goes on.
+    """
     return _Sampler(clock, protocol).sample()
 
 
@@ -52,16 +57,22 @@ class _Sampler:
     def __init__(self, clock: Clock, protocol: Protocol) -> None:
         self.clock, self.protocol = clock, protocol
         self.started, self.spent = clock.now_ns(), 0
+        self.shortest = max(clock.least_ns, protocol.min_time_s * 1e9 / MOST_SAMPLES)
 
     def sample(self) -> Sampling:
         first = self.run(1)
+        warm: list[int] = []
         if self.left_ns() <= 0:
-            return self.result([first], first=first, stop="once", flags=("once", "few_samples"))
-        warm = self.warm_up()
-        group = self.group(estimate=min(warm, default=first))
-        samples, stop = self.collect(group)
+            self.started = self.clock.now_ns()
+            second = self.run(1)
+            if self.left_ns() <= 0:
+                return self.result([second], first=first, stop="once", flags=("once", "few_samples"))
+            warm.append(second)
+        self.warm_up(warm)
+        group, opening, trials = self.fit(self.group(estimate=min(warm, default=first)))
+        samples, stop = self.collect(group, opening)
         flags = ("few_samples",) if len(samples) < self.protocol.min_samples else ()
-        return self.result(samples, first=first, stop=stop, flags=flags, group=group, warmup_calls=len(warm))
+        return self.result(samples, first=first, stop=stop, flags=flags, group=group, warmup_calls=len(warm) + trials)
 
     def run(self, count: int) -> int:
         taken = self.clock.run(count)
@@ -71,37 +82,49 @@ class _Sampler:
     def left_ns(self) -> float:
         return self.protocol.cap_s * 1e9 - (self.clock.now_ns() - self.started)
 
-    def warm_up(self) -> list[int]:
-        """Call until two calls in a row agree; no call is begun that would leave no time for a sample."""
-        times: list[int] = []
+    def warm_up(self, times: list[int]) -> None:
+        """Call, adding to `times`, until two in a row agree; no call is begun that would leave no time for a sample."""
         while len(times) < self.protocol.warmup_calls and sum(times) < self.protocol.warmup_s * 1e9:
             if self.left_ns() < 2 * (times or [self.spent])[-1]:
                 break
             times.append(self.run(1))
             if len(times) > 1 and abs(times[-1] - times[-2]) <= _WARM * times[-2]:
                 break
-        return times
 
-    def group(self, *, estimate: int) -> int:
+    def group(self, *, estimate: float) -> int:
         """Choose how many calls make a sample: long enough for the timer, and 1,000 of them fill the minimum time."""
-        shortest = max(self.clock.least_ns, self.protocol.min_time_s * 1e9 / MOST_SAMPLES)
-        return min(self.clock.most_grouped, max(1, math.ceil(shortest / max(1, estimate))))
+        return min(self.clock.most_grouped, max(1, math.ceil(self.shortest / max(1, estimate))))
 
-    def collect(self, group: int) -> tuple[list[int], StopReason]:
-        samples: list[int] = []
-        total = 0
-        while len(samples) < MOST_SAMPLES:
-            if samples and self.left_ns() < samples[-1] * group:
-                return samples, "cap"
+    def fit(self, group: int) -> tuple[int, int, int]:
+        """Lengthen a group that was chosen from cold calls until it takes long enough.
+
+        Gives the group, what the last of them took (which is the first sample), and the calls of those too short.
+        """
+        trials = 0
+        for _ in range(_MOST_TRIALS):
             taken = self.run(group)
-            samples.append(round(taken / group))
-            total += taken
-            if len(samples) >= self.protocol.min_samples and total >= self.protocol.min_time_s * 1e9:
+            longer = max(group, self.group(estimate=taken / group))
+            if longer == group or taken >= self.shortest or self.left_ns() <= 0:
+                return group, taken, trials
+            trials, group = trials + group, longer
+        return group, self.run(group), trials
+
+    def collect(self, group: int, opening: int) -> tuple[list[int], StopReason]:
+        samples, total = [round(opening / group)], opening
+        check = self.protocol.min_samples
+        while len(samples) < MOST_SAMPLES:
+            if len(samples) >= check and total >= self.protocol.min_time_s * 1e9:
+                check = math.ceil(len(samples) * _RECHECKED)
                 noise = _noise(samples)
                 if noise <= self.protocol.stop_noise:
                     return samples, "quiet"
                 if noise >= _STEADY * _noise(samples[: len(samples) // 2]):
                     return samples, "steady"
+            if self.left_ns() < samples[-1] * group:
+                return samples, "cap"
+            taken = self.run(group)
+            samples.append(round(taken / group))
+            total += taken
         return samples, "samples"
 
     def result(
@@ -127,5 +150,5 @@ class _Sampler:
 
 def _noise(samples: list[int]) -> float:
     """Give the standard deviation relative to the mean."""
-    mean = statistics.fmean(samples)
-    return statistics.pstdev(samples, mean) / mean if mean else 0.0
+    mean = math.fsum(samples) / len(samples)
+    return math.sqrt(math.fsum((each - mean) ** 2 for each in samples) / len(samples)) / mean if mean else 0.0

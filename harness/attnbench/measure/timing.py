@@ -14,7 +14,10 @@ Prepare = Callable[[int], Iterable[Call]]
 _TIMER_SHARE = 1e-4
 _LEAST_SAMPLE_NS = 1_000_000
 _FLUSH_LEAST_BYTES = 256 << 20
-_SPIN_CYCLES = 100_000  # about 50 us at 2 GHz: longer than it takes to queue a launch
+_CYCLES_PER_NS = 2.0  # of the spin kernel's counter, until the first one has been timed
+_LEAST_SPIN_NS, _LONGEST_SPIN_NS = 50_000, 10_000_000
+_SPIN_MARGIN = 1.5
+_IDLE_SHARE = 0.05
 
 
 def cpu_clock(prepare: Prepare) -> Clock:
@@ -31,29 +34,84 @@ def cpu_clock(prepare: Prepare) -> Clock:
     return Clock(run=run, now_ns=time.perf_counter_ns, least_ns=least)
 
 
-def cuda_clock(prepare: Prepare, device: str, *, hot: bool, synchronises: bool) -> Clock:
-    """Time calls with CUDA events, the L2 flushed before each sample unless `hot`.
+class CudaTimer:
+    """Time calls on a CUDA device, the L2 flushed before each sample unless `hot`.
 
-    A short spin kernel is queued first so that the launch is not waited for, except for calls that synchronise.
+    A spin kernel is queued first, longer than the host took to queue the calls before it, so that the launch is not
+    waited for; not for calls that synchronise.
     """
-    flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
 
-    def run(count: int) -> int:
-        calls = prepare(count)
-        if flush is not None:
-            flush.zero_()
-        if not synchronises:
-            torch.cuda._sleep(_SPIN_CYCLES)  # noqa: SLF001 - the only spin kernel that torch has
-        start.record()
+    def __init__(self, prepare: Prepare, device: str, *, hot: bool, synchronises: bool) -> None:
+        self.prepare, self.device, self.hot, self.spins = prepare, device, hot, not synchronises
+        self._flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
+        self._before, self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        self._queue_ns = 0.0  # to queue one call, as the last sample found
+        self._cycles_per_ns = _CYCLES_PER_NS
+        self._waited: list[bool] = []
+
+    @property
+    def clock(self) -> Clock:
+        """Give the clock of the device. With cold caches a sample is one call: a second would find the first's L2."""
+        if self.hot:
+            return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=_LEAST_SAMPLE_NS)
+        return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=1, most_grouped=1)
+
+    def run(self, count: int) -> int:
+        """Give the device's nanoseconds of the next `count` calls, between two events."""
+        calls = self.prepare(count)
+        self._make_cold()
+        self._before.record()
+        cycles = self._spin(count)
+        queued_at = time.perf_counter_ns()
+        self._start.record()
         for call in calls:
             call()
-        end.record()
-        end.synchronize()
-        return round(float(start.elapsed_time(end)) * 1e6)
+        self._end.record()
+        queue_ns = time.perf_counter_ns() - queued_at
+        self._end.synchronize()
+        taken_ns = float(self._start.elapsed_time(self._end)) * 1e6
+        if cycles:
+            self._learn(cycles, queue_ns, count=count, taken_ns=taken_ns)
+        return round(taken_ns)
 
-    # With cold caches a sample is one call: a second would find in the L2 what the first one left there.
-    return Clock(run=run, now_ns=time.perf_counter_ns, least_ns=_LEAST_SAMPLE_NS if hot else 1)
+    def wall(self, count: int) -> int:
+        """Give the nanoseconds that a caller waits for the next `count` calls, launches included."""
+        calls = self.prepare(count)
+        self._make_cold()
+        torch.cuda.synchronize(self.device)
+        start = time.perf_counter_ns()
+        for call in calls:
+            call()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter_ns() - start
+
+    def flags(self, samples: int) -> tuple[str, ...]:
+        """Flag `launch_bound` where in most of the last `samples` the device may have waited for the host."""
+        return ("launch_bound",) if 2 * sum(self._waited[-samples:]) > samples else ()
+
+    def _make_cold(self) -> None:
+        if self._flush is not None:
+            self._flush.zero_()
+
+    def _spin(self, count: int) -> int:
+        if not self.spins:
+            return 0
+        wanted_ns = min(_LONGEST_SPIN_NS, max(_LEAST_SPIN_NS, _SPIN_MARGIN * self._queue_ns * count))
+        cycles = math.ceil(wanted_ns * self._cycles_per_ns)
+        torch.cuda._sleep(cycles)  # noqa: SLF001 - the only spin kernel that torch has
+        return cycles
+
+    def _learn(self, cycles: int, queue_ns: int, *, count: int, taken_ns: float) -> None:
+        """Note what the spin really took, and whether it was over so early that the figure may hold idle time.
+
+        The device cannot have waited longer than the host went on queueing after the spin. That all calls were queued
+        before spin and calls were over says nothing: the time between the events holds the wait.
+        """
+        spun_ns = float(self._before.elapsed_time(self._start)) * 1e6
+        if spun_ns > 0:
+            self._cycles_per_ns = cycles / spun_ns
+        self._queue_ns = queue_ns / count
+        self._waited.append(queue_ns - spun_ns > _IDLE_SHARE * taken_ns)
 
 
 def timer_cost_ns() -> int:

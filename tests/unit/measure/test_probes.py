@@ -7,7 +7,7 @@ import torch
 from msgspec.structs import replace
 
 from attnbench.case import Mask, Shape
-from attnbench.measure import agreement, latency, memory
+from attnbench.measure import agreement, failure, latency, memory
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.registry import find
 from attnbench.variant import InvalidOutput
@@ -150,3 +150,47 @@ def test_a_process_measured_leaves_no_gradient_behind() -> None:
     outcome = measured("linformer", "agreement", passes="backward", seq=300)
     assert figure(outcome, "numerical_error") < 1e-4
     assert torch.is_grad_enabled()
+
+
+def test_tied_queries_and_keys_have_two_gradients_and_each_has_its_own_name(tmp_path: Path) -> None:
+    tied = tmp_path / "tied.py"
+    tied.write_text(
+        "import torch, attnbench\n"
+        "class Tied:\n"
+        "    supports = attnbench.Support(ties_qk=True, exact=True)\n"
+        "    def __init__(self, case): pass\n"
+        "    def __call__(self, q, k, v):\n"
+        "        return torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v\n"
+    )
+    planned = job_of("Good", "agreement", passes="backward")
+    outcome = agreement.measure(replace(planned, target=f"{tied}:Tied"), lambda _text: None)
+    gradients = {one.metric: one.values[0] for one in outcome.measurements if "_d" in one.metric}
+    assert gradients.keys() == {"approximation_error_dq", "approximation_error_dv"}
+    assert max(gradients.values()) < 1e-5
+
+
+def test_a_numerical_error_that_is_left_out_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = tmp_path / "narrow.py"
+    narrow.write_text(
+        "import attnbench\n"
+        "class Narrow:\n"
+        "    supports = attnbench.Support(dtypes=('float32',))\n"
+        "    def __init__(self, case): pass\n"
+        "    def __call__(self, q, k, v): return v * 1\n"
+    )
+    planned = replace(job_of("Good", "agreement"), target=f"{narrow}:Narrow")
+    outcome = agreement.measure(planned, lambda _text: None)
+    assert "numerical_error" not in {one.metric for one in outcome.measurements}
+    assert outcome.facts["numerical_error"] == "in float64: dtype float64 is not served (only float32)"
+    monkeypatch.setattr(agreement, "_LONGEST_CALL_S", 0.0)
+    assert "a call took" in str(measured("Good", "agreement").facts["numerical_error"])
+
+
+def test_memory_that_the_reference_lacks_is_not_blamed_on_the_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_tensors: torch.Tensor, **_options: object) -> torch.Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(agreement, "exact_attention", no_room)
+    with pytest.raises(MemoryError) as caught:
+        measured("Good", "agreement")
+    assert failure.reason(caught.value) == "the float64 reference wanted more than the memory left"

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from attnbench.case import Mask
-from attnbench.measure.reference import chosen_rows, exact_attention, visible
+from attnbench.measure.memory import allocator_peak
+from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients, visible
+from attnbench.measure.workload import Inputs
 
 
 def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torch.Tensor:
@@ -61,3 +63,31 @@ def test_rows_are_all_up_to_2048_and_then_256_that_follow_from_the_seed() -> Non
     assert len(set(drawn.tolist())) == 256
     assert torch.equal(drawn, chosen_rows(5000, seed=0, device=cpu))
     assert not torch.equal(drawn, chosen_rows(5000, seed=1, device=cpu))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> None:
+    heads, keys = (2, 9) if tied else (4, 12)
+    q, grad = (torch.randn(2, heads, 9, 3, dtype=torch.float64) for _ in range(2))
+    k, v = (torch.randn(2, 2, keys, 3, dtype=torch.float64) for _ in range(2))
+    inputs = Inputs(
+        q_BHTD=q.requires_grad_(),
+        k_BGSD=q if tied else k.requires_grad_(),
+        v_BGSD=v.requires_grad_(),
+        grad_BHTD=grad,
+    )
+    mask, rows = Mask(causal=True), torch.tensor([0, 4, 8])
+    out = exact_attention(*inputs.tensors, mask=mask, rows_R=rows)
+    wanted = torch.autograd.grad(out, inputs.distinct, grad[:, :, :3])
+    torch.testing.assert_close(exact_gradients(inputs, mask=mask, rows_R=rows), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_memory_of_the_exact_gradients_grows_with_the_heads_by_the_gradients_alone() -> None:
+    def scratch(heads: int) -> int:
+        shape, rows = (1, heads, 512, 8), torch.arange(512)
+        q, k, v, grad = (torch.randn(shape).requires_grad_() for _ in range(4))
+        inputs = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad.detach())
+        return allocator_peak(lambda: exact_gradients(inputs, mask=Mask(), rows_R=rows))
+
+    gradients_of_a_head = 3 * 512 * 8 * 4
+    assert scratch(8) - scratch(2) == 6 * gradients_of_a_head

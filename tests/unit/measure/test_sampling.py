@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from msgspec.structs import replace
 
+from attnbench.measure import sampling
 from attnbench.measure.sampling import MOST_SAMPLES, Clock, sample
 from attnbench.record import Protocol
 
@@ -100,12 +101,50 @@ def test_the_cap_covers_everything_and_what_it_cuts_short_says_so() -> None:
     assert machine.now <= 5_000 * MS
 
 
-def test_a_single_call_beyond_the_cap_is_measured_once_and_is_the_sample() -> None:
-    machine = Simulated(lambda _: 6_000 * MS)
+def test_a_call_that_always_exceeds_the_cap_is_sampled_once_and_its_first_call_is_kept_apart() -> None:
+    machine = Simulated(lambda call: (7_000 if call == 0 else 6_000) * MS)
     result = sample(machine.clock(), Protocol())
-    assert machine.calls == 1
-    assert result.samples_ns == (6_000 * MS,)
+    assert machine.calls == 2
+    assert (result.first_ns, result.samples_ns, result.stop) == (7_000 * MS, (6_000 * MS,), "once")
     assert set(result.flags) == {"once", "few_samples"}
+
+
+def test_a_first_call_that_compiles_beyond_the_cap_is_never_the_figure() -> None:
+    machine = Simulated(lambda call: 10_000 * MS if call == 0 else MS)
+    result = sample(machine.clock(), Protocol())
+    assert result.first_ns == 10_000 * MS
+    assert set(result.samples_ns) == {MS}
+    assert (result.stop, result.flags) == ("quiet", ())
+
+
+@pytest.mark.parametrize("later", [1, 100, 2_400, 4_900, 5_100, 15_000])
+def test_a_slow_first_call_is_followed_by_at_most_two_calls_more_than_the_cap(later: int) -> None:
+    machine = Simulated(lambda call: 10_000 * MS if call == 0 else later * MS)
+    result = sample(machine.clock(), Protocol())
+    assert set(result.samples_ns) == {later * MS}
+    assert machine.now - 10_000 * MS <= max(5_000 * MS, later * MS) + later * MS
+
+
+def test_a_group_chosen_from_cold_calls_grows_until_a_sample_is_long_enough() -> None:
+    # Slow for the first 30 calls, a thousandth afterwards: the group that warm-up suggests would take 20 us.
+    machine = Simulated(lambda call: 2 * MS if call < 2 else 20_000 if call < 20 else 2_000)
+    result = sample(machine.clock(), Protocol(warmup_calls=1))
+    assert result.group == 500
+    assert set(result.samples_ns) == {2_000}
+    assert sum(machine.groups) == machine.calls == 1 + result.warmup_calls + 500 * len(result.samples_ns)
+
+
+def test_a_group_grows_no_longer_than_the_clock_allows() -> None:
+    machine = Simulated(lambda call: 2 * MS if call < 2 else 2_000)
+    clock = replace(machine.clock(), most_grouped=1)
+    assert sample(clock, Protocol(warmup_calls=1)).group == 1
+
+
+def test_noise_is_looked_at_seldom_so_that_the_loop_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(sampling, "_noise", lambda samples: looks.append(len(samples)) or 1.0 / len(samples))
+    sample(Simulated(lambda _: 2 * MS).clock(), Protocol(stop_noise=0.0))
+    assert len([count for count in looks if count > 20]) < 100
 
 
 def test_a_call_that_nearly_fills_the_cap_still_gives_one_sample_that_is_not_the_first_call() -> None:

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from attnbench.case import Case, Shape
 from attnbench.measure.timing import cpu_clock, timer_cost_ns
 from attnbench.measure.workload import Workload, checksum, draw
+from attnbench.variant import InvalidOutput, Unsupported
 from helpers.planted import job
 
 CASE = Case(variant="x", shape=Shape(batch=2, heads=4, kv_heads=2, seq_q=8, seq_k=16, head_dim=4))
@@ -20,8 +22,6 @@ def test_inputs_follow_from_the_seed_and_differ_between_sets() -> None:
 
 
 def test_every_dtype_is_given_the_same_numbers_rounded() -> None:
-    from msgspec.structs import replace
-
     wide = draw(replace(CASE, dtype="float64"), 0, tied=False).v_BGSD
     for name in ("float32", "bfloat16", "float16"):
         narrow = draw(replace(CASE, dtype=name), 0, tied=False).v_BGSD
@@ -61,8 +61,6 @@ def attention_class(function: object) -> type:
 
 @pytest.mark.parametrize("passes", ["backward", "forward-backward"])
 def test_gradients_reach_inputs_and_parameters_and_none_accumulates(passes: str) -> None:
-    from msgspec.structs import replace
-
     class Scaled(torch.nn.Module):
         def __init__(self, case: Case) -> None:
             super().__init__()
@@ -82,8 +80,6 @@ def test_gradients_reach_inputs_and_parameters_and_none_accumulates(passes: str)
 
 
 def test_a_module_is_moved_to_the_dtype_of_its_case() -> None:
-    from msgspec.structs import replace
-
     class Holds(torch.nn.Linear):
         def __init__(self, case: Case) -> None:
             super().__init__(4, 4)
@@ -109,3 +105,70 @@ def test_the_cpu_clock_times_all_calls_of_a_sample_together() -> None:
 def test_the_planted_job_names_its_question_apart_from_its_round() -> None:
     assert job(number=1).question == job(number=2).question
     assert job(number=1).key != job(number=2).key
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_inputs_share_no_random_stream_with_weights_drawn_from_the_bare_seed(seed: int) -> None:
+    weights = torch.randn(64, generator=torch.Generator().manual_seed(seed))
+    inputs = draw(replace(CASE, seed=seed), 0, tied=False)
+    for tensor in (inputs.q_BHTD, inputs.k_BGSD, inputs.v_BGSD, inputs.grad_BHTD):
+        assert not torch.isin(tensor.flatten(), weights).any()
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu:0"])
+def test_a_device_without_a_clock_is_refused_before_anything_is_built(device: str) -> None:
+    with pytest.raises(Unsupported, match=f"{device.partition(':')[0]} is not measured yet"):
+        Workload(replace(CASE, device=device), attention_class(None))
+
+
+def test_a_mechanism_that_writes_into_one_buffer_of_its_own_is_not_accused() -> None:
+    buffer = torch.empty(2, 4, 8, 4)
+    workload = Workload(CASE, attention_class(lambda q, k, v: buffer.copy_(q)))
+    for count in (1, 3):
+        for call in workload.calls(count):
+            call()
+    workload.judge()
+
+
+def test_an_answer_that_is_kept_in_a_buffer_is_still_found() -> None:
+    answer = torch.randn(2, 4, 8, 4)
+    workload = Workload(CASE, attention_class(lambda q, k, v: answer))
+    for count in (1, 1, 1):
+        for call in workload.calls(count):
+            call()
+    with pytest.raises(InvalidOutput, match="kept between calls"):
+        workload.judge()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(("start", "width"), [(0, 7), (0, 8), (1, 8)])
+def test_a_checksum_notices_values_that_changed_places(dtype: torch.dtype, start: int, width: int) -> None:
+    tensor = torch.randn(start + 3 * 5 * width, dtype=dtype)[start:].view(3, 5, width)
+    assert checksum(tensor) == checksum(tensor.clone())
+    for dimension in range(3):
+        assert checksum(tensor) != checksum(tensor.flip(dimension))
+    swapped = tensor.clone()
+    swapped[0, 0, 0], swapped[2, 4, -1] = tensor[2, 4, -1], tensor[0, 0, 0]
+    assert checksum(tensor) != checksum(swapped)
+
+
+@pytest.mark.parametrize("passes", ["backward", "forward-backward"])
+def test_the_module_is_not_walked_while_calls_are_timed(passes: str) -> None:
+    walks: list[None] = []
+
+    class Walked(torch.nn.Linear):
+        def __init__(self, case: Case) -> None:
+            super().__init__(4, 4)
+
+        def parameters(self, recurse: bool = True):
+            walks.append(None)
+            return super().parameters(recurse)
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return super().forward(q)
+
+    workload = Workload(replace(CASE, passes=passes), Walked)
+    built = len(walks)
+    for call in workload.calls(5):
+        call()
+    assert len(walks) == built

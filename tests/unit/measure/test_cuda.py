@@ -1,0 +1,171 @@
+"""The CUDA clock and the CUDA peak on a simulated device: what is asked of it, in which order, and what comes of it."""
+
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.measure import latency, memory, timing
+from attnbench.measure.sampling import sample
+from attnbench.record import Protocol
+from helpers.planted import job
+from helpers.simulated_cuda import US, Device
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def timer_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., timing.CudaTimer]:
+    def make(device: Device, *, hot: bool = False, synchronises: bool = False) -> timing.CudaTimer:
+        monkeypatch.setattr(timing, "torch", device.torch)
+        monkeypatch.setattr(timing, "time", device.time)
+
+        def prepare(count: int) -> list[Callable[[], None]]:
+            device.log.append(f"prepare {count}")
+            return [device.call] * count
+
+        return timing.CudaTimer(prepare, "cuda:1", hot=hot, synchronises=synchronises)
+
+    return make
+
+
+def test_a_cold_sample_prepares_flushes_spins_and_brackets_its_call_with_events(timer_of: Callable) -> None:
+    device = Device()
+    assert timer_of(device).run(1) == device.device_ns
+    assert device.log == [
+        "allocate 256 MiB on cuda:1",
+        "prepare 1",
+        "flush",
+        "event",
+        "spin",
+        "event",
+        "call",
+        "event",
+        "synchronise",
+    ]
+
+
+def test_hot_samples_are_not_flushed_and_synchronising_calls_wait_for_no_spin(timer_of: Callable) -> None:
+    device = Device()
+    timer_of(device, hot=True, synchronises=True).run(2)
+    assert device.log == ["prepare 2", "event", "event", "call", "call", "event", "synchronise"]
+
+
+def test_every_cold_sample_is_a_single_call_and_hot_ones_are_grouped(timer_of: Callable) -> None:
+    short = {"device_ns": 2 * US, "host_ns": US}
+    protocol = Protocol(min_time_s=0.2)
+    assert sample(timer_of(Device(**short)).clock, protocol).group == 1
+    assert sample(timer_of(Device(**short), hot=True).clock, protocol).group > 1
+
+
+@pytest.mark.parametrize("passes", ["forward", "backward"])
+def test_no_pass_groups_cold_calls(timer_of: Callable, passes: str) -> None:
+    planned = job()
+    planned = replace(planned, case=replace(planned.case, passes=passes))
+    assert latency._bounded(timer_of(Device()).clock, planned).most_grouped == 1
+
+
+@pytest.mark.parametrize("host_us", [1, 200, 3000])
+def test_the_spin_outlasts_what_the_host_needs_to_queue_a_call(timer_of: Callable, host_us: int) -> None:
+    device = Device(host_ns=host_us * US)
+    timer = timer_of(device)
+    found = [timer.run(1) for _ in range(4)]
+    assert found[-1] == device.device_ns
+    assert device.spins[-1] >= 1.5 * device.host_ns * 0.99
+    assert device.spins[-1] <= max(50 * US, 1.5 * device.host_ns) * 1.01
+    assert timer.flags(2) == ()
+
+
+def test_a_spin_is_at_most_ten_milliseconds_and_what_it_cannot_hide_is_flagged(timer_of: Callable) -> None:
+    device = Device(host_ns=50_000 * US)
+    timer = timer_of(device)
+    found = [timer.run(1) for _ in range(4)]
+    assert max(device.spins) <= 10_000 * US * 1.3  # the first spin's rate is a guess
+    assert found[-1] > 100 * device.device_ns
+    assert timer.flags(2) == ("launch_bound",)
+
+
+def test_a_host_that_is_late_by_little_of_a_long_call_is_not_flagged(timer_of: Callable) -> None:
+    device = Device(host_ns=12_000 * US, device_ns=1_000_000 * US)
+    timer = timer_of(device)
+    for _ in range(3):
+        timer.run(1)
+    assert timer.flags(2) == ()
+
+
+def test_wall_time_holds_the_launch_and_no_spin_and_no_flush(timer_of: Callable) -> None:
+    device = Device(host_ns=7 * US, device_ns=100 * US)
+    assert timer_of(device).wall(1) == 107 * US
+    assert device.log[1:] == ["prepare 1", "flush", "synchronise cuda:1", "call", "synchronise cuda:1"]
+
+
+def test_wall_samples_are_few_and_a_call_measured_once_has_none(
+    timer_of: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = Protocol()
+    timer = timer_of(Device())
+    assert latency._walls(timer, 1, protocol) == (105 * US,) * protocol.min_samples
+    slow = Device(device_ns=6_000_000 * US)
+    timer = timer_of(slow)
+    monkeypatch.setattr(latency.timing, "CudaTimer", lambda *_args, **_options: timer)
+    monkeypatch.setattr(latency, "Clocks", lambda _device: SimpleNamespace(facts=dict))
+    workload = SimpleNamespace(calls=None, support=SimpleNamespace(synchronises=False))
+    planned = job()
+    measurements, facts = latency._on_cuda(replace(planned, case=replace(planned.case, device="cuda:1")), workload)
+    assert {one.metric for one in measurements} == {"latency", "first_call"}
+    assert (facts["stop"], slow.log.count("call")) == ("once", 2)
+
+
+class Memory:
+    """torch.cuda's memory statistics, each asked of one device."""
+
+    def __init__(self, *, allocated: int, reserved: int, driver: int) -> None:
+        self.after = {"allocated": allocated, "reserved": reserved, "driver": driver}
+        self.grown = dict.fromkeys(self.after, 0)
+        self.log: list[str] = []
+
+    def call(self) -> None:
+        self.log.append("call")
+        self.grown = self.after
+
+    def asked(self, what: str, device: str) -> None:
+        assert device == "cuda:1"
+        self.log.append(what)
+
+    def level(self, device: str, *, of: str, base: int) -> int:
+        self.asked(of, device)
+        return base + self.grown[of]
+
+    @property
+    def cuda(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            synchronize=lambda device: self.asked("synchronise", device),
+            empty_cache=lambda: self.log.append("empty"),
+            reset_peak_memory_stats=lambda device: self.asked("reset", device),
+            memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
+            max_memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
+            memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
+            max_memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
+            mem_get_info=lambda device: (10**11 - self.level(device, of="driver", base=0), 10**12),
+        )
+
+
+@pytest.mark.parametrize(("driver", "unseen"), [(40, False), (40 + 63, False), (40 + 65, True)])
+def test_the_cuda_peak_is_above_the_level_before_and_compared_with_the_drivers(
+    monkeypatch: pytest.MonkeyPatch, driver: int, unseen: bool
+) -> None:
+    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=driver * MIB)
+    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
+    peak = memory._cuda_peak("cuda:1", device.call)
+    assert peak == memory.Peak(allocated=30 * MIB, others={"memory_reserved": 40 * MIB}, unseen=unseen)
+    called = device.log.index("call")
+    assert device.log[:3] == ["synchronise", "empty", "reset"]
+    assert device.log[called + 1] == "synchronise"
+
+
+def test_of_a_large_call_a_tenth_may_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Memory(allocated=2000 * MIB, reserved=2000 * MIB, driver=2150 * MIB)
+    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
+    assert not memory._cuda_peak("cuda:1", device.call).unseen
