@@ -1,6 +1,7 @@
 """The accuracy probe: a variant trained on a task from one seed, and held to examples that it has never seen."""
 
 import math
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -26,8 +27,11 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     task, training = build_task(plugin, settings), settings.training
     seed = seed_of(job)
     model = build_model(job, task, training, seed=seed)
+    progress = Progress(tell)
+    model.register_forward_pre_hook(lambda *_: progress.beat())
+    progress.say("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
-    trained = train(model, splits, training, seed=seed, tell=tell)
+    trained = train(model, splits, training, seed=seed, tell=progress.say)
     tested = evaluate(model, splits["test"], training.part)
     learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
     return Outcome(
@@ -44,6 +48,23 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     )
 
 
+class Progress:
+    """Says how far a training is, again every second or so: its sign of life between two validations."""
+
+    def __init__(self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tell, self.clock, self.text, self.said_s = tell, clock, "", -math.inf
+
+    def say(self, text: str) -> None:
+        """Say something new."""
+        self.text, self.said_s = text, self.clock()
+        self.tell(text)
+
+    def beat(self) -> None:
+        """Say the same again, if it has been a second: the model is at work."""
+        if self.clock() - self.said_s >= 1:
+            self.say(self.text)
+
+
 def seed_of(job: Job) -> int:
     """Give the seed of a job's data and weights: every round has its own, and every variant the same."""
     return int(digest(job.case.seed, job.round), 16) % 2**31
@@ -56,8 +77,9 @@ def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model
     cases = (msgspec.structs.replace(job.case, seed=seed + layer) for layer in range(training.layers))
     mechanisms = [variant.build(plugin, case) for case in cases]
     torch.manual_seed(seed + training.layers)  # whatever a variant has drawn, the rest of the model starts alike
-    model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk)
-    return model.to(job.case.device)
+    dtype = getattr(torch, job.case.dtype)
+    model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk, dtype=dtype)
+    return model.to(device=job.case.device, dtype=torch.float32)  # a variant's own weights are trained in float32 too
 
 
 def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measurement]:

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from attnbench.task import IGNORE, Form, Training
@@ -20,8 +21,8 @@ class MultiHead(nn.Module):
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training, *, tied: bool) -> None:
         super().__init__()
         self.mechanism, self.rotary, self.heads, self.tied = mechanism, rotary, training.heads, tied
-        self.split = nn.Linear(training.width, training.width * (2 if tied else 3))
-        self.join = nn.Linear(training.width, training.width)
+        self.split = _linear(training.width, training.width * (2 if tied else 3))
+        self.join = _linear(training.width, training.width)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Let the positions of x attend to one another."""
@@ -59,9 +60,17 @@ class Residual(nn.Module):
 class Model(nn.Module):
     """Embedding, positions, layers of attention and feed-forward, and a head for the task's kind of answer."""
 
-    def __init__(self, form: Form, training: Training, mechanisms: Sequence[Attention], *, ties_qk: bool) -> None:
+    def __init__(
+        self,
+        form: Form,
+        training: Training,
+        mechanisms: Sequence[Attention],
+        *,
+        ties_qk: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.form = form
+        self.form, self.dtype = form, dtype
         width = training.width
         self.embed = _embedding(form, width)
         self.positions = _positions(form, training)
@@ -75,13 +84,16 @@ class Model(nn.Module):
         self.mechanisms = mechanisms
         self.blocks = nn.Sequential(*(Residual(block, training) for block in blocks))
         self.norm = nn.LayerNorm(width) if training.norm == "pre" else nn.Identity()
-        self.head = nn.Linear(width, form.outputs, bias=not training.tied)
+        self.head = _linear(width, form.outputs, bias=not training.tied)
         if training.tied and isinstance(self.embed, nn.Embedding):  # tokens are read out by the table that put them in
             self.head.weight = self.embed.weight
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Turn inputs [B, T] or [B, T, F] into states x_BTE."""
-        return cast("Tensor", self.norm(self.blocks(self.dropout(self.positions(self.embed(inputs))))))
+        # Mixed precision: weights stay in float32, products are in the case's dtype (Micikevicius et al. 2018).
+        with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            x_BTE = self.norm(self.blocks(self.dropout(self.positions(self.embed(inputs)))))
+        return cast("Tensor", x_BTE.float())
 
     def answers(self, x_BTE: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Read the answers off the states, with the targets that they are held against: [N, C] and [N], or [N] both.
@@ -99,7 +111,7 @@ class Model(nn.Module):
 def _embedding(form: Form, width: int) -> nn.Module:
     """Embed tokens by a table, numbers by a projection; the rows of a table have length one on average."""
     if not form.vocabulary:
-        return nn.Linear(form.features, width)
+        return _linear(form.features, width)
     table = nn.Embedding(form.vocabulary, width)
     nn.init.normal_(table.weight, std=width**-0.5)
     return table
@@ -117,5 +129,14 @@ def _positions(form: Form, training: Training) -> nn.Module:
 
 def _feed_forward(training: Training) -> nn.Module:
     inner = round(training.width * training.feed_forward)
-    parts = (nn.Linear(training.width, inner), nn.GELU(), nn.Dropout(training.dropout))
-    return nn.Sequential(*parts, nn.Linear(inner, training.width))
+    parts = (_linear(training.width, inner), nn.GELU(), nn.Dropout(training.dropout))
+    return nn.Sequential(*parts, _linear(inner, training.width))
+
+
+def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Give a projection that keeps the scale of its inputs: weights of variance 1 / inputs (LeCun et al. 1998)."""
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(linear.weight, std=inputs**-0.5)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
