@@ -95,11 +95,9 @@ def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
     try:
         plugin = load(entry.target)
         fields = (*option_fields(options_type(plugin)), *option_fields(task.Training))
-        described = TaskDescription(
-            summary=_summary(plugin),
-            origin=_with_sources(entry, before),
-            fields=fields,
-            presets=tuple(task.presets_of(plugin)),
+        origin, presets = _with_sources(entry, before), tuple(task.presets_of(plugin))
+        described = _as_received(
+            TaskDescription(summary=_summary(plugin), origin=origin, fields=fields, presets=presets)
         )
     except (Exception, SystemExit) as error:
         return TaskDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
@@ -115,8 +113,10 @@ def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
             seeds=settings.training.seeds,
         )
         return _as_received(found)
-    except (msgspec.ValidationError, UsageError, TypeError, ValueError) as error:
+    except (UsageError, ValueError) as error:  # ValidationError is a ValueError
         return replace(described, mistake=str(error))
+    except (Exception, SystemExit) as error:
+        return replace(described, failure=f"{type(error).__name__}: {error}")
 
 
 def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:

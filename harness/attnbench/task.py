@@ -37,17 +37,19 @@ class Form(Struct, frozen=True, kw_only=True):
     asked [count, length], or a number [count], which counts as right within `tolerance`.
     """
 
-    length: int
+    length: _Count
     answer: Answer
-    vocabulary: int = 0
-    features: int = 0
-    outputs: int = 1
+    vocabulary: Annotated[int, Meta(ge=0)] = 0
+    features: Annotated[int, Meta(ge=0)] = 0
+    outputs: _Count = 1
     causal: bool = False
-    tolerance: float = 0.04
+    tolerance: _Zero = 0.04
 
     def __post_init__(self) -> None:
         if (self.vocabulary > 0) == (self.features > 0):
-            raise ValueError("a task's form has tokens (vocabulary=) or numbers (features=) as inputs, not both")
+            raise ValueError("a task's form has tokens (vocabulary=) or numbers (features=) as inputs, one of the two")
+        if (self.answer == "number") != (self.outputs == 1):
+            raise ValueError("a task's form has at least 2 classes or tokens as outputs (outputs=), or a single number")
 
     @property
     def mask(self) -> Mask:
@@ -96,6 +98,11 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test_examples: Annotated[_Count, Meta(description="sequences that are reported")] = 1000
     seeds: Annotated[_Count, Meta(description="trainings from different seeds")] = 1
 
+    @property
+    def part(self) -> int:
+        """The sequences that are computed at once."""
+        return self.batch // self.accumulate
+
 
 class Task(Protocol):
     """What a task's class gives when built from its options."""
@@ -132,7 +139,6 @@ def settings_of(task: Any, given: Mapping[str, object]) -> Settings:
     Raises UsageError for an option that there is not, naming the nearest; msgspec.ValidationError for a value that does
     not fit; TypeError for a task that breaks the contract.
     """
-    _check_names(task)
     presets = presets_of(task)
     preset = str(given.get("preset", next(iter(presets))))
     if preset not in presets:
@@ -146,9 +152,12 @@ def settings_of(task: Any, given: Mapping[str, object]) -> Settings:
 def presets_of(task: Any) -> Presets:
     """Read a task's presets, the default one first; a task without any has its fields' defaults as `tiny`.
 
-    Raises TypeError for a preset that does not fit the task's options.
+    Raises TypeError for a preset that does not fit the task's options, and for a task that breaks the contract.
     """
+    _check_names(task)
     presets: Presets = getattr(task, "presets", {"tiny": {}})
+    if not presets:
+        raise TypeError(f"{task.__qualname__}.presets is empty; leave it out for a preset of the options' defaults")
     for name, options in presets.items():
         try:
             _convert(task, options)
@@ -166,6 +175,10 @@ def build_task(task: Any, settings: Settings) -> Task:
     built = task(settings.own)
     if not isinstance(getattr(built, "form", None), Form) or not callable(getattr(built, "examples", None)):
         raise TypeError(f"{task.__qualname__} must set self.form = attnbench.Form(...) and define examples()")
+    try:
+        msgspec.convert(msgspec.to_builtins(built.form), Form)  # a struct checks nothing when it is constructed
+    except msgspec.ValidationError as error:
+        raise TypeError(f"{task.__qualname__}.form: {error}") from error
     return built  # type: ignore[no-any-return]
 
 
@@ -184,8 +197,7 @@ def shape_of(form: Form, training: Training) -> Shape:
     if training.positions == "rotary" and width // heads % 2:
         raise UsageError(f"positions=rotary turns pairs of features; width={width} over heads={heads} is odd")
     length = form.length
-    batch = training.batch // training.accumulate
-    return Shape(batch=batch, heads=heads, kv_heads=heads, seq_q=length, seq_k=length, head_dim=width // heads)
+    return Shape(batch=training.part, heads=heads, kv_heads=heads, seq_q=length, seq_k=length, head_dim=width // heads)
 
 
 def _convert(task: Any, given: Mapping[str, object]) -> Settings:
@@ -211,4 +223,4 @@ def _check_names(task: Any) -> None:
 
 def _typed(value: Option) -> str:
     """Write a value as it is typed on the command line."""
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
