@@ -18,20 +18,18 @@ from attnbench.train.model import Model
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     """Train a job's variant on its task, from the seed of the job's round, and test the best weights.
 
-    Raises Unsupported where the variant does not serve the task. A training that diverges is a score like any other:
-    that of the best weights before.
+    Raises Unsupported where the variant does not serve the task. A training that diverges is a score like any other,
+    under the flag `diverged`: that of the best weights before, or of the first ones where none were validated.
     """
     plugin = registry.load(job.task_target)
     settings = settings_of(plugin, job.probe.task_options)
     task, training = build_task(plugin, settings), settings.training
-    seed = int(digest(job.case.seed, job.round), 16) % 2**31
+    seed = seed_of(job)
     model = build_model(job, task, training, seed=seed)
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     trained = train(model, splits, training, seed=seed, tell=tell)
-    tested = evaluate(model, splits["test"], training.batch)
-    learned = evaluate(
-        model, splits["train"].at(torch.arange(min(len(splits["train"]), len(splits["test"])))), training.batch
-    )
+    tested = evaluate(model, splits["test"], training.part)
+    learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
     return Outcome(
         status="ok",
         measurements=tuple(_measurements(tested, learned, trained)),
@@ -46,12 +44,18 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     )
 
 
+def seed_of(job: Job) -> int:
+    """Give the seed of a job's data and weights: every round has its own, and every variant the same."""
+    return int(digest(job.case.seed, job.round), 16) % 2**31
+
+
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
     """Build the model with a variant of its own in each layer; every weight follows from the seed."""
     plugin = registry.load(job.target)
     torch.manual_seed(seed)
     cases = (msgspec.structs.replace(job.case, seed=seed + layer) for layer in range(training.layers))
     mechanisms = [variant.build(plugin, case) for case in cases]
+    torch.manual_seed(seed + training.layers)  # whatever a variant has drawn, the rest of the model starts alike
     model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk)
     return model.to(job.case.device)
 
@@ -65,7 +69,10 @@ def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measu
         "steps_to_best": (float(trained.best.step) if trained.curve else 0.0, False),
     }
     found = [_figure(metric, (value,), higher=higher) for metric, (value, higher) in figures.items()]
-    return [*found, _figure("validation_curve", tuple(p.score.accuracy for p in trained.curve), higher=True)]
+    found.append(_figure("validation_curve", tuple(point.score.accuracy for point in trained.curve), higher=True))
+    if trained.diverged:
+        found = [msgspec.structs.replace(each, flags=(*each.flags, "diverged")) for each in found]
+    return found
 
 
 def _figure(metric: str, values: tuple[float, ...], *, higher: bool) -> Measurement:

@@ -54,35 +54,36 @@ def train(model: Model, splits: dict[Split, Examples], training: Training, *, se
     curve: list[Validation] = []
     kept = copy.deepcopy(model.state_dict())
     stream = batches(splits["train"], training.batch, seed=seed)
-    step = 0
     for step in range(1, training.steps + 1):
         loss = update(model, next(stream), training, optimizer=optimizer, step=step)
-        if not math.isfinite(loss):
+        due = math.isfinite(loss) and (step % training.validate_every == 0 or step == training.steps)
+        score = evaluate(model, splits["validation"], training.part) if due else None
+        diverged = not math.isfinite(score.loss if score else loss)
+        if diverged:
             break
-        if step % training.validate_every and step != training.steps:
+        if score is None:
             continue
-        curve.append(Validation(step=step, score=evaluate(model, splits["validation"], training.batch)))
-        tell(f"step {step}/{training.steps}, accuracy {curve[-1].score.accuracy:.2f}")
+        curve.append(Validation(step=step, score=score))
+        tell(f"step {step}/{training.steps}, accuracy {score.accuracy:.2f}")
         history = Trained(curve=tuple(curve), steps=step, diverged=False)
         if history.best is curve[-1]:
             kept = copy.deepcopy(model.state_dict())
         if gave_up(history, training):
             break
     model.load_state_dict(kept)
-    return Trained(curve=tuple(curve), steps=step, diverged=not math.isfinite(loss))
+    return Trained(curve=tuple(curve), steps=step, diverged=diverged)
 
 
 def update(model: Model, batch: Examples, training: Training, *, optimizer: torch.optim.Optimizer, step: int) -> float:
-    """Take one step on a batch, in `accumulate` parts whose gradients add up to the whole batch's; give its loss."""
+    """Take one step on a batch, in parts whose gradients add up to the whole batch's; give its mean loss."""
     model.train()
     for group in optimizer.param_groups:
         group["lr"] = rate(training, step)
     optimizer.zero_grad()
-    parts = list(batch.parts(-(-len(batch) // training.accumulate)))
-    answers = [model.form.count(part.targets) for part in parts]
+    asked = max(1, model.form.count(batch.targets))
     total = 0.0
-    for part, count in zip(parts, answers, strict=True):
-        loss = loss_of(model.form, *model.answers(model(part.inputs), part.targets)) * (count / sum(answers))
+    for part in batch.parts(training.part):
+        loss = loss_of(model.form, *model.answers(model(part.inputs), part.targets)) / asked
         loss.backward()
         total += loss.item()
     if training.clip:
@@ -92,33 +93,36 @@ def update(model: Model, batch: Examples, training: Training, *, optimizer: torc
 
 
 def rate(training: Training, step: int) -> float:
-    """Give the learning rate of a step, the first being 1: a linear rise, then cosine, linear or no decay to zero."""
-    rising = round(training.warmup * training.steps)
+    """Give the learning rate of a step, the first being 1: a linear rise from zero, then a decay back to it, if any.
+
+    Zero would be one step before the first and one after the last, so that every step counts.
+    """
+    rising = max(1, round(training.warmup * training.steps))
     if step <= rising:
         return training.learning_rate * step / rising
-    share = (step - rising) / max(1, training.steps - rising)
+    share = (step - rising) / (training.steps - rising + 1)
     decay = {"cosine": (1 + math.cos(math.pi * share)) / 2, "linear": 1 - share, "none": 1.0}
     return training.learning_rate * decay[training.decay]
 
 
 @torch.no_grad()
-def evaluate(model: Model, examples: Examples, batch: int) -> Score:
-    """Score a model on examples, a batch at a time, without dropout."""
+def evaluate(model: Model, examples: Examples, size: int) -> Score:
+    """Score a model on examples, `size` at a time, without dropout."""
     model.eval()
     loss, right, count = 0.0, 0, 0
-    for part in examples.parts(batch):
+    for part in examples.parts(size):
         answers, targets = model.answers(model(part.inputs), part.targets)
-        loss += float(loss_of(model.form, answers, targets)) * len(targets)
+        loss += float(loss_of(model.form, answers, targets))
         right += int(right_answers(model.form, answers, targets).sum())
         count += len(targets)
     return Score(loss=loss / count, accuracy=right / count, answers=count)
 
 
 def loss_of(form: Form, answers: Tensor, targets: Tensor) -> Tensor:
-    """Give the mean cross-entropy of classes and tokens, the mean squared error of numbers."""
+    """Sum the cross-entropy of classes and tokens, or the squared error of numbers; of no answers it is zero."""
     if form.answer == "number":
-        return mse_loss(answers, targets)
-    return cross_entropy(answers, targets)
+        return mse_loss(answers, targets, reduction="sum")
+    return cross_entropy(answers, targets, reduction="sum")
 
 
 def right_answers(form: Form, answers: Tensor, targets: Tensor) -> Tensor:

@@ -29,8 +29,11 @@ class MultiHead(nn.Module):
         q_BHTD, *k_BHTD, v_BHTD = heads.permute(2, 0, 3, 1, 4)
         q_BHTD = self._turned(q_BHTD)
         out_BHTD = self.mechanism(q_BHTD, self._turned(k_BHTD[0]) if k_BHTD else q_BHTD, v_BHTD)
-        if out_BHTD.shape != q_BHTD.shape:
-            raise InvalidOutput(f"the output is {list(out_BHTD.shape)} where {list(q_BHTD.shape)} is due")
+        if not isinstance(out_BHTD, Tensor):
+            raise InvalidOutput(f"the output is a {type(out_BHTD).__name__}, not a tensor")
+        if (out_BHTD.shape, out_BHTD.dtype) != (q_BHTD.shape, q_BHTD.dtype):
+            given, due = (f"{each.dtype} {list(each.shape)}" for each in (out_BHTD, q_BHTD))
+            raise InvalidOutput(f"the output is {given} where {due} is due")
         return cast("Tensor", self.join(out_BHTD.transpose(1, 2).flatten(2)))
 
     def _turned(self, q_BHTD: Tensor) -> Tensor:
