@@ -56,7 +56,7 @@ def draw_splits(task: Task, training: Training, *, seed: int, device: str) -> di
         kept = drawn.at(torch.tensor(new, dtype=torch.long)) if len(new) < len(drawn) else drawn
         if not task.form.count(kept.targets):
             raise ValueError(
-                f"nothing is asked in the {split} examples, of which {len(new)} are in no split before; "
+                f"nothing is asked in the {split} examples: {len(new)} of {len(drawn)} are in no earlier split; "
                 f"lower train_examples={training.train_examples}, or choose sizes that make more different inputs"
             )
         splits[split] = Examples(kept.inputs.to(device), kept.targets.to(device))

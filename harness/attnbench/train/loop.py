@@ -93,9 +93,9 @@ def update(model: Model, batch: Examples, training: Training, *, optimizer: torc
 
 
 def rate(training: Training, step: int) -> float:
-    """Give the learning rate of a step, the first being 1: a linear rise from zero, then a decay back to it.
+    """Give the learning rate of a step, the first being 1: a linear rise from zero, then a decay back to it, if any.
 
-    Zero is reached one step before the first and one after the last, so that every step counts.
+    Zero would be one step before the first and one after the last, so that every step counts.
     """
     rising = max(1, round(training.warmup * training.steps))
     if step <= rising:

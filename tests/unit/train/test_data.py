@@ -56,7 +56,7 @@ def test_what_is_left_out_takes_its_target_with_it() -> None:
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_split_with_nothing_left_is_refused_in_a_sentence(split: str) -> None:
     greedy = replace(FEW, train_examples=1000) if split == "validation" else replace(FEW, validation_examples=1000)
-    with pytest.raises(ValueError, match=rf"asked in the {split} examples, of which 0 .*; lower train_examples="):
+    with pytest.raises(ValueError, match=rf"asked in the {split} examples: 0 of .*; lower train_examples="):
         draw_splits(Parity(), greedy, seed=0, device="cpu")
 
 
