@@ -25,9 +25,10 @@ class Hangs:
 """
 # A command whose clearing up takes for ever, as where a driver does not let a process go.
 STUCK = """
-import time
+import sys, time
 from attnbench.execute.local import LocalExecutor
-LocalExecutor.close = lambda self: time.sleep(1000)
+close = LocalExecutor.close
+LocalExecutor.close = lambda self: time.sleep(1000) if sys.exc_info()[0] else close(self)
 from attnbench.cli import main
 main()
 """
