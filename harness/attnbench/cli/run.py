@@ -76,7 +76,7 @@ def _carry_out(asked: Asked) -> None:
     """Start a run or go on with one, as the flags of `run` ask, each by its name."""
     from attnbench.cli import running
 
-    for flag in (_flag(name) for name in _LATER if asked[name] not in (None, False, _NOW.get(name))):
+    for flag in (_flag(name) for name in _LATER if _given(asked[name]) and asked[name] != _NOW.get(name)):
         raise UsageError(f"{flag}: this comes in a later version; leave it out")
     show = running.Showing(strict=asked["strict"], as_json=asked["json"])
     if asked["resume"] is not None:
@@ -92,7 +92,7 @@ def _refuse_beside_resume(asked: Asked) -> None:
     from attnbench.suite import Sweep
 
     for name in ("suite", *Sweep.__struct_fields__, *_HOW):
-        if asked[name] not in (None, False) or (name == "causal" and asked[name] is not None):
+        if _given(asked[name]) or (name == "causal" and asked[name] is False):
             raise UsageError(f"{_flag(name)}: --resume goes on with a run as it was started; leave {_flag(name)} out")
 
 
@@ -122,3 +122,7 @@ def _sweep(asked: Asked) -> "Sweep":
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _given(value: object) -> bool:
+    return value is not None and value is not False

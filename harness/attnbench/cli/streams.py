@@ -79,7 +79,10 @@ def _open_if_closed(descriptor: int) -> None:
 
 
 def _lead_nowhere(descriptor: int) -> None:
+    """Give a descriptor somewhere to go, and processes that are started later as well."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    if nowhere != descriptor:
+    if nowhere == descriptor:
+        os.set_inheritable(descriptor, True)
+    else:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)

@@ -1,0 +1,149 @@
+"""What the smaller commands say, and what flags refuse one another."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers.command import SMALL, attnbench
+
+RUN = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--suite", "quick"),
+        ("--no-causal",),
+        ("--profile", "quick"),
+        ("--rounds", "2"),
+        ("--timeout", "9"),
+        ("--seed", "0"),
+        ("--threads", "1"),
+        ("--device", "cpu"),
+        ("--hot",),
+        ("--allocator", "default"),
+    ],
+)
+def test_a_resumed_run_refuses_by_name_each_flag_that_it_would_not_follow(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    done = attnbench("run", "--resume", "latest", *words, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert done.stderr.startswith(f"attnbench: {words[0].replace('no-', '')}: --resume goes on")
+
+
+def test_the_way_back_to_a_run_in_another_folder_names_that_folder(tmp_path: Path) -> None:
+    done = attnbench(*RUN, "--out", "else where", cwd=tmp_path)
+    (run,) = (tmp_path / "else where").iterdir()
+    assert f"(again: attnbench show {run.name} --out 'else where')" in done.stderr
+
+
+def test_attnbench_alone_shows_its_help_and_is_no_error(tmp_path: Path) -> None:
+    done = attnbench(cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage: attnbench [OPTIONS] COMMAND" in done.stdout
+
+
+def test_help_fits_80_columns_cuts_no_word_and_gives_examples_a_line_each(tmp_path: Path) -> None:
+    for name in ("run", "show", "list", "verify", "doctor"):
+        told = attnbench(name, "--help", cwd=tmp_path).stdout
+        lines = [line.strip() for line in told.splitlines()]
+        assert max(map(len, told.splitlines())) <= 80
+        assert "\N{HORIZONTAL ELLIPSIS}" not in told
+        assert any(line.startswith(f"attnbench {name}") for line in lines), told
+
+
+def test_doctor_names_every_variant_and_gives_the_fix_for_what_is_missing(tmp_path: Path) -> None:
+    done = attnbench("doctor", "--json", cwd=tmp_path)
+    findings = {one["what"]: one for one in json.loads(done.stdout)}
+    assert (done.returncode, findings["results"]["verdict"]) == (0, "ok")
+    assert findings["variant vanilla"]["found"].startswith("runs on ")
+    assert all(one["fix"] for one in findings.values() if one["verdict"] == "missing" and "variant" not in one["what"])
+
+
+def test_doctor_exits_with_1_and_the_fix_where_results_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = attnbench("doctor", "--out", "file/results", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "results: name another folder with --out" in done.stdout
+
+
+def test_variants_are_listed_with_what_they_serve_their_options_and_their_obstacles(tmp_path: Path) -> None:
+    found = {
+        one["name"]: one
+        for one in json.loads(attnbench("list", "variants", "--details", "--json", cwd=tmp_path).stdout)
+    }
+    assert found["vanilla"]["from"].startswith("attnbench ")
+    assert any(option.startswith("k=") for option in found["linformer"]["options"])
+    assert any(refused.startswith("causal: ") for refused in found["linformer"]["refuses"])
+    told = attnbench("list", "variants", "--details", cwd=tmp_path).stdout
+    assert "linformer\n  from:" in told
+    assert max(map(len, told.splitlines())) <= 80
+
+
+def test_tasks_are_listed_with_their_presets_and_options(tmp_path: Path) -> None:
+    (task,) = json.loads(attnbench("list", "tasks", "--details", "--json", cwd=tmp_path).stdout)
+    assert (task["name"], "tiny" in task["presets"]) == ("mqar", True)
+    assert any(option.startswith("layers=") for option in task["options"])
+
+
+def test_runs_are_listed_with_their_command_and_what_is_damaged(tmp_path: Path) -> None:
+    assert attnbench("list", "runs", cwd=tmp_path).stdout == "there are no runs\n"
+    attnbench(*RUN, cwd=tmp_path)
+    (whole,) = json.loads(attnbench("list", "runs", "--details", "--json", cwd=tmp_path).stdout)
+    assert (whole["done"], whole["statuses"], "--variants vanilla" in whole["command"]) == ("1/1", "1 ok", True)
+    (tmp_path / "results" / whole["run"] / "plan.json").write_text("torn")
+    done = attnbench("list", "runs", cwd=tmp_path)
+    assert (done.returncode, "damaged" in done.stdout) == (0, True)
+
+
+def distribution(place: Path, name: str, points: str, files: dict[str, str]) -> str:
+    """Lay a distribution out as an installer would; give the folder for the path."""
+    info = place / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+    for path, text in files.items():
+        (place / path).parent.mkdir(exist_ok=True)
+        (place / path).write_text(text)
+    return str(place)
+
+
+@pytest.mark.parametrize("details", [(), ("--details",)])
+def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_problem(
+    tmp_path: Path, details: tuple[str, ...]
+) -> None:
+    points = "[attnbench.suites]\ntorn = acme:torn.toml\nquick = acme:torn.toml\n"
+    path = distribution(tmp_path / "site", "acme", points, {"acme/__init__.py": "", "acme/torn.toml": "sweep = 3\n"})
+    done = attnbench("list", "suites", *details, "--json", cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    problems = [(one["name"], one["from"], one.get("problem", "")) for one in found]
+    assert [name for name, _, problem in problems if not problem] == ["standard"]
+    assert any(name == "torn" and "torn.toml" in problem for name, _, problem in problems)
+    assert {origin for name, origin, problem in problems if name == "quick" and "claimed by" in problem} == {
+        "attnbench 0.1.0",
+        "acme 1.0",
+    }
+
+
+def test_a_plugin_that_ends_its_process_is_listed_as_one_that_does_not_run(tmp_path: Path) -> None:
+    deadly = {
+        "acme/__init__.py": "",
+        "acme/dies.py": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
+    }
+    path = distribution(tmp_path / "site", "acme", "[attnbench.variants]\ndies = acme.dies:Dies\n", deadly)
+    done = attnbench("list", "variants", "--details", "--json", cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    found = {one["name"]: one for one in json.loads(done.stdout)}
+    assert "does not run: ended by SIGSEGV" in found["dies"]["on cpu"]
+    assert found["vanilla"]["on cpu"] == "runs"
+
+
+def test_what_a_stored_run_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+    attnbench(*RUN, cwd=tmp_path)
+    (run,) = (tmp_path / "results").iterdir()
+    evil = run.rename(run.with_name("a\x1b[2J\nb"))
+    checked = attnbench("verify", evil.name, cwd=tmp_path)
+    assert checked.stdout.splitlines()[0].startswith("run a\\x1b[2J\\nb: 1 jobs planned")
