@@ -26,7 +26,10 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         gc.collect()
         gc.disable()  # a collection in the middle of a sample would be ours, not the mechanism's
-        found, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
+        try:
+            found, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
+        finally:
+            gc.enable()
         workload.judge()
     return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=facts)
 

@@ -143,7 +143,8 @@ def draw(case: Case, index: int, *, tied: bool) -> Inputs:
     queries = (shape.batch, shape.heads, shape.seq_q, shape.head_dim)
     keys = (shape.batch, shape.kv_heads, shape.seq_k, shape.head_dim)
     grows = case.passes in ("backward", "forward-backward")
-    q, k, v, grad = (_normal(size, generator, case) for size in (queries, keys, keys, queries))
+    q, k, v = (_normal(size, generator, case) for size in (queries, keys, keys))
+    grad = _normal(queries, generator, case) if grows else torch.zeros_like(q[:0])
     for tensor in (q, k, v):
         tensor.requires_grad_(grows)
     return Inputs(q_BHTD=q, k_BGSD=q if tied else k, v_BGSD=v, grad_BHTD=grad)
