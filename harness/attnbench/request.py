@@ -13,6 +13,7 @@ from msgspec import Struct
 from attnbench import plan, registry, suite
 from attnbench.case import digest
 from attnbench.describe import Description, TaskDescription
+from attnbench.empty import FLOOR
 from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
@@ -23,7 +24,6 @@ from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, new_run_id
 from attnbench.suite import Sweep
 
-FLOOR = "empty"
 _LONGEST_TIMEOUT_S = 30 * 86_400
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")

@@ -146,7 +146,7 @@ class _History:
         outcome, question = record.outcome, record.job.question
         if outcome.status == "ok":
             if any("once" in measurement.flags for measurement in outcome.measurements):
-                self.closed[question] = "measured once: a single call takes longer than the protocol's cap"
+                self.closed[question] = "measured once: even its second call takes longer than the protocol's cap"
             else:
                 self.closed.pop(question, None)
         elif outcome.status not in ("interrupted", "skipped", "device_lost"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,11 +36,13 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     else:
         allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
+        started = time.perf_counter()
         first = peak_of(_next(workload))
-        steady = peak_of(_next(workload))
+        once = time.perf_counter() - started > job.protocol.cap_s
+        steady = first if once else peak_of(_next(workload))
     workload.judge()
-    # Of the steady state, for a first call also loads code.
-    flags = ("unseen_memory",) if steady.unseen else ()
+    # What was unseen is told of the steady state, for a first call also loads code.
+    flags = ("once",) if once else ("unseen_memory",) if steady.unseen else ()
     found = [
         Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=flags),
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),

@@ -9,6 +9,8 @@ from attnbench.report.text import plain
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",
     "few_samples": "few samples, cut short by the cap",
+    "unseen_memory": "the process grew by more than the allocator counted (a library's own buffers: memory_resident)",
+    "launch_bound": "the host could not queue calls as fast as the device did them",
     "diverged": "a training diverged, its best weights before that were tested",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }

@@ -35,6 +35,9 @@ _MARKS = {"noisy": "~", "unusable": "!"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _TITLES = {
     "memory": "peak memory above the inputs",
+    "memory_reserved": "memory reserved by the allocator above the inputs",
+    "memory_resident": "resident memory above the inputs",
+    "latency_wall": "latency by the wall clock",
     "approximation_error": "approximation error against exact attention",
     "numerical_error": "numerical error against itself in float64",
 }

@@ -7,7 +7,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from attnbench.case import digest
+from attnbench.case import seed_for
 from attnbench.task import IGNORE, Form, Split, Task, Training
 
 
@@ -77,7 +77,7 @@ def batches(examples: Examples, size: int, *, seed: int) -> Iterator[Examples]:
 
 def generator_of(seed: int, purpose: str) -> torch.Generator:
     """Make a random stream that no other purpose of the same seed shares."""
-    return torch.Generator().manual_seed(int(digest(seed, purpose), 16) % 2**63)
+    return torch.Generator().manual_seed(seed_for(seed, purpose))
 
 
 def _check(drawn: Examples, form: Form) -> None:

@@ -41,15 +41,15 @@ class Mqar:
 
     presets: ClassVar = {
         "tiny": {
-            "length": 64,
-            "pairs": 8,
+            "length": 32,
+            "pairs": 4,
             "vocabulary": 64,
             "causal": False,
             "heads": 1,
             "width": 64,
             "feed_forward": 0.0,
             "tied": True,
-            "steps": 1000,
+            "steps": 700,
             "batch": 64,
             "learning_rate": 4e-3,
             "beta2": 0.95,
