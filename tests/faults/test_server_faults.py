@@ -55,26 +55,24 @@ def test_a_plugin_whose_import_ends_its_process_is_described_by_how(
 
 
 def test_a_server_that_was_killed_between_jobs_is_replaced(executor: LocalExecutor) -> None:
-    before = running(SERVER)
     outcomes = []
     for event in executor.run(iter([planned("Good"), planned("Good", number=1)])):
         if isinstance(event, Finished):
             outcomes.append(event.outcome.status)
-            for pid in running(SERVER) - before:
+            for pid in running(SERVER, parent=os.getpid()):
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
     assert outcomes == ["ok", "ok"]
 
 
 def test_a_server_that_is_killed_under_a_job_costs_that_job_alone(executor: LocalExecutor) -> None:
-    before = running(SERVER)
     outcomes = []
     jobs = [planned("HangsSilently"), planned("Good")]
     for event in executor.run(iter(jobs)):
         if isinstance(event, Finished):
             outcomes.append(event.outcome)
         elif not outcomes and event.job.case.variant == "HangsSilently":
-            for pid in running(SERVER) - before:
+            for pid in running(SERVER, parent=os.getpid()):
                 os.kill(pid, signal.SIGKILL)
     assert [outcome.status for outcome in outcomes] == ["crash", "ok"]
     assert "server" in outcomes[0].detail

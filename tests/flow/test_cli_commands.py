@@ -137,7 +137,7 @@ def test_a_plugin_that_ends_its_process_is_listed_as_one_that_does_not_run(tmp_p
     done = attnbench("list", "variants", "--details", "--json", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
     found = {one["name"]: one for one in json.loads(done.stdout)}
-    assert "does not run: ended by SIGSEGV" in found["dies"]["on cpu"]
+    assert "does not run: its import ended by SIGSEGV" in found["dies"]["on cpu"]
     assert found["vanilla"]["on cpu"] == "runs"
 
 

@@ -221,15 +221,15 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: s
 
 
 def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -> None:
-    before = running(SERVER)
     process = start(tmp_path)
-    assert running(SERVER) - before
+    servers = running(SERVER, parent=process.pid)
+    assert servers
     process.kill()
     process.communicate()
     deadline = time.monotonic() + 5
-    while running(SERVER) - before and time.monotonic() < deadline:
+    while running(SERVER) & servers and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not running(SERVER) - before
+    assert not running(SERVER) & servers
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
 
 
