@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from attnbench.case import Case, Mask, Shape
-from attnbench.report.rows import Row
+from attnbench.insight.rows import Row
 from attnbench.suite import Sweep
 from helpers.command import SMALL, attnbench, command, environment
 

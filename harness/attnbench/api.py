@@ -9,9 +9,9 @@ import msgspec
 from attnbench import registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError
+from attnbench.insight.rows import Row, rows
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
-from attnbench.report.rows import Row, rows
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, Store, find_run
@@ -113,6 +113,8 @@ def run(
     causal: bool | None = None,
     window: Sizes = None,
     passes: Words = None,
+    level: Words = None,
+    inputs: Words = None,
     metrics: Words = None,
     tasks: Words = None,
     device: str = "auto",
@@ -144,6 +146,8 @@ def run(
         causal=causal,
         window=_text(window),
         passes=_text(passes),
+        level=_text(level),
+        inputs=_text(inputs),
         metrics=_text(metrics),
         tasks=_text(tasks),
     )

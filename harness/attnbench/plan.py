@@ -8,10 +8,11 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 
-from attnbench.case import Case, Dtype, Mask, Passes, Shape
+from attnbench.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
 from attnbench.errors import UsageError, suggestion
 from attnbench.ranges import parse_range
 from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
+from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
 
 PROFILES: dict[Profile, Protocol] = {
@@ -69,6 +70,8 @@ class Workloads(Struct, frozen=True, kw_only=True):
     masks: tuple[Mask, ...]
     dtypes: tuple[Dtype, ...]
     passes: tuple[Passes, ...]
+    levels: tuple[Level, ...]
+    inputs: tuple[Inputs, ...]
     metrics: tuple[ProbeKind, ...]
 
 
@@ -83,6 +86,8 @@ def read_sweep(sweep: Sweep) -> Workloads:
         masks=tuple(Mask(causal=bool(sweep.causal), window=window) for window in windows),
         dtypes=_choices(sweep.dtype, get_args(Dtype), flag="--dtype", default="float32"),
         passes=_choices(sweep.passes, PASSES, flag="--passes", default="forward"),
+        levels=_choices(sweep.level, get_args(Level), flag="--level", default="core"),
+        inputs=_choices(sweep.inputs, get_args(Inputs), flag="--inputs", default="normal"),
         metrics=_choices(sweep.metrics, METRICS, flag="--metrics", default="latency"),
     )
 
@@ -100,10 +105,9 @@ def plan_jobs(
     workloads: Workloads, candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting
 ) -> tuple[Job, ...]:
     """Give all jobs, variants in the order asked: timed rounds first, then what is measured once, then training."""
-    racers = candidates if setting.floor in candidates else [setting.floor, *candidates]
-    timed = list(_measured("latency", workloads, racers, setting)) if "latency" in workloads.metrics else []
+    timed = list(_timed(workloads, candidates, setting)) if "latency" in workloads.metrics else []
     others = [metric for metric in METRICS if metric in workloads.metrics and metric in _PASSES_OF]
-    once = [job for metric in others for job in _measured(metric, workloads, candidates, setting)]
+    once = [job for metric in others for job in _measured(Probe(kind=metric), workloads, candidates, setting)]
     rounds: list[Job] = []
     for number in range(1, setting.protocol.rounds + 1):
         rounds += [msgspec.structs.replace(job, round=number) for job in timed]
@@ -128,14 +132,22 @@ def in_running_order(jobs: Iterable[Job]) -> list[Job]:
     return ordered
 
 
-def _measured(
-    metric: ProbeKind, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting
-) -> Iterator[Job]:
-    protocol = setting.protocol if metric == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
-    axes = product(
-        workloads.masks, workloads.dtypes, _passes_of(metric, workloads.passes), workloads.shapes, candidates
-    )
-    for mask, dtype, passes, shape, candidate in axes:
+def _timed(workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
+    """Give one round: the floor and every candidate, and the first of them, as the baseline, a second time.
+
+    Where there are too few rounds for any verdict, nobody asks what identical measurements differ by.
+    """
+    racers = candidates if setting.floor in candidates else [setting.floor, *candidates]
+    yield from _measured(Probe(kind="latency"), workloads, racers, setting)
+    if setting.protocol.rounds >= FEWEST_REPLICATES:
+        yield from _measured(Probe(kind="latency", twin=True), workloads, candidates[:1], setting)
+
+
+def _measured(probe: Probe, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
+    protocol = setting.protocol if probe.kind == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
+    passes_of = _passes_of(probe.kind, workloads.passes)
+    where = product(workloads.masks, workloads.dtypes, workloads.levels, workloads.inputs, passes_of, workloads.shapes)
+    for (mask, dtype, level, inputs, passes, shape), candidate in product(where, candidates):
         case = Case(
             variant=candidate.name,
             options=candidate.options,
@@ -144,9 +156,10 @@ def _measured(
             dtype=dtype,
             device=setting.device,
             passes=passes,
+            level=level,
+            inputs=inputs,
             seed=setting.seed,
         )
-        probe = Probe(kind=metric)
         yield Job(case=case, probe=probe, protocol=protocol, target=candidate.target, origin=candidate.origin)
 
 

@@ -65,9 +65,13 @@ class Protocol(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is asked of a case; an accuracy probe names its task with complete options."""
+    """What is asked of a case; an accuracy probe names its task with complete options.
+
+    `twin` marks the second of two identical measurements, by which a run tells what its machine makes of no difference.
+    """
 
     kind: ProbeKind
+    twin: bool = False
     task: str = ""
     task_options: dict[str, Option] = {}
     task_origin: Origin | None = None

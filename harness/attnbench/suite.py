@@ -27,6 +27,8 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     causal: Annotated[bool | None, Meta(description="a query sees no later key")] = None
     window: Annotated[Text | None, Meta(description="keys a query sees, its own included")] = None
     passes: Annotated[str | None, Meta(description="forward, backward, forward-backward, decode")] = None
+    level: Annotated[str | None, Meta(description="core, layer")] = None
+    inputs: Annotated[str | None, Meta(description="normal, clustered, outliers")] = None
     metrics: Annotated[str | None, Meta(description="latency, memory, agreement, accuracy")] = None
     tasks: Annotated[str | None, Meta(description="tasks for accuracy, with options")] = None
 

@@ -52,6 +52,19 @@ def test_the_harness_own_floor_is_timed_in_every_run_and_only_timed() -> None:
     assert {job.round for job in floor} == {1, 2, 3, 4, 5}
 
 
+def test_the_baseline_is_timed_twice_in_every_round_under_two_names() -> None:
+    twins = [job for job in jobs_of(replace(SWEEP, metrics="latency,memory,agreement")) if job.probe.twin]
+    assert {(job.case.variant, job.probe.kind) for job in twins} == {("a", "latency")}
+    once = [job for job in jobs_of(SWEEP) if job.case.variant == "a" and not job.probe.twin]
+    assert sorted((job.case.key, job.round) for job in twins) == sorted((job.case.key, job.round) for job in once)
+    assert not {job.key for job in twins} & {job.key for job in once}
+
+
+def test_with_too_few_rounds_for_a_verdict_nothing_is_timed_twice() -> None:
+    quick = replace(SETTING, protocol=PROFILES["quick"])
+    assert not [job for job in jobs_of(SWEEP, setting=quick) if job.probe.twin]
+
+
 def test_memory_and_agreement_run_in_one_round_after_the_timed_ones() -> None:
     kinds = [job.probe.kind for job in jobs_of(replace(SWEEP, metrics="agreement,latency,memory"))]
     assert kinds == sorted(kinds, key=["latency", "memory", "agreement"].index)

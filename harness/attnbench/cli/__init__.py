@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 from attnbench.cli import doctor, listing, run, show, streams, verify
 from attnbench.errors import DamagedStore, NotStored, UsageError
-from attnbench.report.text import plain
+from attnbench.text import plain
 
 DONE, NOT_HELD, WRONG_USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 

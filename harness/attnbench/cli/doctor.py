@@ -14,8 +14,8 @@ from msgspec import Struct
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
 from attnbench.cli.text import listing
-from attnbench.report.text import plain
 from attnbench.store import RESULTS
+from attnbench.text import plain
 
 Verdict = Literal["ok", "missing", "broken"]
 

@@ -12,12 +12,12 @@ from rich.segment import Segment
 from rich.text import Text
 
 from attnbench.cli.progress import Left, Progress, View
+from attnbench.insight.rows import rows
 from attnbench.record import Job, Record
-from attnbench.report.rows import rows
 from attnbench.report.terminal import live as table_so_far
-from attnbench.report.text import plain
 from attnbench.session import Notice, Notify, Opened
 from attnbench.store import RESULTS
+from attnbench.text import plain
 from attnbench.units import digits, duration, scale_for
 
 _BAR = 24

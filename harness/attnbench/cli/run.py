@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Asked = Mapping[str, Any]
 
 # What there is already of a flag whose other values come later.
-_NOW = {"level": "core", "inputs": "normal", "executor": "local"}
+_NOW = {"executor": "local"}
 _LATER = (*_NOW, "refine", "fit", "devices", "time_budget", "ranks")
 _HOW = ("device", "threads", "profile", "rounds", "timeout", "seed", "hot", "allocator")
 

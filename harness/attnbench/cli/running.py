@@ -15,9 +15,9 @@ from attnbench.record import Status
 from attnbench.report.json import to_json
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
-from attnbench.report.text import plain
 from attnbench.request import Request
 from attnbench.store import find_run
+from attnbench.text import plain
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")
 

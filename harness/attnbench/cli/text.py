@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from attnbench.report.text import plain
+from attnbench.text import plain
 
 _GAP = "  "
 

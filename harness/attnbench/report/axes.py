@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from attnbench.case import Case, Mask, Option, Shape
-from attnbench.report.rows import Row
-from attnbench.report.text import canonical, plain, with_options
+from attnbench.insight.rows import Row
+from attnbench.text import canonical, plain, with_options
 
 Column = tuple[str, int]  # the task, empty where there is none, and the sequence length
 Value = bool | int | str | None

@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from attnbench.insight.rows import Row
 from attnbench.report.flat import COLUMNS, Cell, flat
-from attnbench.report.rows import Row
-from attnbench.report.text import plain
+from attnbench.text import plain
 
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
 

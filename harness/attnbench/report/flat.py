@@ -3,8 +3,8 @@
 import typing
 from typing import Literal
 
-from attnbench.report.rows import Row
-from attnbench.report.text import canonical
+from attnbench.insight.rows import Row
+from attnbench.text import canonical
 
 Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
@@ -24,11 +24,11 @@ COLUMNS: dict[str, Kind] = {name: _kind(name, hint) for name, hint in typing.get
 
 
 def flat(row: Row) -> list[Cell]:
-    """Give a row's cells in the order of COLUMNS: options and facts as JSON text, flags joined by spaces."""
+    """Give a row's cells in the order of COLUMNS: options, medians and facts as JSON text, flags joined by spaces."""
     return [_cell(getattr(row, name)) for name in COLUMNS]
 
 
-def _cell(value: Cell | dict[str, Cell] | tuple[str, ...]) -> Cell:
+def _cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
     if isinstance(value, dict):
         return canonical(value)
     return " ".join(value) if isinstance(value, tuple) else value

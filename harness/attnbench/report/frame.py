@@ -6,8 +6,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from attnbench.errors import UsageError
+from attnbench.insight.rows import Row
 from attnbench.report.flat import COLUMNS, Kind, flat
-from attnbench.report.rows import Row
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from attnbench.report.rows import Row
+from attnbench.insight.rows import Row
 
 
 def as_dicts(rows: Sequence[Row]) -> list[dict[str, object]]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from attnbench.insight.rows import PENDING, Row
 from attnbench.report.axes import Column, VariantKey, column_of, variant_key
-from attnbench.report.rows import PENDING, Row
-from attnbench.report.text import plain
+from attnbench.text import plain
 
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.empty import FLOOR
+from attnbench.insight.rows import PENDING, Row
 from attnbench.report.axes import (
     AXES,
     TITLES,
@@ -26,8 +27,7 @@ from attnbench.report.axes import (
     variant_labels,
 )
 from attnbench.report.notes import Names, notes
-from attnbench.report.rows import PENDING, Row
-from attnbench.report.text import plain
+from attnbench.text import plain
 from attnbench.units import Scale, digits, scale_for
 
 _OWN = "attnbench "  # how the harness's own origin begins: a user may call a plugin of his as the floor is called
@@ -119,7 +119,7 @@ def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tupl
 def _metrics_of(
     row: Row, metrics: Collection[str] | None, measured: dict[tuple[str, str], dict[str, None]]
 ) -> Iterable[str]:
-    if row.samples == 0 and (row.probe, row.task) in measured:
+    if row.samples == 0 and row.primary and (row.probe, row.task) in measured:
         return measured[row.probe, row.task]
     return (row.metric,) if _wanted(row, metrics) else ()
 

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from attnbench.errors import UsageError
+from attnbench.insight.rows import Row, rows
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
 from attnbench.report.flat import COLUMNS
 from attnbench.report.frame import frame, to_parquet
 from attnbench.report.json import as_dicts, to_json
-from attnbench.report.rows import Row, rows
 from unit.report.golden import check
 from unit.report.planted import job, record, value
 from unit.report.scenarios import SCENARIOS

@@ -5,9 +5,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from attnbench.insight.rows import rows
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
-from attnbench.report.rows import rows
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables, live
 from unit.report.golden import check

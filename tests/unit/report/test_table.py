@@ -3,8 +3,8 @@ import math
 import pytest
 
 from attnbench.case import Mask
+from attnbench.insight.rows import rows
 from attnbench.record import Origin
-from attnbench.report.rows import rows
 from attnbench.report.table import tables
 from unit.report.planted import accuracies, accuracy_job, failed, floor, job, record, timings, value
 from unit.report.scenarios import SCENARIOS

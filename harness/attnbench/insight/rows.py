@@ -1,6 +1,6 @@
 """The tidy rows: one per question and metric, every statistic derived from the raw records by pure functions.
 
-Tables, exports and comparisons are made from rows and from nothing else.
+Tables, exports, comparisons and fits are made from rows and from nothing else.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from msgspec import Struct
 from attnbench import stats
 from attnbench.case import Case, Dtype, Inputs, Level, Option, Passes
 from attnbench.record import PRIMARY_METRIC, Job, Measurement, ProbeKind, Profile, Record, Status
-from attnbench.report.text import canonical
+from attnbench.text import canonical
 
 _LARGEST = 1e150  # the square of what is larger overflows
 PENDING = "not measured yet"
@@ -22,6 +22,7 @@ _UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy
 _KINDS = tuple(PRIMARY_METRIC)
 _FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "accuracy")
 _LAST = len(_FIRST_METRICS)
+TWIN = "_twin"  # ends the metrics of the baseline's second measurement
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 
 
@@ -63,6 +64,7 @@ class Row(Struct, frozen=True, kw_only=True):
     p95: float | None = None
     iqr: float | None = None
     spread: float | None = None  # what `noise` judges, as a share of the value
+    medians: dict[int, float] = {}  # of each round's process: what comparisons are made from
     outliers: int = 0  # samples outside Tukey's fences of their process
     flags: tuple[str, ...] = ()
     probe: ProbeKind
@@ -76,6 +78,9 @@ class Row(Struct, frozen=True, kw_only=True):
     threads: int
     hot: bool
     allocator: str
+
+
+ByRound = dict[int, Measurement]
 
 
 class _Question(Struct):
@@ -139,9 +144,11 @@ def _rows_of(question: _Question) -> Iterator[Row]:
     if not measured:
         yield base
         return
+    if question.job.probe.twin:
+        measured = {metric + TWIN: by_round for metric, by_round in measured.items()}
     primary = base.metric if base.metric in measured else next(iter(measured))
-    for metric, measurements in measured.items():
-        yield _with_figures(base, metric, measurements, primary=metric == primary)
+    for metric, by_round in measured.items():
+        yield _with_figures(base, metric, by_round, primary=base.primary and metric == primary)
 
 
 def _base(question: _Question, records: list[Record], good: list[Record]) -> Row:
@@ -154,7 +161,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         run=question.run,
         **_fields_of(case),
         origin=str(job.origin),
-        metric=job.probe.metric,
+        metric=job.probe.metric + TWIN * job.probe.twin,
         task=job.probe.task,
         status=status,
         unit=_UNIT_OF_PROBE[job.probe.kind],
@@ -162,7 +169,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         backend=", ".join(backends),
         detail=detail,
         probe=job.probe.kind,
-        primary=True,
+        primary=not job.probe.twin,
         task_options=job.probe.task_options,
         facts=last.outcome.facts if last else {},
         flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),
@@ -210,12 +217,12 @@ def _reasons(lost: list[Record]) -> str:
     )
 
 
-def _by_metric(good: list[Record]) -> dict[str, list[Measurement]]:
-    measured: dict[str, list[Measurement]] = {}
+def _by_metric(good: list[Record]) -> dict[str, ByRound]:
+    measured: dict[str, ByRound] = {}
     for record in good:
         for measurement in record.outcome.measurements:
             if measurement.values and not _is_curve(measurement):
-                measured.setdefault(measurement.metric, []).append(measurement)
+                measured.setdefault(measurement.metric, {})[record.job.round] = measurement
     return measured
 
 
@@ -224,8 +231,9 @@ def _is_curve(measurement: Measurement) -> bool:
     return "curve" in measurement.flags or measurement.metric.endswith("_curve")
 
 
-def _with_figures(base: Row, metric: str, measurements: list[Measurement], *, primary: bool) -> Row:
+def _with_figures(base: Row, metric: str, by_round: ByRound, *, primary: bool) -> Row:
     """Complete a row with a metric's figures, one measurement for each process."""
+    measurements = list(by_round.values())
     unit, size = _BASE_UNIT.get(measurements[0].unit, (measurements[0].unit, 1.0))
     processes = [np.asarray(measurement.values, dtype=np.float64) / size for measurement in measurements]
     samples = np.concatenate(processes)  # null is now NaN
@@ -243,18 +251,18 @@ def _with_figures(base: Row, metric: str, measurements: list[Measurement], *, pr
     if lost:
         reason = f"{lost} of {samples.size} values not finite"
         return msgspec.structs.replace(row, detail="; ".join(filter(None, (reason, base.detail))))
-    return _with_statistics(row, samples, processes)
+    return _with_statistics(row, samples, dict(zip(by_round, processes, strict=True)))
 
 
-def _with_statistics(row: Row, samples: stats.FloatArray, processes: list[stats.FloatArray]) -> Row:
-    lying = [stats.quantiles(process) for process in processes]
+def _with_statistics(row: Row, samples: stats.FloatArray, processes: dict[int, stats.FloatArray]) -> Row:
+    lying = [stats.quantiles(process) for process in processes.values()]
     pooled = lying[0] if len(lying) == 1 else stats.quantiles(samples)
     trained = row.probe == "accuracy"
     repeated = row.probe in ("latency", "memory")  # a seed or an input that differs is no repetition
     medians = [process.median for process in lying]
     estimate = stats.mean_over_seeds(samples.tolist()) if trained else stats.median_of_processes(medians)
     spread = stats.relative_spread(lying) if repeated else None
-    labels = (stats.tukey_labels(process, middle) for process, middle in zip(processes, lying, strict=True))
+    labels = (stats.tukey_labels(process, middle) for process, middle in zip(processes.values(), lying, strict=True))
     return msgspec.structs.replace(
         row,
         value=estimate.value,
@@ -266,5 +274,6 @@ def _with_statistics(row: Row, samples: stats.FloatArray, processes: list[stats.
         p95=pooled.p95,
         iqr=pooled.iqr,
         spread=spread,
+        medians=dict(zip(processes, medians, strict=True)),
         outliers=sum(int(np.count_nonzero(each)) for each in labels),
     )

@@ -14,9 +14,9 @@ def plain(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def canonical(options: Mapping[str, Option]) -> str:
-    """Write options as JSON with sorted keys: equal options give equal text."""
-    return msgspec.json.encode(options, order="deterministic").decode()
+def canonical(options: Mapping[str, Option] | Mapping[int, float]) -> str:
+    """Write a mapping as JSON with sorted keys: equal options give equal text."""
+    return msgspec.json.encode(dict(sorted(options.items()))).decode()
 
 
 def option_text(value: Option) -> str:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.case import Case, Mask, Shape
-from attnbench.record import Measurement, Origin
-from attnbench.report.rows import PENDING, Row, rows
+from attnbench.insight.rows import PENDING, Row, rows
+from attnbench.record import Measurement, Origin, Probe
+from attnbench.report.table import tables
 from attnbench.specs import Spec, parse_specs
 from unit.report.planted import accuracies, accuracy_job, failed, job, record, value
 from unit.report.scenarios import SCENARIOS
@@ -314,3 +315,26 @@ def test_twenty_thousand_records_are_rows_in_a_moment():
 def test_a_run_under_way_gives_the_figures_that_it_has():
     row = only([latency(1, 1), latency(2, 3)], [job(round=number) for number in (1, 2, 3)])
     assert (row.value, row.rounds, row.low) == (2, 2, None)
+
+
+def test_a_row_holds_the_median_of_each_rounds_process() -> None:
+    records = [
+        record(job("flash", round=number), Measurement(metric="latency", unit="ns", values=(number * 10, 1, 10**9)))
+        for number in (3, 1)
+    ]
+    (row,) = rows(records)
+    assert row.medians == pytest.approx({1: 1e-8, 3: 3e-8})
+    assert list(row.medians) == [1, 3]
+
+
+def test_the_second_of_two_identical_measurements_has_metrics_of_its_own_and_no_place_in_tables() -> None:
+    plain = job("flash")
+    again = msgspec.structs.replace(plain, probe=Probe(kind="latency", twin=True))
+    lost = msgspec.structs.replace(again, round=2)
+    first, second = rows([record(plain, value(5, "latency", "ns")), record(again, value(6, "latency", "ns"))])
+    assert (first.metric, first.primary) == ("latency", True)
+    assert (second.metric, second.primary) == ("latency_twin", False)
+    (failure,) = rows([failed(lost, "timeout", "late")])
+    assert (failure.metric, failure.status, failure.primary) == ("latency_twin", "timeout", False)
+    (block,) = tables([first, second, failure])
+    assert [cell.text for cell in block.cells] == ["5.00"]
