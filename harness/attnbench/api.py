@@ -10,6 +10,7 @@ from attnbench import registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError
 from attnbench.insight.rows import Row, rows
+from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
 from attnbench.session import Notify, quietly
@@ -41,6 +42,11 @@ class Run:
             planned = {job.key for job in store.plan.jobs}
             known = [record for record in store.records() if record.job.key in planned]
             return rows(known, store.plan.jobs, run=store.plan.run)
+
+    def spent(self) -> Spent:
+        """Say where the time of this run went."""
+        with Store.open(self.path, write=False) as store:
+            return spent(store.records())
 
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
@@ -124,6 +130,8 @@ def run(
     timeout_s: float | None = None,
     allocator: Allocator = "default",
     hot: bool = False,
+    prune: bool = True,
+    time_budget: str | None = None,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -161,6 +169,8 @@ def run(
         timeout_s=timeout_s,
         allocator=allocator,
         hot=hot,
+        prune=prune,
+        time_budget=time_budget,
         seed=seed,
         command=("attnbench.run",),
     )

@@ -20,6 +20,7 @@ PROFILES: dict[Profile, Protocol] = {
     "default": Protocol(profile="default"),
     "rigorous": Protocol(profile="rigorous", rounds=10, min_time_s=0.5, cap_s=30.0, timeout_s=300.0),
 }
+MOST_ROUNDS = PROFILES["rigorous"].rounds  # for whatever a time budget leaves time for
 PASSES: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
 METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
 MOST_SHAPES = 10_000
@@ -118,12 +119,15 @@ def plan_jobs(
     return jobs
 
 
-def in_running_order(jobs: Iterable[Job]) -> list[Job]:
+def in_running_order(jobs: Iterable[Job], *, further_rounds_last: bool = False) -> list[Job]:
     """Put jobs in the order in which they run: each timed round in an order of its own, shuffled from the seed.
 
-    The machine's speed drifts; shuffled, its drift is noise and not a bias for whoever comes first.
+    The machine's speed drifts; shuffled, its drift is noise and not a bias for whoever comes first. Where time may run
+    short, everything is measured once before anything is measured again.
     """
     ordered: list[Job] = []
+    if further_rounds_last:
+        jobs = sorted(jobs, key=lambda job: job.timed_round > 1)
     for (kind, number), group in groupby(jobs, key=lambda job: (job.probe.kind, job.round)):
         block = list(group)
         if kind == "latency":

@@ -1,4 +1,4 @@
-"""The sweep grammar: what a person types after --seq or --heads, as a tuple of whole numbers."""
+"""The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; spans of time are seconds."""
 
 import re
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ LARGEST = 2**31
 MOST_VALUES = 1000
 _PIECE = re.compile(r"(?P<start>[0-9]+k?)(\.\.(?P<end>[0-9]+k?)(:(?P<step>[+x][0-9]+k?))?)?", re.ASCII)
 _K = 1024
+DURATIONS = "90s, 10m, 1h30m or seconds"
+_DURATION = re.compile(r"(?=.)((?P<h>[0-9]{1,6})h)?((?P<m>[0-9]{1,6})m)?((?P<s>[0-9]{1,9})s?)?", re.ASCII)
+_SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
 def parse_range(text: str, *, flag: str) -> tuple[int, ...]:
@@ -24,6 +27,15 @@ def parse_range(text: str, *, flag: str) -> tuple[int, ...]:
         if len(values) > MOST_VALUES:
             raise _wrong(flag, text, f"gives more than {MOST_VALUES} values")
     return tuple(sorted(values))
+
+
+def parse_duration(text: str, *, flag: str) -> float:
+    """Turn '1h30m', '10m', '90s' or '90' into seconds. Raises UsageError, naming `flag` and showing the grammar."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = sum(int(match[unit] or 0) * size for unit, size in _SECONDS.items()) if match else 0
+    if seconds <= 0:
+        raise UsageError(f"{flag}: {text!r} is no span of time; write {DURATIONS}")
+    return float(seconds)
 
 
 def _piece(piece: str, flag: str) -> Iterator[int]:

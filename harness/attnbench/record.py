@@ -105,6 +105,11 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.probe.kind != "accuracy"
 
     @property
+    def timed_round(self) -> int:
+        """The round of a latency job, whose rounds repeat one another; 0 for what is measured once."""
+        return self.round if self.probe.kind == "latency" else 0
+
+    @property
     def question(self) -> str:
         """The job's name without its round: rounds of one question are replicates of one another."""
         return digest(self.case, self.probe, self.protocol, self.origin)

@@ -18,6 +18,7 @@ from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
 from attnbench.plan import Candidate, Exam, Setting, Workloads
+from attnbench.ranges import parse_duration
 from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Origin, Profile, Protocol
 from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
@@ -42,6 +43,8 @@ class Request(Struct, frozen=True, kw_only=True):
     seed: int = 0
     hot: bool = False
     allocator: Allocator = "default"
+    prune: bool = True
+    time_budget: str | None = None
     command: tuple[str, ...] = ()
 
 
@@ -79,6 +82,8 @@ def prepare(request: Request, executor: Executor) -> Plan:
         sweep=msgspec.to_builtins(sweep),
         jobs=plan.plan_jobs(workloads, candidates, exams, setting),
         environment=machine,
+        prune=request.prune,
+        budget_s=_budget_s(request),
     )
 
 
@@ -209,9 +214,10 @@ def _check_dtypes(workloads: Workloads, machine: Environment) -> None:
 
 def _protocol(request: Request) -> Protocol:
     base = plan.PROFILES[request.profile]
+    most = base.rounds if request.time_budget is None else max(base.rounds, plan.MOST_ROUNDS)
     return msgspec.structs.replace(
         base,
-        rounds=request.rounds or base.rounds,
+        rounds=request.rounds or most,
         timeout_s=request.timeout_s or base.timeout_s,
         hot=request.hot,
         threads=request.threads,
@@ -219,7 +225,12 @@ def _protocol(request: Request) -> Protocol:
     )
 
 
+def _budget_s(request: Request) -> float | None:
+    return None if request.time_budget is None else parse_duration(request.time_budget, flag="--time-budget")
+
+
 def _check_settings(request: Request) -> None:
+    _budget_s(request)
     _one_of(request.profile, plan.PROFILES, flag="--profile")
     _one_of(request.allocator, ALLOCATORS, flag="--allocator")
     for flag, value in (("--threads", request.threads), ("--rounds", request.rounds), ("--timeout", request.timeout_s)):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from attnbench.budget import Budget
 from attnbench.execute.events import Progressed, Started
 from attnbench.execute.executor import Executor
 from attnbench.execute.local import LocalExecutor
+from attnbench.known import Known
 from attnbench.plan import in_running_order
 from attnbench.record import Environment, Job, Outcome, Record, Status
 from attnbench.request import Request, check, prepare, renew
@@ -93,7 +95,9 @@ def perform(
     What `history` and earlier rounds have shown is not measured again. Interrupted, it ends every process, records what
     was under way as interrupted, and lets the interrupt pass.
     """
-    known = _History(history)
+    before = list(history)
+    known = Known(before, prune=store.plan.prune)
+    budget = Budget(store.plan.budget_s, before, jobs, slots=environment.threads)
     under_way: dict[str, Job] = {}
 
     def keep(job: Job, outcome: Outcome, *, started_s: float, seconds: float) -> None:
@@ -107,14 +111,17 @@ def perform(
         )
         store.append(record)
         known.add(record)
+        budget.add(record)
         notify(record)
 
     def wanted() -> Iterator[Job]:
-        for job in in_running_order(jobs):
-            if reason := known.reason_to_skip(job):
-                keep(job, Outcome(status="skipped", detail=reason), started_s=time.time(), seconds=0.0)
-            else:
+        for job in in_running_order(jobs, further_rounds_last=store.plan.budget_s is not None):
+            reason = known.reason_to_skip(job)
+            skipped = Outcome(status="skipped", detail=reason) if reason else budget.cut(job)
+            if skipped is None:
                 yield job
+            else:
+                keep(job, skipped, started_s=time.time(), seconds=0.0)
 
     try:
         for event in executor.run(wanted()):
@@ -132,25 +139,3 @@ def perform(
             interrupted = Outcome(status="interrupted", detail="the run was interrupted; --resume measures it")
             keep(job, interrupted, started_s=time.time(), seconds=0.0)
         raise
-
-
-class _History:
-    """What earlier rounds of a question have shown, so that later ones are not spent on what is known."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self.closed: dict[str, str] = {}
-        for record in records:
-            self.add(record)
-
-    def add(self, record: Record) -> None:
-        outcome, question = record.outcome, record.job.question
-        if outcome.status == "ok":
-            if any("once" in measurement.flags for measurement in outcome.measurements):
-                self.closed[question] = "measured once: even its second call takes longer than the protocol's cap"
-            else:
-                self.closed.pop(question, None)
-        elif outcome.status not in ("interrupted", "skipped", "device_lost"):
-            self.closed.setdefault(question, f"round {record.job.round} ended as {outcome.status}: {outcome.detail}")
-
-    def reason_to_skip(self, job: Job) -> str | None:
-        return self.closed.get(job.question)

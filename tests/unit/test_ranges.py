@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.errors import UsageError
-from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_range
+from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_duration, parse_range
 
 SIZES = st.integers(1, LARGEST)
 
@@ -103,3 +103,16 @@ def test_whatever_is_typed_is_either_refused_or_gives_sizes(text):
         return
     assert values
     assert all(1 <= value <= LARGEST for value in values)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2h", 7200), ("1m30s", 90)]
+)
+def test_a_span_of_time_is_read_as_seconds(text: str, seconds: float) -> None:
+    assert parse_duration(text, flag="--time-budget") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "ten", "1d", "m", "1.5h", "30m1h", "0h0m"])
+def test_what_is_no_span_of_time_is_refused_with_the_grammar(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--time-budget.*1h30m"):
+        parse_duration(text, flag="--time-budget")

@@ -19,8 +19,8 @@ Asked = Mapping[str, Any]
 
 # What there is already of a flag whose other values come later.
 _NOW = {"executor": "local"}
-_LATER = (*_NOW, "refine", "fit", "devices", "time_budget", "ranks")
-_HOW = ("device", "threads", "profile", "rounds", "timeout", "seed", "hot", "allocator")
+_LATER = (*_NOW, "refine", "fit", "devices", "ranks")
+_HOW = ("device", "threads", "profile", "rounds", "timeout", "time_budget", "no_prune", "seed", "hot", "allocator")
 
 
 def run(
@@ -51,6 +51,7 @@ def run(
     rounds: flags.Rounds = None,
     timeout: flags.Timeout = None,
     time_budget: flags.TimeBudget = None,
+    no_prune: flags.NoPrune = False,
     seed: flags.Seed = None,
     hot: flags.Hot = False,
     allocator: flags.Allocator = None,
@@ -110,6 +111,8 @@ def _request(asked: Asked) -> "Request":
         seed=asked["seed"] or 0,
         hot=asked["hot"],
         allocator=asked["allocator"] or "default",
+        prune=not asked["no_prune"],
+        time_budget=asked["time_budget"],
         command=tuple(sys.argv[1:]),
     )
 

@@ -50,6 +50,7 @@ def _conclude(run: Run, show: Showing) -> None:
     else:
         Console(highlight=False).print(Tables(tables(rows)))
         print(file=sys.stderr)
+    print(plain(run.spent().sentence()), file=sys.stderr)
     print(plain(f"Results: {run.path}  (again: attnbench show {place(run.path)})"), file=sys.stderr)
     if show.strict and not all(row.status in _FINE for row in rows):
         raise typer.Exit(1)

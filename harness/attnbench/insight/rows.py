@@ -22,6 +22,7 @@ _UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy
 _KINDS = tuple(PRIMARY_METRIC)
 _FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "accuracy")
 _LAST = len(_FIRST_METRICS)
+ENOUGH = "enough"  # the fact of a round that was skipped since nothing more was needed
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 
@@ -202,7 +203,8 @@ def _verdict(records: list[Record], good: list[Record]) -> tuple[Status, str]:
         return "ok", "it measured nothing"
     once = any("once" in measurement.flags for record in good for measurement in record.outcome.measurements)
     expected = ("ok", "skipped") if once else ("ok",)
-    return "ok", _reasons([record for record in records if record.outcome.status not in expected])
+    lost = [record for record in records if record.outcome.status not in expected]
+    return "ok", _reasons([record for record in lost if ENOUGH not in record.outcome.facts])
 
 
 def _reasons(lost: list[Record]) -> str:

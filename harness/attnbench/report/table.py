@@ -42,7 +42,7 @@ _TITLES = {
     "numerical_error": "numerical error against itself in float64",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
-_PERCENT_WITH_DECIMAL = 10
+_PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
 
 
 class Cell(Struct, frozen=True, kw_only=True):
@@ -246,6 +246,8 @@ def _margin(row: Row) -> str:
     if row.unit == "1" or not row.value:
         return _to_the_same_place(half, digits(row.value)) if row.unit == "1" else ""
     percent = max(100 * half / abs(row.value), 0.1)
+    if percent > _MOST_PERCENT:
+        return f">{_MOST_PERCENT}%"
     return f"{percent:.{int(percent < _PERCENT_WITH_DECIMAL)}f}%"
 
 

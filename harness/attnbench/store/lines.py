@@ -24,7 +24,10 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
-    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order."""
+    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
+
+    `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
+    """
 
     schema: int = SCHEMA
     run: str
@@ -33,6 +36,8 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     sweep: dict[str, Any]
     jobs: tuple[Job, ...]
     environment: Environment
+    prune: bool = True
+    budget_s: float | None = None
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):

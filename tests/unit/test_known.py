@@ -1,0 +1,68 @@
+"""What earlier jobs have shown: which later ones are spared, and which are not."""
+
+import pytest
+from msgspec.structs import replace
+
+from attnbench.known import Known
+from attnbench.record import Job, Outcome, Record, Status
+from helpers.planted import job, ok
+
+
+def known(*ended: tuple[Job, Outcome], prune: bool = True) -> Known:
+    records = (Record(run="r", job=one, outcome=outcome) for one, outcome in ended)
+    return Known(records, prune=prune)
+
+
+def with_shape(one: Job, **sizes: int) -> Job:
+    return replace(one, case=replace(one.case, shape=replace(one.case.shape, **sizes)))
+
+
+@pytest.mark.parametrize("status", ["oom_host", "oom_device", "timeout"])
+def test_what_is_longer_than_a_case_that_ran_out_is_skipped_with_its_reason(status: Status) -> None:
+    seen = known((job(seq=1024), Outcome(status=status, detail="too much")))
+    reason = seen.reason_to_skip(job(seq=2048))
+    assert reason is not None
+    assert reason.startswith("longer than 1024")
+    assert status in reason
+    assert "too much" in reason
+    assert "--no-prune" in reason
+    assert seen.reason_to_skip(job(seq=512)) is None
+
+
+def test_without_pruning_every_length_is_tried() -> None:
+    seen = known((job(seq=1024), Outcome(status="oom_host")), prune=False)
+    assert seen.reason_to_skip(job(seq=2048)) is None
+
+
+@pytest.mark.parametrize("status", ["error", "crash", "unsupported", "invalid_output", "device_lost"])
+def test_what_failed_for_another_reason_than_its_size_says_nothing_of_longer_ones(status: Status) -> None:
+    assert known((job(seq=1024), Outcome(status=status))).reason_to_skip(job(seq=2048)) is None
+
+
+def test_only_the_very_same_case_but_for_its_lengths_is_pruned() -> None:
+    seen = known((job(seq=1024), Outcome(status="oom_host")))
+    longer = job(seq=2048)
+    others = [
+        job("linear", seq=2048),
+        job(seq=2048, kind="memory"),
+        with_shape(longer, heads=4, kv_heads=4),
+        replace(longer, case=replace(longer.case, passes="backward")),
+        replace(longer, case=replace(longer.case, options={"k": 3})),
+        replace(longer, case=replace(longer.case, dtype="float64")),
+    ]
+    assert [seen.reason_to_skip(other) for other in others] == [None] * len(others)
+    assert seen.reason_to_skip(longer) is not None
+
+
+def test_longer_sequences_of_a_smaller_batch_are_pruned_only_where_the_tokens_are_no_fewer() -> None:
+    seen = known((with_shape(job(seq=1024), batch=16), Outcome(status="oom_device")))
+    assert seen.reason_to_skip(with_shape(job(seq=2048), batch=8)) is not None
+    assert seen.reason_to_skip(with_shape(job(seq=2048), batch=4)) is None
+
+
+def test_a_case_that_worked_after_all_is_measured_again() -> None:
+    first, second, third = (job(number=number) for number in (1, 2, 3))
+    seen = known((first, Outcome(status="crash", detail="bang")))
+    assert seen.reason_to_skip(second) == "round 1 ended as crash: bang"
+    seen.add(Record(run="r", job=second, outcome=ok()))
+    assert seen.reason_to_skip(third) is None
