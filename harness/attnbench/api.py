@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from attnbench import registry, request, session, variant
+from attnbench import processor, registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
+from attnbench.report.reproduction import reproduction
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, Store, find_run
@@ -42,6 +43,11 @@ class Run:
             planned = {job.key for job in store.plan.jobs}
             known = [record for record in store.records() if record.job.key in planned]
             return rows(known, store.plan.jobs, run=store.plan.run)
+
+    def reproduction(self) -> dict[str, Any]:
+        """Give what a stranger needs to measure this run again, as JSON values."""
+        with Store.open(self.path, write=False) as store:
+            return reproduction(store.plan, store.environments())
 
     def spent(self) -> Spent:
         """Say where the time of this run went."""
@@ -163,7 +169,7 @@ def run(
         suite=suite,
         sweep=sweep,
         device=device,
-        threads=request.cores() if threads is None else threads,
+        threads=processor.cores() if threads is None else threads,
         profile=profile,
         rounds=rounds,
         timeout_s=timeout_s,

@@ -1,6 +1,5 @@
 """What the machine is: software, processor, memory and device, asked in a child process that may import torch."""
 
-import os
 import platform
 import subprocess
 from contextlib import suppress
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from attnbench import processor
 from attnbench.case import DTYPES, Option
 from attnbench.errors import UsageError
 from attnbench.record import Allocator, Environment
@@ -34,9 +34,11 @@ def describe_machine(device: str, *, threads: int, allocator: Allocator) -> Envi
         packages=_installed(),
         flags=_flags(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=cpu_model(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1),
-        memory_bytes=_memory_bytes(),
+        cpu=processor.cpu_model(),
+        cpu_facts=processor.facts(),
+        variables=processor.variables(),
+        cores=processor.cores(),
+        memory_bytes=processor.memory_bytes(),
         device=name,
         device_name=_device_name(name),
         device_memory_bytes=torch.cuda.get_device_properties(name).total_memory if facts else None,
@@ -68,21 +70,6 @@ def resolve_device(device: str) -> str:
     return f"cuda:{int(index or 0)}"
 
 
-def cpu_model() -> str:
-    """Name the processor."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_bytes() -> int:
-    with suppress(ValueError, OSError, AttributeError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return 0
-
-
 def _installed() -> dict[str, str]:
     found = {}
     for name in _PACKAGES:
@@ -100,11 +87,13 @@ def _flags() -> dict[str, Option]:
         "mkl": torch.backends.mkl.is_available(),
         "mkldnn": torch.backends.mkldnn.is_available(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": str(torch.__config__.show().partition("BLAS_INFO=")[2].partition(",")[0]),
+        "openmp": torch.backends.openmp.is_available(),
     }
 
 
 def _device_name(name: str) -> str:
-    return torch.cuda.get_device_name(name) if name.startswith("cuda") else cpu_model()
+    return torch.cuda.get_device_name(name) if name.startswith("cuda") else processor.cpu_model()
 
 
 def _dtypes(name: str) -> tuple[str, ...]:

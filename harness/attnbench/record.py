@@ -151,6 +151,8 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     flags: dict[str, Option] = {}
     system: str = ""
     cpu: str = ""
+    cpu_facts: dict[str, Option] = {}
+    variables: dict[str, str] = {}
     cores: int = 0
     memory_bytes: int = 0
     device: str = "cpu"

@@ -1,7 +1,6 @@
 """From what was asked to a plan: mistakes are found, the machine and the plugins are asked what they are."""
 
 import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,11 +109,6 @@ def find_suite(name: str) -> suite.Suite:
         return suite.read_suite(path)
     entry = registry.find(name, "suites", flag="--suite")
     return suite.read_suite(registry.resource(entry))
-
-
-def cores() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def ask_machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:

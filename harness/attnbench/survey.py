@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from attnbench import registry, request
+from attnbench import processor, registry, request
 from attnbench.case import Case, Mask, Shape
 from attnbench.describe import Description, TaskDescription
 from attnbench.execute.executor import Executor, NoAnswer
@@ -63,4 +63,4 @@ def _entries(group: registry.Group) -> Iterator[Entry]:
 
 def machine(executor: Executor) -> Environment:
     """Describe this machine with the device that --device auto would take."""
-    return request.ask_machine(executor, "auto", threads=request.cores(), allocator="default")
+    return request.ask_machine(executor, "auto", threads=processor.cores(), allocator="default")

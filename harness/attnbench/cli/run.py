@@ -98,7 +98,8 @@ def _refuse_beside_resume(asked: Asked) -> None:
 
 
 def _request(asked: Asked) -> "Request":
-    from attnbench.request import Request, cores
+    from attnbench.processor import cores
+    from attnbench.request import Request
 
     return Request(
         threads=cores() if asked["threads"] is None else asked["threads"],

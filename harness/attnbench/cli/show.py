@@ -1,12 +1,12 @@
 """`attnbench show`: a run's table again, or its rows in a format for other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from attnbench.cli.options import Json, Out, RunName
-from attnbench.cli.streams import emit
+from attnbench.cli.streams import emit, emit_json
 from attnbench.errors import UsageError, suggestion
 from attnbench.store import RESULTS
 
@@ -20,13 +20,18 @@ def show(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to a file.", metavar="FILE", show_default=False)
     ] = None,
+    environment: Annotated[
+        bool,
+        typer.Option("--environment", help="Show how to measure it again: code, protocol, machine.", metavar=""),
+    ] = False,
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
     """Print a run's table again.
 
-    Example:
+    Examples:
       attnbench show latest --metric latency --format latex -o latency.tex
+      attnbench show latest --environment
     """
     from rich.console import Console
 
@@ -36,6 +41,9 @@ def show(
     from attnbench.report.terminal import Tables
     from attnbench.store import find_run
 
+    if environment:
+        _describe(Run(find_run(run, out)).reproduction(), as_json=json)
+        return
     chosen = "json" if json else form
     if chosen not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
@@ -49,6 +57,16 @@ def show(
         Console(highlight=False).print(Tables(tables(rows, metrics)))
     else:
         _write(rendered(rows, chosen, metrics), output)
+
+
+def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
+    from attnbench.cli.text import paragraph
+    from attnbench.report.reproduction import sections
+
+    if as_json:
+        emit_json(whole)
+    else:
+        print("\n\n".join(map(paragraph, sections(whole))))
 
 
 def _write(written: str | bytes, output: Path | None) -> None:

@@ -26,20 +26,24 @@ def paragraph(item: dict[str, Any]) -> str:
     """Write one item with all that it has to say, wrapped to the terminal's width."""
     (title, *rest) = item.items()
     lines = [_line(title[1])]
-    for field, value in rest:
+    told = [(f"{field.replace('_', ' ')}:", value) for field, value in rest if value not in ("", None, [], {})]
+    room = max((len(label) for label, _ in told), default=0)
+    for label, value in told:
         values = value if isinstance(value, list) else [value]
         for number, one in enumerate(value for value in values if value not in ("", None)):
-            lines.append(_wrapped(f"{field}:" if number == 0 else "", one))
+            lines.append(_wrapped((label if number == 0 else "").ljust(room), one))
     return "\n".join(lines)
 
 
 def _wrapped(label: str, value: object) -> str:
     margin = " " * 4
     width = max(40, shutil.get_terminal_size().columns)
-    first = f"  {label:<10} "
+    first = f"  {label} "
     return textwrap.fill(_line(value), width=width, initial_indent=first, subsequent_indent=" " * len(first) + margin)
 
 
 def _line(value: object) -> str:
     """Write a value on one line, with nothing that a terminal would obey."""
-    return plain(", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value))
+    if isinstance(value, dict):
+        return plain(", ".join(f"{k}={v}" for k, v in value.items()))
+    return plain(", ".join(map(str, value)) if isinstance(value, tuple) else str(value))

@@ -1,0 +1,77 @@
+"""What a stranger needs to measure a run again: the command, the code, the protocol, and the machines it ran on."""
+
+import shlex
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.record import Environment, Job, Origin
+from attnbench.store import Plan
+from attnbench.text import option_text, with_options
+
+Section = dict[str, Any]
+
+
+def reproduction(plan: Plan, environments: Mapping[str, Environment]) -> dict[str, Any]:
+    """Give all of it as JSON values: every field with its value, defaults too."""
+    return {
+        "run": plan.run,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.created_s)),
+        "command": shlex.join(("attnbench", *plan.command) if plan.command[:1] == ("run",) else plan.command),
+        "sweep": plan.sweep,
+        "jobs": len(plan.jobs),
+        "seeds": sorted({job.case.seed for job in plan.jobs}),
+        "prune": plan.prune,
+        "time_budget_s": plan.budget_s,
+        "protocols": [_whole(one) for one in _distinct(job.protocol for job in plan.jobs)],
+        "variants": [_plugin(_named(job), job.target, job.origin) for job in _first_by(plan.jobs, _named)],
+        "tasks": [
+            _plugin(job.probe.task, job.task_target, job.probe.task_origin or Origin())
+            for job in _first_by(plan.jobs, lambda job: job.probe.task)
+            if job.probe.task
+        ],
+        "environments": [_whole(one) for one in _distinct([plan.environment, *environments.values()])],
+    }
+
+
+def sections(whole: dict[str, Any]) -> Iterable[Section]:
+    """Arrange it for reading: the run, each protocol, the plugins, each environment."""
+    lists = ("protocols", "variants", "tasks", "environments")
+    yield {"": f"run {whole['run']}"} | {name: value for name, value in whole.items() if name not in ("run", *lists)}
+    for protocol in whole["protocols"]:
+        yield {"": "protocol"} | protocol
+    for group in ("variants", "tasks"):
+        if whole[group]:
+            told = [f"{one['name']} ({one['origin']}, source {one['source']})" for one in whole[group]]
+            yield {"": group, "measured": told}
+    for environment in whole["environments"]:
+        yield {"": "environment"} | environment
+
+
+def _plugin(name: str, target: str, origin: Origin) -> Section:
+    return {"name": name, "target": target, "origin": str(origin), "source": origin.source_hash}
+
+
+def _named(job: Job) -> str:
+    options = {name: option_text(value) for name, value in job.case.options.items()}
+    return with_options(job.case.variant, options, keys=options)
+
+
+def _first_by(jobs: Iterable[Job], name: Any) -> Iterable[Job]:
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(name(job), job)
+    return first.values()
+
+
+def _distinct(values: Iterable[Struct]) -> Iterable[Struct]:
+    return {msgspec.json.encode(value): value for value in values}.values()
+
+
+def _whole(value: Struct) -> Section:
+    """Give a struct's every field: what is at its default is as much a fact as what is not."""
+    fields: Section = msgspec.to_builtins(msgspec.structs.asdict(value))
+    return fields
