@@ -43,8 +43,10 @@ class Known:
             self._too_long.setdefault(_family(job), []).append((job.case.shape, ended))
 
     def reason_to_skip(self, job: Job) -> str | None:
-        """Say why a job need not be done, if so."""
-        return self._closed.get(job.question) or (self._pruned(job) if self.prune else None)
+        """Say why a job need not be done, if so. A twin shares its baseline's fate: alone it would say nothing."""
+        first = msgspec.structs.replace(job, probe=msgspec.structs.replace(job.probe, twin=False))
+        closed = self._closed.get(job.question) or self._closed.get(first.question)
+        return closed or (self._pruned(job) if self.prune else None)
 
     def _pruned(self, job: Job) -> str | None:
         for shape, ended in self._too_long.get(_family(job), ()):

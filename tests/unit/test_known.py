@@ -60,6 +60,14 @@ def test_longer_sequences_of_a_smaller_batch_are_pruned_only_where_the_tokens_ar
     assert seen.reason_to_skip(with_shape(job(seq=2048), batch=4)) is None
 
 
+def test_a_twin_is_not_measured_where_its_baseline_is_not() -> None:
+    first = job(number=1)
+    twin = replace(first, probe=replace(first.probe, twin=True))
+    once = (first, ok(9_000_000_000, flags=("once",)))
+    assert known(once).reason_to_skip(replace(twin, round=1)) is not None
+    assert known((twin, once[1])).reason_to_skip(first) is None
+
+
 def test_a_case_that_worked_after_all_is_measured_again() -> None:
     first, second, third = (job(number=number) for number in (1, 2, 3))
     seen = known((first, Outcome(status="crash", detail="bang")))
