@@ -4,10 +4,12 @@ import statistics
 import subprocess
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+import attnbench
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.record import Job, Outcome
@@ -38,6 +40,25 @@ def test_a_case_in_a_fresh_process_costs_less_than_100_ms_more_than_in_a_warm_on
     outside = [event.seconds - calls_s(event.outcome) for event in done]
     print(f"{variant}: {statistics.median(outside) * 1e3:.0f} ms outside the calls (median of {REPEATS})")
     assert statistics.median(outside) < 0.100
+
+
+def test_over_a_sweep_of_200_cells_a_latency_job_takes_under_150_ms_beside_its_calls(tmp_path: Path) -> None:
+    run = attnbench.run(
+        variants="vanilla,linear,flash,linformer",
+        seq="128..2048",
+        heads="2,4,8,16",
+        dtype="float32,bfloat16",
+        causal=False,
+        metrics="latency",
+        profile="quick",
+        out=tmp_path,
+    )
+    cells = sum(row.status == "ok" and row.metric == "latency" for row in run.rows())
+    spent = run.spent()
+    print(f"{cells} cells: {spent.sentence()}")
+    assert cells >= 200
+    assert spent.around_s is not None
+    assert spent.around_s < 0.150
 
 
 def test_help_answers_in_under_300_ms() -> None:
