@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.measure import latency, memory, timing
+from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import sample
 from attnbench.record import Protocol
 from helpers.planted import job
@@ -110,7 +111,7 @@ def test_wall_samples_are_few_and_a_call_measured_once_has_none(
     slow = Device(device_ns=6_000_000 * US)
     timer = timer_of(slow)
     monkeypatch.setattr(latency.timing, "CudaTimer", lambda *_args, **_options: timer)
-    monkeypatch.setattr(latency, "Clocks", lambda _device: SimpleNamespace(facts=dict))
+    monkeypatch.setattr(latency, "Gpu", Unread)
     workload = SimpleNamespace(calls=None, support=SimpleNamespace(synchronises=False))
     planned = job()
     measurements, facts = latency._on_cuda(replace(planned, case=replace(planned.case, device="cuda:1")), workload)
@@ -152,20 +153,57 @@ class Memory:
         )
 
 
-@pytest.mark.parametrize(("driver", "unseen"), [(40, False), (40 + 63, False), (40 + 65, True)])
-def test_the_cuda_peak_is_above_the_level_before_and_compared_with_the_drivers(
-    monkeypatch: pytest.MonkeyPatch, driver: int, unseen: bool
-) -> None:
-    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=driver * MIB)
+class Unread(Gpu):
+    """A GPU of which nothing can be read."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.unread, self._trouble = device, {}, "simulated"
+
+
+class Told(Unread):
+    """A GPU of whose memory this process has so much, one figure an asking."""
+
+    process_bytes = property(lambda self: next(self.figures))
+
+    def __init__(self, *figures: int | None) -> None:
+        super().__init__("cuda:1")
+        self.figures = iter(figures)
+
+
+def peak_of(monkeypatch: pytest.MonkeyPatch, device: Memory, gpu: Gpu) -> memory.Peak:
     monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
-    peak = memory._cuda_peak("cuda:1", device.call)
-    assert peak == memory.Peak(allocated=30 * MIB, others={"memory_reserved": 40 * MIB}, unseen=unseen)
+    return memory._cuda_peak(gpu, device.call)
+
+
+def test_the_cuda_peak_is_above_the_level_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=40 * MIB)
+    peak = peak_of(monkeypatch, device, Told(100 * MIB, 142 * MIB))
+    figures = {"memory_reserved": 40 * MIB, "memory_driver": 42 * MIB}
+    assert peak == memory.Peak(allocated=30 * MIB, others=figures)
     called = device.log.index("call")
     assert device.log[:3] == ["synchronise", "empty", "reset"]
     assert device.log[called + 1] == "synchronise"
 
 
+@pytest.mark.parametrize(("others", "unseen"), [(0, False), (63, False), (65, True)])
+@pytest.mark.parametrize("told", [True, False])
+def test_what_the_driver_gave_and_torch_did_not_take_is_flagged(
+    monkeypatch: pytest.MonkeyPatch, others: int, unseen: bool, told: bool
+) -> None:
+    taken = (40 + others) * MIB
+    # Where NVML tells of this process, what the device lost to others meanwhile is of no interest.
+    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=taken + 10**9 * told)
+    peak = peak_of(monkeypatch, device, Told(0, taken) if told else Unread("cuda:1"))
+    assert peak.unseen == unseen
+
+
+def test_memory_that_the_driver_does_not_tell_is_null_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=40 * MIB)
+    peak = peak_of(monkeypatch, device, Unread("cuda:1"))
+    assert peak.others == {"memory_reserved": 40 * MIB}
+    assert peak.facts == {"memory_driver": None, "nvml_unread": "process_bytes: simulated"}
+
+
 def test_of_a_large_call_a_tenth_may_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Memory(allocated=2000 * MIB, reserved=2000 * MIB, driver=2150 * MIB)
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
-    assert not memory._cuda_peak("cuda:1", device.call).unseen
+    assert not peak_of(monkeypatch, device, Unread("cuda:1")).unseen
