@@ -1,7 +1,10 @@
 """A simulated NVML: a module as `pynvml` is one, over boards whose readings a test sets."""
 
-from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # As NVML numbers them; a test holds them against the real module.
 IDLE, POWER_CAP, HARDWARE, SYNC_BOOST, SOFTWARE_THERMAL, THERMAL, POWER_BRAKE = 0x1, 0x4, 0x8, 0x10, 0x20, 0x40, 0x80
