@@ -16,6 +16,7 @@ class Device:
         self.busy_ns = self.most_queued_ns = 0.0
         self.log: list[str] = []
         self.spins: list[float] = []
+        self.fault: Exception | None = None  # what every wait for the device raises from now on
 
     @property
     def torch(self) -> SimpleNamespace:
@@ -53,6 +54,8 @@ class Device:
 
     def synchronise(self, what: str, until: float | None = None) -> None:
         self.log.append(what)
+        if self.fault is not None:
+            raise self.fault
         self.now = max(self.now, round(self.idle_at if until is None else until))
 
 

@@ -3,6 +3,8 @@
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
+from attnbench.measure.nvml import Gpu
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -81,3 +83,10 @@ def _board_of(part: Board, parts: dict[str, tuple[Board, Board]]) -> Board:
         if known is part:
             return board
     raise NVMLError("Invalid Argument")
+
+
+class Unread(Gpu):
+    """A GPU of which nothing can be read."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.unread, self._trouble = device, {}, "simulated"

@@ -1,23 +1,21 @@
-"""The CUDA clock and the CUDA peak on a simulated device: what is asked of it, in which order, and what comes of it."""
+"""The CUDA clock on a simulated device: what is asked of it, in which order, and what comes of it."""
 
+import gc
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 from msgspec.structs import replace
 
-from attnbench.measure import latency, memory, nvml, timing
-from attnbench.measure.nvml import Gpu
+from attnbench.measure import failure, latency, nvml, timing
 from attnbench.measure.sampling import sample
 from attnbench.record import Outcome, Protocol
 from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device
-from helpers.simulated_nvml import POWER_CAP, THERMAL, Board
-
-MIB = 1 << 20
+from helpers.simulated_nvml import POWER_CAP, THERMAL, Board, Unread
 
 
 @pytest.fixture
@@ -184,91 +182,36 @@ def test_without_nvml_the_figure_is_the_same_and_the_facts_are_null_with_the_rea
     assert (outcome.facts["sm_clock_mhz"], outcome.facts["nvml_unread"][-9:]) == (None, "simulated")
 
 
-class Memory:
-    """torch.cuda's memory statistics, each asked of one device."""
-
-    def __init__(self, *, allocated: int, reserved: int, driver: int) -> None:
-        self.after = {"allocated": allocated, "reserved": reserved, "driver": driver}
-        self.grown = dict.fromkeys(self.after, 0)
-        self.log: list[str] = []
-
-    def call(self) -> None:
-        self.log.append("call")
-        self.grown = self.after
-
-    def asked(self, what: str, device: str) -> None:
-        assert device == "cuda:1"
-        self.log.append(what)
-
-    def level(self, device: str, *, of: str, base: int) -> int:
-        self.asked(of, device)
-        return base + self.grown[of]
-
-    @property
-    def cuda(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            synchronize=lambda device: self.asked("synchronise", device),
-            empty_cache=lambda: self.log.append("empty"),
-            reset_peak_memory_stats=lambda device: self.asked("reset", device),
-            memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
-            max_memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
-            memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
-            max_memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
-            mem_get_info=lambda device: (10**11 - self.level(device, of="driver", base=0), 10**12),
-        )
-
-
-class Unread(Gpu):
-    """A GPU of which nothing can be read."""
-
-    def __init__(self, device: str) -> None:
-        self.device, self.unread, self._trouble = device, {}, "simulated"
-
-
-class Told(Unread):
-    """A GPU of whose memory this process has so much, one figure an asking."""
-
-    process_bytes = property(lambda self: next(self.figures))
-
-    def __init__(self, *figures: int | None) -> None:
-        super().__init__("cuda:1")
-        self.figures = iter(figures)
-
-
-def peak_of(monkeypatch: pytest.MonkeyPatch, device: Memory, gpu: Gpu) -> memory.Peak:
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
-    return memory._cuda_peak(gpu, device.call)
-
-
-def test_the_cuda_peak_is_above_the_level_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=40 * MIB)
-    peak = peak_of(monkeypatch, device, Told(100 * MIB, 142 * MIB))
-    figures = {"memory_reserved": 40 * MIB, "memory_driver": 42 * MIB}
-    assert peak == memory.Peak(allocated=30 * MIB, others=figures)
-    called = device.log.index("call")
-    assert device.log[:3] == ["synchronise", "empty", "reset"]
-    assert device.log[called + 1] == "synchronise"
-
-
-@pytest.mark.parametrize(("others", "unseen"), [(0, False), (63, False), (65, True)])
-@pytest.mark.parametrize("told", [True, False])
-def test_what_the_driver_gave_and_torch_did_not_take_is_flagged(
-    monkeypatch: pytest.MonkeyPatch, others: int, unseen: bool, told: bool
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [("CUDA error: an illegal memory access was encountered", "error"), ("CUDA error: GPU is lost", "device_lost")],
+)
+def test_an_error_that_every_later_call_meets_ends_the_job_with_its_own_words(
+    measure: Callable, told: str, status: str
 ) -> None:
-    taken = (40 + others) * MIB
-    # Where NVML tells of this process, what the device lost to others meanwhile is of no interest.
-    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=taken + 10**9 * told)
-    peak = peak_of(monkeypatch, device, Told(0, taken) if told else Unread("cuda:1"))
-    assert peak.unseen == unseen
+    device = Device()
+    call, fails_at = device.call, iter([False] * 5)
+
+    def faulty() -> None:
+        call()
+        if next(fails_at, True):  # a kernel's fault shows at the next wait, and at every one after it
+            device.fault = RuntimeError(f"{told}\nCUDA kernel errors might be asynchronously reported")
+
+    device.call = faulty
+    with pytest.raises(RuntimeError) as caught:
+        measure(device)
+    assert failure.status_of(caught.value) == status
+    assert failure.reason(caught.value).endswith(told)
+    assert gc.isenabled()
 
 
-def test_memory_that_the_driver_does_not_tell_is_null_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=40 * MIB)
-    peak = peak_of(monkeypatch, device, Unread("cuda:1"))
-    assert peak.others == {"memory_reserved": 40 * MIB}
-    assert peak.facts == {"memory_driver": None, "nvml_unread": "process_bytes: simulated"}
+def test_a_device_too_full_for_the_flush_says_whose_memory_it_was(timer_of: Callable) -> None:
+    device = Device()
 
+    def no_room(_size: int, **_options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB.")
 
-def test_of_a_large_call_a_tenth_may_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Memory(allocated=2000 * MIB, reserved=2000 * MIB, driver=2150 * MIB)
-    assert not peak_of(monkeypatch, device, Unread("cuda:1")).unseen
+    device.empty = no_room
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        timer_of(device)
+    assert failure.reason(caught.value).startswith("the buffer that flushes the L2 wanted more")
