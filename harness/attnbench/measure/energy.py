@@ -16,7 +16,7 @@ from attnbench.measure.workload import Workload
 from attnbench.record import Job, Measurement, Outcome
 from attnbench.variant import Unsupported
 
-_WINDOW_S = 5.0  # the counter moves in steps of up to a tenth of a second
+_WINDOW_S = 5.0  # the counter moves in steps, of a length that no document gives
 _WINDOWS, _WINDOWS_QUICK = 3, 1
 _WARM_S = 1.0
 _BATCH_S = 0.05  # of calls that are queued before the device is asked how far it is
