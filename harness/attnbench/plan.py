@@ -26,7 +26,8 @@ METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
 MOST_SHAPES = 10_000
 
 # Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
-# output, and where gradients are computed at those too.
+# output, and where gradients are computed at those too. The energy of a backward pass cannot be told from that of the
+# forward pass that builds its graph.
 _PASSES_OF: dict[ProbeKind, dict[Passes, tuple[Passes, ...]]] = {
     "memory": {
         "forward": ("forward",),
@@ -41,6 +42,7 @@ _PASSES_OF: dict[ProbeKind, dict[Passes, tuple[Passes, ...]]] = {
         "decode": ("decode",),
     },
 }
+_PASSES_OF["energy"] = _PASSES_OF["memory"]
 
 
 class Candidate(Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ Status = Literal[
     "interrupted",
     "skipped",
 ]
-ProbeKind = Literal["latency", "memory", "agreement", "accuracy"]
+ProbeKind = Literal["latency", "memory", "agreement", "accuracy", "energy"]
 Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
@@ -32,6 +32,7 @@ PRIMARY_METRIC: dict[ProbeKind, str] = {
     "memory": "memory",
     "agreement": "approximation_error",
     "accuracy": "accuracy",
+    "energy": "energy",
 }
 
 
@@ -122,7 +123,7 @@ class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     metric: str
-    unit: Literal["ns", "s", "bytes", "1"]
+    unit: Literal["ns", "s", "bytes", "J", "1"]
     values: tuple[int | float | None, ...]
     higher_is_better: bool = False
     flags: tuple[str, ...] = ()

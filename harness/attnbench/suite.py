@@ -29,7 +29,7 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     passes: Annotated[str | None, Meta(description="forward, backward, forward-backward, decode")] = None
     level: Annotated[str | None, Meta(description="core, layer")] = None
     inputs: Annotated[str | None, Meta(description="normal, clustered, outliers")] = None
-    metrics: Annotated[str | None, Meta(description="latency, memory, agreement, accuracy")] = None
+    metrics: Annotated[str | None, Meta(description="latency, memory, agreement, accuracy, energy")] = None
     tasks: Annotated[str | None, Meta(description="tasks for accuracy, with options")] = None
 
 

@@ -1,4 +1,4 @@
-"""Base units are stored (s, bytes, 1); here, and only here, they become what a person reads, one unit a column."""
+"""Base units are stored (s, bytes, J, 1); here, and only here, they become what a person reads, one unit a column."""
 
 import math
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ class Scale(Struct, frozen=True):
 _SCALES = {
     "s": (Scale("ns", 1e-9), Scale("us", 1e-6), Scale("ms", 1e-3), Scale("s", 1.0)),
     "bytes": (Scale("B", 1.0), Scale("KiB", 2.0**10), Scale("MiB", 2.0**20), Scale("GiB", 2.0**30)),
+    "J": (Scale("uJ", 1e-6), Scale("mJ", 1e-3), Scale("J", 1.0)),
     "1": (Scale("", 1.0),),
 }
 _SIGNIFICANT = 3

@@ -127,3 +127,11 @@ def test_a_mistake_in_a_sweep_names_the_flag_and_the_fix(change: dict[str, objec
         read_sweep(replace(SWEEP, **change))
     assert str(caught.value).startswith(flag)
     assert fix in str(caught.value)
+
+
+def test_energy_is_measured_once_alone_after_the_timed_rounds_and_a_backward_pass_with_its_forward_pass() -> None:
+    jobs = jobs_of(replace(SWEEP, passes="backward", metrics="energy,latency"))
+    energies = [job for job in jobs if job.probe.kind == "energy"]
+    assert jobs[-len(energies) :] == tuple(energies)
+    assert all(job.timed and job.round == 1 for job in energies)
+    assert {job.case.passes for job in energies} == {"forward-backward"}

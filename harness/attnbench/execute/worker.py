@@ -23,7 +23,7 @@ from attnbench.execute.messages import (
     Told,
     TryVariant,
 )
-from attnbench.measure import agreement, failure, latency, memory
+from attnbench.measure import agreement, energy, failure, latency, memory
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.train import accuracy
@@ -36,6 +36,7 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
     "memory": memory.measure,
     "agreement": agreement.measure,
     "accuracy": accuracy.measure,
+    "energy": energy.measure,
 }
 
 

@@ -18,9 +18,9 @@ from attnbench.text import canonical
 _LARGEST = 1e150  # the square of what is larger overflows
 PENDING = "not measured yet"
 _BASE_UNIT = {"ns": ("s", 1e9)}
-_UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1"}
+_UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
 _KINDS = tuple(PRIMARY_METRIC)
-_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "accuracy")
+_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "accuracy", "energy")
 _LAST = len(_FIRST_METRICS)
 ENOUGH = "enough"  # the fact of a round that was skipped since nothing more was needed
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
@@ -52,7 +52,7 @@ class Row(Struct, frozen=True, kw_only=True):
     value: float | None = None  # in `unit`: the median of the process medians, or the mean over seeds
     low: float | None = None  # the 95% interval
     high: float | None = None
-    unit: str  # s, bytes or 1
+    unit: str  # s, bytes, J or 1
     samples: int = 0
     rounds: int = 0  # those that gave a figure
     noise: stats.Noise = ""
@@ -260,7 +260,7 @@ def _with_statistics(row: Row, samples: stats.FloatArray, processes: dict[int, s
     lying = [stats.quantiles(process) for process in processes.values()]
     pooled = lying[0] if len(lying) == 1 else stats.quantiles(samples)
     trained = row.probe == "accuracy"
-    repeated = row.probe in ("latency", "memory")  # a seed or an input that differs is no repetition
+    repeated = row.probe in ("latency", "memory", "energy")  # a seed or an input that differs is no repetition
     medians = [process.median for process in lying]
     estimate = stats.mean_over_seeds(samples.tolist()) if trained else stats.median_of_processes(medians)
     spread = stats.relative_spread(lying) if repeated else None

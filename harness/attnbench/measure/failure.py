@@ -15,8 +15,20 @@ _NO_HOST_MEMORY = (
     "DefaultCPUAllocator: not enough memory",
     "std::bad_alloc",
 )
-_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_DEVICE_GONE = ("no CUDA-capable device", "GPU is lost", "fallen off the bus", "CUDA-capable device(s) is/are busy")
+_NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
+# None of these is a mechanism's doing; a process that starts after the loss finds no device, or none of that number.
+_DEVICE_GONE = (
+    "no CUDA-capable device",
+    "No CUDA GPUs are available",
+    "invalid device ordinal",
+    "CUDA unknown error",
+    "GPU is lost",
+    "fallen off the bus",
+    "CUDA-capable device(s) is/are busy",
+    "uncorrectable ECC error",
+    "uncorrectable NVLink error",
+)
+_CUDA_ERROR = "CUDA error: "
 
 
 def status_of(error: BaseException) -> Status:
@@ -39,8 +51,10 @@ def reason(error: BaseException) -> str:
     """Say in one sentence what went wrong."""
     text, culprit = words(error), next(iter(getattr(error, "__notes__", ())), "")
     match status_of(error):
-        case "unsupported" | "invalid_output" | "device_lost":
+        case "unsupported" | "invalid_output":
             return text
+        case "device_lost":
+            return text.partition("\n")[0]
         case "oom_device":
             first = text.partition("\n")[0]
             return f"{culprit} wanted more than the device's memory: {first}" if culprit else first
@@ -48,6 +62,8 @@ def reason(error: BaseException) -> str:
             wanted = text.partition("you tried to allocate ")[2].partition(" bytes")[0]
             amount = f"{int(wanted) / 2**30:.2f} GiB more than" if wanted.isdigit() else "more than"
             return f"{culprit or 'it'} wanted {amount} the memory left"
+        case _ if _CUDA_ERROR in text:  # what torch adds, advice on how to debug it, is in the log
+            return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
         case _:
             return f"{type(error).__name__}: {text}"
 

@@ -8,8 +8,8 @@ import msgspec
 import torch
 
 from attnbench.case import Option
-from attnbench.measure import timing
-from attnbench.measure.clocks import Clocks
+from attnbench.measure import clocks, timing
+from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Measurement, Outcome, Protocol
@@ -20,8 +20,12 @@ Found = tuple[list[Measurement], dict[str, Option]]
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
-    """Time a case's pass. Raises Unsupported, and InvalidOutput where the result is no attention output."""
+    """Time a case's pass. Raises Unsupported, and InvalidOutput where the result is no attention output.
+
+    Where the device slowed itself down all the while, the outcome is an error: no figure is better than a wrong one.
+    """
     del tell  # a latency job is over in seconds
+    before = clocks.host_state()
     workload = Workload.of(job)
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         gc.collect()
@@ -31,6 +35,10 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         finally:
             gc.enable()
         workload.judge()
+    facts |= {f"{name}_before": value for name, value in before.items()} | clocks.host_state()
+    if not found:
+        detail = clocks.why_no_figure(facts)
+        return Outcome(status="error", detail=detail, backend=workload.backend, facts=facts)
     return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=facts)
 
 
@@ -42,14 +50,14 @@ def _on_cuda(job: Job, workload: Workload) -> Found:
     """Time on the device, and then by the wall clock what a caller waits."""
     device, hot = job.case.device, job.protocol.hot
     timer = timing.CudaTimer(workload.calls, device, hot=hot, synchronises=workload.support.synchronises)
-    clocks = Clocks(device)
-    result = sample(_bounded(timer.clock, job), job.protocol)
-    facts = clocks.facts()
-    found, more = _found(result, timer.flags(len(result.samples_ns)))
-    if result.stop != "once":
+    monitor = clocks.Clocks(Gpu(device))
+    result = sample(_bounded(timer.clock, job), job.protocol, monitor=monitor)
+    found, facts = _found(result, timer.flags(len(result.samples_ns)))
+    facts |= {"discarded": result.discarded, "invalid_blocks": result.invalid_blocks} | monitor.facts()
+    if found and result.stop != "once":
         walls = _walls(timer, result.group, job.protocol)
         found.append(Measurement(metric="latency_wall", unit="ns", values=walls))
-    return found, more | facts
+    return found, facts
 
 
 def _walls(timer: timing.CudaTimer, group: int, protocol: Protocol) -> tuple[int, ...]:
@@ -69,10 +77,11 @@ def _found(result: Sampling, flags: tuple[str, ...]) -> Found:
         Measurement(metric="latency", unit="ns", values=result.samples_ns, flags=result.flags + flags),
         Measurement(metric="first_call", unit="ns", values=(result.first_ns,)),
     ]
-    return found, {
+    return found if result.samples_ns else [], {
         "stop": result.stop,
         "group": result.group,
         "warmup_calls": result.warmup_calls,
+        "warmup_ns": result.warmup_ns,
         "threads": torch.get_num_threads(),
         "calls_ns": result.calls_ns,
     }

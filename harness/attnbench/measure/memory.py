@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from msgspec import Struct
 
+from attnbench.case import Option
+from attnbench.measure.nvml import Gpu
 from attnbench.measure.workload import Call, Workload
 from attnbench.record import Job, Measurement, Outcome
 
@@ -19,11 +21,15 @@ _CUDA_GAP_LEAST_BYTES = 64 << 20
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """Peak bytes of one call by the allocator's own count, what else counted them, and whether it saw more."""
+    """Peak bytes of one call by the allocator's own count, what else counted them, and whether it saw more.
+
+    `facts` hold the counts that could not be had, null, and why.
+    """
 
     allocated: int
     others: dict[str, int] = {}
     unseen: bool = False
+    facts: dict[str, Option] = {}
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
@@ -32,7 +38,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     workload = Workload.of(job)
     peak_of = _cpu_peak
     if job.case.device.startswith("cuda"):
-        peak_of = partial(_cuda_peak, job.case.device)
+        peak_of = partial(_cuda_peak, Gpu(job.case.device))
     else:
         allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
@@ -48,7 +54,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
     found += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
-    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend)
+    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=steady.facts)
 
 
 def allocator_peak(call: Call) -> int:
@@ -79,22 +85,30 @@ def _cpu_peak(call: Call) -> Peak:
     return Peak(allocated=allocated, others={"memory_resident": resident}, unseen=unseen)
 
 
-def _cuda_peak(device: str, call: Call) -> Peak:
-    """Measure by torch's own count, its reserve's growth, and the driver's: what that lost and torch did not take."""
+def _cuda_peak(gpu: Gpu, call: Call) -> Peak:
+    """Measure by torch's own count, its reserve's growth, and the driver's: what that gave and torch did not take.
+
+    The driver's count is this process's, by NVML; where NVML does not tell it, what the whole device lost stands in for
+    it to see what torch did not, but is no figure: other processes have a part in it.
+    """
+    device = gpu.device
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # or the reserve of earlier calls would hide this one's
     torch.cuda.reset_peak_memory_stats(device)
     before, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    free, _ = torch.cuda.mem_get_info(device)
+    given, free = gpu.process_bytes, torch.cuda.mem_get_info(device)[0]
     call()
     torch.cuda.synchronize(device)
-    driver = free - torch.cuda.mem_get_info(device)[0]
+    had, lost = gpu.process_bytes, free - torch.cuda.mem_get_info(device)[0]
+    own = None if had is None or given is None else had - given
     allocated = torch.cuda.max_memory_allocated(device) - before
-    unseen = driver - (torch.cuda.memory_reserved(device) - reserved)
+    unseen = (lost if own is None else own) - (torch.cuda.memory_reserved(device) - reserved)
+    counted = {"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)}
     return Peak(
         allocated=allocated,
-        others={"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)},
+        others=counted if own is None else counted | {"memory_driver": max(0, own)},
         unseen=_is_gap(unseen, allocated, least=_CUDA_GAP_LEAST_BYTES),
+        facts={"memory_driver": None} | gpu.unread_facts() if own is None else {},
     )
 
 

@@ -2,31 +2,41 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from attnbench.record import Protocol
+from attnbench import record
 
 StopReason = Literal["quiet", "steady", "samples", "cap", "once"]
+Verdict = Literal["good", "slow", "invalid"]
 
 MOST_SAMPLES = 1000
 MOST_GROUPED = 100_000
 _WARM = 0.05  # two calls in a row within 5%: warm
+_RISE_NS = 500_000_000  # for a device's clock to rise
+_BLOCK_NS = 50_000_000  # between two looks of a monitor, or one sample where that is longer
 _RECHECKED = 1.1  # the noise is looked at again when there are 10% more samples
 _MOST_TRIALS = 10  # of a group's length
 _STEADY = 0.95  # the noise of all samples is at least this share of the noise of their first half: no longer falling
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """Nanoseconds per call, each a mean over `group` calls, and how they came to be."""
+    """Nanoseconds per call, each a mean over `group` calls, and how they came to be.
+
+    `discarded` counts the samples left out by the monitor's verdict, those of the `invalid_blocks` included. There are
+    no samples where every block is invalid.
+    """
 
     samples_ns: tuple[int, ...]
     first_ns: int
     group: int
     warmup_calls: int
+    warmup_ns: int
     stop: StopReason
     calls_ns: int
+    discarded: int = 0
+    invalid_blocks: int = 0
     flags: tuple[str, ...] = ()
 
 
@@ -42,37 +52,101 @@ class Clock(Struct, frozen=True, kw_only=True):
     most_grouped: int = MOST_GROUPED
 
 
-def sample(clock: Clock, protocol: Protocol) -> Sampling:
+class Monitor(Protocol):
+    """Watches a device whose clock moves."""
+
+    def steady(self) -> bool:
+        """Tell whether the device's clock is where it will stay; asked during warm-up, about every 50 ms."""
+        ...
+
+    def judge(self) -> Verdict:
+        """Judge the block of samples since the last asking: `slow` by its clock, `invalid` by what held that back."""
+        ...
+
+
+def sample(clock: Clock, protocol: record.Protocol, *, monitor: Monitor | None = None) -> Sampling:
     """Measure by the protocol: at most `cap_s` for everything, the first call included.
 
     A first call beyond the cap may have compiled, so it is never the figure: one more call is made, under a cap of its
     own. Where that call exceeds the cap too, it is the only sample, flagged `once`; else the measurement goes on.
+
+    With a monitor, warm-up lasts until the device's clock is steady, half a second at most, and samples come in blocks
+    that the monitor judges: only those of good blocks count. Where all that is valid is slow, the slow samples stand,
+    flagged `throttled`.
     """
-    return _Sampler(clock, protocol).sample()
+    return _Sampler(clock, protocol, monitor).sample()
+
+
+class _Blocks:
+    """Samples by the verdict on their block. Without a monitor each is a good block of its own."""
+
+    def __init__(self, clock: Clock, monitor: Monitor | None) -> None:
+        self.clock, self.monitor = clock, monitor
+        self.good: list[int] = []
+        self.slow: list[int] = []
+        self.good_ns = self.invalid = self.lost = 0
+        self._block: list[int] = []
+        self._since = 0
+
+    def open(self) -> None:
+        """Begin the first block: the monitor's verdict on what came before is of no interest."""
+        if self.monitor:
+            self.monitor.judge()
+        self._since = self.clock.now_ns()
+
+    def add(self, sample_ns: int) -> None:
+        self._block.append(sample_ns)
+
+    @property
+    def full(self) -> bool:
+        """Whether the block under way is long enough, or all that may be stored."""
+        if self.monitor is None or len(self.good) + len(self._block) >= MOST_SAMPLES:
+            return True
+        return self.clock.now_ns() - self._since >= _BLOCK_NS
+
+    def close(self) -> None:
+        """Sort the block's samples by the verdict on it, and begin the next."""
+        verdict = self.monitor.judge() if self.monitor and self._block else "good"
+        if verdict == "good":
+            self.good += self._block
+            self.good_ns += sum(self._block)
+        elif verdict == "slow":
+            self.slow += self._block
+        else:
+            self.invalid += 1
+            self.lost += len(self._block)
+        self._block, self._since = [], self.clock.now_ns()
 
 
 class _Sampler:
     """One measurement under way: its clock, and what all calls so far have taken."""
 
-    def __init__(self, clock: Clock, protocol: Protocol) -> None:
-        self.clock, self.protocol = clock, protocol
-        self.started, self.spent = clock.now_ns(), 0
+    def __init__(self, clock: Clock, protocol: record.Protocol, monitor: Monitor | None) -> None:
+        self.clock, self.protocol, self.monitor = clock, protocol, monitor
+        self.blocks = _Blocks(clock, monitor)
+        self.started, self.spent, self.warmup_ns = clock.now_ns(), 0, 0
         self.shortest = max(clock.least_ns, protocol.min_time_s * 1e9 / MOST_SAMPLES)
+        self.least, self.group, self.trials = protocol.min_samples, 1, 0
+        self.warm: list[int] = []
 
     def sample(self) -> Sampling:
         first = self.run(1)
-        warm: list[int] = []
         if self.left_ns() <= 0:
             self.started = self.clock.now_ns()
+            self.blocks.open()
             second = self.run(1)
             if self.left_ns() <= 0:
-                return self.result([second], first=first, stop="once", flags=("once", "few_samples"))
-            warm.append(second)
-        self.warm_up(warm)
-        group, opening, trials = self.fit(self.group(estimate=min(warm, default=first)))
-        samples, stop = self.collect(group, opening)
-        flags = ("few_samples",) if len(samples) < self.protocol.min_samples else ()
-        return self.result(samples, first=first, stop=stop, flags=flags, group=group, warmup_calls=len(warm) + trials)
+                self.blocks.add(second)
+                self.blocks.close()
+                return self.result(first, stop="once")
+            self.warm.append(second)
+        begun = self.clock.now_ns()
+        self.warm_up()
+        self.rise()
+        self.warmup_ns = self.clock.now_ns() - begun
+        self.blocks.open()
+        opening = self.fit(self.grouped(estimate=min(self.warm, default=first)))
+        return self.result(first, stop=self.collect(opening))
 
     def run(self, count: int) -> int:
         taken = self.clock.run(count)
@@ -82,69 +156,89 @@ class _Sampler:
     def left_ns(self) -> float:
         return self.protocol.cap_s * 1e9 - (self.clock.now_ns() - self.started)
 
-    def warm_up(self, times: list[int]) -> None:
-        """Call, adding to `times`, until two in a row agree; no call is begun that would leave no time for a sample."""
-        while len(times) < self.protocol.warmup_calls and sum(times) < self.protocol.warmup_s * 1e9:
-            if self.left_ns() < 2 * (times or [self.spent])[-1]:
+    def warm_up(self) -> None:
+        """Call until two calls in a row agree."""
+        while len(self.warm) < self.protocol.warmup_calls and sum(self.warm) < self.protocol.warmup_s * 1e9:
+            if not self.has_time_to_warm():
                 break
-            times.append(self.run(1))
-            if len(times) > 1 and abs(times[-1] - times[-2]) <= _WARM * times[-2]:
+            self.warm.append(self.run(1))
+            if len(self.warm) > 1 and abs(self.warm[-1] - self.warm[-2]) <= _WARM * self.warm[-2]:
                 break
 
-    def group(self, *, estimate: float) -> int:
+    def rise(self) -> None:
+        """Go on calling until the monitored device's clock has risen, half a second at most."""
+        begun = looked = self.clock.now_ns()
+        while self.monitor and self.clock.now_ns() - begun < _RISE_NS and self.has_time_to_warm():
+            self.warm.append(self.run(1))
+            if self.clock.now_ns() - looked >= _BLOCK_NS:
+                if self.monitor.steady():
+                    break
+                looked = self.clock.now_ns()
+
+    def has_time_to_warm(self) -> bool:
+        """Whether a call like the last leaves time for a sample."""
+        return self.left_ns() >= 2 * (self.warm or [self.spent])[-1]
+
+    def grouped(self, *, estimate: float) -> int:
         """Choose how many calls make a sample: long enough for the timer, and 1,000 of them fill the minimum time."""
         return min(self.clock.most_grouped, max(1, math.ceil(self.shortest / max(1, estimate))))
 
-    def fit(self, group: int) -> tuple[int, int, int]:
+    def fit(self, group: int) -> int:
         """Lengthen a group that was chosen from cold calls until it takes long enough.
 
-        Gives the group, what the last of them took (which is the first sample), and the calls of those too short.
+        Gives what the last of them took, which is the first sample; the calls of those too short count as warm-up.
         """
-        trials = 0
+        self.group = group
         for _ in range(_MOST_TRIALS):
-            taken = self.run(group)
-            longer = max(group, self.group(estimate=taken / group))
-            if longer == group or taken >= self.shortest or self.left_ns() <= 0:
-                return group, taken, trials
-            trials, group = trials + group, longer
-        return group, self.run(group), trials
+            taken = self.run(self.group)
+            longer = max(self.group, self.grouped(estimate=taken / self.group))
+            if longer == self.group or taken >= self.shortest or self.left_ns() <= 0:
+                return taken
+            self.trials, self.group = self.trials + self.group, longer
+        return self.run(self.group)
 
-    def collect(self, group: int, opening: int) -> tuple[list[int], StopReason]:
-        samples, total = [round(opening / group)], opening
-        check = self.protocol.min_samples
-        while len(samples) < MOST_SAMPLES:
-            if len(samples) >= check and total >= self.protocol.min_time_s * 1e9:
-                check = math.ceil(len(samples) * _RECHECKED)
-                noise = _noise(samples)
-                if noise <= self.protocol.stop_noise:
-                    return samples, "quiet"
-                if noise >= _STEADY * _noise(samples[: len(samples) // 2]):
-                    return samples, "steady"
-            if self.left_ns() < samples[-1] * group:
-                return samples, "cap"
-            taken = self.run(group)
-            samples.append(round(taken / group))
-            total += taken
-        return samples, "samples"
+    def collect(self, taken: int) -> StopReason:
+        while True:
+            self.blocks.add(round(taken / self.group))
+            if self.blocks.full:
+                self.blocks.close()
+                if stop := self.enough():
+                    return stop
+            if self.left_ns() < taken:
+                self.blocks.close()
+                return "cap"
+            taken = self.run(self.group)
 
-    def result(
-        self,
-        samples: list[int],
-        *,
-        first: int,
-        stop: StopReason,
-        flags: tuple[str, ...],
-        group: int = 1,
-        warmup_calls: int = 0,
-    ) -> Sampling:
+    def enough(self) -> StopReason | None:
+        """Say why the good samples are enough, or None; the noise is looked at seldom."""
+        good = self.blocks.good
+        if len(good) >= MOST_SAMPLES:
+            return "samples"
+        if len(good) < self.least or self.blocks.good_ns * self.group < self.protocol.min_time_s * 1e9:
+            return None
+        self.least = math.ceil(len(good) * _RECHECKED)
+        noise = _noise(good)
+        if noise <= self.protocol.stop_noise:
+            return "quiet"
+        return "steady" if noise >= _STEADY * _noise(good[: len(good) // 2]) else None
+
+    def result(self, first: int, *, stop: StopReason) -> Sampling:
+        blocks = self.blocks
+        throttled = bool(blocks.slow) and not blocks.good
+        samples = blocks.slow[-MOST_SAMPLES:] if throttled else blocks.good
+        few = len(samples) < self.protocol.min_samples
+        flags = {"once": stop == "once", "few_samples": few, "throttled": throttled}
         return Sampling(
             samples_ns=tuple(samples),
             first_ns=first,
-            group=group,
-            warmup_calls=warmup_calls,
+            group=self.group,
+            warmup_calls=len(self.warm) + self.trials,
+            warmup_ns=self.warmup_ns,
             stop=stop,
             calls_ns=self.spent,
-            flags=flags,
+            discarded=len(blocks.good) + len(blocks.slow) + blocks.lost - len(samples),
+            invalid_blocks=blocks.invalid,
+            flags=tuple(flag for flag, holds in flags.items() if holds),
         )
 
 

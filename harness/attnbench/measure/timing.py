@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from attnbench.measure.failure import on_account_of
 from attnbench.measure.sampling import Clock
 from attnbench.measure.workload import Call
 
@@ -43,7 +44,8 @@ class CudaTimer:
 
     def __init__(self, prepare: Prepare, device: str, *, hot: bool, synchronises: bool) -> None:
         self.prepare, self.device, self.hot, self.spins = prepare, device, hot, not synchronises
-        self._flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
+        with on_account_of("the buffer that flushes the L2"):
+            self._flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
         self._before, self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._queue_ns = 0.0  # to queue one call, as the last sample found
         self._cycles_per_ns = _CYCLES_PER_NS

@@ -36,8 +36,10 @@ _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "
 _TITLES = {
     "memory": "peak memory above the inputs",
     "memory_reserved": "memory reserved by the allocator above the inputs",
+    "memory_driver": "memory given to the process by the driver",
     "memory_resident": "resident memory above the inputs",
     "latency_wall": "latency by the wall clock",
+    "energy": "energy per call",
     "approximation_error": "approximation error against exact attention",
     "numerical_error": "numerical error against itself in float64",
 }

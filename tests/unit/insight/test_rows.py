@@ -158,6 +158,7 @@ def test_a_case_of_which_all_rounds_were_skipped_is_skipped():
         ("memory", "memory", "bytes"),
         ("agreement", "approximation_error", "1"),
         ("accuracy", "accuracy", "1"),
+        ("energy", "energy", "J"),
     ],
 )
 def test_a_failed_job_is_one_row_under_its_probes_metric(kind, metric, unit):

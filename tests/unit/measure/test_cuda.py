@@ -1,19 +1,21 @@
-"""The CUDA clock and the CUDA peak on a simulated device: what is asked of it, in which order, and what comes of it."""
+"""The CUDA clock on a simulated device: what is asked of it, in which order, and what comes of it."""
 
+import gc
+import sys
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 from msgspec.structs import replace
 
-from attnbench.measure import latency, memory, timing
+from attnbench.measure import failure, latency, nvml, timing
 from attnbench.measure.sampling import sample
-from attnbench.record import Protocol
+from attnbench.record import Outcome, Protocol
+from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device
-
-MIB = 1 << 20
+from helpers.simulated_nvml import POWER_CAP, THERMAL, Board, Unread
 
 
 @pytest.fixture
@@ -101,71 +103,115 @@ def test_wall_time_holds_the_launch_and_no_spin_and_no_flush(timer_of: Callable)
     assert device.log[1:] == ["prepare 1", "flush", "synchronise cuda:1", "call", "synchronise cuda:1"]
 
 
-def test_wall_samples_are_few_and_a_call_measured_once_has_none(
-    timer_of: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wall_samples_are_few(timer_of: Callable) -> None:
     protocol = Protocol()
-    timer = timer_of(Device())
-    assert latency._walls(timer, 1, protocol) == (105 * US,) * protocol.min_samples
-    slow = Device(device_ns=6_000_000 * US)
-    timer = timer_of(slow)
-    monkeypatch.setattr(latency.timing, "CudaTimer", lambda *_args, **_options: timer)
-    monkeypatch.setattr(latency, "Clocks", lambda _device: SimpleNamespace(facts=dict))
-    workload = SimpleNamespace(calls=None, support=SimpleNamespace(synchronises=False))
-    planned = job()
-    measurements, facts = latency._on_cuda(replace(planned, case=replace(planned.case, device="cuda:1")), workload)
-    assert {one.metric for one in measurements} == {"latency", "first_call"}
-    assert (facts["stop"], slow.log.count("call")) == ("once", 2)
+    assert latency._walls(timer_of(Device()), 1, protocol) == (105 * US,) * protocol.min_samples
 
 
-class Memory:
-    """torch.cuda's memory statistics, each asked of one device."""
+@pytest.fixture
+def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Measure the latency of a simulated device's call, watched by a simulated NVML."""
 
-    def __init__(self, *, allocated: int, reserved: int, driver: int) -> None:
-        self.after = {"allocated": allocated, "reserved": reserved, "driver": driver}
-        self.grown = dict.fromkeys(self.after, 0)
-        self.log: list[str] = []
-
-    def call(self) -> None:
-        self.log.append("call")
-        self.grown = self.after
-
-    def asked(self, what: str, device: str) -> None:
-        assert device == "cuda:1"
-        self.log.append(what)
-
-    def level(self, device: str, *, of: str, base: int) -> int:
-        self.asked(of, device)
-        return base + self.grown[of]
-
-    @property
-    def cuda(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            synchronize=lambda device: self.asked("synchronise", device),
-            empty_cache=lambda: self.log.append("empty"),
-            reset_peak_memory_stats=lambda device: self.asked("reset", device),
-            memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
-            max_memory_allocated=partial(self.level, of="allocated", base=10 * MIB),
-            memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
-            max_memory_reserved=partial(self.level, of="reserved", base=20 * MIB),
-            mem_get_info=lambda device: (10**11 - self.level(device, of="driver", base=0), 10**12),
+    def run(device: Device, **board: object) -> Outcome:
+        cuda = SimpleNamespace(get_device_properties=lambda _device: SimpleNamespace(uuid="abc"))
+        monkeypatch.setattr(nvml, "torch", SimpleNamespace(cuda=cuda))
+        monkeypatch.setitem(sys.modules, "pynvml", simulated_nvml.nvml({"GPU-abc": Board(**board)}))
+        monkeypatch.setattr(timing, "torch", device.torch)
+        monkeypatch.setattr(timing, "time", device.time)
+        workload = SimpleNamespace(
+            calls=lambda count: [device.call] * count,
+            support=SimpleNamespace(synchronises=False),
+            differentiates=False,
+            judge=lambda: None,
+            backend="simulated",
         )
+        monkeypatch.setattr(latency, "Workload", SimpleNamespace(of=lambda _job: workload))
+        planned = job()
+        return latency.measure(replace(planned, case=replace(planned.case, device="cuda:1")), lambda _text: None)
+
+    return run
 
 
-@pytest.mark.parametrize(("driver", "unseen"), [(40, False), (40 + 63, False), (40 + 65, True)])
-def test_the_cuda_peak_is_above_the_level_before_and_compared_with_the_drivers(
-    monkeypatch: pytest.MonkeyPatch, driver: int, unseen: bool
+def test_device_time_and_wall_time_are_stored_with_the_clock_that_they_were_measured_at(measure: Callable) -> None:
+    outcome = measure(Device())
+    values = {one.metric: set(one.values) for one in outcome.measurements}
+    assert values == {"latency": {100 * US}, "first_call": {100 * US}, "latency_wall": {105 * US}}
+    assert outcome.facts["sm_clock_mhz"] == 1980
+    assert (outcome.facts["discarded"], outcome.facts["invalid_blocks"], outcome.facts["throttle"]) == (0, 0, "")
+    assert outcome.facts["warmup_ns"] >= 50_000 * US
+    assert {"cpu_mhz_before", "cpu_mhz", "load_before", "load"} <= outcome.facts.keys()
+
+
+def test_a_call_measured_once_has_no_wall_time(measure: Callable) -> None:
+    device = Device(device_ns=6_000_000 * US)
+    outcome = measure(device)
+    assert {one.metric for one in outcome.measurements} == {"latency", "first_call"}
+    assert (outcome.facts["stop"], device.log.count("call")) == ("once", 2)
+
+
+def test_samples_at_a_low_clock_are_left_out_and_counted(measure: Callable) -> None:
+    device = Device()
+    # The clock falls for a tenth of a second, and the calls meanwhile take longer.
+    outcome = measure(device, clock_mhz=lambda: 600 if 150_000 * US < device.now < 250_000 * US else 1980)
+    (latencies, *_) = outcome.measurements
+    assert outcome.status == "ok"
+    assert outcome.facts["discarded"] > 100
+    assert outcome.facts["sm_clock_lowest_mhz"] == 600
+    assert latencies.flags == ()
+
+
+def test_a_clock_that_stays_low_gives_a_flagged_figure(measure: Callable) -> None:
+    outcome = measure(Device(), clock_mhz=900, bits=POWER_CAP)
+    assert "throttled" in outcome.measurements[0].flags
+    assert outcome.facts["throttle"] == "power cap"
+
+
+def test_a_gpu_that_is_too_hot_all_the_while_gives_no_figure_and_says_why(measure: Callable) -> None:
+    outcome = measure(Device(), bits=THERMAL)
+    assert (outcome.status, outcome.measurements) == ("error", ())
+    assert "hardware thermal slowdown, 41 C" in outcome.detail
+    assert outcome.facts["invalid_blocks"] > 10
+
+
+def test_without_nvml_the_figure_is_the_same_and_the_facts_are_null_with_the_reason(
+    measure: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=driver * MIB)
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
-    peak = memory._cuda_peak("cuda:1", device.call)
-    assert peak == memory.Peak(allocated=30 * MIB, others={"memory_reserved": 40 * MIB}, unseen=unseen)
-    called = device.log.index("call")
-    assert device.log[:3] == ["synchronise", "empty", "reset"]
-    assert device.log[called + 1] == "synchronise"
+    monkeypatch.setattr(latency, "Gpu", Unread)
+    outcome = measure(Device())
+    assert set(outcome.measurements[0].values) == {100 * US}
+    assert (outcome.facts["sm_clock_mhz"], outcome.facts["nvml_unread"][-9:]) == (None, "simulated")
 
 
-def test_of_a_large_call_a_tenth_may_go_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Memory(allocated=2000 * MIB, reserved=2000 * MIB, driver=2150 * MIB)
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=device.cuda))
-    assert not memory._cuda_peak("cuda:1", device.call).unseen
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [("CUDA error: an illegal memory access was encountered", "error"), ("CUDA error: GPU is lost", "device_lost")],
+)
+def test_an_error_that_every_later_call_meets_ends_the_job_with_its_own_words(
+    measure: Callable, told: str, status: str
+) -> None:
+    device = Device()
+    call, fails_at = device.call, iter([False] * 5)
+
+    def faulty() -> None:
+        call()
+        if next(fails_at, True):  # a kernel's fault shows at the next wait, and at every one after it
+            device.fault = RuntimeError(f"{told}\nCUDA kernel errors might be asynchronously reported")
+
+    device.call = faulty
+    with pytest.raises(RuntimeError) as caught:
+        measure(device)
+    assert failure.status_of(caught.value) == status
+    assert failure.reason(caught.value).endswith(told)
+    assert gc.isenabled()
+
+
+def test_a_device_too_full_for_the_flush_says_whose_memory_it_was(timer_of: Callable) -> None:
+    device = Device()
+
+    def no_room(_size: int, **_options: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 256.00 MiB.")
+
+    device.empty = no_room
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        timer_of(device)
+    assert failure.reason(caught.value).startswith("the buffer that flushes the L2 wanted more")

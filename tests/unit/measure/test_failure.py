@@ -17,7 +17,9 @@ from attnbench.measure.failure import on_account_of, reason, status_of, words
         (OSError(errno.ENOENT, "No such file"), "error"),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be..."), "oom_device"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom_device"),
+        (RuntimeError("CUDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom_device"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
     ],
 )
 def test_memory_that_ran_out_is_told_from_other_errors_however_it_is_put(error: Exception, status: str) -> None:
@@ -48,3 +50,33 @@ def test_where_the_harness_itself_ran_out_of_memory_the_reason_says_so(error: Ex
     with pytest.raises(type(error)) as caught, on_account_of("the float64 reference"):
         raise error
     assert reason(caught.value) == told
+
+
+ADVICE = (
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be "
+    "incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1"
+)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "CUDA error: no CUDA-capable device is detected",
+        "No CUDA GPUs are available",
+        "CUDA error: invalid device ordinal",
+        "CUDA unknown error - this may be due to an incorrectly set up environment",
+        "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost",
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+        "CUDA error: uncorrectable ECC error encountered",
+        "CUDA error: uncorrectable NVLink error detected during the execution",
+    ],
+)
+def test_a_device_that_is_gone_or_broken_is_no_fault_of_the_mechanism(told: str) -> None:
+    error = RuntimeError(told + ADVICE)
+    assert (status_of(error), reason(error)) == ("device_lost", told)
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+def test_of_a_cuda_error_the_reason_is_its_first_line(kind: type[Exception]) -> None:
+    error = kind("CUDA error: an illegal memory access was encountered" + ADVICE)
+    assert reason(error) == f"{kind.__name__}: CUDA error: an illegal memory access was encountered"

@@ -1,12 +1,13 @@
 """The stopping rule, driven by a clock that never reads the time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain, repeat
 
 import pytest
 from msgspec.structs import replace
 
 from attnbench.measure import sampling
-from attnbench.measure.sampling import MOST_SAMPLES, Clock, sample
+from attnbench.measure.sampling import MOST_SAMPLES, Clock, Verdict, sample
 from attnbench.record import Protocol
 
 MS = 1_000_000
@@ -163,3 +164,122 @@ def test_a_clock_that_stands_still_does_not_hang_the_loop() -> None:
     clock = Clock(run=lambda _count: 0, now_ns=lambda: 0, least_ns=MS, most_grouped=100)
     result = sample(clock, replace(Protocol(), min_time_s=0.0))
     assert set(result.samples_ns) == {0}
+
+
+class Watched:
+    """A monitor that finds the clock steady after some askings, and gives these verdicts, the last one for ever."""
+
+    def __init__(self, *verdicts: Verdict, rising: int = 0) -> None:
+        # The first asking opens the first block: its verdict is on what came before.
+        self.verdicts: Iterator[Verdict] = chain(["invalid"], verdicts, repeat(verdicts[-1] if verdicts else "good"))
+        self.rising, self.looks, self.blocks = rising, 0, -1
+
+    def steady(self) -> bool:
+        self.looks += 1
+        return self.looks > self.rising
+
+    def judge(self) -> Verdict:
+        self.blocks += 1
+        return next(self.verdicts)
+
+
+def test_a_monitored_device_is_kept_busy_until_its_clock_is_steady() -> None:
+    machine, watched = Simulated(lambda _: 2 * MS), Watched(rising=3)
+    result = sample(machine.clock(), Protocol(), monitor=watched)
+    assert watched.looks == 4
+    assert 4 * 50 * MS <= result.warmup_ns <= 4 * 50 * MS + 20 * MS
+    assert result.warmup_calls == result.warmup_ns // (2 * MS)
+
+
+def test_a_clock_that_never_becomes_steady_is_waited_for_half_a_second() -> None:
+    machine = Simulated(lambda _: 2 * MS)
+    result = sample(machine.clock(), Protocol(), monitor=Watched(rising=10**9))
+    assert 500 * MS <= result.warmup_ns <= 510 * MS
+    assert result.stop == "quiet"
+
+
+@pytest.mark.parametrize("cost", [400, 2_000, 2_600, 4_900])
+def test_warming_up_for_the_clock_leaves_time_for_a_sample_under_the_cap(cost: int) -> None:
+    machine = Simulated(lambda _: cost * MS)
+    result = sample(machine.clock(), Protocol(), monitor=Watched(rising=10**9))
+    assert len(result.samples_ns) >= 1
+    assert machine.now <= 5_000 * MS + cost * MS
+
+
+def test_without_a_monitor_nothing_is_waited_for_and_nothing_discarded() -> None:
+    result = sample(Simulated(lambda _: 2 * MS).clock(), Protocol())
+    assert result.warmup_ns == result.warmup_calls * 2 * MS < 10 * MS
+    assert (result.discarded, result.invalid_blocks) == (0, 0)
+
+
+def test_a_monitor_is_asked_around_blocks_of_fifty_milliseconds() -> None:
+    watched = Watched()
+    result = sample(Simulated(lambda _: 2 * MS).clock(), Protocol(), monitor=watched)
+    assert len(result.samples_ns) == 100
+    assert watched.blocks == 4
+
+
+@pytest.mark.parametrize(("verdict", "blocks"), [("slow", 0), ("invalid", 1)])
+def test_samples_of_a_block_that_is_not_good_are_discarded_counted_and_replaced(verdict: Verdict, blocks: int) -> None:
+    machine = Simulated(lambda _: 2 * MS)
+    result = sample(machine.clock(), Protocol(), monitor=Watched("good", verdict, "good"))
+    assert len(result.samples_ns) == 100
+    assert (result.discarded, result.invalid_blocks) == (25, blocks)
+    assert result.flags == ()
+
+
+def test_the_figure_is_made_of_the_good_blocks_alone() -> None:
+    # Every call of the second block takes three times as long.
+    machine = Simulated(lambda _: 2 * MS)
+    watched = Watched("good", "slow", "good")
+    machine.cost = lambda _call: 6 * MS if watched.blocks == 1 else 2 * MS
+    result = sample(machine.clock(), Protocol(), monitor=watched)
+    assert set(result.samples_ns) == {2 * MS}
+    assert result.discarded == 9  # the block is over at the first sample that ends beyond 50 ms
+
+
+def test_a_device_that_is_always_slow_is_measured_until_the_cap_and_flagged() -> None:
+    machine = Simulated(lambda _: 2 * MS)
+    result = sample(machine.clock(), Protocol(), monitor=Watched("invalid", "slow"))
+    assert result.stop == "cap"
+    assert result.flags == ("throttled",)
+    assert len(result.samples_ns) == MOST_SAMPLES
+    assert result.invalid_blocks == 1
+
+
+def test_a_device_of_which_no_block_is_valid_has_no_samples() -> None:
+    machine = Simulated(lambda _: 2 * MS)
+    result = sample(machine.clock(), Protocol(), monitor=Watched("invalid"))
+    assert (result.samples_ns, result.stop) == ((), "cap")
+    assert result.discarded > 2_000
+    assert machine.now <= 5_000 * MS
+
+
+@pytest.mark.parametrize(
+    ("verdict", "samples", "flags"),
+    [
+        ("good", 1, {"once", "few_samples"}),
+        ("slow", 1, {"once", "few_samples", "throttled"}),
+        ("invalid", 0, {"once", "few_samples"}),
+    ],
+)
+def test_the_only_sample_of_a_long_call_is_judged_too(verdict: Verdict, samples: int, flags: set[str]) -> None:
+    result = sample(Simulated(lambda _: 6_000 * MS).clock(), Protocol(), monitor=Watched(verdict))
+    assert len(result.samples_ns) == samples
+    assert set(result.flags) == flags
+
+
+def test_few_good_samples_are_few_however_many_were_discarded() -> None:
+    result = sample(Simulated(lambda _: 2 * MS).clock(), Protocol(), monitor=Watched(*["slow"] * 20, "good", "slow"))
+    assert len(result.samples_ns) == 25
+    assert result.flags == ()
+    few = sample(Simulated(lambda _: 20 * MS).clock(), Protocol(), monitor=Watched("slow", "good", "slow"))
+    assert len(few.samples_ns) == 3
+    assert few.flags == ("few_samples",)
+
+
+def test_a_monitored_measurement_stores_no_more_than_the_most_samples() -> None:
+    machine = Simulated(lambda call: (10 + call % 7) * 1_000)
+    clock = replace(machine.clock(), most_grouped=1)
+    result = sample(clock, Protocol(stop_noise=0.0), monitor=Watched("slow", "good"))
+    assert len(result.samples_ns) <= MOST_SAMPLES

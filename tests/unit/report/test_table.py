@@ -4,7 +4,7 @@ import pytest
 
 from attnbench.case import Mask
 from attnbench.insight.rows import rows
-from attnbench.record import Origin
+from attnbench.record import Measurement, Origin
 from attnbench.report.table import tables
 from unit.report.planted import accuracies, accuracy_job, failed, floor, job, record, timings, value
 from unit.report.scenarios import SCENARIOS
@@ -339,3 +339,13 @@ def test_noise_stands_beside_its_number():
 
 def test_no_rows_are_no_blocks():
     assert blocks([]) == []
+
+
+def test_energy_is_a_block_of_its_own_in_one_unit_of_energy_and_says_why_it_is_missing():
+    windows = Measurement(metric="energy", unit="J", values=(0.0123, 0.0121, 0.0125), flags=("shared_device",))
+    refused = failed(job("linear", "energy"), "unsupported", "energy is read from the counter of an NVIDIA GPU")
+    found = block([record(job("flash", "energy"), windows), refused])
+    assert found.title == "Energy per call, forward (mJ)"
+    assert texts(found) == {"flash": ["12.3"], "linear": ["unsupported"]}
+    assert [cell.margin for cell in found.cells] == ["", ""]
+    assert any("other processes used the GPU" in note for note in found.notes)
