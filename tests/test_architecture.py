@@ -91,6 +91,8 @@ WALK = {
     "window": ("--window", "7", 7),
     "dtype": ("--dtype", "float64", "float64"),
     "passes": ("--passes", "decode", "decode"),
+    "level": ("--level", "layer", "layer"),
+    "inputs": ("--inputs", "clustered", "clustered"),
     "seed": ("--seed", "3", 3),
     "device": ("--device", "cpu", "cpu"),
 }

@@ -11,6 +11,7 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import TryVariant
 from attnbench.record import Environment
 from attnbench.registry import Entry
+from attnbench.variant import Support
 
 # Large enough for every kernel's smallest block, small enough to be over at once.
 _TRIAL = Shape(batch=1, heads=2, kv_heads=2, seq_q=128, seq_k=128, head_dim=64)
@@ -41,14 +42,15 @@ def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
 
 
 def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
-    causal = found.support is not None and found.support.full is not True
+    support = found.support or Support()
     case = Case(
         variant=entry.name,
         options=found.options,
         shape=_TRIAL,
-        mask=Mask(causal=causal),
+        mask=Mask(causal=support.full is not True),
         dtype="bfloat16" if device.startswith("cuda") else "float32",
         device=device,
+        level=support.level,
     )
     try:
         return executor.ask(TryVariant(target=entry.target, case=case), str)

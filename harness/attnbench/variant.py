@@ -1,17 +1,17 @@
 """The contract of a mechanism: a callable built from a Case, what it says it supports, and how it refuses.
 
 Only `__init__(case)` or `__init__(case, options)` and a call are needed; every other part is optional and checked
-where it is given. The tensors' letters: B batch, H heads, G key/value heads, T queries, S keys, D head dimension.
+where it is given. Letters: B batch, H heads, G key/value heads, T queries, S keys, D head dimension, E width (H * D).
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Dtype, Passes
+from attnbench.case import Case, Dtype, Level, Mask, Passes
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +32,14 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Support(Struct, frozen=True, kw_only=True):
-    """What a mechanism serves. A yes/no field may hold, instead of false, the reason in words."""
+    """What a mechanism serves. A yes/no field may hold, instead of false, the reason in words.
 
+    `level` is where it starts: core mechanisms are called with (q, k, v), and at layer level between the standard
+    projections; one that starts from tokens says "layer", is called with (x_BTE), or (x_BTE, y_BSE) for cross-attention
+    unless it refuses that, gives out_BTE, and is measured at layer level only.
+    """
+
+    level: Level = "core"
     dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
     passes: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
@@ -52,6 +58,31 @@ class Attention(Protocol):
 
     def __call__(self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", /) -> "torch.Tensor":
         """Attend."""
+        ...
+
+
+State: TypeAlias = "torch.Tensor | int | float | tuple[State, ...]"
+
+
+class Steps(Protocol):
+    """What a mechanism has besides its call if it decodes with a state: both methods, or neither.
+
+    The state is a tensor, a number, or tuples of those. A mechanism that starts from tokens has `prefill(x_BSE)` and
+    `step(x_B1E, state)`.
+    """
+
+    def prefill(self, k: "torch.Tensor", v: "torch.Tensor", /) -> State:
+        """Read the keys and values of all tokens so far, k_BGSD and v_BGSD (S may be 0), and give the state."""
+        ...
+
+    def step(
+        self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", state: State, /
+    ) -> "tuple[torch.Tensor, State]":
+        """Take one token further: (out_BH1D, the state after it), given q_BH1D, k_BG1D, v_BG1D and the state before.
+
+        The output is what one query gets from all S + 1 keys. The state before stays good for the same step again: into
+        its tensors may be written only what doing it again would write again (the next place of a cache, no sum).
+        """
         ...
 
 
@@ -94,21 +125,29 @@ def check_support(support: Support, case: Case) -> None:
         raise Unsupported(f"{shape.kv_heads} kv heads cannot be shared evenly by {shape.heads} heads")
     if (mask.causal or mask.window is not None) and shape.seq_q > shape.seq_k:
         raise Unsupported("with more queries than keys a causal or windowed mask leaves queries without a key")
+    if support.level == "layer" and case.level == "core":
+        raise Unsupported("it starts from tokens, not from queries, keys and values: measure it with --level layer")
     device = case.device.partition(":")[0]
     _member(case.dtype, support.dtypes, "dtype")
     _member(device, support.devices, "device")
     if case.passes:
         _member(case.passes, support.passes, "pass")
+    _check_mask(support, mask)
+    if shape.seq_q != shape.seq_k:
+        _allowed(support.cross, "it needs as many queries as keys")
+    if shape.kv_heads != shape.heads:
+        _allowed(support.grouped, "it has no grouped heads: kv heads must equal heads")
+    if support.ties_qk and (shape.seq_q, shape.heads) != (shape.seq_k, shape.kv_heads):
+        raise Unsupported("its queries are its keys too, so there must be as many of both, in as many heads")
+
+
+def _check_mask(support: Support, mask: Mask) -> None:
     if mask.causal:
         _allowed(support.causal, "it has no causal form")
     elif mask.window is None:
         _allowed(support.full, "it has no full (non-causal) form")
     if mask.window is not None:
         _allowed(support.window, "it has no window")
-    if shape.seq_q != shape.seq_k:
-        _allowed(support.cross, "it needs as many queries as keys")
-    if shape.kv_heads != shape.heads:
-        _allowed(support.grouped, "it has no grouped heads: kv heads must equal heads")
 
 
 def build(variant: Any, case: Case) -> Attention:
@@ -129,6 +168,16 @@ def build(variant: Any, case: Case) -> Attention:
     if isinstance(built, torch.nn.Module):
         built.to(device=case.device, dtype=getattr(torch, case.dtype))
     return cast("Attention", built)
+
+
+def has_steps(attention: object) -> TypeGuard[Steps]:
+    """Tell whether a mechanism decodes with a state. Raises TypeError where it has only half of what that takes."""
+    found = [name for name in ("prefill", "step") if callable(getattr(attention, name, None))]
+    if len(found) == 1:
+        raise TypeError(
+            f"{type(attention).__name__} has {found[0]} alone; decoding with a state takes prefill and step"
+        )
+    return bool(found)
 
 
 def backend_of(attention: Attention) -> str:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 import torch
 
+from attnbench.variant import has_steps
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, leaves
 from references import REFERENCES
 
@@ -40,6 +41,17 @@ def test_decoding_gives_the_last_row_of_the_causal_forward(name, workload):
     q, k, v = draw(name, forward)
     assert decode.shape.seq_k == forward.shape.seq_k
     assert_near(built(name, decode)(q[:, :, -1:], k, v), built(name, forward)(q, k, v)[:, :, -1:], 1e-12)
+
+
+@each("full-decode", "causal-decode")
+def test_a_step_from_a_state_gives_what_one_query_gets_from_all_keys(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    attention, (q, k, v) = built(name, case), (x.detach() for x in draw(name, case))
+    if not has_steps(attention):
+        pytest.skip("it decodes without a state")
+    state = attention.prefill(k[:, :, :-1], v[:, :, :-1])
+    out, _ = attention.step(q, k[:, :, -1:], v[:, :, -1:], state)
+    assert_near(out, attention(q, k, v), 1e-12)
 
 
 @each("full-3", "causal-3")

@@ -1,11 +1,12 @@
 import msgspec
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
 from attnbench_variants.blocks.feature_sums import attend_by_features, batched, streamed
 from laws.memory import peak_bytes
-from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
+from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 
 def _linear(length, *, queries=None, causal=True, dtype="float64"):
@@ -45,6 +46,47 @@ def test_a_state_carried_token_by_token_equals_chunks():
         weight = weight + k[:, t]
         steps.append((q[:, t, :, None] * state).sum(dim=1) / (q[:, t] * weight).sum(dim=1, keepdim=True))
     assert_near(_attend(streamed, q, k, v), torch.stack(steps, dim=1), 1e-13)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+@pytest.mark.parametrize("before", [0, 1, 150])
+def test_steps_after_a_prefill_equal_the_causal_whole(before, kv_heads):
+    shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=200, seq_k=200, kv_heads=kv_heads)
+    case = case_for("linear", WORKLOADS["full"], shape=shape, mask=Mask(causal=True))
+    attention, (q, k, v) = built("linear", case), (x.detach() for x in draw("linear", case))
+    state, steps = attention.prefill(k[:, :, :before], v[:, :, :before]), []
+    for t in range(before, 200):
+        out, state = attention.step(q[:, :, t : t + 1], k[:, :, t : t + 1], v[:, :, t : t + 1], state)
+        steps.append(out)
+    assert_near(torch.cat(steps, dim=2), attention(q, k, v)[:, :, before:], 1e-13)
+
+
+def test_a_step_leaves_its_state_as_it_was():
+    attention, (q, k, v) = built("linear", _linear(30)), (x.detach() for x in draw("linear", _linear(30)))
+    state = attention.prefill(k[:, :, :-1], v[:, :, :-1])
+    before = state.clone()
+    (one, _), (two, _) = (attention.step(q[:, :, -1:], k[:, :, -1:], v[:, :, -1:], state) for _ in range(2))
+    assert torch.equal(state, before)
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_state_in_half_precision_is_held_in_float32(dtype):
+    case = _linear(30, dtype=dtype)
+    _, k, v = (x.detach() for x in draw("linear", case))
+    assert built("linear", case).prefill(k, v).dtype == torch.float32
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_the_operations_of_a_step_are_those_that_torch_counts_and_the_same_at_any_length(kv_heads):
+    shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=1, kv_heads=kv_heads)
+    case = case_for("linear", WORKLOADS["causal-decode"], shape=shape)
+    attention, (q, k, v) = built("linear", case), (x.detach() for x in draw("linear", case))
+    state = attention.prefill(k, v)
+    with FlopCounterMode(display=False) as counter:
+        attention.step(q, k[:, :, :1], v[:, :, :1], state)
+    longer = msgspec.structs.replace(case, shape=msgspec.structs.replace(shape, seq_k=4096))
+    assert counter.get_total_flops() == variant("linear").flops(case) == variant("linear").flops(longer)
 
 
 def test_the_form_for_gradients_gives_the_gradients_of_a_weight_for_every_pair():

@@ -52,6 +52,9 @@ def plain_function(q, k, v):
         (Support(window=False), {"mask": WINDOW}, "it has no window"),
         (Support(cross=False), {"shape": replace(SHAPE, seq_k=9)}, "it needs as many queries as keys"),
         (Support(grouped=False), {"shape": replace(SHAPE, kv_heads=2)}, "kv heads must equal heads"),
+        (Support(level="layer"), {}, "it starts from tokens"),
+        (Support(ties_qk=True), {"shape": replace(SHAPE, seq_k=9)}, "queries are its keys too"),
+        (Support(ties_qk=True, grouped=True), {"shape": replace(SHAPE, kv_heads=2)}, "queries are its keys too"),
     ],
 )
 def test_a_case_that_is_not_served_is_refused_with_the_reason(support, changes, reason):
@@ -69,6 +72,9 @@ def test_a_case_that_is_not_served_is_refused_with_the_reason(support, changes, 
         (Support(full=False, window=True), {"mask": Mask(window=4)}),
         (Support(window=True), {"mask": WINDOW}),
         (Support(grouped=True), {"shape": replace(SHAPE, kv_heads=1)}),
+        (Support(), {"level": "layer"}),
+        (Support(level="layer"), {"level": "layer"}),
+        (Support(ties_qk=True), {}),
     ],
 )
 def test_a_case_that_is_served_is_not_refused(support, changes):

@@ -146,7 +146,7 @@ _ABILITIES = {
 
 def _served(support: "Support") -> list[str]:
     yes = [meaning for name, meaning in _ABILITIES.items() if getattr(support, name) is True]
-    kind = "exact" if support.exact else "approximate"
+    kind = ("exact" if support.exact else "approximate") + (", from tokens" if support.level == "layer" else "")
     return [f"{kind}; {', '.join(yes)}", f"passes {', '.join(support.passes)}", f"dtypes {', '.join(support.dtypes)}"]
 
 

@@ -1,21 +1,25 @@
 """The agreement probe: how far a mechanism is from exact attention in float64, and from itself in float64."""
 
-# B batch, H heads, T queries, R chosen query rows, D head dimension
+# B batch, H heads, T queries, R chosen query rows, D head dimension; at layer level tensors are BTE, E width
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 import torch
 
-from attnbench import registry, variant
+from attnbench import registry
 from attnbench.case import Option
 from attnbench.measure import failure
+from attnbench.measure.callee import Attend, Callee
+from attnbench.measure.inputs import Inputs, Tokens, differentiates
+from attnbench.measure.layer import exact_layer_gradients, exact_outputs
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients
-from attnbench.measure.workload import Inputs, Workload
+from attnbench.measure.workload import Workload
 from attnbench.record import Job, Measurement, Outcome
-from attnbench.variant import Attention, InvalidOutput
+from attnbench.variant import InvalidOutput, Unsupported
 
 Tensors = tuple[torch.Tensor, ...]
 Found = tuple[list[Measurement], dict[str, Option]]
@@ -29,31 +33,34 @@ _REFERENCE = "the float64 reference"
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     """Compare output (or, in a backward pass, gradients) with exact attention's on the same inputs, in float64.
 
+    At layer level exact attention stands between the same projections, whose gradients are compared too.
     Raises Unsupported, and InvalidOutput where a mechanism that calls itself exact errs more than twice as much as the
     plain formula in its dtype.
     """
     del tell  # an agreement job is a few calls
     workload = Workload.of(job, sets=2)
+    if workload.support.level == "layer":
+        raise Unsupported("it starts from tokens: there are no queries, keys and values to give to exact attention")
     inputs = workload.sets[0]
-    rows_R = chosen_rows(job.case.shape.seq_q, seed=job.case.seed, device=inputs.q_BHTD.device)
+    rows_R = chosen_rows(job.case.shape.seq_q, seed=job.case.seed, device=inputs.tensors[0].device)
     started = time.perf_counter()
-    own = _results(_checked(workload), inputs, rows_R, gradients=workload.differentiates)
+    own = _results(_checked(workload), workload.callee, inputs, rows_R=rows_R)
     seconds = time.perf_counter() - started
     if seconds <= _LONGEST_CALL_S:
         with torch.no_grad():
-            workload.watch(*workload.sets[1].tensors)
+            workload.watch(*workload.callee.arguments(workload.sets[1]))
     workload.judge()
     with failure.on_account_of(_REFERENCE):
-        wide = _widened(inputs)
+        wide = inputs.widened()
         exact = _exact_results(workload, wide, rows_R)
         if workload.support.exact:
             plain = relative_error(_exact_results(workload, inputs, rows_R), exact)
-            _hold_to_exactness(relative_error(own, exact), plain=plain, dtype=inputs.q_BHTD.dtype)
+            _hold_to_exactness(relative_error(own, exact), plain=plain, dtype=inputs.tensors[0].dtype)
     twin = partial(_twin_results, workload, job, wide, rows_R)
     numerical, left_out = _numerical_error(own, twin, seconds=seconds)
     return Outcome(
         status="ok",
-        measurements=(*_approximation_errors(own, exact, tied=inputs.tied), *numerical),
+        measurements=(*_approximation_errors(own, exact, names=[*workload.callee.leaves(inputs)]), *numerical),
         backend=workload.backend,
         facts={"rows": len(rows_R)} | left_out,
     )
@@ -79,56 +86,48 @@ def cosine(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> flo
     return float(torch.cat(each).mean())
 
 
-def _checked(workload: Workload) -> Attention:
+def _checked(workload: Workload) -> Attend:
     """Give the mechanism with its output examined at once: what is no attention output cannot be compared either."""
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        out = workload.watch(q, k, v)
+    def attend(*arguments: Any) -> torch.Tensor:
+        out = workload.watch(*arguments)
         workload.examine()
         return out
 
     return attend
 
 
-def _results(attention: Attention, inputs: Inputs, rows_R: torch.Tensor, *, gradients: bool) -> Tensors:
+def _results(call: Attend, callee: Callee, inputs: Inputs | Tokens, *, rows_R: torch.Tensor) -> Tensors:
     """Give the output on the chosen rows, or the gradients that a cotangent on those rows gives."""
-    if not gradients:
+    if not differentiates(callee.case):
         with torch.no_grad():
-            return (attention(*inputs.tensors)[:, :, rows_R],)
-    out_BHRD = attention(*inputs.tensors)[:, :, rows_R]
-    cotangent_BHRD = inputs.grad_BHTD[:, :, : len(rows_R)]
-    found = torch.autograd.grad(out_BHRD, inputs.distinct, cotangent_BHRD, allow_unused=True)
-    return tuple(torch.zeros_like(w) if g is None else g for g, w in zip(found, inputs.distinct, strict=True))
+            return (call(*callee.arguments(inputs))[..., rows_R, :],)
+    out = call(*callee.arguments(inputs))[..., rows_R, :]
+    leaves = [*callee.leaves(inputs).values()]
+    found = torch.autograd.grad(out, leaves, inputs.cotangent[..., : len(rows_R), :], allow_unused=True)
+    return tuple(torch.zeros_like(w) if g is None else g for g, w in zip(found, leaves, strict=True))
 
 
-def _exact_results(workload: Workload, inputs: Inputs, rows_R: torch.Tensor) -> Tensors:
+def _exact_results(workload: Workload, inputs: Inputs | Tokens, rows_R: torch.Tensor) -> Tensors:
     """Give what exact attention gives where `_results` asks the mechanism."""
-    mask = workload.case.mask
+    mask, layer = workload.case.mask, workload.callee.layer
+    if isinstance(inputs, Tokens):
+        assert layer is not None
+        exact = exact_layer_gradients if workload.differentiates else exact_outputs
+        return exact(layer.projections, inputs, mask=mask, rows_R=rows_R)
     if workload.differentiates:
         return exact_gradients(inputs, mask=mask, rows_R=rows_R)
     with torch.no_grad():
         return (exact_attention(*inputs.tensors, mask=mask, rows_R=rows_R),)
 
 
-def _widened(inputs: Inputs) -> Inputs:
-    """Give the same numbers in float64; tied queries and keys stay one tensor."""
-    q, v, grad = (_wide(tensor) for tensor in (inputs.q_BHTD, inputs.v_BGSD, inputs.grad_BHTD))
-    k = q if inputs.tied else _wide(inputs.k_BGSD)
-    return Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad)
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().double().requires_grad_(tensor.requires_grad)
-
-
-def _approximation_errors(own: Tensors, exact: Tensors, *, tied: bool) -> list[Measurement]:
+def _approximation_errors(own: Tensors, exact: Tensors, *, names: Sequence[str]) -> list[Measurement]:
     """Compare with exact attention: all together, and each gradient where there are gradients."""
     error = _figure("approximation_error", relative_error(own, exact))
     found = [error, _figure("cosine", cosine(own, exact), higher=True)]
     if len(own) > 1:
-        names = ("dq", "dv") if tied else ("dq", "dk", "dv")
         pairs = zip(names, own, exact, strict=True)
-        found += [_figure(f"approximation_error_{name}", relative_error((a,), (b,))) for name, a, b in pairs]
+        found += [_figure(f"approximation_error_d{name}", relative_error((a,), (b,))) for name, a, b in pairs]
     return found
 
 
@@ -145,16 +144,11 @@ def _numerical_error(own: Tensors, twin: Callable[[], Tensors], *, seconds: floa
         raise
 
 
-def _twin_results(workload: Workload, job: Job, wide: Inputs, rows_R: torch.Tensor) -> Tensors:
-    return _results(_in_float64(workload, job), wide, rows_R, gradients=workload.differentiates)
-
-
-def _in_float64(workload: Workload, job: Job) -> Attention:
-    """Build the mechanism again in float64, with the same weights."""
-    twin = variant.build(registry.load(job.target), msgspec.structs.replace(job.case, dtype="float64"))
-    if isinstance(twin, torch.nn.Module) and isinstance(workload.attention, torch.nn.Module):
-        twin.load_state_dict(workload.attention.state_dict())
-    return twin
+def _twin_results(workload: Workload, job: Job, wide: Inputs | Tokens, rows_R: torch.Tensor) -> Tensors:
+    """Build the mechanism again in float64, with the same weights, and give its results."""
+    twin = Callee(msgspec.structs.replace(job.case, dtype="float64"), registry.load(job.target))
+    twin.take_weights(workload.callee)
+    return _results(twin.call, twin, wide, rows_R=rows_R)
 
 
 def _hold_to_exactness(error: float, *, plain: float, dtype: torch.dtype) -> None:

@@ -6,7 +6,7 @@ import math
 import torch
 
 from attnbench.case import Mask, seed_for
-from attnbench.measure.workload import Inputs
+from attnbench.measure.inputs import Inputs
 
 _ALL_ROWS_UP_TO = 2048
 _ROWS = 256

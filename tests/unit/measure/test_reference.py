@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from attnbench.case import Mask
+from attnbench.measure.inputs import Inputs
 from attnbench.measure.memory import allocator_peak
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients, visible
-from attnbench.measure.workload import Inputs
 
 
 def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> 
     )
     mask, rows = Mask(causal=True), torch.tensor([0, 4, 8])
     out = exact_attention(*inputs.tensors, mask=mask, rows_R=rows)
-    wanted = torch.autograd.grad(out, inputs.distinct, grad[:, :, :3])
+    wanted = torch.autograd.grad(out, tuple(inputs.leaves.values()), grad[:, :, :3])
     torch.testing.assert_close(exact_gradients(inputs, mask=mask, rows_R=rows), wanted, rtol=1e-12, atol=1e-12)
 
 

@@ -34,32 +34,47 @@ def streamed(
     out_XTD = torch.empty_like(q_XTD, memory_format=torch.contiguous_format)
     before = _keys_that_all_see(q_XTD, k_XSD, causal)
 
-    def keys_and_values(chunk: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        k_XCF = features(k_XSD[:, chunk])
-        return k_XCF, _with_ones(v_XSD[:, chunk], k_XCF.dtype)
-
-    k_XCF, v_XCE = keys_and_values(slice(0, 0))
-    state_XFE = k_XCF.transpose(1, 2) @ v_XCE  # a sum over no keys: zeros
-    for chunk in _chunks(before):
-        k_XCF, v_XCE = keys_and_values(chunk)
-        state_XFE.baddbmm_(k_XCF.transpose(1, 2), v_XCE)
+    state_XFE = keys_summed(k_XSD[:, :before], v_XSD[:, :before], features=features)
     for chunk in _chunks(q_XTD.shape[1]):
         q_XCF = features(q_XTD[:, chunk])
         y_XCE = torch.bmm(q_XCF, state_XFE)
         if causal:
-            k_XCF, v_XCE = keys_and_values(slice(before + chunk.start, before + chunk.stop))
+            own = slice(before + chunk.start, before + chunk.stop)
+            k_XCF, v_XCE = _featured(k_XSD[:, own], v_XSD[:, own], features)
             y_XCE.baddbmm_(torch.bmm(q_XCF, k_XCF.transpose(1, 2)).tril_(), v_XCE)
             state_XFE.baddbmm_(k_XCF.transpose(1, 2), v_XCE)
         torch.div(y_XCE[..., :-1], y_XCE[..., -1:], out=out_XTD[:, chunk])
     return out_XTD
 
 
+def keys_summed(k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features) -> torch.Tensor:
+    """Sum f(k_s) v_s and f(k_s) over all keys, in place: state_XFE (Katharopoulos et al. 2020, eqs. 16 to 19)."""
+    k_X0F, v_X0E = _featured(k_XSD[:, :0], v_XSD[:, :0], features)
+    state_XFE = k_X0F.transpose(1, 2) @ v_X0E  # a sum over no keys: zeros
+    for chunk in _chunks(k_XSD.shape[1]):
+        k_XCF, v_XCE = _featured(k_XSD[:, chunk], v_XSD[:, chunk], features)
+        state_XFE.baddbmm_(k_XCF.transpose(1, 2), v_XCE)
+    return state_XFE
+
+
+def one_further(
+    q_XTD: torch.Tensor, k_X1D: torch.Tensor, v_X1D: torch.Tensor, state_XFE: torch.Tensor, *, features: Features
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add one key with its value to the sums, and answer all queries from them: (out_XTD, the sums after it).
+
+    Katharopoulos et al. 2020, eqs. 18 to 20. Time: O(F D) a query, however many keys were summed.
+    """
+    k_X1F, v_X1E = _featured(k_X1D, v_X1D, features)
+    after_XFE = torch.baddbmm(state_XFE, k_X1F.transpose(1, 2), v_X1E)
+    y_XTE = features(q_XTD) @ after_XFE
+    return (y_XTE[..., :-1] / y_XTE[..., -1:]).to(q_XTD.dtype), after_XFE
+
+
 def batched(
     q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features, causal: bool
 ) -> torch.Tensor:
     """Take all chunks at once, each with the state before it. Differentiable."""
-    q_XTF, k_XSF = features(q_XTD), features(k_XSD)
-    v_XSE = _with_ones(v_XSD, k_XSF.dtype)
+    q_XTF, (k_XSF, v_XSE) = features(q_XTD), _featured(k_XSD, v_XSD, features)
     before = _keys_that_all_see(q_XTD, k_XSD, causal)
     state_XFE = k_XSF[:, :before].transpose(1, 2) @ v_XSE[:, :before]
     y_XTE = _causal_sums(q_XTF, k_XSF[:, before:], v_XSE[:, before:], state_XFE) if causal else q_XTF @ state_XFE
@@ -86,8 +101,10 @@ def _keys_that_all_see(q_XTD: torch.Tensor, k_XSD: torch.Tensor, causal: bool) -
     return k_XSD.shape[1] - q_XTD.shape[1] if causal else k_XSD.shape[1]
 
 
-def _with_ones(v_XSD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return pad(v_XSD.to(dtype), (0, 1), value=1.0)
+def _featured(k_XSD: torch.Tensor, v_XSD: torch.Tensor, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the keys' features, and in their dtype the values with a column of ones: k_XSF, v_XSE."""
+    k_XSF = features(k_XSD)
+    return k_XSF, pad(v_XSD.to(k_XSF.dtype), (0, 1), value=1.0)
 
 
 def _chunks(length: int) -> Iterator[slice]:
