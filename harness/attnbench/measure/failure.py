@@ -19,6 +19,10 @@ _NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _DEVICE_GONE = ("no CUDA-capable device", "GPU is lost", "fallen off the bus", "CUDA-capable device(s) is/are busy")
 
 
+class LeftOut(Exception):  # noqa: N818 - it is an answer, not an error
+    """A figure that a mechanism's other figures can do without; why there is none is the message."""
+
+
 def status_of(error: BaseException) -> Status:
     """Tell the status that an exception stands for."""
     text = words(error)
