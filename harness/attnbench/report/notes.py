@@ -11,6 +11,8 @@ _FLAGS = {
     "few_samples": "few samples, cut short by the cap",
     "unseen_memory": "the process grew by more than the allocator counted (a library's own buffers: memory_resident)",
     "launch_bound": "the host could not queue calls as fast as the device did them",
+    "later_tokens": "its output depends on later tokens, though the mask hides them (mask_leak, hidden_mass)",
+    "hidden_tokens": "its output depends on tokens that the mask hides (mask_leak, hidden_mass)",
     "diverged": "a training diverged, its best weights before that were tested",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
