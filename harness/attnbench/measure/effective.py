@@ -3,6 +3,7 @@
 # B batch, H heads, G key/value heads, T queries, S keys, R chosen query rows, C columns of a block, D head dimension
 import math
 import random
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -67,6 +68,18 @@ def hold_to_reach(case: Case, *, calls: int, call_s: float) -> None:
         raise LeftOut("queries, keys and values are asked for at level core only")
     if calls * call_s > _LONGEST_S:
         raise LeftOut(f"it needs {calls} calls, and one takes {call_s:.2g} s")
+
+
+def within_time(attention: Attention) -> Attention:
+    """Wrap a mechanism so that a call raises LeftOut once those before it have taken longer than such a figure may."""
+    started = time.perf_counter()
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if time.perf_counter() - started > _LONGEST_S:
+            raise LeftOut(f"its calls took longer than {_LONGEST_S:g} s")
+        return attention(q, k, v)
+
+    return attend
 
 
 def repeatable(attention: Attention, *, seed: int) -> Attention:

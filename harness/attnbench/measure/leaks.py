@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 
 from attnbench.case import Mask, seed_for
-from attnbench.measure.effective import Tensors, hold_to_reach, repeatable, rounding
+from attnbench.measure.effective import Tensors, hold_to_reach, repeatable, rounding, within_time
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.figure import figure
 from attnbench.measure.reference import visible
@@ -29,7 +29,8 @@ def look(workload: Workload, *, call_s: float) -> list[Measurement]:
     if case.mask == Mask():
         return []
     hold_to_reach(case, calls=_CALLS, call_s=call_s)
-    change = mask_leak(workload.attention, own.tensors, other.tensors, mask=case.mask, seed=case.seed)
+    attend = within_time(workload.attention)
+    change = mask_leak(attend, own.tensors, other.tensors, mask=case.mask, seed=case.seed)
     is_strict = change <= rounding(own.q_BHTD.dtype, case.shape.seq_k)
     return [figure("mask_leak", change, flags=() if is_strict else (flag_of(case.mask),))]
 

@@ -6,7 +6,7 @@ import torch
 from msgspec import Struct
 
 from attnbench.case import Mask
-from attnbench.measure.effective import Tensors, calls_for, column_blocks, hold_to_reach, rounding
+from attnbench.measure.effective import Tensors, calls_for, column_blocks, hold_to_reach, rounding, within_time
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.figure import figure
 from attnbench.measure.leaks import flag_of
@@ -39,7 +39,7 @@ def look(workload: Workload, *, call_s: float) -> list[Measurement]:
     if shape.seq_k > _MOST_KEYS:
         raise LeftOut(f"the effective weights are read up to {_MOST_KEYS} keys")
     hold_to_reach(workload.case, calls=calls_for(shape.seq_k, shape.head_dim), call_s=call_s)
-    masses = weigh(workload.attention, inputs.tensors, mask=mask, seed=workload.case.seed)
+    masses = weigh(within_time(workload.attention), inputs.tensors, mask=mask, seed=workload.case.seed)
     found = [figure("kept_mass", masses.kept, higher=True)]
     if mask != Mask():
         leaks = masses.hidden > rounding(inputs.q_BHTD.dtype, shape.seq_k)

@@ -7,7 +7,15 @@ import torch
 
 from attnbench import Attention, Case, Shape
 from attnbench.case import Mask
-from attnbench.measure.effective import calls_for, column_blocks, effective_matrix, hold_to_reach, repeatable
+from attnbench.measure import effective
+from attnbench.measure.effective import (
+    calls_for,
+    column_blocks,
+    effective_matrix,
+    hold_to_reach,
+    repeatable,
+    within_time,
+)
 from attnbench.measure.failure import LeftOut
 from attnbench.registry import load
 
@@ -123,3 +131,11 @@ def test_slow_calls_and_layers_are_not_asked() -> None:
         hold_to_reach(core, calls=9, call_s=1.0)
     with pytest.raises(LeftOut, match="level core only"):
         hold_to_reach(Case(variant="", shape=shape, level="layer"), calls=1, call_s=0.0)
+
+
+def test_calls_that_turn_out_slow_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = within_time(planted("Causal"))
+    assert effective_matrix(attend, drawn(8, 8)).shape == (2, 3, 8, 8)
+    monkeypatch.setattr(effective, "_LONGEST_S", -1.0)
+    with pytest.raises(LeftOut, match="took longer"):
+        effective_matrix(attend, drawn(8, 8))
