@@ -114,7 +114,8 @@ def relative_spread(processes: Sequence[Quantiles]) -> float | None:
     centre = abs(median(medians))
     if deviation == 0:
         return 0.0
-    return deviation / centre if centre else None
+    spread = deviation / centre if centre else math.inf
+    return spread if math.isfinite(spread) else None
 
 
 def noise_verdict(spread: float | None) -> Noise:

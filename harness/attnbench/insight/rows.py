@@ -20,7 +20,8 @@ PENDING = "not measured yet"
 _BASE_UNIT = {"ns": ("s", 1e9)}
 _UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
 _KINDS = tuple(PRIMARY_METRIC)
-_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "accuracy", "energy")
+_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
+_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a measured case's fact of that name says why it has none
 _LAST = len(_FIRST_METRICS)
 ENOUGH = "enough"  # the fact of a round that was skipped since nothing more was needed
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
@@ -150,6 +151,9 @@ def _rows_of(question: _Question) -> Iterator[Row]:
     primary = base.metric if base.metric in measured else next(iter(measured))
     for metric, by_round in measured.items():
         yield _with_figures(base, metric, by_round, primary=base.primary and metric == primary)
+    for metric in _MAY_LACK:
+        if metric in base.facts and metric not in measured:
+            yield msgspec.structs.replace(base, metric=metric, detail=str(base.facts[metric]), primary=False)
 
 
 def _base(question: _Question, records: list[Record], good: list[Record]) -> Row:

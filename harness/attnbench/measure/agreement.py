@@ -1,4 +1,7 @@
-"""The agreement probe: how far a mechanism is from exact attention in float64, and from itself in float64."""
+"""The agreement probe: how far a mechanism is from exact attention in float64, and from itself in float64.
+
+Besides, how much of exact attention's weight it keeps, and whether it depends on what the mask hides from it.
+"""
 
 # B batch, H heads, T queries, R chosen query rows, D head dimension; at layer level tensors are BTE, E width
 import math
@@ -12,8 +15,10 @@ import torch
 
 from attnbench import registry
 from attnbench.case import Option
-from attnbench.measure import failure
+from attnbench.measure import failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
+from attnbench.measure.effective import repeatable
+from attnbench.measure.figure import figure
 from attnbench.measure.inputs import Inputs, Tokens, differentiates
 from attnbench.measure.layer import exact_layer_gradients, exact_outputs
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients
@@ -26,43 +31,46 @@ Found = tuple[list[Measurement], dict[str, Option]]
 
 # Repeating a call in float64 costs several times the call; beyond this it is left out, and the figure is missing.
 _LONGEST_CALL_S = 2.0
+_REFERENCE_ROUNDING = 1e-14  # beside which a result in float64 cannot be held to less
 _NO_DIRECTION = 1e-12  # of the largest row's norm
 _REFERENCE = "the float64 reference"
 
 
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
-    """Compare output (or, in a backward pass, gradients) with exact attention's on the same inputs, in float64.
+    """Compare output and, in a backward pass, gradients with exact attention's on the same inputs, in float64.
 
     At layer level exact attention stands between the same projections, whose gradients are compared too.
-    Raises Unsupported, and InvalidOutput where a mechanism that calls itself exact errs more than twice as much as the
-    plain formula in its dtype.
+    Raises Unsupported; InvalidOutput for gradients that are not finite, and where a mechanism that calls itself exact
+    errs more than twice as much as the plain formula in its dtype, or depends on what the mask hides.
     """
-    del tell  # an agreement job is a few calls
+    del tell  # an agreement job is a few seconds of calls
     workload = Workload.of(job, sets=2)
     if workload.support.level == "layer":
         raise Unsupported("it starts from tokens: there are no queries, keys and values to give to exact attention")
     inputs = workload.sets[0]
     rows_R = chosen_rows(job.case.shape.seq_q, seed=job.case.seed, device=inputs.tensors[0].device)
     started = time.perf_counter()
-    own = _results(_checked(workload), workload.callee, inputs, rows_R=rows_R)
+    attend = repeatable(_checked(workload), seed=job.case.seed)
+    own = _results(attend, workload.callee, inputs, rows_R=rows_R)
     seconds = time.perf_counter() - started
-    if seconds <= _LONGEST_CALL_S:
-        with torch.no_grad():
-            workload.watch(*workload.callee.arguments(workload.sets[1]))
+    call_s = _second_call_s(workload) if seconds <= _LONGEST_CALL_S else seconds
     workload.judge()
+    names = _names(workload.callee, inputs)
+    _hold_to_finiteness(own, names)
     with failure.on_account_of(_REFERENCE):
         wide = inputs.widened()
         exact = _exact_results(workload, wide, rows_R)
         if workload.support.exact:
-            plain = relative_error(_exact_results(workload, inputs, rows_R), exact)
-            _hold_to_exactness(relative_error(own, exact), plain=plain, dtype=inputs.tensors[0].dtype)
+            _hold_to_exactness(own, exact, plain=_exact_results(workload, inputs, rows_R), names=names)
+    looks, why_not = _looks(workload, call_s=call_s)
+    flags = _hold_to_mask(looks, workload)
     twin = partial(_twin_results, workload, job, wide, rows_R)
     numerical, left_out = _numerical_error(own, twin, seconds=seconds)
     return Outcome(
         status="ok",
-        measurements=(*_approximation_errors(own, exact, names=[*workload.callee.leaves(inputs)]), *numerical),
+        measurements=(*_approximation_errors(own, exact, names=names, flags=flags), *numerical, *looks),
         backend=workload.backend,
-        facts={"rows": len(rows_R)} | left_out,
+        facts={"rows": len(rows_R)} | left_out | why_not,
     )
 
 
@@ -97,15 +105,35 @@ def _checked(workload: Workload) -> Attend:
     return attend
 
 
-def _results(call: Attend, callee: Callee, inputs: Inputs | Tokens, *, rows_R: torch.Tensor) -> Tensors:
-    """Give the output on the chosen rows, or the gradients that a cotangent on those rows gives."""
+def _second_call_s(workload: Workload) -> float:
+    """Ask for a second answer, by which a kept one is found; give the seconds that it takes."""
+    arguments = workload.callee.arguments(workload.sets[1])
+    started = time.perf_counter()
+    with torch.no_grad():
+        workload.watch(*arguments)
+        workload.examine()  # which waits for the device
+    return time.perf_counter() - started
+
+
+def _results(attend: Attend, callee: Callee, inputs: Inputs | Tokens, *, rows_R: torch.Tensor) -> Tensors:
+    """Give the output on the chosen rows, and in a backward pass the gradients that a cotangent on these rows gives."""
     if not differentiates(callee.case):
         with torch.no_grad():
-            return (call(*callee.arguments(inputs))[..., rows_R, :],)
-    out = call(*callee.arguments(inputs))[..., rows_R, :]
+            return (attend(*callee.arguments(inputs))[..., rows_R, :],)
+    out = attend(*callee.arguments(inputs))[..., rows_R, :]
     leaves = [*callee.leaves(inputs).values()]
-    found = torch.autograd.grad(out, leaves, inputs.cotangent[..., : len(rows_R), :], allow_unused=True)
-    return tuple(torch.zeros_like(w) if g is None else g for g, w in zip(found, leaves, strict=True))
+    cotangent = inputs.cotangent[..., : len(rows_R), :]
+    return out.detach(), *torch.autograd.grad(out, leaves, cotangent, allow_unused=True, materialize_grads=True)
+
+
+def _names(callee: Callee, inputs: Inputs | Tokens) -> tuple[str, ...]:
+    """Name what `_results` gives."""
+    return ("output", *(f"d{name}" for name in callee.leaves(inputs) if differentiates(callee.case)))
+
+
+def _of_the_pass(results: Tensors) -> Tensors:
+    """Give what the pass computes: gradients where there are any, else the output."""
+    return results[1:] or results
 
 
 def _exact_results(workload: Workload, inputs: Inputs | Tokens, rows_R: torch.Tensor) -> Tensors:
@@ -113,21 +141,25 @@ def _exact_results(workload: Workload, inputs: Inputs | Tokens, rows_R: torch.Te
     mask, layer = workload.case.mask, workload.callee.layer
     if isinstance(inputs, Tokens):
         assert layer is not None
-        exact = exact_layer_gradients if workload.differentiates else exact_outputs
-        return exact(layer.projections, inputs, mask=mask, rows_R=rows_R)
-    if workload.differentiates:
-        return exact_gradients(inputs, mask=mask, rows_R=rows_R)
+        outputs = exact_outputs(layer.projections, inputs, mask=mask, rows_R=rows_R)
+        if not workload.differentiates:
+            return outputs
+        return *outputs, *exact_layer_gradients(layer.projections, inputs, mask=mask, rows_R=rows_R)
     with torch.no_grad():
-        return (exact_attention(*inputs.tensors, mask=mask, rows_R=rows_R),)
+        out_BHRD = exact_attention(*inputs.tensors, mask=mask, rows_R=rows_R)
+    return (out_BHRD, *exact_gradients(inputs, mask=mask, rows_R=rows_R)) if workload.differentiates else (out_BHRD,)
 
 
-def _approximation_errors(own: Tensors, exact: Tensors, *, names: Sequence[str]) -> list[Measurement]:
-    """Compare with exact attention: all together, and each gradient where there are gradients."""
-    error = _figure("approximation_error", relative_error(own, exact))
-    found = [error, _figure("cosine", cosine(own, exact), higher=True)]
+def _approximation_errors(
+    own: Tensors, exact: Tensors, *, names: Sequence[str], flags: tuple[str, ...]
+) -> list[Measurement]:
+    """Compare what the pass computes with exact attention's; where that is gradients, each, and the output as well."""
+    ours, wanted = _of_the_pass(own), _of_the_pass(exact)
+    error = figure("approximation_error", relative_error(ours, wanted), flags=flags)
+    found = [error, figure("cosine", cosine(ours, wanted), higher=True)]
     if len(own) > 1:
         pairs = zip(names, own, exact, strict=True)
-        found += [_figure(f"approximation_error_d{name}", relative_error((a,), (b,))) for name, a, b in pairs]
+        found += [figure(f"approximation_error_{name}", relative_error((a,), (b,))) for name, a, b in pairs]
     return found
 
 
@@ -137,7 +169,7 @@ def _numerical_error(own: Tensors, twin: Callable[[], Tensors], *, seconds: floa
         reason = f"left out: a call took {seconds:.1f} s, and in float64 it takes several times that"
         return [], {"numerical_error": reason}
     try:
-        return [_figure("numerical_error", relative_error(own, twin()))], {}
+        return [figure("numerical_error", relative_error(_of_the_pass(own), _of_the_pass(twin())))], {}
     except Exception as error:
         if failure.status_of(error) in ("unsupported", "oom_host", "oom_device"):
             return [], {"numerical_error": f"in float64: {failure.reason(error)}"}
@@ -148,22 +180,55 @@ def _twin_results(workload: Workload, job: Job, wide: Inputs | Tokens, rows_R: t
     """Build the mechanism again in float64, with the same weights, and give its results."""
     twin = Callee(msgspec.structs.replace(job.case, dtype="float64"), registry.load(job.target))
     twin.take_weights(workload.callee)
-    return _results(twin.call, twin, wide, rows_R=rows_R)
+    return _results(repeatable(twin.call, seed=job.case.seed), twin, wide, rows_R=rows_R)
 
 
-def _hold_to_exactness(error: float, *, plain: float, dtype: torch.dtype) -> None:
-    bound = 2 * plain + torch.finfo(dtype).eps
-    if not error <= bound:
-        raise InvalidOutput(
-            f"it calls itself exact and errs by {error:.2g}; the plain formula in the same dtype errs by {plain:.2g}"
-        )
+def _looks(workload: Workload, *, call_s: float) -> Found:
+    """Look at the effective weights, and for what is hidden and matters; of what is left out, say why."""
+    found: list[Measurement] = []
+    left_out: dict[str, Option] = {}
+    for metric, look in {"kept_mass": weights.look, "mask_leak": leaks.look}.items():
+        try:
+            found += look(workload, call_s=call_s)
+        except failure.LeftOut as why:
+            left_out[metric] = f"left out: {why}"
+        except Exception as error:  # what was asked here is no part of the contract: the other figures stand
+            left_out[metric] = f"left out: {failure.reason(error)}"
+    return found, left_out
 
 
-def _figure(metric: str, value: float, *, higher: bool = False) -> Measurement:
-    return Measurement(
-        metric=metric,
-        unit="1",
-        values=(value if math.isfinite(value) else None,),
-        higher_is_better=higher,
-        flags=() if math.isfinite(value) else ("non_finite",),
-    )
+def _hold_to_mask(looks: Sequence[Measurement], workload: Workload) -> tuple[str, ...]:
+    """Give the flag under which a look found that hidden tokens matter; for an exact mechanism raise InvalidOutput."""
+    flag = leaks.flag_of(workload.case.mask)
+    leaking = [each for each in looks if flag in each.flags]
+    if leaking and workload.support.exact:
+        told = ", ".join(f"{each.metric} {each.values[0] or math.nan:.2g}" for each in leaking)
+        raise InvalidOutput(f"it calls itself exact, and depends on tokens that the mask hides: {told}")
+    return (flag,) if leaking else ()
+
+
+def _hold_to_finiteness(own: Tensors, names: Sequence[str]) -> None:
+    """Raise InvalidOutput with the number of values that are not finite, of each gradient that has any."""
+    told = []
+    for name, each in zip(names, own, strict=True):
+        wrong = int((~each.isfinite()).sum())
+        if wrong:
+            told.append(f"{wrong} of {each.numel()} values of {name} ({int(each.isnan().sum())} NaN)")
+    if told:
+        raise InvalidOutput(f"not finite: {', '.join(told)}")
+
+
+def _hold_to_exactness(own: Tensors, exact: Tensors, *, plain: Tensors, names: Sequence[str]) -> None:
+    """Hold each result's error to twice the plain formula's in its dtype, and a rounding of all of its kind.
+
+    (A gradient may be nothing at all, and be rounded beside the others: that of a query which sees one key.)
+    """
+    for name, ours, wanted, theirs in zip(names, own, exact, plain, strict=True):
+        of_its_kind = exact[:1] if name == "output" else exact[1:]
+        size = math.sqrt(sum(float(each.double().square().sum()) for each in of_its_kind)) or 1.0
+        error, allowed = (float((each.double() - wanted).norm()) / size for each in (ours, theirs))
+        if not error <= 2 * allowed + torch.finfo(ours.dtype).eps + _REFERENCE_ROUNDING:
+            raise InvalidOutput(
+                f"it calls itself exact and errs by {error:.2g} in {name}; the plain formula in the same dtype errs by "
+                f"{allowed:.2g}"
+            )

@@ -31,6 +31,10 @@ _DEVICE_GONE = (
 _CUDA_ERROR = "CUDA error: "
 
 
+class LeftOut(Exception):  # noqa: N818 - it is an answer, not an error
+    """A figure that a mechanism's other figures can do without; why there is none is the message."""
+
+
 def status_of(error: BaseException) -> Status:
     """Tell the status that an exception stands for."""
     text = words(error)

@@ -55,9 +55,34 @@ def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tupl
     return (dq + dk, dv) if inputs.tied else (dq, dk, dv)
 
 
+def heaviest_keys(
+    q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, *, mask: Mask, rows_R: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the keys to which exact attention gives most weight on the chosen rows, `count` of each or all that are.
+
+    Gives their weights in float64 and their numbers, both [B, H, R, count]; a key that is not seen has weight 0. A head
+    at a time.
+    """
+    batch, heads, queries, _ = q_BHTD.shape
+    group, keys = heads // k_BGSD.shape[1], k_BGSD.shape[2]
+    hidden_RS = ~visible(mask, rows_R, queries=queries, keys=keys)
+    with torch.no_grad():
+        each = [
+            _weights(q_BHTD[b, h, rows_R].double(), k_BGSD[b, h // group].double(), hidden_RS).topk(min(count, keys))
+            for b in range(batch)
+            for h in range(heads)
+        ]
+    size = (batch, heads, len(rows_R), -1)
+    return torch.stack([top.values for top in each]).view(size), torch.stack([top.indices for top in each]).view(size)
+
+
 def _one_head(q_RD: torch.Tensor, k_SD: torch.Tensor, v_SD: torch.Tensor, *, hidden_RS: torch.Tensor) -> torch.Tensor:
+    return _weights(q_RD, k_SD, hidden_RS) @ v_SD
+
+
+def _weights(q_RD: torch.Tensor, k_SD: torch.Tensor, hidden_RS: torch.Tensor) -> torch.Tensor:
     scores_RS = q_RD @ k_SD.T / math.sqrt(q_RD.shape[-1])
-    return scores_RS.masked_fill(hidden_RS, -math.inf).softmax(-1) @ v_SD
+    return scores_RS.masked_fill(hidden_RS, -math.inf).softmax(-1)
 
 
 def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> torch.Tensor:
@@ -75,9 +100,9 @@ def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> tor
     return seen_RS
 
 
-def chosen_rows(queries: int, *, seed: int, device: torch.device) -> torch.Tensor:
+def chosen_rows(queries: int, *, seed: int, device: torch.device, all_up_to: int = _ALL_ROWS_UP_TO) -> torch.Tensor:
     """Choose the query rows on which agreement is taken: all up to 2048 queries, else 256 drawn from the seed."""
-    if queries <= _ALL_ROWS_UP_TO:
+    if queries <= all_up_to:
         return torch.arange(queries, device=device)
     drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "rows")))[:_ROWS]
     return drawn.sort().values.to(device)

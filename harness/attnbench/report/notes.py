@@ -13,6 +13,8 @@ _FLAGS = {
     "launch_bound": "the host could not queue calls as fast as the device did them",
     "throttled": "the GPU's clock was below 75% of its default all the while",
     "shared_device": "other processes used the GPU meanwhile",
+    "later_tokens": "its output depends on later tokens, though the mask hides them (mask_leak, hidden_mass)",
+    "hidden_tokens": "its output depends on tokens that the mask hides (mask_leak, hidden_mass)",
     "diverged": "a training diverged, its best weights before that were tested",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }

@@ -41,7 +41,15 @@ _TITLES = {
     "latency_wall": "latency by the wall clock",
     "energy": "energy per call",
     "approximation_error": "approximation error against exact attention",
+    "approximation_error_output": "approximation error of the output",
+    "approximation_error_dq": "approximation error of dq",
+    "approximation_error_dk": "approximation error of dk",
+    "approximation_error_dv": "approximation error of dv",
     "numerical_error": "numerical error against itself in float64",
+    "cosine": "mean cosine with exact attention",
+    "kept_mass": "share of exact attention's 16 heaviest weights that is kept",
+    "hidden_mass": "largest share of a row's weight on hidden keys",
+    "mask_leak": "largest change of an output when hidden tokens change",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999

@@ -339,3 +339,12 @@ def test_the_second_of_two_identical_measurements_has_metrics_of_its_own_and_no_
     assert (failure.metric, failure.status, failure.primary) == ("latency_twin", "timeout", False)
     (block,) = tables([first, second, failure])
     assert [cell.text for cell in block.cells] == ["5.00"]
+
+
+def test_a_figure_that_a_measured_case_lacks_is_a_row_with_its_reason():
+    facts = {"rows": 256, "kept_mass": "left out: too many keys"}
+    found = rows([record(job(kind="agreement"), value(0.1, "approximation_error", "1"), facts=facts)])
+    assert [(row.metric, row.status, row.value, row.detail, row.primary) for row in found] == [
+        ("approximation_error", "ok", 0.1, "", True),
+        ("kept_mass", "ok", None, "left out: too many keys", False),
+    ]

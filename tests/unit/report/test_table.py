@@ -218,6 +218,25 @@ def test_flags_are_told_below():
     assert block(records).notes == ("a: few samples, cut short by the cap", "a: flagged odd thing")
 
 
+def test_what_depends_on_later_tokens_is_told_below_its_errors():
+    leaking = record(job("a", "agreement"), value(0.1, "approximation_error", "1", flags=("later_tokens",)))
+    (note,) = block([leaking]).notes
+    assert note.startswith("a: its output depends on later tokens")
+
+
+def test_a_kept_mass_that_is_left_out_is_a_word_with_its_reason():
+    short, long = job("a", "agreement"), job("a", "agreement", seq=4096)
+    error = value(0.1, "approximation_error", "1")
+    records = [
+        record(short, error, value(0.4, "kept_mass", "1", higher_is_better=True)),
+        record(long, error, facts={"kept_mass": "left out: the reason"}),
+    ]
+    (found,) = tables(rows(records), ["kept_mass"])
+    assert found.title == "Share of exact attention's 16 heaviest weights that is kept, forward"
+    assert texts(found) == {"a": ["0.400", "no value"]}
+    assert found.notes == ("a at 4096: left out: the reason",)
+
+
 def test_the_kernels_that_ran_are_told_where_the_name_does_not():
     ran = [record(job(name), value(1), backend=kernel) for name, kernel in (("flash", "sdpa"), ("math", "math"))]
     assert block(ran).notes == ("kernels: flash = sdpa",)

@@ -1,0 +1,126 @@
+"""The effective attention matrix of any mechanism that is linear in V, found with no help from it."""
+
+# B batch, H heads, G key/value heads, T queries, S keys, R chosen query rows, C columns of a block, D head dimension
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnbench.case import seed_for
+from attnbench.measure.failure import LeftOut
+from attnbench.measure.inputs import Inputs, Tokens
+from attnbench.variant import Attention
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+_LONGEST_S = 5.0
+_STORED = 4  # roundings of a result in its own dtype
+
+
+def effective_matrix(
+    attention: Attention, tensors: Tensors, *, rows_R: torch.Tensor | None = None, seed: int = 0
+) -> torch.Tensor:
+    """Give A_BHRS with out = A V for the chosen query rows, all by default, in the mechanism's dtype.
+
+    `tensors` are q_BHTD, k_BGSD (q itself where they are tied) and v_BGSD. Costs ceil(S / D) + 1 calls. Raises LeftOut.
+    """
+    return torch.cat(list(column_blocks(attention, tensors, rows_R=rows_R, seed=seed)), dim=-1)
+
+
+@torch.no_grad()
+def column_blocks(
+    attention: Attention, tensors: Tensors, *, rows_R: torch.Tensor | None = None, seed: int = 0
+) -> Iterator[torch.Tensor]:
+    """Yield the columns of `effective_matrix` from left to right, A_BHRC with C = D (the last may be narrower).
+
+    V is given columns of the identity, D at a time and for every head at once, with the random state set back before
+    each call. When all are read, raises LeftOut where A V differs from the mechanism's own output beyond rounding:
+    then they mean nothing.
+    """
+    q_BHTD, k_BGSD, v_BGSD = tensors
+    attend = repeatable(attention, seed=seed)
+    rows = torch.arange(q_BHTD.shape[2], device=q_BHTD.device) if rows_R is None else rows_R
+    own_BHRD = attend(*tensors)[:, :, rows].double()
+    product_BHRD = torch.zeros_like(own_BHRD)
+    shared = q_BHTD.shape[1] // v_BGSD.shape[1]
+    keys, width = v_BGSD.shape[2:]
+    for first in range(0, keys, width):
+        columns = torch.arange(first, min(first + width, keys), device=v_BGSD.device)
+        identity_BGSD = torch.zeros_like(v_BGSD)
+        identity_BGSD[:, :, columns, columns - first] = 1
+        block_BHRC = attend(q_BHTD, k_BGSD, identity_BGSD)[:, :, rows, : len(columns)]
+        values_BHCD = v_BGSD[:, :, columns].double().repeat_interleave(shared, dim=1)
+        product_BHRD += block_BHRC.double() @ values_BHCD
+        yield block_BHRC
+    _hold_to_linearity(product_BHRD, own_BHRD, bound=rounding(v_BGSD.dtype, keys))
+
+
+def calls_for(keys: int, head_dim: int) -> int:
+    """Count the calls that reading a matrix takes: its columns', and one for the mechanism's own output."""
+    return -(-keys // head_dim) + 1
+
+
+def at_core(inputs: Inputs | Tokens) -> Tensors:
+    """Give queries, keys and values. Raises LeftOut at layer level, where there are tokens instead."""
+    if isinstance(inputs, Tokens):
+        raise LeftOut("queries, keys and values are asked for at level core only")
+    return inputs.q_BHTD, inputs.k_BGSD, inputs.v_BGSD
+
+
+def hold_to_time(*, calls: int, call_s: float) -> None:
+    """Raise LeftOut where so many calls take longer than such a figure is worth."""
+    if calls * call_s > _LONGEST_S:
+        raise LeftOut(f"it needs {calls} calls, and one takes {call_s:.2g} s")
+
+
+def within_time(attention: Attention) -> Attention:
+    """Wrap a mechanism so that a call raises LeftOut once those before it have taken longer than such a figure may."""
+    started = time.perf_counter()
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if time.perf_counter() - started > _LONGEST_S:
+            raise LeftOut(f"its calls took longer than {_LONGEST_S:g} s")
+        return attention(q, k, v)
+
+    return attend
+
+
+def repeatable(attention: Callable[..., torch.Tensor], *, seed: int) -> Callable[..., torch.Tensor]:
+    """Wrap a mechanism so that every call finds the same random state (torch's, numpy's, Python's) and leaves none."""
+    drawn_from = seed_for(seed, "calls")
+
+    def attend(*arguments: Any) -> torch.Tensor:
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a plugin may draw from the global one
+        try:
+            with torch.random.fork_rng(devices=[arguments[0].device] if arguments[0].is_cuda else []):
+                torch.manual_seed(drawn_from)
+                random.seed(drawn_from)
+                np.random.seed(drawn_from % 2**32)  # noqa: NPY002
+                return attention(*arguments)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+    return attend
+
+
+def rounding(dtype: torch.dtype, keys: int) -> float:
+    """Give the relative difference that rounding explains between two ways to one result.
+
+    Each is stored in its dtype, and a sum over keys is held in float32 or wider.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    return _STORED * torch.finfo(dtype).eps + math.sqrt(keys) * torch.finfo(wide).eps
+
+
+def _hold_to_linearity(product: torch.Tensor, own: torch.Tensor, *, bound: float) -> None:
+    error = float((product - own).norm() / own.norm().clamp(min=torch.finfo(own.dtype).tiny))
+    if not error <= bound:
+        raise LeftOut(
+            f"it is not linear in V, or draws anew at every call: A V differs from its output by {error:.2g}, "
+            f"and rounding explains {bound:.2g}"
+        )

@@ -1,0 +1,94 @@
+"""Whether an output depends on tokens that the mask hides from it: later ones, or those outside the window."""
+
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+
+from attnbench.case import Mask, seed_for
+from attnbench.measure.effective import Tensors, at_core, hold_to_time, repeatable, rounding, within_time
+from attnbench.measure.failure import LeftOut
+from attnbench.measure.figure import figure
+from attnbench.measure.reference import visible
+from attnbench.measure.workload import Workload
+from attnbench.record import Measurement
+from attnbench.variant import Attention
+
+_POSITIONS = 3
+_CALLS = _POSITIONS + 2
+
+
+def look(workload: Workload, *, call_s: float) -> list[Measurement]:
+    """Measure mask_leak where there is a mask, flagged where it is more than rounding. `call_s` is what a call takes.
+
+    Raises LeftOut.
+    """
+    case, (own, other) = workload.case, map(at_core, workload.sets)
+    if case.mask == Mask():
+        return []
+    hold_to_time(calls=_CALLS, call_s=call_s)
+    attend = within_time(workload.attention)
+    change = mask_leak(attend, own, other, mask=case.mask, seed=case.seed)
+    is_strict = change <= rounding(own[0].dtype, case.shape.seq_k)
+    return [figure("mask_leak", change, flags=() if is_strict else (flag_of(case.mask),))]
+
+
+def flag_of(mask: Mask) -> str:
+    """Name what an output depends on that depends on what this mask hides."""
+    return "later_tokens" if mask.window is None else "hidden_tokens"
+
+
+def mask_leak(attention: Attention, tensors: Tensors, others: Tensors, *, mask: Mask, seed: int) -> float:
+    """Give the largest change of an output row when the tokens that the mask hides from it become those of `others`.
+
+    Relative to the root mean square of the rows' norms; a strict mechanism's is 0, or rounding on a device that adds in
+    any order. Takes a few query rows drawn from the seed, each with a call: where there is no window all rows before it
+    are looked at as well, for what is later than it is later than they. Nothing is asked of linearity, and a mechanism
+    in whose weights no later token shows is found too, where these decide which earlier ones are seen. Raises
+    LeftOut.
+    """
+    attend = repeatable(attention, seed=seed)
+    own_BHTD = _output(attend, tensors)
+    scale = math.sqrt(float(own_BHTD.square().sum(-1).mean())) or 1.0
+    noise = _largest(_output(attend, tensors) - own_BHTD) / scale
+    if not noise <= rounding(tensors[0].dtype, tensors[1].shape[2]):
+        raise LeftOut(f"equal calls differ by {noise:.2g}: it draws anew at every call")
+    found = [0.0]
+    for row, hidden_S in islice(_rows_with_hidden_keys(tensors, mask, seed=seed), _POSITIONS):
+        seen = slice(row, row + 1) if mask.window is not None else slice(0, row + 1)
+        changed_BHTD = _output(attend, _replaced(tensors, others, hidden_S))
+        found.append(_largest((changed_BHTD - own_BHTD)[:, :, seen]) / scale)
+    return max(found, key=lambda change: (math.isnan(change), change))
+
+
+def _rows_with_hidden_keys(tensors: Tensors, mask: Mask, *, seed: int) -> Iterator[tuple[int, torch.Tensor]]:
+    queries, keys = tensors[0].shape[2], tensors[1].shape[2]
+    order = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "leaks")))
+    for row in order:
+        hidden_S = ~visible(mask, row[None], queries=queries, keys=keys)[0]
+        if hidden_S.any():
+            yield int(row), hidden_S.to(tensors[0].device)
+
+
+def _replaced(tensors: Tensors, others: Tensors, hidden_S: torch.Tensor) -> Tensors:
+    """Replace keys and values where they are hidden, and the queries at the same positions: whole tokens."""
+    hidden_T = hidden_S[len(hidden_S) - tensors[0].shape[2] :]
+    q = _mixed(tensors[0], others[0], hidden_T)
+    k = q if tensors[1] is tensors[0] else _mixed(tensors[1], others[1], hidden_S)
+    return q, k, _mixed(tensors[2], others[2], hidden_S)
+
+
+def _mixed(x_BHND: torch.Tensor, other_BHND: torch.Tensor, hidden_N: torch.Tensor) -> torch.Tensor:
+    mixed = torch.where(hidden_N[:, None], other_BHND.detach(), x_BHND.detach())
+    return mixed.requires_grad_(x_BHND.requires_grad)  # a mechanism may go another way where gradients are wanted
+
+
+def _output(attend: Attention, tensors: Tensors) -> torch.Tensor:
+    with torch.set_grad_enabled(any(each.requires_grad for each in tensors)):
+        return attend(*tensors).detach().double()
+
+
+def _largest(difference_BHTD: torch.Tensor) -> float:
+    return float(difference_BHTD.norm(dim=-1).max())
