@@ -42,9 +42,9 @@ Causal = Annotated[
     ),
 ]
 Window = Annotated[str | None, _flag(SWEEP, "Keys a query sees, its own included.", "RANGE")]
-Passes = Annotated[str | None, _flag(SWEEP, "forward, backward, forward-backward, decode.", "NAME,...")]
-Level = Annotated[str | None, _flag(SWEEP, "core (the mechanism alone), layer (with projections).", "NAME,...")]
-Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (keys in groups), outliers.", "NAME,...")]
+Passes = Annotated[str | None, _flag(SWEEP, "forward, backward, forward-backward, decode (one token).", "NAME,...")]
+Level = Annotated[str | None, _flag(SWEEP, "core (the mechanism alone), layer (between projections).", "NAME,...")]
+Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (in groups), outliers (large features).", "NAME,...")]
 Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy, energy.", "NAME,...")]
 Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
 Refine = Annotated[bool, _later("--refine")]

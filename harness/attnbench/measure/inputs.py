@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from msgspec import Struct
 
-from attnbench.case import Case, seed_for
+from attnbench.case import Case, Level, seed_for
 
 Sizes = Sequence[tuple[int, ...]]
 
 _NOISE_SHARE = 0.25  # of a clustered vector's variance: the rest is its centre's
 _OUTLIER_SIZE = 10.0
-_FEATURES_PER_OUTLIER = 32
+_FEATURES_PER_OUTLIER: dict[Level, int] = {"core": 32, "layer": 512}
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
@@ -123,7 +123,7 @@ def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
       Attention"; Roy et al. 2020, section 4). Each key/value head of each sequence has ceil(sqrt(S)) centres, drawn as
       standard normals. Each key, and each query of the heads it serves, picks one of them with equal chance and is
       sqrt(3/4) of it plus sqrt(1/4) of a standard normal: unit variance, and 3/4 sqrt(D) the mean score in a group.
-    - outliers: standard normals, but in D / 32 features of each key/value head (one at least) 10 or -10 is added, the
+    - outliers: standard normals, but to D / 32 features of each key/value head (one at least) 10 or -10 is added, the
       same for all keys and for all queries of the heads it serves. A trained transformer's largest features are few,
       the same for all tokens and of one sign (Dettmers et al. 2022, "LLM.int8()", section 4), keys have them and values
       do not (Liu et al. 2024, "KIVI", section 3). What they add to the scores is nearly the same for all keys: softmax
@@ -144,7 +144,7 @@ def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
 
 
 def draw_tokens(case: Case, *, sets: int) -> tuple[Tokens, ...]:
-    """Draw sets of tokens, as `draw` does: here it is the tokens that are clustered, or have outliers.
+    """Draw sets of tokens, as `draw` does: here it is the tokens that are clustered, or have E / 512 outliers.
 
     Where there are as many queries as keys, tokens attend to one another; else to tokens of a second sequence; in
     decoding the last of S tokens attends to all of them.
@@ -186,7 +186,7 @@ def _formed(normals: list[torch.Tensor], case: Case, index: int) -> list[torch.T
         case "clustered":
             return _clustered(normals, generator)
         case "outliers":
-            return _with_outliers(normals, generator)
+            return _with_outliers(normals, generator, per_outlier=_FEATURES_PER_OUTLIER[case.level])
 
 
 def _clustered(normals: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
@@ -207,9 +207,9 @@ def _gathered(
     return near_BHNF.mul_(math.sqrt(1 - _NOISE_SHARE)).add_(normal_BHNF * math.sqrt(_NOISE_SHARE))
 
 
-def _with_outliers(normals: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
+def _with_outliers(normals: list[torch.Tensor], generator: torch.Generator, *, per_outlier: int) -> list[torch.Tensor]:
     _, groups, _, features = normals[-1].shape
-    count = max(1, features // _FEATURES_PER_OUTLIER)
+    count = max(1, features // per_outlier)
     large_GC = torch.rand(groups, features, generator=generator).argsort(dim=1)[:, :count]
     sizes_GC = (2.0 * torch.randint(2, (groups, count), generator=generator) - 1) * _OUTLIER_SIZE
     added_GF = torch.zeros(groups, features).scatter_(1, large_GC, sizes_GC)

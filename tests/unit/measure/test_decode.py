@@ -7,7 +7,7 @@ import torch
 from msgspec.structs import replace
 
 from attnbench.case import Case, Mask, Shape
-from attnbench.measure import agreement
+from attnbench.measure import agreement, memory
 from attnbench.measure.workload import Workload
 from attnbench.registry import find, load
 from attnbench.variant import InvalidOutput, has_steps
@@ -123,6 +123,19 @@ def test_linear_attention_decodes_at_a_cost_that_does_not_depend_on_what_came_be
     *_, state = workload.callee.arguments(workload.sets[0])
     assert state.shape == (2 * 4, 8, 8 + 1)
     assert not any(tensor.shape[-2] == 4096 for tensor in workload.callee.arguments(workload.sets[0]))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_neither_a_state_nor_a_cache_is_part_of_memory(level: str) -> None:
+    def peak(name: str, keys: int) -> float:
+        case = replace(DECODE, shape=replace(SHAPE, seq_k=keys), level=level)
+        planned = replace(job("x", kind="memory"), case=case, target=find(name, "variants", flag="").target)
+        (found, *_) = memory.measure(planned, lambda _text: None).measurements
+        return found.values[0]
+
+    assert peak("linear", 64) == peak("linear", 4096)
+    keys_and_values = 2 * 2 * 4 * 4096 * 8 * 8
+    assert peak("flash", 4096) < keys_and_values / 2
 
 
 def test_agreement_holds_a_step_against_exact_attention_over_all_keys() -> None:

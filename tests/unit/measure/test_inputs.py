@@ -139,11 +139,14 @@ def test_history_and_the_newest_are_all_keys_and_values() -> None:
 
 @pytest.mark.parametrize("inputs", KINDS)
 def test_tokens_have_the_form_that_was_asked_for(inputs: str) -> None:
-    (one,) = draw_tokens(replace(CASE, inputs=inputs, shape=SQUARE), sets=1)
-    scores = one.x_BTE[0] @ one.x_BTE[0].T / math.sqrt(128)
-    is_grouped = (scores > 0.4 * math.sqrt(128)).float().mean().item() > 0.02
-    assert is_grouped == (inputs != "normal")
-    assert ((one.x_BTE[0].mean(dim=0).abs() > 5).sum() == (4 if inputs == "outliers" else 0)).item()
+    shape = replace(SQUARE, heads=16, kv_heads=16)
+    (one,) = draw_tokens(replace(CASE, inputs=inputs, shape=shape, level="layer"), sets=1)
+    x_TE = one.x_BTE[0]
+    large_E = x_TE.mean(dim=0).abs() > 5
+    assert large_E.sum().item() == (1024 // 512 if inputs == "outliers" else 0)
+    others_TF = x_TE[:, ~large_E]
+    share_near = near(others_TF, others_TF).float().mean().item()
+    assert share_near == pytest.approx(1 / 32 if inputs == "clustered" else 1 / 1024, rel=0.25)
 
 
 def test_further_sets_draw_no_further_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import torch
 from msgspec.structs import replace
 
 from attnbench.case import Case, Mask, Shape
+from attnbench.describe import describe_variant
 from attnbench.measure import agreement, latency, memory
 from attnbench.measure.layer import Projections, exact_layer_gradients, exact_outputs, leaves
 from attnbench.measure.workload import Workload
@@ -196,6 +197,12 @@ def test_a_mechanism_that_starts_from_tokens_is_called_with_them(mask: Mask) -> 
     torch.testing.assert_close(out[:, -1], x.mean(dim=1))
     torch.testing.assert_close(out[:, 0], x[:, 0] if mask.causal else x.mean(dim=1))
     workload.judge()
+
+
+def test_that_a_mechanism_starts_from_tokens_is_part_of_its_description() -> None:
+    found = describe_variant(find(tokens("Mean"), "variants", flag=""), {})
+    assert found.support is not None
+    assert found.support.level == "layer"
 
 
 @pytest.mark.parametrize("kind", ["latency", "memory"])
