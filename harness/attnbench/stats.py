@@ -120,6 +120,13 @@ def welch(base: Sequence[float], new: Sequence[float]) -> Difference:
     return _difference(_mean(new) - _mean(base), error, degrees)
 
 
+def two_sided_p(estimate: float, error: float, degrees: float) -> float:
+    """Say how often Student's t would put an estimate as far from zero; without any error it cannot."""
+    from scipy.special import stdtr  # here, because it costs 0.2 s
+
+    return 2 * float(stdtr(degrees, -abs(estimate / error))) if error else float(estimate == 0)
+
+
 def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of one family for their number (Benjamini and Hochberg 1995, procedure 1), in their order.
 
@@ -185,14 +192,8 @@ def _difference(estimate: float, error: float, degrees: float) -> Difference:
         high=estimate + wide,
         low90=estimate - narrow,
         high90=estimate + narrow,
-        p=_two_sided(estimate / error, degrees) if error else float(estimate == 0),
+        p=two_sided_p(estimate, error, degrees),
     )
-
-
-def _two_sided(t: float, degrees: float) -> float:
-    from scipy.special import stdtr  # here, because it costs 0.2 s
-
-    return 2 * float(stdtr(degrees, -abs(t)))
 
 
 @lru_cache(maxsize=1024)
