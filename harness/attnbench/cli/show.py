@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import Json, Out, RunName
-from attnbench.cli.streams import emit
+from attnbench.cli.streams import deliver
 from attnbench.errors import UsageError, suggestion
 from attnbench.store import RESULTS
 
@@ -48,15 +48,4 @@ def show(
     if chosen == "table" and output is None:
         Console(highlight=False).print(Tables(tables(rows, metrics)))
     else:
-        _write(rendered(rows, chosen, metrics), output)
-
-
-def _write(written: str | bytes, output: Path | None) -> None:
-    data = written.encode("utf-8", "backslashreplace") if isinstance(written, str) else written
-    if output is None:
-        emit(data)
-        return
-    try:
-        output.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"--output: {output} cannot be written ({error.strerror}); name another file") from None
+        deliver(rendered(rows, chosen, metrics), output)
