@@ -8,7 +8,7 @@ from attnbench.task import IGNORE, Form
 from attnbench.variant import Attention, InvalidOutput, Options, Support, Unsupported
 
 if TYPE_CHECKING:
-    from attnbench.api import Run, build, load, run
+    from attnbench.api import Run, build, compare, load, run
 
 __all__ = [
     "IGNORE",
@@ -24,11 +24,12 @@ __all__ = [
     "Unsupported",
     "UsageError",
     "build",
+    "compare",
     "load",
     "run",
 ]
 
-_LATER = ("Run", "build", "load", "run")  # a plugin needs none of them, and they bring numpy and more
+_LATER = ("Run", "build", "compare", "load", "run")  # a plugin needs none of them, and they bring numpy and more
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,11 @@ import msgspec
 
 from attnbench import processor, registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
-from attnbench.errors import UsageError
+from attnbench.errors import UsageError, suggestion
+from attnbench.insight.compare import Comparisons
+from attnbench.insight.compare import compare as compare_rows
+from attnbench.insight.guard import Circumstances, mismatches
+from attnbench.insight.match import Two
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
@@ -53,6 +57,11 @@ class Run:
         """Say where the time of this run went."""
         with Store.open(self.path, write=False) as store:
             return spent(store.records())
+
+    def circumstances(self) -> Circumstances:
+        """Give where and how the run was measured: what makes its figures comparable with another's, or not."""
+        with Store.open(self.path, write=False) as store:
+            return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
@@ -181,6 +190,70 @@ def run(
         command=("attnbench.run",),
     )
     return Run(session.start(asked, Path(out), notify))
+
+
+def compare(
+    base: str | Path | Run,
+    new: str | Path | Run | None = None,
+    *,
+    variants: Words = None,
+    metrics: Words = None,
+    force: bool = False,
+    out: str | Path = RESULTS,
+) -> Comparisons:
+    """Compare two runs case by case, or two variants ("old,new") of one run or of two; `pairs` has a verdict for each.
+
+    Runs are given as objects, paths or ids under `out`. Without `metrics` every probe's primary one is compared. Raises
+    UsageError where the runs were not measured alike, naming what differs, unless `force`; see `insight.compare`.
+    """
+    first = _run(base, out)
+    second = first if new is None else _run(new, out)
+    specs = _two(variants)
+    same = first.path.resolve() == second.path.resolve()
+    if same and specs is None:
+        raise UsageError("compare: this is one run; name a second one, or two of its variants with --variants OLD,NEW")
+    differing = [] if same else mismatches(first.circumstances(), second.circumstances())
+    if differing and not force:
+        raise UsageError(
+            f"compare: the runs differ in {', '.join(map(str, differing))}, and so would their figures; "
+            "--force compares them all the same"
+        )
+    base_rows = first.rows()
+    new_rows = base_rows if same else second.rows()
+    found = compare_rows(
+        base_rows,
+        new_rows,
+        metrics=_known_metrics(metrics, [*base_rows, *new_rows]),
+        variants=specs,
+        ignoring=[each.name for each in differing],
+    )
+    return msgspec.structs.replace(found, differs=tuple(map(str, differing)))
+
+
+def _run(named: str | Path | Run, out: str | Path) -> Run:
+    return named if isinstance(named, Run) else Run(find_run(str(named), Path(out)))
+
+
+def _two(variants: Words) -> Two | None:
+    text = _text(variants)
+    if text is None:
+        return None
+    match parse_specs(text, flag="--variants"):
+        case (old, new):
+            return old, new
+        case specs:
+            raise UsageError(f"--variants: {text!r} names {len(specs)}; name two, as OLD,NEW")
+
+
+def _known_metrics(metrics: Words, rows: Iterable[Row]) -> list[str] | None:
+    text = _text(metrics)
+    if text is None:
+        return None
+    known = {row.metric for row in rows}
+    for name in text.split(","):
+        if name not in known:
+            raise UsageError(f"--metric: no run here has {name!r}; {suggestion(name, known)}")
+    return text.split(",")
 
 
 def _text(value: Words | Sizes) -> str | None:

@@ -146,3 +146,35 @@ def test_importing_the_statistics_costs_no_scipy():
     program = "import sys, attnbench.stats; print(*sorted({'scipy', 'pandas', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+differences = st.lists(st.floats(min_value=-3, max_value=3), min_size=2, max_size=12).filter(
+    lambda values: np.std(values) > 1e-6
+)
+
+
+@given(differences)
+def test_a_paired_difference_is_that_of_scipy(values):
+    found, expected = stats.paired(values), scipy_stats.ttest_1samp(values, 0)
+    wide, narrow = (expected.confidence_interval(level) for level in (0.95, 0.90))
+    assert (found.estimate, found.p) == pytest.approx((np.mean(values), expected.pvalue), abs=1e-9)
+    assert (found.low, found.high, found.low90, found.high90) == pytest.approx((*wide, *narrow), abs=1e-7)
+
+
+@given(differences, differences)
+def test_a_difference_of_two_samples_is_welchs_by_scipy(base, new):
+    found, expected = stats.welch(base, new), scipy_stats.ttest_ind(new, base, equal_var=False)
+    wide, narrow = (expected.confidence_interval(level) for level in (0.95, 0.90))
+    assert (found.estimate, found.p) == pytest.approx((np.mean(new) - np.mean(base), expected.pvalue), abs=1e-9)
+    assert (found.low, found.high, found.low90, found.high90) == pytest.approx((*wide, *narrow), abs=1e-7)
+
+
+def test_without_any_noise_a_difference_is_certain_and_so_is_none():
+    assert (stats.paired([0.5, 0.5]).p, stats.paired([0.0, 0.0]).p) == (0, 1)
+    assert (stats.welch([1.0, 1.0], [2.0, 2.0]).p, stats.welch([1.0, 1.0], [1.0, 1.0]).p) == (0, 1)
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1), max_size=40))
+def test_adjusted_p_values_are_those_of_scipy_in_the_same_order(p_values):
+    expected = scipy_stats.false_discovery_control(p_values) if p_values else []
+    assert stats.benjamini_hochberg(p_values) == pytest.approx(list(expected))

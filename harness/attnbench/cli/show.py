@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from attnbench.cli.options import Json, Out, RunName
-from attnbench.cli.streams import emit, emit_json
+from attnbench.cli.streams import deliver, emit_json
 from attnbench.errors import UsageError, suggestion
 from attnbench.store import RESULTS
 
@@ -56,7 +56,7 @@ def show(
     if chosen == "table" and output is None:
         Console(highlight=False).print(Tables(tables(rows, metrics)))
     else:
-        _write(rendered(rows, chosen, metrics), output)
+        deliver(rendered(rows, chosen, metrics), output)
 
 
 def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
@@ -67,14 +67,3 @@ def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
         emit_json(whole)
     else:
         print("\n\n".join(map(paragraph, sections(whole))))
-
-
-def _write(written: str | bytes, output: Path | None) -> None:
-    data = written.encode("utf-8", "backslashreplace") if isinstance(written, str) else written
-    if output is None:
-        emit(data)
-        return
-    try:
-        output.write_bytes(data)
-    except OSError as error:
-        raise UsageError(f"--output: {output} cannot be written ({error.strerror}); name another file") from None

@@ -3,9 +3,12 @@
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
+
+from attnbench.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -27,6 +30,18 @@ def emit(data: bytes | str) -> None:
     """Write a document for programs to standard output: bytes as they are, text as UTF-8 in whatever locale."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+
+
+def deliver(written: bytes | str, output: Path | None) -> None:
+    """Write a document to the file that was named, else to standard output. Raises UsageError for the file."""
+    if output is None:
+        emit(written)
+        return
+    data = written.encode("utf-8", "backslashreplace") if isinstance(written, str) else written
+    try:
+        output.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"--output: {output} cannot be written ({error.strerror}); name another file") from None
 
 
 def emit_json(value: object) -> None:

@@ -11,9 +11,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from attnbench.case import Case, Mask, Option, Shape
+from attnbench.insight.compare import Comparison
 from attnbench.insight.rows import Row
 from attnbench.text import canonical, plain, with_options
 
+Placed = Row | Comparison  # what has a place in a table
 Column = tuple[str, int]  # the task, empty where there is none, and the sequence length
 Value = bool | int | str | None
 VariantKey = tuple[str, str, str]
@@ -51,23 +53,23 @@ class Layout(Struct, frozen=True, kw_only=True):
     context: str
 
 
-def column_of(row: Row) -> Column:
+def column_of(row: Placed) -> Column:
     """Say in which column a row stands: by its keys when decoding, else by its queries; a task is part of it."""
     return row.task, row.seq_k if row.passes == "decode" else row.seq_q
 
 
-def column_heading(row: Row) -> str:
+def column_heading(row: Placed) -> str:
     """Name the axis that runs across the columns."""
     return "task (seq)" if row.task else TITLES["seq_k" if row.passes == "decode" else "seq_q"]
 
 
-def layout(rows: Sequence[Row]) -> Layout:
+def layout(rows: Sequence[Placed]) -> Layout:
     """Sort the axes of a block's rows by what they do there.
 
     An axis that varies gets a column of labels, unless the column determines it (as the batch in a sweep of constant
     tokens): then, as one that does not vary, it is said in the context.
     """
-    by_column: dict[Column, list[Row]] = {column: [] for column in _columns(rows)}
+    by_column: dict[Column, list[Placed]] = {column: [] for column in _columns(rows)}
     for row in rows:
         by_column[column_of(row)].append(row)
     labels, context = [], []
@@ -90,7 +92,7 @@ def axis_text(value: Value) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(rows: Iterable[Row]) -> dict[VariantKey, str]:
+def variant_labels(rows: Iterable[Placed]) -> dict[VariantKey, str]:
     """Name variants apart: by the options in which namesakes differ, and by their origin where that is all.
 
     The key is that of `variant_key`.
@@ -104,12 +106,12 @@ def variant_labels(rows: Iterable[Row]) -> dict[VariantKey, str]:
     }
 
 
-def variant_key(row: Row) -> VariantKey:
+def variant_key(row: Placed) -> VariantKey:
     """Give what tells one variant from another: name, options and origin."""
     return row.variant, canonical(row.options), row.origin
 
 
-def column_labels(rows: Iterable[Row], columns: Iterable[Column]) -> tuple[str, ...]:
+def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[str, ...]:
     """Head the columns: with the length, and before it the task with the options in which namesakes differ."""
     tasks = {row.task: _task(row) for row in rows}
     names = _labels(tasks.values())
@@ -117,14 +119,14 @@ def column_labels(rows: Iterable[Row], columns: Iterable[Column]) -> tuple[str, 
     return tuple(f"{names[keys[task]]} ({length})" if task else str(length) for task, length in columns)
 
 
-def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
     found = dict.fromkeys(column_of(row) for row in rows)
     tasks = list(dict.fromkeys(_task(row)[0] for row in rows))
     first = {row.task: tasks.index(_task(row)[0]) for row in rows}
     return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
 
 
-def _task(row: Row) -> Named:
+def _task(row: Placed) -> Named:
     """Split a task from its options as typed, less those that only repeat the length."""
     name, *typed = _OPTIONS.split(row.task)
     options = dict(piece.split("=", 1) for piece in typed)
@@ -152,7 +154,7 @@ def _differing(several: list[Mapping[str, Option]]) -> list[str]:
     ]
 
 
-def _values(axis: str, rows: Iterable[Row]) -> set[object]:
+def _values(axis: str, rows: Iterable[Placed]) -> set[object]:
     """Collect an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
     twin = _TWINS.get(axis, axis)
     return {None if twin != axis and getattr(row, axis) == getattr(row, twin) else getattr(row, axis) for row in rows}

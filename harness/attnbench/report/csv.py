@@ -4,21 +4,23 @@ import csv
 import io
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from attnbench.insight.rows import Row
-from attnbench.report.flat import COLUMNS, Cell, flat
+from attnbench.report.flat import Cell, columns, flat
 from attnbench.text import plain
 
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Write rows under a heading; null is an empty cell, and what does not print is written as an escape.
+def to_csv(rows: Sequence[Struct], *, of: type[Struct] = Row) -> str:
+    """Write rows (or comparisons) under a heading; null is an empty cell, what does not print is written as an escape.
 
     Text that a spreadsheet would take for a formula has an apostrophe before it; numbers stay numbers.
     """
     target = io.StringIO()
     writer = csv.writer(target)
-    writer.writerow(COLUMNS)
+    writer.writerow(columns(of))
     writer.writerows([_written(cell) for cell in flat(row)] for row in rows)
     return target.getvalue()
 

@@ -1,9 +1,11 @@
 """A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
 
 import typing
+from functools import cache
 from typing import Literal
 
-from attnbench.insight.rows import Row
+from msgspec import Struct
+
 from attnbench.text import canonical
 
 Cell = bool | int | float | str | None
@@ -20,12 +22,15 @@ def _kind(name: str, hint: object) -> Kind:
     return _KINDS.get(choices[0], "text") if len(choices) == 1 else "text"
 
 
-COLUMNS: dict[str, Kind] = {name: _kind(name, hint) for name, hint in typing.get_type_hints(Row).items()}
+@cache
+def columns(of: type[Struct]) -> dict[str, Kind]:
+    """Name the columns of rows, or of comparisons, and what they hold."""
+    return {name: _kind(name, hint) for name, hint in typing.get_type_hints(of).items()}
 
 
-def flat(row: Row) -> list[Cell]:
-    """Give a row's cells in the order of COLUMNS: options, medians and facts as JSON text, flags joined by spaces."""
-    return [_cell(getattr(row, name)) for name in COLUMNS]
+def flat(row: Struct) -> list[Cell]:
+    """Give a row's cells in the order of its columns: mappings as JSON text, flags joined by spaces."""
+    return [_cell(getattr(row, name)) for name in columns(type(row))]
 
 
 def _cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:

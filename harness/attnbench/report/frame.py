@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.errors import UsageError
 from attnbench.insight.rows import Row
-from attnbench.report.flat import COLUMNS, Kind, flat
+from attnbench.report.flat import Kind, columns, flat
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,11 +29,11 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     lines = [flat(row) for row in rows]
-    columns = {
+    cells = {
         name: pd.Series([line[place] for line in lines], dtype=_DTYPES[kind])
-        for place, (name, kind) in enumerate(COLUMNS.items())
+        for place, (name, kind) in enumerate(columns(Row).items())
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(cells)
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

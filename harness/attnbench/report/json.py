@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from attnbench.insight.rows import Row
 
@@ -12,7 +13,7 @@ def as_dicts(rows: Sequence[Row]) -> list[dict[str, object]]:
     return [msgspec.structs.asdict(row) for row in rows]
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """Write rows as one JSON array, a row a line."""
+def to_json(rows: Sequence[Struct]) -> str:
+    """Write rows (or comparisons) as one JSON array, a row a line."""
     lines = ",\n".join(msgspec.json.encode(row).decode() for row in rows)
     return f"[\n{lines}\n]\n" if lines else "[]\n"

@@ -16,17 +16,17 @@ def markdown(blocks: Sequence[Block]) -> str:
 
 
 def _block(block: Block) -> Iterator[str]:
-    yield f"### {_escaped(block.title)}\n"
+    yield f"### {escaped(block.title)}\n"
     if block.context:
-        yield f"{_escaped(block.context)}\n"
-    yield _row(map(_escaped, (*block.axes, f"variant / {block.across}", *block.columns)))
+        yield f"{escaped(block.context)}\n"
+    yield _row(map(escaped, (*block.axes, " / ".join(filter(None, ("variant", block.across))), *block.columns)))
     yield _row([":--"] * (len(block.axes) + 1) + ["--:"] * len(block.columns))
     for group in block.groups:
-        labels = [_escaped(label) for label in group.labels]
-        yield from (_row([*labels, _escaped(line.name), *map(_cell, line.cells)]) for line in group.lines)
+        labels = [escaped(label) for label in group.labels]
+        yield from (_row([*labels, escaped(line.name), *map(_cell, line.cells)]) for line in group.lines)
     floor = [f"harness floor: {block.floor}"] if block.floor else []
     marks = legend([block], best="bold:", replicates=[block.replicates]).replace("+-", _SIGN)
-    notes = [f"- {_escaped(note)}" for note in (*floor, *block.notes, marks) if note]
+    notes = [f"- {escaped(note)}" for note in (*floor, *block.notes, marks) if note]
     if notes:
         yield "\n" + "\n".join(notes)
 
@@ -38,9 +38,10 @@ def _row(cells: Iterable[str]) -> str:
 def _cell(cell: Cell) -> str:
     number = f"**{cell.text}**" if cell.best else cell.text
     margin = f"{_SIGN}{cell.margin}" if cell.margin else ""
-    return " ".join(filter(None, (number, margin, _escaped(cell.mark))))
+    return " ".join(filter(None, (number, margin, escaped(cell.mark))))
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Write text so that nothing in it is markup."""
     entities = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", entities)

@@ -5,11 +5,12 @@ A block is one metric of one pass: a line for each variant, a column for each se
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import median
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from attnbench.empty import FLOOR
+from attnbench.insight.floor import aa_floor, is_harness
 from attnbench.insight.rows import PENDING, Row
 from attnbench.report.axes import (
     AXES,
@@ -26,11 +27,10 @@ from attnbench.report.axes import (
     variant_key,
     variant_labels,
 )
-from attnbench.report.notes import Names, notes
+from attnbench.report.notes import Names, aa_floor_note, notes
 from attnbench.text import plain
 from attnbench.units import Scale, digits, scale_for
 
-_OWN = "attnbench "  # how the harness's own origin begins: a user may call a plugin of his as the floor is called
 _MARKS = {"noisy": "~", "unusable": "!"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _TITLES = {
@@ -63,6 +63,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     margin: str = ""  # half of the 95% interval: a share where there is a unit, else in the value's own terms
     mark: str = ""  # noise
     best: bool = False
+    tone: Literal["", "good", "bad"] = ""  # of a verdict
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -110,7 +111,18 @@ def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
     for row in rows:
         for metric in _metrics_of(row, metrics, measured):
             chosen.setdefault((row.run if several else "", metric, row.passes), []).append(row)
-    return [_block(_title(metric, run), _latest(group), names) for (run, metric, _), group in chosen.items()]
+    return [
+        _with_aa_floor(
+            _block(_title(metric, run), _latest(group), names), metric, (row for row in rows if run in ("", row.run))
+        )
+        for (run, metric, _), group in chosen.items()
+    ]
+
+
+def _with_aa_floor(block: Block, metric: str, rows: Iterable[Row]) -> Block:
+    """Say under latencies what their run makes of no difference."""
+    floor = aa_floor(rows) if metric == "latency" else None
+    return block if floor is None else msgspec.structs.replace(block, notes=(*block.notes, aa_floor_note(floor.share)))
 
 
 def _wanted(row: Row, metrics: Collection[str] | None) -> bool:
@@ -145,8 +157,8 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def _block(title: str, rows: list[Row], names: Names) -> Block:
-    shown = [row for row in rows if not _is_floor(row)] or rows
-    axes, scale = layout(shown), _scale(shown)
+    shown = [row for row in rows if not is_harness(row)] or rows
+    axes, scale = layout(shown), block_scale(shown[0].unit, (row.value for row in shown))
     headings = column_labels(shown, axes.columns)
     pass_of = f", {shown[0].passes}" if shown[0].passes else ""
     return Block(
@@ -167,22 +179,18 @@ def _title(metric: str, run: str) -> str:
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 
 
-def _scale(rows: Iterable[Row]) -> Scale:
-    """Choose the block's unit so that neither its smallest nor its largest number needs an exponent."""
-    known = [row for row in rows if row.value is not None]
+def block_scale(unit: str, values: Iterable[float | None]) -> Scale:
+    """Choose a block's unit so that neither its smallest nor its largest number needs an exponent."""
+    known = [value for value in values if value is not None]
     if not known:
         return Scale("", 1.0)
-    sizes = [abs(row.value) for row in known if row.value]
+    sizes = [abs(value) for value in known if value]
     least = max(sizes, default=0) / _RANGE
-    return scale_for(known[0].unit, [max(size, least) for size in sizes])
-
-
-def _is_floor(row: Row) -> bool:
-    return row.variant == FLOOR and row.origin.startswith(_OWN)
+    return scale_for(unit, [max(size, least) for size in sizes])
 
 
 def _floor(rows: Iterable[Row]) -> str:
-    values = [row.value for row in rows if _is_floor(row) and row.probe == "latency" and row.value is not None]
+    values = [row.value for row in rows if is_harness(row) and row.probe == "latency" and row.value is not None]
     if not values:
         return ""
     scale = scale_for("s", values)

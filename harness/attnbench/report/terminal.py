@@ -16,6 +16,7 @@ from attnbench.report.legend import legend
 from attnbench.report.table import Block, Group, Line, tables
 
 _NAME = "variant"
+_TONES = {"good": "green", "bad": "red"}
 _NARROWEST_NAME = 16
 _ROWS_FOR_PROGRESS = 4  # of the screen, left to what stands around a live table
 
@@ -223,6 +224,6 @@ def _emphasis(span: Span) -> str:
     if span.cell is None:
         return ""
     if not span.cell.number:
-        return "dim"
+        return _TONES.get(span.cell.tone, "dim")
     colour = {"~": " yellow", "!": " red"}.get(span.cell.mark, "")
     return f"{'bold' if span.cell.best else ''}{colour}".strip()

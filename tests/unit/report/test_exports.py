@@ -13,7 +13,7 @@ from attnbench.errors import UsageError
 from attnbench.insight.rows import Row, rows
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
-from attnbench.report.flat import COLUMNS
+from attnbench.report.flat import columns
 from attnbench.report.frame import frame, to_parquet
 from attnbench.report.json import as_dicts, to_json
 from unit.report.golden import check
@@ -47,7 +47,7 @@ def test_json_reads_back_as_the_same_rows():
 
 def test_no_rows_are_an_empty_array_and_a_table_of_headings():
     assert json.loads(to_json([])) == []
-    assert to_csv([]) == ",".join(COLUMNS) + "\r\n"
+    assert to_csv([]) == ",".join(columns(Row)) + "\r\n"
     assert list(frame([]).columns) == list(Row.__struct_fields__)
 
 
@@ -71,7 +71,7 @@ def test_csv_is_as_it_was_found_good(name):
 def test_text_that_a_spreadsheet_would_run_has_an_apostrophe_before_it(sign):
     (line,) = csv.DictReader(io.StringIO(to_csv(named(f"{sign}cmd|' /C calc'!A0"))))
     assert line["variant"].startswith("'")
-    words = [name for name, kind in COLUMNS.items() if kind in ("text", "category")]
+    words = [name for name, kind in columns(Row).items() if kind in ("text", "category")]
     assert not any(line[name].startswith(FORMULA_SIGNS) for name in words)
 
 

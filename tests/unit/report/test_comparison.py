@@ -1,0 +1,90 @@
+import msgspec
+import pytest
+
+from attnbench.insight.compare import compare
+from attnbench.insight.rows import rows
+from attnbench.report.comparison import Report, blocks, label, rendered, summary
+from attnbench.report.table import tables
+from attnbench.report.terminal import Tables
+from helpers.simulated import blank, timed, twin
+from unit.report.planted import accuracy_job, failed, job, record, value
+from unit.report.scenarios import HOSTILE
+from unit.report.test_renderers import printed
+
+STEADY = [1e-3, 1.001e-3, 0.999e-3]
+
+
+def sweep(*variants, run="base", factor=1.0):
+    return [
+        timed(blank(name, seq=seq, run=run), [factor * each for each in STEADY])
+        for name in variants
+        for seq in (64, 512)
+    ]
+
+
+def found(**more):
+    base = [*sweep("vanilla", "linear"), *rows([failed(job("flash"), "crash", "SIGSEGV")], run="base")]
+    new = [*sweep("vanilla", run="new"), *sweep("linear", run="new", factor=1.1)]
+    return compare(base, new, **more)
+
+
+def test_the_summary_counts_verdicts_and_gives_the_mean_and_the_floor():
+    base, noisy = sweep("vanilla"), twin(blank("vanilla", seq=64))
+    base.append(timed(noisy, [1.01e-3, 0.99e-3, 1e-3]))
+    told = summary(compare(base, sweep("vanilla", run="new")))
+    assert told == ["base base, new new", "latency: 2 of 2 same; geometric mean x1.000 [0.998, 1.002]; A/A floor 1.0%"]
+
+
+def test_nothing_to_compare_is_said():
+    assert summary(compare([], [])) == ["nothing to compare"]
+    assert blocks(compare([], [])) == []
+
+
+def test_a_line_holds_both_figures_the_ratio_its_interval_and_the_verdict_in_one_unit():
+    text = printed(Report(found()))
+    assert "Latency, forward: new over base (ms)" in text
+    assert "512  linear     1.00  1.10  1.100  1.098  1.102        slower" in text
+    assert "512  flash                                       incomparable" in text
+    assert "flash: only in the base" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_worse_is_red_and_better_is_green_whatever_the_metric_calls_better():
+    def tones(higher_is_better):
+        pairs = tuple(msgspec.structs.replace(pair, higher_is_better=higher_is_better) for pair in found().pairs)
+        (block,) = blocks(msgspec.structs.replace(found(), pairs=pairs))
+        return {cell.text: cell.tone for cell in block.cells if not cell.number and cell.text}
+
+    assert tones(False) == {"same": "", "slower": "bad", "incomparable": ""}
+    assert tones(True)["slower"] == "good"
+    assert "\x1b[31mslower" in printed(Report(found()), colours=True).replace(" ", "")
+
+
+def test_a_reason_that_holds_for_all_is_told_once_and_alone():
+    few = [timed(blank(name, run=run), [1e-3]) for run in ("base", "new") for name in ("vanilla", "linear")]
+    (block,) = blocks(compare(few[:2], few[2:]))
+    assert block.notes == ("1 round; a verdict needs 3 on each side",)
+
+
+def test_several_axes_and_tasks_have_columns_of_labels():
+    run = [record(job("vanilla", seq=64, heads=heads), value(10**6)) for heads in (4, 8)]
+    run += [record(accuracy_job("vanilla"), value(0.5, "accuracy", "1"))]
+    text = printed(Report(compare(rows(run), rows(run), variants=None)))
+    assert "seq  heads  variant" in text
+    assert "task (seq)  variant" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_hostile_names_command_no_terminal_and_break_no_markdown(encoding):
+    hostile = compare(sweep(*HOSTILE, run=HOSTILE[3]), sweep(*HOSTILE, run="\N{CJK UNIFIED IDEOGRAPH-6CE8}"))
+    text = printed(Report(hostile), encoding=encoding)
+    assert not any(sign in text for sign in "\x1b\x00\u202e")
+    assert "<script>" not in rendered(hostile, "md")
+    assert not any(sign in label(pair) for pair in hostile.pairs for sign in "\x1b\x00\n")
+
+
+def test_a_run_says_under_its_latencies_what_it_makes_of_no_difference():
+    measured = [*sweep("vanilla"), timed(twin(blank("vanilla", seq=64)), [1.01e-3, 0.99e-3, 1e-3])]
+    sentence = "A/A floor 1.0%: two measurements of the same case differ by up to that much here"
+    assert sentence in printed(Tables(tables(measured)), 120)
+    assert "A/A floor" not in printed(Tables(tables(sweep("vanilla"))), 120)
