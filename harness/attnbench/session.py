@@ -8,10 +8,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from attnbench.execute.events import Progressed, Started
-from attnbench.execute.executor import Executor
+from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
+from attnbench.execute.messages import MeasureRates
 from attnbench.plan import in_running_order
-from attnbench.record import Environment, Job, Outcome, Record, Status
+from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.request import Request, check, prepare, renew
 from attnbench.store import Plan, Store
 
@@ -55,6 +56,7 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
         with Store.create(out, planned) as store:
             store.append(planned.environment)
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
+            learn_rates(store, executor)
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
             return store.path
 
@@ -74,9 +76,24 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         jobs = store.pending(retry=RETRIED if retry_failed else ())
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
+        learn_rates(store, executor)
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
     return path
+
+
+def learn_rates(store: Store, executor: Executor) -> None:
+    """Measure what the device itself can do, once a run and where its jobs are timed; that it fails ends nothing."""
+    timed = [job.case for job in store.plan.jobs if job.probe.kind == "latency"]
+    if not timed or store.rates() is not None:
+        return
+    device, threads = timed[0].device, store.plan.environment.threads
+    try:
+        dtypes = tuple(dict.fromkeys(case.dtype for case in timed))
+        rates = executor.ask(MeasureRates(device=device, threads=threads, dtypes=dtypes), Rates)
+    except NoAnswer as end:
+        rates = Rates(device=device, threads=threads, reason=f"the process that measured {end}")
+    store.append(rates)
 
 
 def perform(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from attnbench.execute.events import Event, Finished, Started
-from attnbench.record import Job, Outcome, Record
-from attnbench.session import Notice, perform
+from attnbench.execute.executor import NoAnswer
+from attnbench.record import Job, Outcome, Rates, Record
+from attnbench.session import Notice, learn_rates, perform
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
@@ -120,3 +121,43 @@ def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: P
         )
         assert not executor.done
         assert [record.outcome.status for record in store.records()] == ["timeout", "skipped"]
+
+
+class Asked:
+    """An executor that answers questions with what it is given, or breaks."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer, self.questions = answer, list[object]()
+
+    def ask(self, question: object, _kind: object) -> object:
+        self.questions.append(question)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_the_device_s_rates_are_measured_once_a_run(tmp_path: Path) -> None:
+    seen = Rates(device="cpu", threads=2, bytes_per_s=1e10)
+    executor = Asked(seen)
+    with Store.create(tmp_path, plan([job("a"), job("b", kind="memory")])) as store:
+        learn_rates(store, executor)
+        learn_rates(store, executor)
+        assert (store.rates(), len(executor.questions)) == (seen, 1)
+    with Store.open(store.path, write=True) as again:
+        learn_rates(again, executor)
+    assert len(executor.questions) == 1
+
+
+def test_rates_that_cannot_be_measured_are_null_with_the_reason_and_end_nothing(tmp_path: Path) -> None:
+    with Store.create(tmp_path, plan([job("a")])) as store:
+        learn_rates(store, Asked(NoAnswer("ended by SIGKILL without an answer")))
+        assert store.rates() == Rates(
+            device="cpu", threads=2, reason="the process that measured ended by SIGKILL without an answer"
+        )
+
+
+def test_a_run_that_times_nothing_needs_no_rates(tmp_path: Path) -> None:
+    executor = Asked(None)
+    with Store.create(tmp_path, plan([job("a", kind="memory")])) as store:
+        learn_rates(store, executor)
+    assert executor.questions == []

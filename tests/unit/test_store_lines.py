@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from attnbench.errors import UsageError
-from attnbench.record import SCHEMA, Measurement, Outcome
+from attnbench.record import SCHEMA, Measurement, Outcome, Rates
 from attnbench.store import Store, lines, list_runs, verify
 from stored_runs import ENVIRONMENT, add_line, make_plan, make_record, sealed
 
@@ -69,6 +69,18 @@ def test_every_event_says_its_schema(store):
     stored = [store.path / "plan.json", store.path / "events.jsonl"]
     events = [json.loads(line)["event"] for file in stored for line in file.read_text().splitlines()]
     assert [event["schema"] for event in events] == [SCHEMA] * 3
+
+
+def test_rates_are_an_event_of_their_own_of_which_the_last_counts(store):
+    assert store.rates() is None
+    store.append(Rates(device="cpu", threads=2, reason="the machine was busy"))
+    store.append(make_record(0))
+    last = Rates(device="cpu", threads=2, bytes_per_s=2e10, flops_per_s={"float32": 1e11, "bfloat16": None})
+    store.append(last)
+    assert (store.rates(), store.records()) == (last, [make_record(0)])
+    assert Store.open(store.path, write=False).rates() == last
+    assert verify(store.path).unknown == 0
+    assert b'"event":"rates","schema":1' in (store.path / "events.jsonl").read_bytes()
 
 
 def test_events_of_unknown_kinds_are_skipped_and_counted(store):

@@ -71,7 +71,7 @@ class Row(Struct, frozen=True, kw_only=True):
     primary: bool  # whether this metric is the one by which its probe is known
     higher_is_better: bool = False
     task_options: dict[str, Option]
-    facts: dict[str, Option] = {}  # what the last round found out besides
+    facts: dict[str, Option] = {}  # what the rounds found out besides; where they differ, the last one
     source: str  # hash of the plugin's source
     environment: str = ""  # key of the last round's environment
     profile: Profile
@@ -171,7 +171,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         probe=job.probe.kind,
         primary=not job.probe.twin,
         task_options=job.probe.task_options,
-        facts=last.outcome.facts if last else {},
+        facts={name: fact for record in good or records for name, fact in record.outcome.facts.items()},
         flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),
         source=job.origin.source_hash,
         environment=last.environment if last else "",

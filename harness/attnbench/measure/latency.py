@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from attnbench.case import Option
-from attnbench.measure import timing
+from attnbench.measure import counting, timing
 from attnbench.measure.clocks import Clocks
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
@@ -31,6 +31,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         finally:
             gc.enable()
         workload.judge()
+        facts |= counting.counts(job, workload, call_ns=float(found[0].values[0] or 0))
     return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=facts)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import SCHEMA, Environment, Job, Record
+from attnbench.record import SCHEMA, Environment, Job, Rates, Record
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
@@ -43,7 +43,14 @@ class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_
     environment: Environment
 
 
-Event = Plan | EnvironmentSeen | Record
+class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event"):
+    """What the device itself was seen to do, before the run's first job."""
+
+    schema: int = SCHEMA
+    rates: Rates
+
+
+Event = Plan | EnvironmentSeen | RatesSeen | Record
 
 
 class Broken(Struct, frozen=True, kw_only=True):
@@ -60,6 +67,7 @@ class Journal(Struct, frozen=True, kw_only=True):
 
     records: tuple[Record, ...] = ()
     environments: dict[str, Environment] = {}
+    rates: Rates | None = None
     unknown: int = 0
     broken: tuple[Broken, ...] = ()
 
@@ -139,6 +147,7 @@ def _parse(data: bytes) -> Journal:
     records: list[Record] = []
     environments: dict[str, Environment] = {}
     broken: list[Broken] = []
+    last_rates: Rates | None = None
     unknown = 0
     for number, offset, line in _lines(data):
         try:
@@ -147,11 +156,15 @@ def _parse(data: bytes) -> Journal:
                     records.append(record)
                 case EnvironmentSeen(key=key, environment=environment):
                     environments[key] = environment
+                case RatesSeen(rates=rates):
+                    last_rates = rates
                 case None | Plan():
                     unknown += 1
         except ValueError as error:
             broken.append(Broken(line=number, offset=offset, why=str(error), raw=line))
-    return Journal(records=tuple(records), environments=environments, unknown=unknown, broken=tuple(broken))
+    return Journal(
+        records=tuple(records), environments=environments, rates=last_rates, unknown=unknown, broken=tuple(broken)
+    )
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
