@@ -9,7 +9,10 @@ import msgspec
 from attnbench import registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError
+from attnbench.insight.crossover import Crossover, crossovers
+from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
+from attnbench.insight.scaling import Growth, growths
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
 from attnbench.session import Notify, quietly
@@ -40,7 +43,16 @@ class Run:
         with Store.open(self.path, write=False) as store:
             planned = {job.key for job in store.plan.jobs}
             known = [record for record in store.records() if record.job.key in planned]
-            return rows(known, store.plan.jobs, run=store.plan.run)
+            found = rows(known, store.plan.jobs, run=store.plan.run)
+            return [*found, *derived(found, store.rates())]
+
+    def scaling(self) -> list[Growth]:
+        """Fit latency and memory of each variant as a power of the sequence length."""
+        return growths(self.rows())
+
+    def crossovers(self) -> list[Crossover]:
+        """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
+        return crossovers(self.rows())
 
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""

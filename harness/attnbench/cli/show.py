@@ -1,14 +1,17 @@
 """`attnbench show`: a run's table again, or its rows in a format for other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from attnbench.cli.options import Json, Out, RunName
-from attnbench.cli.streams import emit
+from attnbench.cli.streams import emit, emit_json
 from attnbench.errors import UsageError, suggestion
 from attnbench.store import RESULTS
+
+if TYPE_CHECKING:
+    from attnbench.insight.rows import Row
 
 
 def show(
@@ -20,13 +23,18 @@ def show(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to a file.", metavar="FILE", show_default=False)
     ] = None,
+    scaling: Annotated[
+        bool,
+        typer.Option("--scaling", help="Show how each variant grows, and where one overtakes another.", metavar=""),
+    ] = False,
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
     """Print a run's table again.
 
-    Example:
+    Examples:
       attnbench show latest --metric latency --format latex -o latency.tex
+      attnbench show latest --scaling
     """
     from rich.console import Console
 
@@ -40,6 +48,9 @@ def show(
     if chosen not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
     rows = Run(find_run(run, out)).rows()
+    if scaling:
+        _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form == "table")
+        return
     metrics = metric.split(",") if metric else None
     known = {row.metric for row in rows}
     for name in metrics or ():
@@ -49,6 +60,20 @@ def show(
         Console(highlight=False).print(Tables(tables(rows, metrics)))
     else:
         _write(rendered(rows, chosen, metrics), output)
+
+
+def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
+    from attnbench.insight.crossover import crossovers
+    from attnbench.insight.scaling import growths
+    from attnbench.report.axes import variant_labels
+    from attnbench.report.growth import as_dict, listed
+
+    if not alone:
+        raise UsageError("--scaling: it is no table; leave --metric, --format and --output out (--json goes with it)")
+    if as_json:
+        emit_json({"scaling": growths(rows), "crossovers": [as_dict(each) for each in crossovers(rows)]})
+    else:
+        print(listed(rows, variant_labels(rows)))
 
 
 def _write(written: str | bytes, output: Path | None) -> None:

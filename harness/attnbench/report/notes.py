@@ -11,6 +11,8 @@ _FLAGS = {
     "few_samples": "few samples, cut short by the cap",
     "unseen_memory": "the process grew by more than the allocator counted (a library's own buffers: memory_resident)",
     "launch_bound": "the host could not queue calls as fast as the device did them",
+    "least_bytes": "bytes are inputs read once and output written, the least: the bound is optimistic",
+    "above_roofline": "above the roofline: a count or a rate is wrong (or a cache held everything)",
     "diverged": "a training diverged, its best weights before that were tested",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }

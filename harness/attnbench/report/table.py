@@ -9,7 +9,7 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from attnbench.empty import FLOOR
+from attnbench.insight.floor import is_harness
 from attnbench.insight.rows import PENDING, Row
 from attnbench.report.axes import (
     AXES,
@@ -26,11 +26,11 @@ from attnbench.report.axes import (
     variant_key,
     variant_labels,
 )
+from attnbench.report.growth import Grown, crossings, grown
 from attnbench.report.notes import Names, notes
 from attnbench.text import plain
 from attnbench.units import Scale, digits, scale_for
 
-_OWN = "attnbench "  # how the harness's own origin begins: a user may call a plugin of his as the floor is called
 _MARKS = {"noisy": "~", "unusable": "!"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _TITLES = {
@@ -40,6 +40,9 @@ _TITLES = {
     "latency_wall": "latency by the wall clock",
     "approximation_error": "approximation error against exact attention",
     "numerical_error": "numerical error against itself in float64",
+    "flop_rate": "rate of the operations that exact attention needs",
+    "flop_rate_executed": "rate of the operations executed",
+    "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
 _PERCENT_WITH_DECIMAL = 10
@@ -80,6 +83,8 @@ class Block(Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
     floor: str = ""
+    grown: tuple[Grown, ...] = ()
+    crossings: tuple[str, ...] = ()
     replicates: str = ""  # over what the intervals were taken: "5 rounds", "3 seeds"
 
     @property
@@ -135,7 +140,7 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
 
 
 def _block(title: str, rows: list[Row], names: Names) -> Block:
-    shown = [row for row in rows if not _is_floor(row)] or rows
+    shown = [row for row in rows if not is_harness(row)] or rows
     axes, scale = layout(shown), _scale(shown)
     headings = column_labels(shown, axes.columns)
     pass_of = f", {shown[0].passes}" if shown[0].passes else ""
@@ -148,6 +153,8 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
         groups=_groups(shown, axes, names, scale),
         notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
         floor=_floor(rows) if shown is not rows else "",
+        grown=grown(shown, names, axes.labels),
+        crossings=crossings(shown, names, axes.labels),
         replicates=_replicates(shown),
     )
 
@@ -167,12 +174,8 @@ def _scale(rows: Iterable[Row]) -> Scale:
     return scale_for(known[0].unit, [max(size, least) for size in sizes])
 
 
-def _is_floor(row: Row) -> bool:
-    return row.variant == FLOOR and row.origin.startswith(_OWN)
-
-
 def _floor(rows: Iterable[Row]) -> str:
-    values = [row.value for row in rows if _is_floor(row) and row.probe == "latency" and row.value is not None]
+    values = [row.value for row in rows if is_harness(row) and row.probe == "latency" and row.value is not None]
     if not values:
         return ""
     scale = scale_for("s", values)
