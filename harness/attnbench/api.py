@@ -136,6 +136,7 @@ def run(
     timeout_s: float | None = None,
     allocator: Allocator = "default",
     hot: bool = False,
+    refine: bool = False,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -173,6 +174,7 @@ def run(
         timeout_s=timeout_s,
         allocator=allocator,
         hot=hot,
+        refine=refine,
         seed=seed,
         command=("attnbench.run",),
     )

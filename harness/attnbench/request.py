@@ -24,6 +24,7 @@ from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, new_run_id
 from attnbench.suite import Sweep
 
+_REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")
@@ -42,6 +43,7 @@ class Request(Struct, frozen=True, kw_only=True):
     seed: int = 0
     hot: bool = False
     allocator: Allocator = "default"
+    refine: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -79,6 +81,7 @@ def prepare(request: Request, executor: Executor) -> Plan:
         sweep=msgspec.to_builtins(sweep),
         jobs=plan.plan_jobs(workloads, candidates, exams, setting),
         environment=machine,
+        refine=_REFINED if request.refine else 0,
     )
 
 

@@ -6,12 +6,15 @@ from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.execute.events import Progressed, Started
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
-from attnbench.plan import in_running_order
+from attnbench.insight.crossover import crossovers, refinements
+from attnbench.insight.rows import rows
+from attnbench.plan import in_running_order, timed_like
 from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.request import Request, check, prepare, renew
 from attnbench.store import Plan, Store
@@ -58,6 +61,7 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
             learn_rates(store, executor)
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
+            refine(store, executor, notify, environment=planned.environment)
             return store.path
 
 
@@ -79,6 +83,7 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         learn_rates(store, executor)
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
+        refine(store, executor, notify, environment=environment)
     return path
 
 
@@ -94,6 +99,29 @@ def learn_rates(store: Store, executor: Executor) -> None:
     except NoAnswer as end:
         rates = Rates(device=device, threads=threads, reason=f"the process that measured {end}")
     store.append(rates)
+
+
+def refine(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while.
+
+    Further jobs are planned before they are begun, so that an interrupted run goes on with them.
+    """
+    while store.plan.refine and (jobs := _between_lengths(store)):
+        plan = store.plan
+        store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
+        known = store.records()
+        notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
+        perform(store, jobs, executor, notify, environment=environment, history=known)
+
+
+def _between_lengths(store: Store) -> tuple[Job, ...]:
+    """Plan what would tell crossings more closely: round after round, as all that is timed."""
+    planned = {job.key for job in store.plan.jobs}
+    known = [record for record in store.records() if record.job.key in planned]
+    wanted = refinements(crossovers(rows(known)))
+    jobs = (job for each in wanted for job in timed_like(store.plan.jobs, each.known, each.wanted))
+    further = {job.key: job for job in jobs if job.key not in planned}
+    return tuple(sorted(further.values(), key=lambda job: job.round))
 
 
 def perform(

@@ -19,8 +19,8 @@ Asked = Mapping[str, Any]
 
 # What there is already of a flag whose other values come later.
 _NOW = {"executor": "local"}
-_LATER = (*_NOW, "refine", "fit", "devices", "time_budget", "ranks")
-_HOW = ("device", "threads", "profile", "rounds", "timeout", "seed", "hot", "allocator")
+_LATER = (*_NOW, "fit", "devices", "time_budget", "ranks")
+_HOW = ("device", "threads", "profile", "rounds", "timeout", "seed", "hot", "allocator", "refine")
 
 
 def run(
@@ -110,6 +110,7 @@ def _request(asked: Asked) -> "Request":
         seed=asked["seed"] or 0,
         hot=asked["hot"],
         allocator=asked["allocator"] or "default",
+        refine=asked["refine"],
         command=tuple(sys.argv[1:]),
     )
 

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench import stats
-from attnbench.insight.courses import Axes, Course, Field, fields
+from attnbench.case import Case
+from attnbench.insight.courses import Axes, Course, Field, fields, length_of
 from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import Row
+from attnbench.insight.rows import Row, case_of
 
 METRIC = "latency"
 _NARROW = 0.05  # an interval of this share of the length is known well enough
@@ -188,22 +190,34 @@ def _place(course: Course, field: Field, length: int) -> int:
 
 
 class Refinement(Struct, frozen=True, kw_only=True):
-    """A length at which two variants are to be measured: their rows at the length before it say all the rest."""
+    """A case that is to be measured, and the one that was measured and differs from it in its length alone."""
 
-    rows: tuple[Row, Row]
-    length: int
+    known: Case
+    wanted: Case
 
 
 def refinements(found: Iterable[Crossover]) -> list[Refinement]:
-    """Say what to measure to know crossings better: the middle, in logarithms, of the lengths around each.
+    """Say what to measure to know crossings better: both variants in the middle, in logarithms, of the lengths around.
 
     Not where the interval is narrower than 5% of the length already, or the lengths are less than 64 apart.
     """
     return [
-        Refinement(rows=(crossing.winner, crossing.loser), length=middle(*crossing.between))
+        Refinement(known=case_of(row), wanted=_at(middle(*crossing.between), row, crossing.axes))
         for crossing in found
         if not _is_narrow(crossing) and crossing.between[1] - crossing.between[0] >= _SMALL_GAP
+        for row in (crossing.winner, crossing.loser)
     ]
+
+
+def _at(length: int, row: Row, axes: Axes) -> Case:
+    """Give a row's case at another length: what was equal to it stays equal, and constant tokens constant."""
+    case = case_of(row)
+    sizes = {"seq_k": length} if row.passes == "decode" else {"seq_q": length}
+    if row.passes != "decode" and "seq_k" not in axes:
+        sizes["seq_k"] = length
+    if "batch" not in axes:
+        sizes["batch"] = max(1, row.batch * length_of(row) // length)
+    return replace(case, shape=replace(case.shape, **sizes))
 
 
 def middle(start: int, end: int) -> int:
@@ -215,5 +229,7 @@ def middle(start: int, end: int) -> int:
 
 def _is_narrow(crossing: Crossover) -> bool:
     if not crossing.sure or crossing.low is None or crossing.high is None:
+        return False
+    if crossing.between == crossing.swept:  # of two lengths alone: nobody knows how the ratio bends
         return False
     return crossing.high - crossing.low < _NARROW * crossing.length

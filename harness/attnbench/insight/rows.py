@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from attnbench import stats
-from attnbench.case import Case, Dtype, Inputs, Level, Option, Passes
+from attnbench.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
 from attnbench.record import PRIMARY_METRIC, Job, Measurement, ProbeKind, Profile, Record, Status
 from attnbench.text import canonical
 
@@ -109,6 +109,13 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
         order.setdefault(_identity(question.job.case), len(order))
     found = [row for question in questions for row in _rows_of(question)]
     return sorted(found, key=lambda row: _place(row, order))
+
+
+def case_of(row: Row) -> Case:
+    """Give the case that a row is of."""
+    whole = {name: getattr(row, name) for name in Case.__struct_fields__ if name not in ("shape", "mask")}
+    shape, mask = ({name: getattr(row, name) for name in part.__struct_fields__} for part in (Shape, Mask))
+    return Case(shape=Shape(**shape), mask=Mask(**mask), **whole)
 
 
 def _questions(records: Sequence[Record], planned: Iterable[Job], run: str) -> Iterable[_Question]:

@@ -24,7 +24,10 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
-    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order."""
+    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
+
+    `refine` is how many more times lengths are added around crossings.
+    """
 
     schema: int = SCHEMA
     run: str
@@ -33,6 +36,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     sweep: dict[str, Any]
     jobs: tuple[Job, ...]
     environment: Environment
+    refine: int = 0
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):

@@ -87,10 +87,20 @@ def test_variants_under_other_axes_are_not_compared():
 
 
 def test_the_middle_around_a_crossing_is_measured_for_both_variants():
-    (wanted,) = refinements(crossovers(sweep(costs(2300), noise=0.05)))
-    assert wanted.length == 2880  # sqrt(2048 * 4096) is 2896.3
-    assert {row.variant for row in wanted.rows} == {"square", "straight"}
-    assert {row.seq_q for row in wanted.rows} == {2048}
+    wanted = refinements(crossovers(sweep(costs(2300), noise=0.05)))
+    assert {(each.known.variant, each.known.shape.seq_q) for each in wanted} == {("square", 2048), ("straight", 2048)}
+    assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in wanted} == {(2880, 2880)}
+    assert all(replace(each.wanted, shape=each.known.shape) == each.known for each in wanted)
+
+
+def test_refining_keeps_constant_tokens_a_cache_s_one_query_and_a_fixed_number_of_keys():
+    rows = sweep(costs(2300), rounds=1)
+    tokens = refinements(crossovers([replace(row, batch=16384 // row.seq_q) for row in rows]))
+    assert {(each.wanted.shape.seq_q, each.wanted.shape.batch) for each in tokens} == {(2880, 5)}
+    cache = refinements(crossovers([replace(row, seq_q=1, passes="decode") for row in rows]))
+    assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in cache} == {(1, 2880)}
+    keys = refinements(crossovers([replace(row, seq_k=77) for row in rows]))
+    assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in keys} == {(2880, 77)}
 
 
 def test_a_crossing_that_is_known_well_is_not_refined():
