@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from attnbench import registry
 from attnbench.case import Case, Option
@@ -45,10 +46,38 @@ def least_bytes(workload: Workload) -> int:
 
 
 def counted_flops(call: Callable[[], object]) -> int:
-    """Let torch count the matrix products of a call, those of the CPU's fused attention kernel included."""
-    with FlopCounterMode(display=False, custom_mapping=_MAPPING) as counter:
+    """Count the matrix products of a call by torch's formulas, those of the CPU's fused attention kernel included."""
+    counter = _Counter()
+    with counter:
         call()
-    return int(counter.get_total_flops())
+    return counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """What torch's FlopCounterMode counts, whose own first call imports the compiler: seconds in a fresh process."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to be skipped is what imports it
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do an operation; count it, or the operations that it is made of."""
+        del types
+        named = kwargs or {}
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is None:
+            with self:
+                made = func.decompose(*args, **named)
+            if made is not NotImplemented:
+                return made
+        out = func(*args, **named)
+        if formula is not None:
+            self.flops += int(formula(*args, **named, out_val=out))
+        return out
 
 
 def _flops(plugin: Any, job: Job, workload: Workload, *, call_ns: float) -> Counted:
@@ -94,7 +123,7 @@ def _parameters(workload: Workload) -> list[torch.Tensor]:
     return list(workload.attention.parameters()) if isinstance(workload.attention, torch.nn.Module) else []
 
 
-# Formulas as FlopCounterMode calls them: a kernel's arguments as they were given, tensors as their shapes.
+# Formulas as torch's are called: with a kernel's arguments as they were given, and tensors as their shapes.
 
 
 def _fused_forward(q: Size, k: Size, v: Size, *rest: Any, **named: Any) -> int:
@@ -117,7 +146,8 @@ def _seen(flops: int, q: Size, k: Size, *, is_causal: bool) -> int:
     return flops * pairs // (queries * keys)
 
 
-_MAPPING = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: _fused_forward,  # noqa: SLF001 - its name is the kernel's
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,  # noqa: SLF001 - likewise
+_FORMULAS = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_fused_forward),  # noqa: SLF001 - its name
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_fused_backward),  # noqa: SLF001 - likewise
 }

@@ -1,5 +1,7 @@
 """What a call executes and moves: the variant's own count, torch's, and the least traffic."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from msgspec.structs import replace
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench.case import Mask
 from attnbench.measure import counting, latency
@@ -52,6 +55,32 @@ def test_the_cpu_s_fused_kernel_is_counted_as_the_pairs_that_its_mask_leaves(cau
     assert counting.counted_flops(lambda: fused(causal=causal)) == 4 * 8 * pairs * 64
     out = fused(causal=causal).sum()
     assert counting.counted_flops(out.backward) == 10 * 8 * pairs * 64
+
+
+def test_the_count_is_that_of_torch_s_own_counter() -> None:
+    x, w = torch.randn(2, 16, 32), torch.randn(8, 32)
+
+    def products() -> None:
+        y = torch.nn.functional.linear(x, w)
+        torch.einsum("bte,bse->bts", y, y).softmax(-1) @ y
+        torch.nn.functional.conv1d(x, torch.randn(4, 16, 3))
+
+    with FlopCounterMode(display=False) as torchs:
+        products()
+    assert counting.counted_flops(products) == torchs.get_total_flops() > 0
+    with torch.inference_mode():
+        assert counting.counted_flops(products) == torchs.get_total_flops()
+
+
+def test_counting_does_not_import_the_compiler_which_takes_seconds() -> None:
+    code = (
+        "import sys, torch\n"
+        "from attnbench.measure.counting import counted_flops\n"
+        "x = torch.randn(8, 8)\n"
+        "print(counted_flops(lambda: x @ x), 'torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1024 False\n"
 
 
 def test_a_function_that_counts_nothing_is_counted_by_torch(tmp_path: Path) -> None:
