@@ -11,9 +11,12 @@ from attnbench.case import Case, Dtype, Mask, Shape
 from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
+from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
+from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
+from attnbench.insight.scaling import Growth, growths
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
@@ -46,7 +49,16 @@ class Run:
         with Store.open(self.path, write=False) as store:
             planned = {job.key for job in store.plan.jobs}
             known = [record for record in store.records() if record.job.key in planned]
-            return rows(known, store.plan.jobs, run=store.plan.run)
+            found = rows(known, store.plan.jobs, run=store.plan.run)
+            return [*found, *derived(found, store.rates())]
+
+    def scaling(self) -> list[Growth]:
+        """Fit latency and memory of each variant as a power of the sequence length."""
+        return growths(self.rows())
+
+    def crossovers(self) -> list[Crossover]:
+        """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
+        return crossovers(self.rows())
 
     def reproduction(self) -> dict[str, Any]:
         """Give what a stranger needs to measure this run again, as JSON values."""
@@ -147,6 +159,7 @@ def run(
     hot: bool = False,
     prune: bool = True,
     time_budget: str | None = None,
+    refine: bool = False,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -186,6 +199,7 @@ def run(
         hot=hot,
         prune=prune,
         time_budget=time_budget,
+        refine=refine,
         seed=seed,
         command=("attnbench.run",),
     )

@@ -121,6 +121,13 @@ def plan_jobs(
     return jobs
 
 
+def timed_like(jobs: Sequence[Job], known: Case, wanted: Case) -> Iterator[Job]:
+    """Give the jobs that time a case in every round in which another one is timed."""
+    for job in jobs:
+        if job.probe == Probe(kind="latency") and job.case == known:
+            yield msgspec.structs.replace(job, case=wanted)
+
+
 def in_running_order(jobs: Iterable[Job], *, further_rounds_last: bool = False) -> list[Job]:
     """Put jobs in the order in which they run: each timed round in an order of its own, shuffled from the seed.
 
@@ -256,4 +263,5 @@ def _choices(text: str | None, known: tuple[Any, ...], *, flag: str, default: st
     for word in words:
         if word not in known:
             raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
-    return tuple(dict.fromkeys(words))
+    # The known words themselves: a default is left out of a key by identity, and a word as typed would be another.
+    return tuple(dict.fromkeys(known[known.index(word)] for word in words))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Option, digest
+from attnbench.case import Case, Dtype, Option, digest
 
 SCHEMA = 1
 
@@ -169,6 +169,20 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """The environment's stable name."""
         return digest(self)
+
+
+class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The best that a device was seen to do before a run's first job; null, with the reason, where nothing was seen.
+
+    `bytes_per_s` is what arrays larger than its caches are read and written at, `flops_per_s` the rate of a product of
+    large square matrices by dtype.
+    """
+
+    device: str
+    threads: int
+    bytes_per_s: float | None = None
+    flops_per_s: dict[Dtype, float | None] = {}
+    reason: str = ""
 
 
 class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event"):

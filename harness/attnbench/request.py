@@ -24,6 +24,7 @@ from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, new_run_id
 from attnbench.suite import Sweep
 
+_REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")
@@ -44,6 +45,7 @@ class Request(Struct, frozen=True, kw_only=True):
     allocator: Allocator = "default"
     prune: bool = True
     time_budget: str | None = None
+    refine: bool = False
     command: tuple[str, ...] = ()
 
 
@@ -83,6 +85,7 @@ def prepare(request: Request, executor: Executor) -> Plan:
         environment=machine,
         prune=request.prune,
         budget_s=_budget_s(request),
+        refine=_REFINED if request.refine else 0,
     )
 
 

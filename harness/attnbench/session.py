@@ -6,14 +6,18 @@ from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.budget import Budget
 from attnbench.execute.events import Progressed, Started
-from attnbench.execute.executor import Executor
+from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
+from attnbench.execute.messages import MeasureRates
+from attnbench.insight.crossover import crossovers, refinements
+from attnbench.insight.rows import rows
 from attnbench.known import Known
-from attnbench.plan import in_running_order
-from attnbench.record import Environment, Job, Outcome, Record, Status
+from attnbench.plan import in_running_order, timed_like
+from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.request import Request, check, prepare, renew
 from attnbench.store import Plan, Store
 
@@ -57,7 +61,9 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
         with Store.create(out, planned) as store:
             store.append(planned.environment)
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
+            learn_rates(store, executor)
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
+            refine(store, executor, notify, environment=planned.environment)
             return store.path
 
 
@@ -76,9 +82,48 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         jobs = store.pending(retry=RETRIED if retry_failed else ())
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
+        learn_rates(store, executor)
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
+        refine(store, executor, notify, environment=environment)
     return path
+
+
+def learn_rates(store: Store, executor: Executor) -> None:
+    """Measure what the device itself can do, once a run and where its jobs are timed; that it fails ends nothing."""
+    timed = [job.case for job in store.plan.jobs if job.probe.kind == "latency"]
+    if not timed or store.rates() is not None:
+        return
+    device, threads = timed[0].device, store.plan.environment.threads
+    try:
+        dtypes = tuple(dict.fromkeys(case.dtype for case in timed))
+        rates = executor.ask(MeasureRates(device=device, threads=threads, dtypes=dtypes), Rates)
+    except NoAnswer as end:
+        rates = Rates(device=device, threads=threads, reason=f"the process that measured {end}")
+    store.append(rates)
+
+
+def refine(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while.
+
+    Further jobs are planned before they are begun, so that an interrupted run goes on with them.
+    """
+    while store.plan.refine and (jobs := _between_lengths(store)):
+        plan = store.plan
+        store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
+        known = store.records()
+        notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
+        perform(store, jobs, executor, notify, environment=environment, history=known)
+
+
+def _between_lengths(store: Store) -> tuple[Job, ...]:
+    """Plan what would tell crossings more closely: round after round, as all that is timed."""
+    planned = {job.key for job in store.plan.jobs}
+    known = [record for record in store.records() if record.job.key in planned]
+    wanted = refinements(crossovers(rows(known)))
+    jobs = (job for each in wanted for job in timed_like(store.plan.jobs, each.known, each.wanted))
+    further = {job.key: job for job in jobs if job.key not in planned}
+    return tuple(sorted(further.values(), key=lambda job: job.round))
 
 
 def perform(

@@ -141,6 +141,22 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Fit a line through points of at least two x by least squares; give its slope.
+
+    The 95% interval is Student's t on the residuals; null for two points, which leave none.
+    """
+    centre_x, centre_y = _mean(x), _mean(y)
+    squares = math.fsum((each - centre_x) ** 2 for each in x)
+    value = math.fsum((a - centre_x) * (b - centre_y) for a, b in zip(x, y, strict=True)) / squares
+    if len(x) < 3:
+        return Estimate(value)
+    residuals = (b - centre_y - value * (a - centre_x) for a, b in zip(x, y, strict=True))
+    error = math.sqrt(math.fsum(each**2 for each in residuals) / (len(x) - 2) / squares)
+    half = _t_factor(len(x) - 2) * error
+    return Estimate(value, value - half, value + half)
+
+
 def tukey_labels(samples: FloatArray, middle: Quantiles) -> NDArray[np.int8]:
     """Label the samples of a process: 0 inside, 1 a mild outlier (over 1.5 IQR outside the quartiles), 2 severe (3)."""
     outside = np.maximum(middle.p25 - samples, samples - middle.p75)

@@ -13,11 +13,14 @@ class Scale(Struct, frozen=True):
     size: float
 
 
+_DECIMAL = (("M", 1e6), ("G", 1e9), ("T", 1e12))
 _SCALES = {
     "s": (Scale("ns", 1e-9), Scale("us", 1e-6), Scale("ms", 1e-3), Scale("s", 1.0)),
     "bytes": (Scale("B", 1.0), Scale("KiB", 2.0**10), Scale("MiB", 2.0**20), Scale("GiB", 2.0**30)),
     "J": (Scale("uJ", 1e-6), Scale("mJ", 1e-3), Scale("J", 1.0)),
     "1": (Scale("", 1.0),),
+    "FLOP/s": tuple(Scale(f"{prefix}FLOP/s", size) for prefix, size in _DECIMAL),
+    "bytes/s": tuple(Scale(f"{prefix}B/s", size) for prefix, size in _DECIMAL),
 }
 _SIGNIFICANT = 3
 _LARGEST_PLAIN = 1e5

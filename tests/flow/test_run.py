@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.api import Run
 from helpers.command import SMALL, attnbench, command, environment
 from helpers.processes import running
 
@@ -47,6 +48,80 @@ def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_
     shown = attnbench("show", "latest", "--format", "csv", cwd=tmp_path)
     table = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert [row["variant"] for row in table] == [row["variant"] for row in rows]
+
+
+def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(tmp_path: Path) -> None:
+    words = ("--variants", "vanilla,linear", "--seq", "64..256", *SMALL[2:], "--metrics", "latency,memory")
+    done = attnbench("run", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("grows as N^p") == 2
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+    told = json.loads(attnbench("show", "latest", "--scaling", "--json", cwd=tmp_path).stdout)
+    memory = {each["variant"]: each["exponent"] for each in told["scaling"] if each["metric"] == "memory"}
+    assert memory["vanilla"] > memory["linear"] > 0
+    assert memory["vanilla"] > 1.5
+    fitted = {(each.metric, each.variant) for each in Run(the_run(tmp_path)).scaling()}
+    assert fitted >= {("latency", "empty"), ("latency", "vanilla"), ("memory", "linear")}
+
+
+def test_what_a_latency_says_of_the_machine_can_be_shown(tmp_path: Path) -> None:
+    attnbench("run", "--variants", "vanilla", *SMALL, "--metrics", "latency", cwd=tmp_path)
+    rows = json.loads(attnbench("show", "latest", "--json", cwd=tmp_path).stdout)
+    derived = {row["metric"]: row for row in rows if not row["primary"]}
+    assert {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"} <= set(derived)
+    assert all(
+        row["value"] > 0 and row["variant"] == "vanilla" for row in derived.values() if "first" not in row["metric"]
+    )
+    shown = attnbench("show", "latest", "--metric", "roofline_share", cwd=tmp_path)
+    assert "Share of the roofline" in shown.stdout
+
+
+CROSSING = """
+import time
+
+class Straight:
+    def __init__(self, case):
+        self.seconds = self.cost(case.shape.seq_q)
+
+    @staticmethod
+    def cost(length):
+        return length * 5e-5
+
+    def __call__(self, q, k, v):
+        end = time.perf_counter() + self.seconds
+        while time.perf_counter() < end:
+            pass
+        return q + v
+
+class Square(Straight):
+    @staticmethod
+    def cost(length):
+        return length ** 2 / 300 * 5e-5
+"""
+
+
+def test_refining_measures_between_the_lengths_where_variants_change_places(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CROSSING)
+    words = (
+        "--variants",
+        "./mine.py:Straight,./mine.py:Square",
+        "--seq",
+        "128,512",
+        *SMALL[2:],
+        "--metrics",
+        "latency",
+    )
+    done = attnbench("run", *words, "--refine", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    measured = {(row["variant"], row["seq_q"]) for row in json.loads(done.stdout) if row["metric"] == "latency"}
+    assert {length for name, length in measured if name == "empty"} == {128, 512}
+    between = {length for _, length in measured} - {128, 512}
+    assert 256 in between
+    assert {(name, length) for name in ("Straight", "Square") for length in between} <= measured
+    (crossing,) = Run(the_run(tmp_path)).crossovers()
+    assert (crossing.winner.variant, crossing.loser.variant) == ("Straight", "Square")
+    assert crossing.between[1] - crossing.between[0] < 384
+    assert json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)["pending"] == 0
 
 
 def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
@@ -122,7 +197,7 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--suite", "standart"], "--suite", "'standard'"),
         (["--tasks", "mqar:lenght=3", "--metrics", "accuracy"], "--tasks", "'length'"),
         (["--batch", "1", "--tokens", "1024"], "--batch", "one of them"),
-        (["--refine"], "--refine", "later version"),
+        (["--fit"], "--fit", "later version"),
         (["--level", "lair"], "--level", "'layer'"),
         (["--inputs", "outlier"], "--inputs", "'outliers'"),
         (["--time-budget", "soon"], "--time-budget", "1h30m"),

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -25,6 +26,13 @@ def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:
     jobs = jobs_of(replace(SWEEP, heads="4,8", passes="forward,backward", dtype="float32,bfloat16"))
     cases = {job.case.key for job in jobs if job.case.variant == "a"}
     assert len(cases) == 3 * 2 * 2 * 2
+
+
+def test_a_job_has_the_key_that_it_has_when_its_plan_is_read_back() -> None:
+    typed = {"dtype": "float32", "passes": "forward", "level": "core", "inputs": "normal"}
+    sweep = replace(SWEEP, **{name: f" {word}" for name, word in typed.items()})  # texts of their own, not ours
+    for job in jobs_of(sweep):
+        assert msgspec.json.decode(msgspec.json.encode(job), type=Job).key == job.key
 
 
 def test_each_round_holds_every_timed_case_once_in_an_order_of_its_own() -> None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from attnbench.execute.events import Event, Finished, Started
-from attnbench.record import Job, Outcome, Record
-from attnbench.session import Notice, perform
+from attnbench.execute.executor import NoAnswer
+from attnbench.record import Job, Outcome, Rates, Record
+from attnbench.session import Notice, learn_rates, perform, refine
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
@@ -120,3 +122,107 @@ def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: P
         )
         assert not executor.done
         assert [record.outcome.status for record in store.records()] == ["timeout", "skipped"]
+
+
+def curved(one: Job) -> Outcome:
+    """Give times of which the square overtakes the straight at 900."""
+    length = one.case.shape.seq_q
+    return ok(length * 1000 if one.case.variant == "straight" else length * length * 1000 // 900)
+
+
+def sweep_to_refine(tmp_path: Path, steps: int) -> Store:
+    jobs = [
+        job(variant, seq=seq, number=number)
+        for number in (1, 2, 3)
+        for variant in ("straight", "square")
+        for seq in (256, 1024)
+    ]
+    return Store.create(tmp_path, replace(plan(jobs), refine=steps))
+
+
+def refined(store: Store, executor: Scripted) -> list[int]:
+    """Refine a run, and give the lengths that were added, in their order."""
+    before = len(store.plan.jobs)
+    refine(store, executor, lambda _notice: None, environment=ENVIRONMENT)
+    return list(dict.fromkeys(one.case.shape.seq_q for one in store.plan.jobs[before:]))
+
+
+def test_refining_closes_in_on_a_crossing_in_every_round_for_both_variants(tmp_path: Path) -> None:
+    noisy = iter(range(10_000))
+
+    def answer(one: Job) -> Outcome:
+        (value,) = curved(one).measurements[0].values
+        return ok(round((value or 0) * (1 + 0.05 * (next(noisy) % 3))))
+
+    with sweep_to_refine(tmp_path, 3) as store:
+        perform(store, store.plan.jobs, Scripted(answer), lambda _notice: None, environment=ENVIRONMENT)
+        assert refined(store, Scripted(answer))[:2] == [512, 704]
+        assert store.plan.refine == 0
+        assert not store.pending()
+        added = [one for one in store.plan.jobs if one.case.shape.seq_q == 512]
+        assert {(one.case.variant, one.round) for one in added} == {
+            (variant, number) for variant in ("straight", "square") for number in (1, 2, 3)
+        }
+
+
+def test_refining_stops_where_a_crossing_is_known_and_without_being_asked_never_begins(tmp_path: Path) -> None:
+    for steps, added in ((3, [512]), (0, [])):
+        with sweep_to_refine(tmp_path, steps) as store:
+            perform(store, store.plan.jobs, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+            assert refined(store, Scripted(curved)) == added
+
+
+def test_an_interrupted_refinement_goes_on_where_it_was(tmp_path: Path) -> None:
+    def interrupted(one: Job) -> Outcome:
+        raise KeyboardInterrupt
+
+    with sweep_to_refine(tmp_path, 1) as store:
+        perform(store, store.plan.jobs, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+        with pytest.raises(KeyboardInterrupt):
+            refine(store, Scripted(interrupted), lambda _notice: None, environment=ENVIRONMENT)
+    with Store.open(store.path, write=True) as again:
+        left = again.pending()
+        assert {one.case.shape.seq_q for one in left} == {512}
+        assert len(left) == 6
+        perform(again, left, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+        assert refined(again, Scripted(curved)) == []
+
+
+class Asked:
+    """An executor that answers questions with what it is given, or breaks."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer, self.questions = answer, list[object]()
+
+    def ask(self, question: object, _kind: object) -> object:
+        self.questions.append(question)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_the_device_s_rates_are_measured_once_a_run(tmp_path: Path) -> None:
+    seen = Rates(device="cpu", threads=2, bytes_per_s=1e10)
+    executor = Asked(seen)
+    with Store.create(tmp_path, plan([job("a"), job("b", kind="memory")])) as store:
+        learn_rates(store, executor)
+        learn_rates(store, executor)
+        assert (store.rates(), len(executor.questions)) == (seen, 1)
+    with Store.open(store.path, write=True) as again:
+        learn_rates(again, executor)
+    assert len(executor.questions) == 1
+
+
+def test_rates_that_cannot_be_measured_are_null_with_the_reason_and_end_nothing(tmp_path: Path) -> None:
+    with Store.create(tmp_path, plan([job("a")])) as store:
+        learn_rates(store, Asked(NoAnswer("ended by SIGKILL without an answer")))
+        assert store.rates() == Rates(
+            device="cpu", threads=2, reason="the process that measured ended by SIGKILL without an answer"
+        )
+
+
+def test_a_run_that_times_nothing_needs_no_rates(tmp_path: Path) -> None:
+    executor = Asked(None)
+    with Store.create(tmp_path, plan([job("a", kind="memory")])) as store:
+        learn_rates(store, executor)
+    assert executor.questions == []

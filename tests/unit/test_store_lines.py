@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from attnbench.errors import UsageError
-from attnbench.record import SCHEMA, Measurement, Outcome
+from attnbench.record import SCHEMA, Measurement, Outcome, Rates
 from attnbench.store import Store, lines, list_runs, verify
 from stored_runs import ENVIRONMENT, add_line, make_plan, make_record, sealed
 
@@ -69,6 +69,18 @@ def test_every_event_says_its_schema(store):
     stored = [store.path / "plan.json", store.path / "events.jsonl"]
     events = [json.loads(line)["event"] for file in stored for line in file.read_text().splitlines()]
     assert [event["schema"] for event in events] == [SCHEMA] * 3
+
+
+def test_rates_are_an_event_of_their_own_of_which_the_last_counts(store):
+    assert store.rates() is None
+    store.append(Rates(device="cpu", threads=2, reason="the machine was busy"))
+    store.append(make_record(0))
+    last = Rates(device="cpu", threads=2, bytes_per_s=2e10, flops_per_s={"float32": 1e11, "bfloat16": None})
+    store.append(last)
+    assert (store.rates(), store.records()) == (last, [make_record(0)])
+    assert Store.open(store.path, write=False).rates() == last
+    assert verify(store.path).unknown == 0
+    assert b'"event":"rates","schema":1' in (store.path / "events.jsonl").read_bytes()
 
 
 def test_events_of_unknown_kinds_are_skipped_and_counted(store):
@@ -178,8 +190,10 @@ def test_a_run_of_schema_1_can_be_resumed_and_verified(tmp_path):
     assert (report.unknown, [broken.line for broken in report.broken]) == (1, [9])
 
 
-def test_this_version_still_writes_schema_1_byte_for_byte():
+def test_this_version_still_writes_schema_1_its_records_byte_for_byte_and_its_plan_with_what_came_later():
     journal = (GOLDEN / "events.jsonl").read_bytes().splitlines(keepends=True)
     written = [lines.to_line(record) for record in lines.read_journal(GOLDEN).records[:-1]]
-    assert (GOLDEN / "plan.json").read_bytes() == lines.to_line(Store.open(GOLDEN, write=False).plan)
+    stored = json.loads((GOLDEN / "plan.json").read_bytes())["event"]
+    today = json.loads(lines.to_line(Store.open(GOLDEN, write=False).plan))["event"]
+    assert today == today | stored
     assert written == [journal[index] for index in (1, 2, 4, 5, 6)]

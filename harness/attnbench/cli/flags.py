@@ -47,7 +47,7 @@ Level = Annotated[str | None, _flag(SWEEP, "core (the mechanism alone), layer (b
 Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (in groups), outliers (large features).", "NAME,...")]
 Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy, energy.", "NAME,...")]
 Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
-Refine = Annotated[bool, _later("--refine")]
+Refine = Annotated[bool, _switch("--refine", MEASURE, "Measure between lengths where variants change places.")]
 Fit = Annotated[bool, _later("--fit")]
 Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 Devices = Annotated[str | None, _later("--devices")]

@@ -19,8 +19,11 @@ Asked = Mapping[str, Any]
 
 # What there is already of a flag whose other values come later.
 _NOW = {"executor": "local"}
-_LATER = (*_NOW, "refine", "fit", "devices", "ranks")
-_HOW = ("device", "threads", "profile", "rounds", "timeout", "time_budget", "no_prune", "seed", "hot", "allocator")
+_LATER = (*_NOW, "fit", "devices", "ranks")
+_HOW = (
+    *("device", "threads", "profile", "rounds", "timeout", "time_budget", "no_prune", "refine"),
+    *("seed", "hot", "allocator"),
+)
 
 
 def run(
@@ -114,6 +117,7 @@ def _request(asked: Asked) -> "Request":
         allocator=asked["allocator"] or "default",
         prune=not asked["no_prune"],
         time_budget=asked["time_budget"],
+        refine=asked["refine"],
         command=tuple(sys.argv[1:]),
     )
 

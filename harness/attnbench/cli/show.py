@@ -1,7 +1,7 @@
 """`attnbench show`: a run's table again, or its rows in a format for other programs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from attnbench.cli.options import Json, Out, RunName
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.errors import UsageError, suggestion
 from attnbench.store import RESULTS
+
+if TYPE_CHECKING:
+    from attnbench.insight.rows import Row
 
 
 def show(
@@ -20,6 +23,10 @@ def show(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to a file.", metavar="FILE", show_default=False)
     ] = None,
+    scaling: Annotated[
+        bool,
+        typer.Option("--scaling", help="Show how each variant grows, and where one overtakes another.", metavar=""),
+    ] = False,
     environment: Annotated[
         bool,
         typer.Option("--environment", help="Show how to measure it again: code, protocol, machine.", metavar=""),
@@ -31,6 +38,7 @@ def show(
 
     Examples:
       attnbench show latest --metric latency --format latex -o latency.tex
+      attnbench show latest --scaling
       attnbench show latest --environment
     """
     from rich.console import Console
@@ -48,6 +56,9 @@ def show(
     if chosen not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
     rows = Run(find_run(run, out)).rows()
+    if scaling:
+        _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form == "table")
+        return
     metrics = metric.split(",") if metric else None
     known = {row.metric for row in rows}
     for name in metrics or ():
@@ -67,3 +78,17 @@ def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
         emit_json(whole)
     else:
         print("\n\n".join(map(paragraph, sections(whole))))
+
+
+def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
+    from attnbench.insight.crossover import crossovers
+    from attnbench.insight.scaling import growths
+    from attnbench.report.axes import variant_labels
+    from attnbench.report.growth import as_dict, listed
+
+    if not alone:
+        raise UsageError("--scaling: it is no table; leave --metric, --format and --output out (--json goes with it)")
+    if as_json:
+        emit_json({"scaling": growths(rows), "crossovers": [as_dict(each) for each in crossovers(rows)]})
+    else:
+        print(listed(rows, variant_labels(rows)))

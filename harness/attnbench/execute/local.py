@@ -58,7 +58,12 @@ class LocalExecutor:
         name = self._asked(question, timeout_s=_ASK_TIMEOUT_S, key=self._server_key or (1, "default"))
         assert self._server is not None
         while True:
-            for event in self._server.events():
+            try:
+                events = self._server.events()
+            except ServerLost as loss:
+                self.close()
+                raise NoAnswer(f"was lost with the server that forked it: {loss}") from loss
+            for event in events:
                 if isinstance(event, Ended) and event.id == name:
                     return _decoded(event, kind)
 

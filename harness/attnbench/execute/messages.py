@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from attnbench.case import Case
+from attnbench.case import Case, Dtype
 from attnbench.record import Allocator, Job
 from attnbench.registry import Entry
 
@@ -32,6 +32,14 @@ class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine")
     allocator: Allocator = "default"
 
 
+class MeasureRates(Struct, frozen=True, kw_only=True, tag="measure-rates"):
+    """How fast does this device move memory, and multiply matrices of these dtypes? Answered by Rates."""
+
+    device: str
+    threads: int
+    dtypes: tuple[Dtype, ...]
+
+
 class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
     """Does this variant run here, on a small case? Answered by the reason why not, empty where it does."""
 
@@ -46,7 +54,7 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     memory_bytes: int | None = None
 
 
-Question = DescribeVariant | DescribeTask | DescribeMachine | TryVariant | Perform
+Question = DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform
 
 
 class Told(Struct, frozen=True, kw_only=True, tag="told"):

@@ -18,12 +18,13 @@ from attnbench.execute.messages import (
     DescribeMachine,
     DescribeTask,
     DescribeVariant,
+    MeasureRates,
     Perform,
     Question,
     Told,
     TryVariant,
 )
-from attnbench.measure import agreement, energy, failure, latency, memory
+from attnbench.measure import agreement, energy, failure, latency, memory, rates
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.train import accuracy
@@ -84,6 +85,9 @@ def _reply(question: Question, tell: Tell) -> object:
             return describe.describe_task(entry, given)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
+        case MeasureRates(device=device, threads=threads, dtypes=dtypes):
+            _choose_device(device)
+            return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
         case Perform(job=job, memory_bytes=memory_bytes):

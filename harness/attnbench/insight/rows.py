@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from attnbench import stats
-from attnbench.case import Case, Dtype, Inputs, Level, Option, Passes
+from attnbench.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
 from attnbench.record import PRIMARY_METRIC, Job, Measurement, ProbeKind, Profile, Record, Status
 from attnbench.text import canonical
 
@@ -73,7 +73,7 @@ class Row(Struct, frozen=True, kw_only=True):
     primary: bool  # whether this metric is the one by which its probe is known
     higher_is_better: bool = False
     task_options: dict[str, Option]
-    facts: dict[str, Option] = {}  # what the last round found out besides
+    facts: dict[str, Option] = {}  # what the rounds found out besides; where they differ, the last one
     source: str  # hash of the plugin's source
     environment: str = ""  # key of the last round's environment
     profile: Profile
@@ -111,6 +111,13 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
         order.setdefault(_identity(question.job.case), len(order))
     found = [row for question in questions for row in _rows_of(question)]
     return sorted(found, key=lambda row: _place(row, order))
+
+
+def case_of(row: Row) -> Case:
+    """Give the case that a row is of."""
+    whole = {name: getattr(row, name) for name in Case.__struct_fields__ if name not in ("shape", "mask")}
+    shape, mask = ({name: getattr(row, name) for name in part.__struct_fields__} for part in (Shape, Mask))
+    return Case(shape=Shape(**shape), mask=Mask(**mask), **whole)
 
 
 def _questions(records: Sequence[Record], planned: Iterable[Job], run: str) -> Iterable[_Question]:
@@ -176,7 +183,7 @@ def _base(question: _Question, records: list[Record], good: list[Record]) -> Row
         probe=job.probe.kind,
         primary=not job.probe.twin,
         task_options=job.probe.task_options,
-        facts=last.outcome.facts if last else {},
+        facts={name: fact for record in good or records for name, fact in record.outcome.facts.items()},
         flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),
         source=job.origin.source_hash,
         environment=last.environment if last else "",

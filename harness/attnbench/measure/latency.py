@@ -8,7 +8,7 @@ import msgspec
 import torch
 
 from attnbench.case import Option
-from attnbench.measure import clocks, timing
+from attnbench.measure import clocks, counting, timing
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
@@ -35,6 +35,8 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         finally:
             gc.enable()
         workload.judge()
+        if found:
+            facts |= counting.counts(job, workload, call_ns=float(found[0].values[0] or 0))
     facts |= {f"{name}_before": value for name, value in before.items()} | clocks.host_state()
     if not found:
         detail = clocks.why_no_figure(facts)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from attnbench.report.growth import GROWTH
 from attnbench.report.legend import legend
 from attnbench.report.table import Block, Cell
 
@@ -48,7 +49,9 @@ def _block(block: Block) -> Iterator[str]:
     yield "\\bottomrule\n\\end{tabular}"
     floor = [f"harness floor: {block.floor}"] if block.floor else []
     marks = _escaped(legend([block], best="bold:", replicates=[block.replicates])).replace("+-", r"$\pm$")
-    for note in (*map(_escaped, (*floor, *block.notes)), marks):
+    powers = [f"{each.name} {each.exponent} ({each.local})" for each in block.grown]
+    growth = [f"{GROWTH} {'; '.join(powers)}"] if powers else []
+    for note in (*map(_escaped, (*growth, *block.crossings, *floor, *block.notes)), marks):
         if note:
             yield f"\n{{\\footnotesize {note}}}"
     yield "\\end{table}"

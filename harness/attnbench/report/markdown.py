@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from attnbench.report.growth import GROWTH
 from attnbench.report.legend import legend
 from attnbench.report.table import Block, Cell
 
@@ -24,9 +25,14 @@ def _block(block: Block) -> Iterator[str]:
     for group in block.groups:
         labels = [escaped(label) for label in group.labels]
         yield from (_row([*labels, escaped(line.name), *map(_cell, line.cells)]) for line in group.lines)
+    if block.grown:
+        yield f"\n{escaped(GROWTH)}\n"
+        yield _row(["variant", "p", "last doubling"])
+        yield _row([":--", "--:", "--:"])
+        yield from (_row(map(escaped, (each.name, each.exponent, each.local))) for each in block.grown)
     floor = [f"harness floor: {block.floor}"] if block.floor else []
     marks = legend([block], best="bold:", replicates=[block.replicates]).replace("+-", _SIGN)
-    notes = [f"- {escaped(note)}" for note in (*floor, *block.notes, marks) if note]
+    notes = [f"- {escaped(note)}" for note in (*block.crossings, *floor, *block.notes, marks) if note]
     if notes:
         yield "\n" + "\n".join(notes)
 

@@ -27,6 +27,7 @@ from attnbench.report.axes import (
     variant_key,
     variant_labels,
 )
+from attnbench.report.growth import Grown, crossings, grown
 from attnbench.report.notes import Names, aa_floor_note, notes
 from attnbench.text import plain
 from attnbench.units import Scale, digits, scale_for
@@ -50,6 +51,9 @@ _TITLES = {
     "kept_mass": "share of exact attention's 16 heaviest weights that is kept",
     "hidden_mass": "largest share of a row's weight on hidden keys",
     "mask_leak": "largest change of an output when hidden tokens change",
+    "flop_rate": "rate of the operations that exact attention needs",
+    "flop_rate_executed": "rate of the operations executed",
+    "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
@@ -91,6 +95,8 @@ class Block(Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
     floor: str = ""
+    grown: tuple[Grown, ...] = ()
+    crossings: tuple[str, ...] = ()
     replicates: str = ""  # over what the intervals were taken: "5 rounds", "3 seeds"
 
     @property
@@ -170,6 +176,8 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
         groups=_groups(shown, axes, names, scale),
         notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
         floor=_floor(rows) if shown is not rows else "",
+        grown=grown(shown, names, axes.labels),
+        crossings=crossings(shown, names, axes.labels),
         replicates=_replicates(shown),
     )
 

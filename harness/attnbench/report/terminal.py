@@ -12,12 +12,15 @@ from rich.text import Text
 
 from attnbench.insight.rows import Row
 from attnbench.report.grid import GAP, Column, Span, Style, line, measure, right, span_width
+from attnbench.report.growth import GROWTH
 from attnbench.report.legend import legend
 from attnbench.report.table import Block, Group, Line, tables
 
 _NAME = "variant"
 _TONES = {"good": "green", "bad": "red"}
 _NARROWEST_NAME = 16
+_INDENT = 4  # of exponents below their heading
+_LOCAL = 5  # cells of an exponent without an interval
 _ROWS_FOR_PROGRESS = 4  # of the screen, left to what stands around a live table
 
 
@@ -94,8 +97,16 @@ def _encodable(block: Block, encoding: str) -> Block:
 
     title, context = fit([block.title, block.context])
     groups = tuple(Group(labels=fit(group.labels), lines=tuple(lines(group))) for group in block.groups)
+    names = fit(each.name for each in block.grown)
     return msgspec.structs.replace(
-        block, title=title, context=context, columns=fit(block.columns), groups=groups, notes=fit(block.notes)
+        block,
+        title=title,
+        context=context,
+        columns=fit(block.columns),
+        groups=groups,
+        notes=fit(block.notes),
+        grown=tuple(msgspec.structs.replace(each, name=name) for each, name in zip(block.grown, names, strict=True)),
+        crossings=fit(block.crossings),
     )
 
 
@@ -115,7 +126,23 @@ def _told(block: Block, frame: Frame, page: Page, told: set[str]) -> Iterator[Te
     yield from _paragraph(block.title, page, style="bold")
     yield from _new([block.context], page, told, indent=0)
     yield from _grid(block, frame, page)
-    yield from _new([*floor, *block.notes], page, told, indent=2)
+    yield from _growth(block, page)
+    yield from _new([*block.crossings, *floor, *block.notes], page, told, indent=2)
+
+
+def _growth(block: Block, page: Page) -> Iterator[Text]:
+    """Draw the exponents in columns, where names leave room for them."""
+    if not block.grown:
+        return
+    widest = max(cell_len(each.exponent) for each in block.grown)
+    room = max(_NARROWEST_NAME, page.width - widest - _LOCAL - 2 * GAP - _INDENT)
+    name = min(room, max(cell_len(each.name) for each in block.grown))
+    yield from _paragraph(GROWTH, page, style="dim", indent=2)
+    for each in block.grown:
+        first, *rest = _folded(each.name, name)
+        figures = f"{each.exponent.ljust(widest)}{' ' * GAP}{each.local.rjust(_LOCAL)}"
+        yield _text(Span(f"{' ' * _INDENT}{set_cell_size(first, name)}{' ' * GAP}{figures}"))
+        yield from (_text(Span(f"{' ' * _INDENT}  {more}")) for more in rest)
 
 
 def _new(sentences: Iterable[str], page: Page, told: set[str], *, indent: int) -> Iterator[Text]:

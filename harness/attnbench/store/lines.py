@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import SCHEMA, Environment, Job, Record
+from attnbench.record import SCHEMA, Environment, Job, Rates, Record
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
@@ -27,6 +27,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
 
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
+    `refine` is how many more times lengths are added around crossings.
     """
 
     schema: int = SCHEMA
@@ -38,6 +39,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     environment: Environment
     prune: bool = True
     budget_s: float | None = None
+    refine: int = 0
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
@@ -48,7 +50,14 @@ class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_
     environment: Environment
 
 
-Event = Plan | EnvironmentSeen | Record
+class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event"):
+    """What the device itself was seen to do, before the run's first job."""
+
+    schema: int = SCHEMA
+    rates: Rates
+
+
+Event = Plan | EnvironmentSeen | RatesSeen | Record
 
 
 class Broken(Struct, frozen=True, kw_only=True):
@@ -65,6 +74,7 @@ class Journal(Struct, frozen=True, kw_only=True):
 
     records: tuple[Record, ...] = ()
     environments: dict[str, Environment] = {}
+    rates: Rates | None = None
     unknown: int = 0
     broken: tuple[Broken, ...] = ()
 
@@ -144,6 +154,7 @@ def _parse(data: bytes) -> Journal:
     records: list[Record] = []
     environments: dict[str, Environment] = {}
     broken: list[Broken] = []
+    last_rates: Rates | None = None
     unknown = 0
     for number, offset, line in _lines(data):
         try:
@@ -152,11 +163,15 @@ def _parse(data: bytes) -> Journal:
                     records.append(record)
                 case EnvironmentSeen(key=key, environment=environment):
                     environments[key] = environment
+                case RatesSeen(rates=rates):
+                    last_rates = rates
                 case None | Plan():
                     unknown += 1
         except ValueError as error:
             broken.append(Broken(line=number, offset=offset, why=str(error), raw=line))
-    return Journal(records=tuple(records), environments=environments, unknown=unknown, broken=tuple(broken))
+    return Journal(
+        records=tuple(records), environments=environments, rates=last_rates, unknown=unknown, broken=tuple(broken)
+    )
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:

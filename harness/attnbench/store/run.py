@@ -13,9 +13,20 @@ import filelock
 from msgspec.structs import replace
 
 from attnbench.errors import NotStored, UsageError
-from attnbench.record import Environment, Job, Record, Status
+from attnbench.record import Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
-from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Plan, read_journal, read_plan, to_line
+from attnbench.store.lines import (
+    EVENTS,
+    PLAN,
+    EnvironmentSeen,
+    Event,
+    Journal,
+    Plan,
+    RatesSeen,
+    read_journal,
+    read_plan,
+    to_line,
+)
 from attnbench.store.progress import pending, standing
 from attnbench.store.runs import new_run_id
 
@@ -30,6 +41,7 @@ class Store:
         self.plan = plan
         self._journal = journal
         self._held = held
+        self._known: tuple[tuple[int, int], Journal] | None = None
         self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
 
     @classmethod
@@ -74,13 +86,13 @@ class Store:
             replace_file(self.path / PLAN, to_line(plan))
             self.plan = plan
 
-    def append(self, event: Record | Environment) -> None:
+    def append(self, event: Record | Environment | Rates) -> None:
         """Write an event as one line of the journal; once this returns, it is on the disk.
 
         Raises NotStored where the disk does not take it, and ValueError for an event that could not be read back.
         """
         assert self._journal is not None, "this run was opened for reading, or is closed"
-        line = to_line(EnvironmentSeen(key=event.key, environment=event) if isinstance(event, Environment) else event)
+        line = to_line(_as_seen(event))
         start, self._at_line_start = b"" if self._at_line_start else b"\n", False
         try:
             write_all(self._journal.fileno(), start + line)
@@ -93,23 +105,37 @@ class Store:
 
     def records(self) -> list[Record]:
         """Read the record that counts for each job measured: of its highest attempt, the one written last."""
-        return list(standing(read_journal(self.path).records).values())
+        return list(standing(self._read().records).values())
+
+    def rates(self) -> Rates | None:
+        """Read what the device itself was seen to do; None where nobody has looked."""
+        return self._read().rates
 
     def environments(self) -> dict[str, Environment]:
         """Read every environment of the run, the plan's own included, by the key under which records name it."""
-        return {self.plan.environment.key: self.plan.environment, **read_journal(self.path).environments}
+        return {self.plan.environment.key: self.plan.environment, **self._read().environments}
 
     def pending(self, *, retry: Collection[Status] = ()) -> list[Job]:
         """List the planned jobs still to be measured, those that ended in a status of `retry` among them.
 
         Each comes as its next attempt.
         """
-        return pending(self.plan.jobs, read_journal(self.path).records, retry=retry)
+        return pending(self.plan.jobs, self._read().records, retry=retry)
 
     def close(self) -> None:
         """Let go of the journal and of the lock. A second call does nothing."""
         self._journal = None
         self._held.close()
+
+    def _read(self) -> Journal:
+        """Read the journal, unless nobody has touched it since: 100,000 records take seconds."""
+        try:
+            found = (self.path / EVENTS).stat()
+        except OSError:  # none yet, or one that reading will complain of
+            return read_journal(self.path)
+        if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
+            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path))
+        return self._known[1]
 
     def __enter__(self) -> Self:
         return self
@@ -118,6 +144,16 @@ class Store:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _as_seen(event: Record | Environment | Rates) -> Event:
+    match event:
+        case Environment():
+            return EnvironmentSeen(key=event.key, environment=event)
+        case Rates():
+            return RatesSeen(rates=event)
+        case Record():
+            return event
 
 
 def _make_folders(out: Path, undo: ExitStack) -> list[Path]:

@@ -1,0 +1,101 @@
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attnbench.case import Mask
+from attnbench.insight.roofline import derived, flops_exact, visible_pairs
+from attnbench.record import Rates
+from unit.insight.courses_planted import row, sweep
+from unit.report.planted import OWN
+
+RATES = Rates(device="cpu", threads=2, bytes_per_s=10e9, flops_per_s={"float32": 100e9, "bfloat16": None})
+FACTS = {"flops": 2 * 10**9, "flops_by": "variant", "bytes": 10**8, "bytes_by": "least"}
+
+
+def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):
+    """Give the one derived row of a metric, or None."""
+    timed = row("v", 512, [seconds] * 3, facts=facts, **changes)
+    return next((each for each in derived([timed], rates) if each.metric == metric), None)
+
+
+@given(
+    keys=st.integers(1, 40),
+    missing=st.integers(0, 39),
+    causal=st.booleans(),
+    window=st.none() | st.integers(1, 50),
+)
+def test_visible_pairs_are_those_that_the_mask_leaves_one_by_one(keys, missing, causal, window):
+    queries = max(1, keys - missing)
+    seen = sum(
+        (not causal or key <= query) and (window is None or abs(query - key) < window)
+        for query in range(keys - queries, keys)
+        for key in range(keys)
+    )
+    assert visible_pairs(Mask(causal=causal, window=window), queries=queries, keys=keys) == seen
+
+
+def test_more_queries_than_keys_see_every_key():
+    assert visible_pairs(Mask(), queries=7, keys=3) == 21
+
+
+@pytest.mark.parametrize(
+    ("passes", "times"), [("forward", 1), ("backward", 2.5), ("forward-backward", 3.5), ("decode", 1)]
+)
+def test_the_exact_count_is_that_of_two_products_and_five_backward(passes, times):
+    timed = row("v", 512, [1.0], passes=passes)
+    assert flops_exact(timed) == times * 4 * 8 * 512 * 512 * 64
+
+
+def test_rates_are_work_over_time():
+    assert of("flop_rate").value == pytest.approx(4 * 8 * 512 * 512 * 64 / 0.1)
+    assert of("flop_rate_executed").value == pytest.approx(2e10)
+    assert of("bandwidth").value == pytest.approx(1e9)
+    assert [of(name).unit for name in ("flop_rate", "bandwidth", "roofline_share")] == ["FLOP/s", "bytes/s", "1"]
+
+
+def test_the_share_is_the_longer_of_both_bounds_over_the_time():
+    assert of("roofline_share").value == pytest.approx(0.2)  # 20 ms of products, 10 ms of traffic
+    traffic = of("roofline_share", facts=FACTS | {"bytes": 5 * 10**8})
+    assert traffic.value == pytest.approx(0.5)
+
+
+def test_the_interval_is_that_of_the_latency_turned_over():
+    (timed,) = sweep({"v": lambda n: 0.1}, noise=0.05, lengths=(512,), facts=FACTS)
+    found = {each.metric: each for each in derived([timed], RATES)}
+    assert found["bandwidth"].low == pytest.approx(1e8 / timed.high)
+    assert found["bandwidth"].high == pytest.approx(1e8 / timed.low)
+    assert found["bandwidth"].medians == {number: 1e8 / each for number, each in timed.medians.items()}
+    assert found["bandwidth"].higher_is_better
+
+
+def test_a_share_above_one_is_flagged():
+    assert "above_roofline" in of("roofline_share", seconds=0.01).flags
+    assert "above_roofline" not in of("roofline_share").flags
+
+
+def test_bytes_that_are_only_the_least_are_flagged_and_a_variant_s_own_are_not():
+    assert "least_bytes" in of("bandwidth").flags
+    assert of("bandwidth", facts=FACTS | {"bytes_by": "variant"}).flags == ()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing"),
+    [
+        ({"facts": FACTS | {"flops": None}}, {"flop_rate_executed", "roofline_share"}),
+        ({"facts": FACTS | {"bytes": None}}, {"bandwidth", "roofline_share"}),
+        ({"facts": {}}, {"flop_rate_executed", "bandwidth", "roofline_share"}),
+        ({"rates": None}, {"roofline_share"}),
+        ({"dtype": "bfloat16"}, {"roofline_share"}),
+        ({"level": "layer"}, {"flop_rate"}),
+    ],
+)
+def test_what_is_unknown_gives_no_row(lacking, missing):
+    every = {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"}
+    assert {name for name in every if of(name, **lacking) is None} == missing
+
+
+def test_the_harness_and_what_failed_have_no_rates():
+    harness = row("empty", 512, [1e-6], origin=str(OWN), facts={"flops": 0, "bytes": 0})
+    failed = msgspec.structs.replace(row("v", 512, [1.0]), value=None, status="timeout")
+    assert derived([harness, failed], RATES) == []
