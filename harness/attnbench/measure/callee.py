@@ -35,6 +35,11 @@ class Callee:
             raise Unsupported("it starts from tokens and has neither prefill nor step to decode them one by one")
         self.call: Attend = partial(decode.step, self.mechanism) if self.has_state else self.mechanism
 
+    @property
+    def weights(self) -> list[torch.Tensor]:
+        """Give the weights of what stands at the case's level."""
+        return list(self.mechanism.parameters()) if isinstance(self.mechanism, torch.nn.Module) else []
+
     def draw(self, sets: int) -> tuple[Inputs, ...] | tuple[Tokens, ...]:
         """Draw sets of inputs: tokens at layer level, else queries, keys and values."""
         if self.case.level == "layer":
@@ -53,8 +58,7 @@ class Callee:
 
     def wanted(self, inputs: Inputs | Tokens) -> list[torch.Tensor]:
         """Give all that a backward pass differentiates for: inputs and every weight."""
-        weights = self.mechanism.parameters() if isinstance(self.mechanism, torch.nn.Module) else ()
-        return [*inputs.leaves.values(), *(weight for weight in weights if weight.requires_grad)]
+        return [*inputs.leaves.values(), *(weight for weight in self.weights if weight.requires_grad)]
 
     def take_weights(self, other: "Callee") -> None:
         """Take the values of all weights from another callee of the same plugin."""

@@ -36,13 +36,13 @@ def counts(job: Job, workload: Workload, *, call_ns: float) -> Counted:
 def least_bytes(workload: Workload) -> int:
     """Count the bytes of a pass's inputs and results, each once: no mechanism that reads all of them moves less."""
     inputs = workload.sets[0]
-    read = [*inputs.distinct, *_parameters(workload)]
-    moved = sum(tensor.nbytes for tensor in read)
+    moved = sum(tensor.nbytes for tensor in workload.read_by_a_call())
+    written = inputs.tensors[0].nbytes  # an output is as large as what it answers
     if workload.case.passes == "backward":
-        return 2 * moved + inputs.grad_BHTD.nbytes
+        return 2 * moved + inputs.cotangent.nbytes
     if workload.case.passes == "forward-backward":
-        return 2 * moved + inputs.grad_BHTD.nbytes + inputs.q_BHTD.nbytes
-    return moved + inputs.q_BHTD.nbytes
+        return 2 * moved + inputs.cotangent.nbytes + written
+    return moved + written
 
 
 def counted_flops(call: Callable[[], object]) -> int:
@@ -117,10 +117,6 @@ def _own(plugin: Any, name: str, case: Case) -> int | None:
     if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < _LARGEST:
         raise TypeError(f"{name}(case) gave {found!r}, which is no count")
     return found
-
-
-def _parameters(workload: Workload) -> list[torch.Tensor]:
-    return list(workload.attention.parameters()) if isinstance(workload.attention, torch.nn.Module) else []
 
 
 # Formulas as torch's are called: with a kernel's arguments as they were given, and tensors as their shapes.

@@ -62,6 +62,11 @@ class Workload:
         """Name the kernel that ran."""
         return variant.backend_of(self.attention)
 
+    def read_by_a_call(self) -> list[torch.Tensor]:
+        """List each tensor that a call is given, a state's among them, and each weight; what is tied comes once."""
+        given = [*tensors_in(self._arguments[0]), *self.callee.weights]
+        return list({id(tensor): tensor for tensor in given}.values())
+
     def calls(self, count: int) -> Iterable[Call]:
         """Give the next `count` calls of the pass, on the sets in turn; a backward pass's graphs are built here.
 
