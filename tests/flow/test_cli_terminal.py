@@ -91,7 +91,7 @@ def test_a_person_sees_what_runs_and_how_much_is_done_and_keeps_the_table_alone(
     kept = terminal.read()
     assert terminal.end() == 0
     assert kept.startswith("Peak memory above the inputs, forward")
-    assert "jobs" not in kept
+    assert "jobs," not in kept
     assert re.search(r"^Slow +\d", kept, re.MULTILINE), kept
     assert re.search(r"^Results: results/\S+  \(again: attnbench show \S+\)$", kept, re.MULTILINE), kept
 
@@ -106,5 +106,5 @@ def test_after_ctrl_c_the_screen_says_how_to_go_on_and_the_cursor_is_back(tmp_pa
     assert terminal.end() == 130
     (run,) = (tmp_path / "results").iterdir()
     assert f"go on with: attnbench run --resume {run.name}" in kept.replace("\n", "")
-    assert "jobs" not in kept
+    assert "jobs," not in kept
     assert terminal.written.rindex("\x1b[?25h") > terminal.written.rindex("\x1b[?25l")

@@ -25,7 +25,7 @@ class Callee:
     """
 
     def __init__(self, case: Case, plugin: Any) -> None:
-        self.case, self.support = case, variant.support_of(plugin)
+        self.case, self.plugin, self.support = case, plugin, variant.support_of(plugin)
         wraps = case.level == "layer" and self.support.level == "core"
         self.attention = variant.build(plugin, replace(case, level="core") if wraps else case)
         self.layer = _layer(case, self.attention, tied=self.support.ties_qk) if wraps else None

@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
-from attnbench import registry
 from attnbench.case import Case, Option
 from attnbench.measure import failure
 from attnbench.measure.workload import Workload
@@ -29,8 +28,7 @@ def counts(job: Job, workload: Workload, *, call_ns: float) -> Counted:
     is short; it misses what custom kernels do, so that zero is unknown. Traffic is then the least there can be: inputs
     read once and results written once. An unknown count is null, with the reason in `flops_unknown`.
     """
-    plugin = registry.load(job.target)
-    return _flops(plugin, job, workload, call_ns=call_ns) | _bytes(plugin, workload)
+    return _flops(job, workload, call_ns=call_ns) | _bytes(workload)
 
 
 def least_bytes(workload: Workload) -> int:
@@ -80,9 +78,9 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def _flops(plugin: Any, job: Job, workload: Workload, *, call_ns: float) -> Counted:
+def _flops(job: Job, workload: Workload, *, call_ns: float) -> Counted:
     try:
-        own = _own(plugin, "flops", job.case)
+        own = _own(workload.callee.plugin, "flops", workload.case)
         if own is not None:
             return {"flops": own, "flops_by": "variant"}
         if job.round > 1:
@@ -98,9 +96,9 @@ def _flops(plugin: Any, job: Job, workload: Workload, *, call_ns: float) -> Coun
     return {"flops": found, "flops_by": "counter"}
 
 
-def _bytes(plugin: Any, workload: Workload) -> Counted:
+def _bytes(workload: Workload) -> Counted:
     try:
-        own = _own(plugin, "bytes", workload.case)
+        own = _own(workload.callee.plugin, "bytes", workload.case)
     except Exception as error:
         return {"bytes": None, "bytes_unknown": failure.reason(error)}
     if own is None:

@@ -32,6 +32,7 @@ from attnbench.report.notes import Names, aa_floor_note, notes
 from attnbench.text import plain
 from attnbench.units import Scale, digits, scale_for
 
+_AT_LEVEL = {"core": "", "layer": " with projections"}
 _MARKS = {"noisy": "~", "unusable": "!"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _TITLES = {
@@ -198,11 +199,16 @@ def block_scale(unit: str, values: Iterable[float | None]) -> Scale:
 
 
 def _floor(rows: Iterable[Row]) -> str:
-    values = [row.value for row in rows if is_harness(row) and row.probe == "latency" and row.value is not None]
-    if not values:
-        return ""
-    scale = scale_for("s", values)
-    return f"{digits(median(values) / scale.size)} {scale.name}"
+    """Tell what the harness itself takes; at layer level that is the projections, around nothing."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if is_harness(row) and row.probe == "latency" and row.value is not None:
+            values.setdefault(row.level, []).append(row.value)
+    told = []
+    for level, found in values.items():
+        scale = scale_for("s", found)
+        told.append(f"{digits(median(found) / scale.size)} {scale.name}{_AT_LEVEL[level]}")
+    return ", ".join(told)
 
 
 def _replicates(rows: Iterable[Row]) -> str:

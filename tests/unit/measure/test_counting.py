@@ -19,6 +19,8 @@ from attnbench.registry import find
 from helpers.planted import SHAPE, job
 
 FORWARD = 4 * 8 * 256 * 256 * 64
+WIDTH = SHAPE.heads * SHAPE.head_dim
+WIDTH = SHAPE.heads * SHAPE.head_dim
 TENSOR = 8 * 256 * 64 * 4
 PLAIN = "import torch\ndef Mine(q, k, v):\n    return torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v\n"
 
@@ -150,7 +152,11 @@ def test_a_variant_s_own_counts_are_those_of_the_core_and_say_nothing_of_a_layer
     found = facts(planned(target))
     assert (found["bytes"], found["bytes_by"], found["flops"]) == (7, "variant", 9)
     layer = facts(planned(target, level="layer"))
-    assert (layer["bytes_by"], layer["flops_by"], layer["flops"]) == ("least", "counter", FORWARD)
+    assert (layer["bytes_by"], layer["flops_by"], layer["flops"]) == (
+        "least",
+        "counter",
+        FORWARD + 4 * 2 * SHAPE.seq_q * WIDTH**2,
+    )
 
 
 def test_a_latency_job_tells_its_counts() -> None:
