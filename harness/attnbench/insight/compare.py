@@ -200,10 +200,13 @@ def _tested(draft: Comparison, test: _Test, p_adjusted: float) -> Comparison:
     """Judge a pair by its test."""
     found = test.difference
     significant, beyond = p_adjusted <= FALSE_SHARE, abs(found.estimate) > test.limit
+    within = -test.limit < found.low90 and found.high90 < test.limit
     verdict: Verdict = "inconclusive"
     if significant and beyond:
         verdict, why = _direction(draft, found.estimate), f"adjusted p {p_adjusted:.2g}, and beyond {draft.band:.1%}"
-    elif -test.limit < found.low90 and found.high90 < test.limit:
+    elif within and draft.band > stats.NOISY:
+        why = f"the 90% interval is within {draft.band:.1%}, but that is too wide a band to call anything the same"
+    elif within:
         verdict, why = "same", f"the 90% interval is within {draft.band:.1%}"
     elif significant:
         why = f"adjusted p {p_adjusted:.2g}, but not beyond {draft.band:.1%}"

@@ -49,7 +49,7 @@ def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -
 
 def aa_floor_note(floor: float) -> str:
     """Say what a run's own A/A floor means to whoever reads its latencies."""
-    return f"A/A floor {floor:.1%}: two measurements of the same case differ by up to that much here"
+    return f"A/A floor {floor:.1%}: two measurements of an ordinary case differ by up to that much here"
 
 
 def _remarks(row: Row) -> list[tuple[str, str]]:

@@ -128,6 +128,13 @@ def test_the_band_is_the_larger_floor_of_both_runs():
     assert compare([latency(STEADY)], [latency(scaled(1.05), run="new")]).pairs[0].verdict == "slower"
 
 
+def test_a_machine_that_makes_ten_percent_of_nothing_cannot_call_anything_the_same():
+    wild = timed(twin(blank("vanilla")), [1.2, 0.8, 1.3, 0.7, 1.25])
+    pair = compare([latency(STEADY), wild], [latency(STEADY, run="new")]).pairs[0]
+    assert (pair.verdict, pair.band > 0.1) == ("inconclusive", True)
+    assert pair.why.endswith("too wide a band to call anything the same")
+
+
 def test_rounds_that_agree_by_luck_decide_nothing_that_the_floor_does_not():
     twins = [timed(twin(blank("vanilla")), [1.02, 0.98, 1.01, 1.03, 0.96])]
     base, new = [latency([1.0] * 5)], [latency([1.03, 1.0301, 1.0299, 1.03, 1.03], run="new")]

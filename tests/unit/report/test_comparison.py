@@ -32,7 +32,7 @@ def test_the_summary_counts_verdicts_and_gives_the_mean_and_the_floor():
     base, noisy = sweep("vanilla"), twin(blank("vanilla", seq=64))
     base.append(timed(noisy, [1.01e-3, 0.99e-3, 1e-3]))
     told = summary(compare(base, sweep("vanilla", run="new")))
-    assert told == ["base base, new new", "latency: 2 of 2 same; geometric mean x1.000 [0.998, 1.002]; A/A floor 1.0%"]
+    assert told == ["base base, new new", "latency: 2 of 2 same; geometric mean x1.000 [0.998, 1.002]; A/A floor 1.7%"]
 
 
 def test_nothing_to_compare_is_said():
@@ -85,6 +85,6 @@ def test_hostile_names_command_no_terminal_and_break_no_markdown(encoding):
 
 def test_a_run_says_under_its_latencies_what_it_makes_of_no_difference():
     measured = [*sweep("vanilla"), timed(twin(blank("vanilla", seq=64)), [1.01e-3, 0.99e-3, 1e-3])]
-    sentence = "A/A floor 1.0%: two measurements of the same case differ by up to that much here"
+    sentence = "A/A floor 1.7%: two measurements of an ordinary case differ by up to that much here"
     assert sentence in printed(Tables(tables(measured)), 120)
     assert "A/A floor" not in printed(Tables(tables(sweep("vanilla"))), 120)
