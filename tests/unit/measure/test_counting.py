@@ -19,8 +19,7 @@ from attnbench.registry import find
 from helpers.planted import SHAPE, job
 
 FORWARD = 4 * 8 * 256 * 256 * 64
-WIDTH = SHAPE.heads * SHAPE.head_dim
-WIDTH = SHAPE.heads * SHAPE.head_dim
+WIDTH = 8 * 64
 TENSOR = 8 * 256 * 64 * 4
 PLAIN = "import torch\ndef Mine(q, k, v):\n    return torch.softmax(q @ k.transpose(-1, -2) / 8, -1) @ v\n"
 
@@ -155,7 +154,7 @@ def test_a_variant_s_own_counts_are_those_of_the_core_and_say_nothing_of_a_layer
     assert (layer["bytes_by"], layer["flops_by"], layer["flops"]) == (
         "least",
         "counter",
-        FORWARD + 4 * 2 * SHAPE.seq_q * WIDTH**2,
+        FORWARD + 4 * 2 * 256 * WIDTH**2,
     )
 
 
