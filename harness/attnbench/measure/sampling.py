@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+import numpy as np
 from msgspec import Struct
 
-from attnbench import record
+from attnbench import record, stats
 
 StopReason = Literal["quiet", "steady", "samples", "cap", "once"]
 Verdict = Literal["good", "slow", "invalid"]
@@ -243,6 +244,5 @@ class _Sampler:
 
 
 def _noise(samples: list[int]) -> float:
-    """Give the standard deviation relative to the mean."""
-    mean = math.fsum(samples) / len(samples)
-    return math.sqrt(math.fsum((each - mean) ** 2 for each in samples) / len(samples)) / mean if mean else 0.0
+    """Give the relative deviation by the quartiles: a slow sample now and then does not move the median."""
+    return stats.relative_spread([stats.quantiles(np.asarray(samples, dtype=np.float64))]) or 0.0
