@@ -141,7 +141,24 @@ def in_running_order(jobs: Iterable[Job], *, further_rounds_last: bool = False) 
         block = list(group)
         if kind == "latency":
             random.Random(f"{block[0].case.seed}/{number}").shuffle(block)
-        ordered += block
+        ordered += _baselines_first(block) if number == 1 else block
+    return ordered
+
+
+def _baselines_first(block: Sequence[Job]) -> list[Job]:
+    """Let each baseline change places with its twin where that comes first: the first round tells if a twin is needed.
+
+    (It is not where a call exceeds the cap, and the case is measured once.)
+    """
+    ordered = list(block)
+    places: dict[str, list[int]] = {}
+    for place, job in enumerate(ordered):
+        places.setdefault(job.case.key, []).append(place)
+    for pair in places.values():
+        for place, job in zip(
+            pair, sorted((block[place] for place in pair), key=lambda one: one.probe.twin), strict=True
+        ):
+            ordered[place] = job
     return ordered
 
 

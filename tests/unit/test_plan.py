@@ -43,6 +43,19 @@ def test_each_round_holds_every_timed_case_once_in_an_order_of_its_own() -> None
     assert [job.round for job in jobs] == sorted(job.round for job in jobs)
 
 
+def test_in_the_first_round_each_baseline_comes_before_its_twin_and_later_either_may() -> None:
+    jobs = in_running_order(jobs_of(replace(SWEEP, heads="2,4,8,16")))
+
+    def twin_is_later(number: int) -> set[bool]:
+        places: dict[str, dict[bool, int]] = {}
+        for place, job in enumerate(job for job in jobs if job.round == number):
+            places.setdefault(job.case.key, {})[job.probe.twin] = place
+        return {pair[True] > pair[False] for pair in places.values() if len(pair) == 2}
+
+    assert twin_is_later(1) == {True}
+    assert any(twin_is_later(number) == {True, False} for number in range(2, 6))
+
+
 def test_the_order_follows_from_the_seed() -> None:
     assert in_running_order(jobs_of(SWEEP)) == in_running_order(jobs_of(SWEEP))
     other = in_running_order(jobs_of(SWEEP, setting=replace(SETTING, seed=1)))

@@ -35,13 +35,14 @@ def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -
         asked.setdefault(name, set()).add(column)
         for kind, reason in _remarks(row):
             told.setdefault((name, kind), {}).setdefault(reason, []).append(column)
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, dict[str, list[str]]] = {}
     for (name, kind), reasons in told.items():
         where = dict.fromkeys(column for places in reasons.values() for column in places)
-        whom = name if asked[name] == where.keys() else f"{name} at {', '.join(where)}"
-        lines.setdefault(_sentence(kind, list(reasons)), []).append(whom)
+        at = "" if asked[name] == where.keys() else f" at {', '.join(where)}"
+        lines.setdefault(_sentence(kind, list(reasons)), {}).setdefault(at, []).append(name)
+    whom = ((reason, [f"{', '.join(them)}{at}" for at, them in places.items()]) for reason, places in lines.items())
     return (
-        *(f"{', '.join(whom)}: {reason}" for reason, whom in lines.items()),
+        *(f"{'; '.join(each)}: {reason}" for reason, each in whom),
         *_sizes(rows, names, columns),
         *_kernels(rows, names),
     )
