@@ -8,13 +8,17 @@ from attnbench import Case
 
 
 class Plain:
-    """Exact attention, plainly."""
+    """Exact attention by torch's own kernel.
+
+    (With a matrix of scores, of 2 MB here, a process by chance gives the memory back at each call or keeps it, and takes
+    2.6 ms or 1.1.)
+    """
 
     def __init__(self, case: Case) -> None:
-        self.scale = case.shape.head_dim**-0.5
+        del case
 
     def __call__(self, q, k, v):
-        return torch.softmax(q @ k.transpose(-1, -2) * self.scale, -1) @ v
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
 class Slowed(Plain):
