@@ -8,7 +8,7 @@ from msgspec import Struct
 from attnbench.case import Case, Mask, Option, Shape
 from attnbench.errors import UsageError
 from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import PENDING, TWIN, Row
+from attnbench.insight.rows import PENDING, Row
 from attnbench.record import PRIMARY_METRIC, ProbeKind
 from attnbench.specs import Spec
 from attnbench.text import canonical, option_text, plain, with_options
@@ -142,7 +142,7 @@ def _indexed(
     index: dict[Key, Row] = {}
     for row in rows:
         metrics = measured.get((row.probe, row.task), {})
-        failed = not row.samples and not row.metric.endswith(TWIN)
+        failed = not row.samples and row.primary
         for metric in metrics if failed else {row.metric: None}.keys() & metrics.keys():
             index[metric, *(_plain(getattr(row, name)) for name in columns)] = row
     return index

@@ -223,6 +223,15 @@ def test_a_failed_case_stands_in_each_metric_that_was_asked_of_its_probe():
     assert (pair.metric, pair.base, pair.why) == ("memory_resident", 7, "new: crash: SIGSEGV")
 
 
+def test_a_figure_that_a_measured_case_lacks_takes_nothing_from_the_figures_that_it_has():
+    left_out = {"kept_mass": "left out: too long"}
+    error = value(0.5, "approximation_error", "1")
+    base, new = (rows([record(job(name, "agreement"), error, facts=left_out)]) for name in ("linformer", "reformer"))
+    names = parse_specs("linformer,reformer", flag="")
+    assert [row.metric for row in base] == ["approximation_error", "kept_mass"]
+    assert only(base, new, variants=names).verdict == "same"
+
+
 def test_an_edited_source_is_still_the_same_case():
     (base,), (new,) = [latency(STEADY)], [latency(STEADY, run="new")]
     edited = msgspec.structs.replace(new, source="another", origin="attnbench 0.2.0")
