@@ -67,7 +67,7 @@ class Budget:
             self._decided = job.timed_round
             self._cut = dict(self._shared_out(self._rounds[job.timed_round], left_s))
         if left_s <= self._took_s.get(job.question, 0.0):
-            return self._short("too little of it was left")
+            return self._short(job, "too little of it was left")
         return self._cut.get(job.question) if job.timed_round else None
 
     def _shared_out(self, jobs: Sequence[Job], left_s: float) -> Iterable[tuple[str, Outcome]]:
@@ -82,12 +82,15 @@ class Budget:
                 continue
             aim = stats.FEWEST_REPLICATES if need == math.inf else ordinary
             lacking = min(aim - len(self._medians[job.question]), job.protocol.rounds - job.round + 1)
-            cost_s = self._took_s[job.question] * max(1, lacking)
+            one_s = self._took_s[job.question]
+            cost_s = one_s * max(1, lacking)
             if paid_s + cost_s <= left_s:
                 paid_s += cost_s
+            elif paid_s + one_s <= left_s and need < math.inf:  # of what nobody needier will want
+                paid_s += one_s
             else:
                 has = "it has no interval yet" if need == math.inf else f"its interval is +-{need:.1%}"
-                yield job.question, self._short(f"{has}, and what it lacks takes {duration(cost_s)}")
+                yield job.question, self._short(job, f"{has}, and what it lacks takes {duration(cost_s)}")
 
     def _need(self, job: Job) -> float:
         """Give half the interval's width as a share of the figure; without bound where there is no interval yet."""
@@ -96,5 +99,8 @@ class Budget:
             return math.inf
         return (estimate.high - estimate.low) / 2 / estimate.value
 
-    def _short(self, why: str) -> Outcome:
-        return Outcome(status="skipped", detail=f"cut by --time-budget {duration(self.total_s or 0)}: {why}")
+    def _short(self, job: Job, why: str) -> Outcome:
+        """Say that there is no time; a round beyond the profile's was promised to nobody, so no table tells of it."""
+        beyond = job.timed_round > PROFILES[job.protocol.profile].rounds
+        told = f"cut by --time-budget {duration(self.total_s or 0)}: {why}"
+        return Outcome(status="skipped", detail=told, facts={ENOUGH: True} if beyond else {})

@@ -211,7 +211,9 @@ def _check_dtypes(workloads: Workloads, machine: Environment) -> None:
 
 def _protocol(request: Request) -> Protocol:
     base = plan.PROFILES[request.profile]
-    most = base.rounds if request.time_budget is None else max(base.rounds, plan.MOST_ROUNDS)
+    # What a budget leaves goes to lengths in between where those are asked for, else to further rounds.
+    extends = request.time_budget is not None and not request.refine
+    most = max(base.rounds, plan.MOST_ROUNDS) if extends else base.rounds
     return msgspec.structs.replace(
         base,
         rounds=request.rounds or most,

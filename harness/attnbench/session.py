@@ -15,6 +15,7 @@ from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.insight.crossover import crossovers, refinements
 from attnbench.insight.rows import rows
+from attnbench.insight.spent import spent
 from attnbench.known import Known
 from attnbench.plan import in_running_order, timed_like
 from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
@@ -108,12 +109,20 @@ def refine(store: Store, executor: Executor, notify: Notify, *, environment: Env
 
     Further jobs are planned before they are begun, so that an interrupted run goes on with them.
     """
-    while store.plan.refine and (jobs := _between_lengths(store)):
+    while store.plan.refine and _has_time(store.plan, store.records()) and (jobs := _between_lengths(store)):
         plan = store.plan
         store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
         known = store.records()
         notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
         perform(store, jobs, executor, notify, environment=environment, history=known)
+
+
+def _has_time(plan: Plan, records: Sequence[Record]) -> bool:
+    """Tell whether the budget leaves time for two jobs such as the longest one."""
+    timed = [record.seconds for record in records if record.job.timed_round and record.seconds]
+    if plan.budget_s is None or not timed:
+        return True
+    return spent(records).total_s + 2 * max(timed) < plan.budget_s
 
 
 def _between_lengths(store: Store) -> tuple[Job, ...]:

@@ -35,7 +35,7 @@ def test_a_run_resumed_prunes_as_it_was_told_at_its_start(tmp_path: Path) -> Non
 
 def test_a_time_budget_is_kept_and_what_was_cut_is_told(tmp_path: Path) -> None:
     words = ("--variants", "vanilla,linear,linformer", "--seq", "64..512", *SMALL[2:], "--metrics", "latency")
-    done = attnbench("run", *words, "--time-budget", "6s", cwd=tmp_path)
+    done = attnbench("run", *words, "--profile", "default", "--time-budget", "6s", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "cut by --time-budget 6 s" in " ".join(done.stdout.split())
     rows = json.loads(attnbench("show", "latest", "--json", cwd=tmp_path).stdout)

@@ -100,3 +100,11 @@ def test_a_case_that_was_measured_once_is_not_paid_for_again() -> None:
     ]
     budget = Budget(70.0, records, jobs[2:], slots=1, now_s=lambda: 0.0)
     assert budget.cut(jobs[3]) is None
+
+
+def test_rounds_that_the_profile_does_not_promise_are_cut_without_a_word_in_tables() -> None:
+    run = Timeline(sweep("a", 10), {"a": 10.0}, {"a": 0.2}).run(75.0)
+    assert run.rounds("a") == 7
+    assert all(outcome.facts == {"enough": True} for outcome in run.cut["a"])
+    short = Timeline(sweep("a", 10), {"a": 10.0}, {"a": 0.2}).run(45.0)
+    assert [outcome.facts for outcome in short.cut["a"][:2]] == [{}, {"enough": True}]

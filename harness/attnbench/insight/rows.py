@@ -23,7 +23,7 @@ _KINDS = tuple(PRIMARY_METRIC)
 _FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
 _MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a measured case's fact of that name says why it has none
 _LAST = len(_FIRST_METRICS)
-ENOUGH = "enough"  # the fact of a round that was skipped since nothing more was needed
+ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 
