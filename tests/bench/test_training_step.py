@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -14,17 +14,11 @@ from attnbench.task import IGNORE, Form, Training, build_task, settings_of
 from attnbench.train.data import Examples, generator_of
 from attnbench.train.loop import make_optimizer, update
 from attnbench.train.model import Model
+from helpers.threads import one_thread
+
+__all__ = ["one_thread"]
 
 BLOCKS, STEPS = 15, 20
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Train as the harness does: a training job has one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def bare_step(model: Model, batch: Examples, optimizer: torch.optim.Optimizer) -> float:

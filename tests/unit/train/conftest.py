@@ -1,14 +1,5 @@
-"""These trainings run in the tests' own process: one thread, so that the same sums are taken in the same order."""
+"""What is measured or trained here runs in the tests' own process."""
 
-from collections.abc import Iterator
+from helpers.threads import one_thread
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]
