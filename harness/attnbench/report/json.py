@@ -5,13 +5,6 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from attnbench.insight.rows import Row
-
-
-def as_dicts(rows: Sequence[Row]) -> list[dict[str, object]]:
-    """Give rows as dictionaries in the fields' order; `options` is one itself."""
-    return [msgspec.structs.asdict(row) for row in rows]
-
 
 def to_json(rows: Sequence[Struct]) -> str:
     """Write rows (or comparisons) as one JSON array, a row a line."""
