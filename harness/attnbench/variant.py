@@ -36,7 +36,8 @@ class Support(Struct, frozen=True, kw_only=True):
 
     `level` is where it starts: core mechanisms are called with (q, k, v), and at layer level between the standard
     projections; one that starts from tokens says "layer", is called with (x_BTE), or (x_BTE, y_BSE) for cross-attention
-    unless it refuses that, gives out_BTE, and is measured at layer level only.
+    unless it refuses that, gives out_BTE, and is measured at layer level only. `growth` is its claim: the exponent p of
+    its time in the sequence length, N^p, with its default options once N is well above their sizes.
     """
 
     level: Level = "core"
@@ -51,6 +52,7 @@ class Support(Struct, frozen=True, kw_only=True):
     exact: bool = False
     ties_qk: bool = False
     synchronises: bool = False
+    growth: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Attention(Protocol):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attnbench.variant import has_steps
-from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, leaves
+from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, leaves, weights_of
 from references import REFERENCES
 
 
@@ -17,7 +17,7 @@ def test_output_and_gradients_equal_the_slow_formulation(name, workload):
         out, true = attention(q, k, v), REFERENCES[name].attend(attention, q, k, v, case)
         assert_near(out, true, 1e-9)
         cotangent = torch.randn_like(out)
-        inputs = leaves((q, k, v))
+        inputs = [*leaves((q, k, v)), *weights_of(attention)]
         gradients = torch.autograd.grad(out, inputs, cotangent, allow_unused=True, materialize_grads=True)
         # A lone token may be its own answer whatever its query, which a loop then never reads.
         expected = torch.autograd.grad(true, inputs, cotangent, allow_unused=True, materialize_grads=True)

@@ -2,7 +2,7 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,16 +14,19 @@ from attnbench.case import Option
 from attnbench.registry import Entry, entries, load
 from attnbench.variant import build, complete_options, support_of
 from references import REFERENCES
+from references.reference import Law
 
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 # A variant of the harness's own package is a floor of the measurement (`empty`), not a mechanism.
-ENTRIES: dict[str, Entry] = {
+MECHANISMS: dict[str, Entry] = {
     name: entry
     for name, claims in entries("variants").items()
     for entry in claims
     if not entry.target.startswith("attnbench.")
 }
+# Those that start from tokens have laws of their own.
+ENTRIES = {name: entry for name, entry in MECHANISMS.items() if support_of(load(entry.target)).level == "core"}
 
 
 def _case(
@@ -59,7 +62,7 @@ WORKLOADS: dict[str, Case] = {
 
 def variant(name: str) -> Any:
     """Import a registered variant; whatever its import raises fails the test."""
-    return load(ENTRIES[name].target)
+    return load(MECHANISMS[name].target)
 
 
 def case_for(name: str, workload: Case, options: Mapping[str, Option] | None = None, **changes: Any) -> Case:
@@ -87,12 +90,22 @@ def defines(name: str, workload: str) -> bool:
 
 def each(*workloads: str) -> pytest.MarkDecorator:
     """Run a law over every variant on those of the workloads (all, if none is named) that it defines."""
-    pairs = [(name, of) for name in ENTRIES for of in workloads or WORKLOADS if defines(name, of)]
-    return pytest.mark.parametrize(("name", "workload"), [pytest.param(*pair, id="-".join(pair)) for pair in pairs])
+    return each_that(lambda _: True, *workloads)
 
 
 def ties(name: str) -> bool:
     return support_of(variant(name)).ties_qk
+
+
+def breaks(name: str, law: Law) -> bool:
+    """Whether a mechanism says that it does not keep a law."""
+    return law in REFERENCES[name].breaks
+
+
+def each_that(keeps: Callable[[str], bool], *workloads: str) -> pytest.MarkDecorator:
+    """Run a law over the mechanisms of a kind, on those of the workloads (all, if none is named) that they define."""
+    pairs = [(name, of) for name in filter(keeps, ENTRIES) for of in workloads or WORKLOADS if defines(name, of)]
+    return pytest.mark.parametrize(("name", "workload"), [pytest.param(*pair, id="-".join(pair)) for pair in pairs])
 
 
 def draw(name: str, case: Case, *, seed: int = 0) -> Qkv:
@@ -111,6 +124,11 @@ def draw(name: str, case: Case, *, seed: int = 0) -> Qkv:
 def leaves(qkv: Qkv) -> list[torch.Tensor]:
     """List the inputs, one that stands for two once."""
     return [x for i, x in enumerate(qkv) if all(x is not earlier for earlier in qkv[:i])]
+
+
+def weights_of(attention: Attention) -> list[torch.Tensor]:
+    """List what a mechanism learns."""
+    return list(attention.parameters()) if isinstance(attention, torch.nn.Module) else []
 
 
 def assert_near(value: torch.Tensor, true: torch.Tensor, tolerance: float) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from attnbench import Attention, Case
+from references.reference import Reference
 
 
 def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, case: Case) -> torch.Tensor:
@@ -29,3 +30,6 @@ def visible(i: int, j: int, case: Case) -> bool:
     if case.mask.causal and j > i:
         return False
     return case.mask.window is None or abs(i - j) < case.mask.window
+
+
+REFERENCES = {"flash": Reference(attend), "vanilla": Reference(attend)}

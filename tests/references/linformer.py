@@ -3,6 +3,7 @@
 import torch
 
 from attnbench import Attention, Case
+from references.reference import Reference
 
 
 def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, case: Case) -> torch.Tensor:
@@ -21,3 +22,15 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
 
 def _of_group(projection: torch.Tensor, group: int) -> torch.Tensor:
     return projection[group] if projection.dim() == 3 else projection
+
+
+REFERENCES = {
+    "linformer": Reference(
+        attend,
+        options=({"k": 6}, {"k": 3, "sharing": "none"}, {"k": 64, "sharing": "key-value"}),
+        breaks={
+            "sums": "its values are mixed by a learned matrix, whose rows sum to anything",
+            "signs": "and have either sign",
+        },
+    )
+}

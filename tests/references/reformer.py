@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attnbench import Attention, Case
+from references.reference import Reference
 
 
 def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
@@ -48,3 +49,12 @@ def weigh(rounds: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Equation 8 with N_ij = 1: o = sum over rounds of exp(z_r - z) o_r, where exp(z) is the sum of all exp(z_r)."""
     z = torch.stack([z for _, z in rounds]).logsumexp(0)
     return sum(((z_of_round - z).exp() * o for o, z_of_round in rounds), 0 * rounds[0][0])
+
+
+REFERENCES = {
+    "reformer": Reference(
+        attend_variant,
+        options=({"rounds": 3, "bucket": 4}, {"rounds": 1, "bucket": 64}),
+        breaks={"later": "which earlier tokens are near follows from the sorting of all, later ones too"},
+    )
+}

@@ -4,6 +4,7 @@ import torch
 
 from attnbench import Attention, Case
 from references.exact import softmax_over
+from references.reference import Reference
 
 
 def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, case: Case) -> torch.Tensor:
@@ -18,3 +19,17 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
         return abs((i - hubs) // block - (j - hubs) // block) <= neighbours
 
     return softmax_over(q, k, v, sees)
+
+
+REFERENCES = {
+    "sparse": Reference(
+        attend,
+        options=(
+            {"block": 4},
+            {"block": 4, "globals": 2, "neighbours": 0},
+            {"block": 3, "globals": 0, "neighbours": 2},
+            {"block": 1, "globals": 1, "neighbours": 1},
+            {"block": 64},
+        ),
+    )
+}

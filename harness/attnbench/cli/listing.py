@@ -147,7 +147,8 @@ _ABILITIES = {
 def _served(support: "Support") -> list[str]:
     yes = [meaning for name, meaning in _ABILITIES.items() if getattr(support, name) is True]
     kind = ("exact" if support.exact else "approximate") + (", from tokens" if support.level == "layer" else "")
-    return [f"{kind}; {', '.join(yes)}", f"passes {', '.join(support.passes)}", f"dtypes {', '.join(support.dtypes)}"]
+    served = [f"{kind}; {', '.join(yes)}", f"passes {', '.join(support.passes)}", f"dtypes {', '.join(support.dtypes)}"]
+    return served if support.growth is None else [*served, f"time grows with the sequence as N^{support.growth:g}"]
 
 
 def _refused(support: "Support") -> list[str]:

@@ -46,7 +46,7 @@ class Flash:
     runs. Queries are the last T positions of the keys; windows are those of `vanilla`. Memory beyond the output: O(T).
     """
 
-    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True)
+    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2)
 
     def __init__(self, case: Case) -> None:
         self._kernel = first_that_runs(case)

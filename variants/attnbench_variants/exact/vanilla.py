@@ -16,7 +16,7 @@ class Vanilla:
     a non-causal one all keys with |i - j| < w. Memory: one matrix of B * H * T * S scores without gradients, two with.
     """
 
-    supports = Support(window=True, grouped=True, exact=True)
+    supports = Support(window=True, grouped=True, exact=True, growth=2)
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case) -> None:

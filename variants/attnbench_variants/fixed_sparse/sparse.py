@@ -37,7 +37,9 @@ class Sparse:
         globals: Annotated[int, Meta(ge=0, description="leading blocks that see all and are seen by all")] = 1
         neighbours: Annotated[int, Meta(ge=0, description="blocks seen on either side of a query's own")] = 1
 
-    supports = Support(window="its pattern is its own: set block, globals and neighbours instead", grouped=True)
+    supports = Support(
+        window="its pattern is its own: set block, globals and neighbours instead", grouped=True, growth=1
+    )
 
     def __init__(self, case: Case, options: Options) -> None:
         if case.shape.seq_q > case.shape.seq_k:

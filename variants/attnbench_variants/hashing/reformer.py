@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.hashing.kernels import kernel_for
+from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
 from attnbench_variants.hashing.places import Cut
 from attnbench_variants.hashing.rounds import Form, Sequences, attend_in_rounds
@@ -52,6 +52,7 @@ class Reformer(torch.nn.Module):
         cross="queries and keys are one sequence, hashed and sorted together: no cross-attention, no decoding",
         grouped="queries are the keys too, so every query head needs a key head of its own",
         ties_qk=True,
+        growth=1,
     )
 
     def __init__(self, case: Case, options: Options) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench_variants.hashing.kernels import Chunks, Kernel
+from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
 from attnbench_variants.hashing.places import Cut, Places, masked, sum_rows
 
 # Tokens in hash order at a time. On a CPU: a head of usual length, whose copies stay in cache and in the heap.

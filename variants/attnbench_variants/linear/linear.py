@@ -27,7 +27,9 @@ class Linear:
     In decoding the sums over the keys so far are the state (section 3.4): O(D^2) a token, whatever came before it.
     """
 
-    supports = Support(window="a sum over all earlier keys cannot forget those that leave a window", grouped=True)
+    supports = Support(
+        window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
+    )
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case) -> None:

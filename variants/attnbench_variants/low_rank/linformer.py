@@ -36,6 +36,7 @@ class Linformer(torch.nn.Module):
         causal="each projected column mixes keys of the whole sequence, later ones too: Linformer is an encoder",
         window="each projected column mixes keys of the whole sequence, so that none can be left out",
         grouped=True,
+        growth=1,
     )
 
     def __init__(self, case: Case, options: Options) -> None:

@@ -1,0 +1,30 @@
+"""What a reference is: a mechanism's formulation, slow and plain, against which the real one is held."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+
+from attnbench import Attention, Case
+from attnbench.case import Option
+
+Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], torch.Tensor]
+
+# What most mechanisms keep and some, by their definition, do not:
+# later   causal: nothing that comes later moves an earlier output, not even by deciding which keys are looked at
+# heads   a head's output depends on that head's tensors alone
+# sums    the weights of a query sum to one
+# signs   no weight is below zero, and no weight is larger than one
+# linear  the output is a weighted sum of the values
+Law = Literal["later", "heads", "sums", "signs", "linear"]
+
+
+class Reference(NamedTuple):
+    """A formulation, and sets of options with which the laws' short sequences are long; the first serves every law.
+
+    `breaks` names the laws that the mechanism does not keep, each with the reason; that it really does not is tested.
+    """
+
+    attend: Attend
+    options: tuple[Mapping[str, Option], ...] = ({},)
+    breaks: Mapping[Law, str] = {}
