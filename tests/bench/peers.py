@@ -123,16 +123,17 @@ def peer_between(peer: Any, qk: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 def linformer_layer(tokens: int) -> Callable[..., Any]:
-    peer = imported("linformer").LinformerSelfAttention(dim=HEADS * DIM, seq_len=tokens, heads=HEADS, k=256)
-    return peer  # type: ignore[no-any-return]
+    made: Callable[..., Any] = imported("linformer").LinformerSelfAttention(HEADS * DIM, tokens, k=256, heads=HEADS)
+    return made
 
 
 def local_window(*, width: int) -> Callable[..., Any]:
     """Give local-attention with the window that it can make exact: each query its last `width` keys, and its own."""
-    peer = imported("local_attention").LocalAttention(
-        window_size=width, causal=True, exact_windowsize=True, use_rotary_pos_emb=False
+    window = {"window_size": width, "exact_windowsize": True}
+    made: Callable[..., Any] = imported("local_attention").LocalAttention(
+        **window, causal=True, use_rotary_pos_emb=False
     )
-    return peer  # type: ignore[no-any-return]
+    return made
 
 
 def shen_full() -> Callable[..., Any]:
