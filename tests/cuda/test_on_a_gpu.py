@@ -21,7 +21,7 @@ from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.registry import find
 from helpers.planted import job
-from laws.workloads import ENTRIES
+from laws.workloads import MECHANISMS
 
 DEVICE = "cuda:0"
 SMALL = Shape(batch=1, heads=4, kv_heads=4, seq_q=512, seq_k=512, head_dim=64)
@@ -109,7 +109,7 @@ def test_the_event_clock_agrees_with_the_replay_of_a_graph_within_two_percent(na
     assert by_events == pytest.approx(by_replay, rel=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
+@pytest.mark.parametrize("name", sorted(MECHANISMS))
 @pytest.mark.parametrize("passes", ["forward", "forward-backward"])
 @pytest.mark.parametrize("kind", ["latency", "memory", "agreement"])
 def test_every_variant_is_measured_or_says_why_not(name: str, passes: str, kind: ProbeKind) -> None:
