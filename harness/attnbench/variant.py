@@ -163,8 +163,8 @@ def check_support(support: Support, case: Case) -> None:
     if support.level == "layer" and case.level == "core":
         raise Unsupported("it starts from tokens, not from queries, keys and values: measure it with --level layer")
     device = case.device.partition(":")[0]
-    _member(case.dtype, support.dtypes, "dtype")
     _member(device, support.devices, "device")
+    _member(case.dtype, support.dtypes, "dtype")
     if case.passes:
         _member(case.passes, support.passes, "pass")
     _check_mask(support, mask)
