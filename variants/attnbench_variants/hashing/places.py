@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, pad
 
+# Tokens in hash order at a time. On a CPU: a head of usual length, whose copies stay in cache and in the heap.
+_CPU_TOKENS, _DEVICE_TOKENS = 2**12, 2**20
+
+
+def tokens_at_a_time(device: torch.device) -> int:
+    """Tell of how many tokens copies are made in one go."""
+    return _CPU_TOKENS if device.type == "cpu" else _DEVICE_TOKENS
+
 
 class Cut:
     """How tokens in hash order are cut into chunks of `chunk` places: alike in all rounds of all sequences.
@@ -21,6 +29,11 @@ class Cut:
         place_N = torch.arange(tokens, device=device)
         self.chunk_N, self.within_N = place_N // chunk, place_N % chunk
         self.next_chunk_N = (self.chunk_N + 1) % self.chunks
+
+    def runs(self, sequences: int) -> list[slice]:
+        """Cut the chunks of some sequences into runs whose copies stay small."""
+        few = max(1, tokens_at_a_time(self.chunk_N.device) // (sequences * self.chunk))
+        return [slice(first, min(first + few, self.chunks)) for first in range(0, self.chunks, few)]
 
     def full_mask(self, like: Tensor) -> Tensor:
         """Hide from each place itself, empty places and what would be before the first chunk: [1, C, M, W]."""
@@ -40,22 +53,23 @@ class Places:
         self.sequence_X1 = torch.arange(len(order_XN), device=order_XN.device)[:, None]
         self.row_XP = self.token_XP.clamp(max=cut.tokens - 1) + self.sequence_X1 * cut.tokens
 
-    def in_order(self, x_XND: Tensor) -> Tensor:
-        """Copy rows into the places of all chunks: [X, C, M, D]. An empty place is given some row."""
-        rows = self.row_XP[:, self.cut.chunk :].reshape(-1)
-        return x_XND.flatten(0, 1).index_select(0, rows).view(-1, self.cut.chunks, self.cut.chunk, x_XND.shape[2])
+    def in_order(self, x_XND: Tensor, run: slice) -> Tensor:
+        """Copy rows into the places of some chunks: [X, C, M, D]. An empty place is given some row."""
+        rows = self.row_XP[:, self._around(run)][:, self.cut.chunk :].reshape(-1)
+        return x_XND.flatten(0, 1).index_select(0, rows).view(len(x_XND), -1, self.cut.chunk, x_XND.shape[2])
 
-    def windows(self, x_XND: Tensor) -> Tensor:
+    def windows(self, x_XND: Tensor, run: slice) -> Tensor:
         """Copy rows likewise and give each chunk after the one before: overlapping views of one copy, [X, C, W, D]."""
-        x_XPD = x_XND.flatten(0, 1).index_select(0, self.row_XP.view(-1)).view(*self.row_XP.shape, -1)
+        row_XP = self.row_XP[:, self._around(run)]
+        x_XPD = x_XND.flatten(0, 1).index_select(0, row_XP.reshape(-1)).view(*row_XP.shape, -1)
         return x_XPD.unfold(1, 2 * self.cut.chunk, self.cut.chunk).mT
 
-    def causal_mask(self, dtype: torch.dtype) -> Tensor:
+    def causal_mask(self, dtype: torch.dtype, run: slice) -> Tensor:
         """Hide from each token what does not come before it: later tokens, itself, empty places. [X, C, M, W].
 
         By arithmetic, as comparing and choosing takes five times as long.
         """
-        number_XP = self.token_XP.to(torch.promote_types(dtype, torch.float32))
+        number_XP = self.token_XP[:, self._around(run)].to(torch.promote_types(dtype, torch.float32))
         seen_XCW = number_XP.unfold(1, 2 * self.cut.chunk, self.cut.chunk)
         before_XCM = seen_XCW[..., self.cut.chunk :] - 1
         hidden_XCMW = (before_XCM[..., None] - seen_XCW[..., None, :]).clamp_(-1, 0)
@@ -73,6 +87,10 @@ class Places:
         own_Z1 = self._rows(x_XCWD, self.cut.chunk_N, self.cut.within_N + self.cut.chunk)
         next_Z1 = self._rows(x_XCWD, self.cut.next_chunk_N, self.cut.within_N)
         return torch.cat([own_Z1, next_Z1], dim=1)
+
+    def _around(self, run: slice) -> slice:
+        """Give the places of some chunks and of the one before them."""
+        return slice(run.start * self.cut.chunk, (run.stop + 1) * self.cut.chunk)
 
     def _rows(self, x: Tensor, chunk_N: Tensor, within_N: Tensor) -> Tensor:
         """Give rows as numbered in memory, as the fused kernel's gradients are laid out otherwise than its output."""
