@@ -17,12 +17,12 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class Chunks(NamedTuple):
-    """Queries [X, C, M, D], the keys and values that they may see [X, C, W, D], and the mask of their scores."""
+    """Queries [X, C, M, D], the keys and values that they may see [X, C, W, D], and the mask of their scores if any."""
 
     q: Tensor
     k: Tensor
     v: Tensor
-    mask: Tensor
+    mask: Tensor | None
 
 
 class Kernel(NamedTuple):
@@ -74,7 +74,8 @@ def _plain_backward(chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> t
 def _scores(chunks: Chunks) -> Tensor:
     """Give the masked scores, in float32 at least."""
     scores = chunks.q @ chunks.k.mT
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)) + chunks.mask
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return scores if chunks.mask is None else scores + chunks.mask
 
 
 FUSED_CPU = Kernel(f"torch-flash {TORCH}", _fused_forward, _fused_backward)
