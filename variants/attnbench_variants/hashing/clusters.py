@@ -50,10 +50,11 @@ class Shares:
 class Clusters:
     """How queries and keys are shared out among clusters: alike in all rounds of all sequences.
 
-    As many clusters as keys fill with `size` each, but not more than queries.
+    As many clusters as keys fill with `size` each, but not more than queries. Scores are q . k / sqrt(D).
     """
 
     def __init__(self, queries: int, keys: int, *, size: int, like: Tensor) -> None:
+        self.scale = like.shape[-1] ** -0.5
         self.count = min(-(-keys // size), queries)
         self.queries = Shares(queries, self.count, device=like.device)
         self.keys = Shares(keys, self.count, device=like.device)
@@ -78,8 +79,9 @@ class Places:
     def meet(self, qkv: Qkv, run: slice) -> Chunks:
         """Copy into hash order: to each cluster of a run its queries and its keys."""
         mask_1C1W = self.clusters.mask_1C1W
-        k_XCWD, v_XCWD = _copied(qkv.k, self.k_row_XCW[:, run]), _copied(qkv.v, self.k_row_XCW[:, run])
-        return Chunks(self.in_order(qkv.q, run), k_XCWD, v_XCWD, None if mask_1C1W is None else mask_1C1W[:, run])
+        mask_1C1W = None if mask_1C1W is None else mask_1C1W[:, run]
+        k_XCWD, v_XCWD = (_copied(x_XSD, self.k_row_XCW[:, run]) for x_XSD in qkv[1:])
+        return Chunks(self.in_order(qkv.q, run), k_XCWD, v_XCWD, mask_1C1W, scale=self.clusters.scale)
 
     def in_order(self, x_XTD: Tensor, run: slice) -> Tensor:
         """Copy rows to where their queries stand in some clusters: [X, C, M, D]. An empty place is given some row."""

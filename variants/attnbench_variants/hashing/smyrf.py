@@ -69,13 +69,13 @@ class Smyrf(torch.nn.Module):
 
     def forward(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
         """Attend: [B, H, T, D]."""
-        heads, features = q_BHTD.shape[1], q_BHTD.shape[3]
+        heads = q_BHTD.shape[1]
         k_BHSD, v_BHSD = per_query_head(k_BGSD, heads), per_query_head(v_BGSD, heads)
         q_XTD, k_XSD, v_XSD = (x.flatten(0, 1).contiguous() for x in (q_BHTD, k_BHSD, v_BHSD))
         orders = self._orders(q_XTD, k_XSD)
         clusters = Clusters(q_XTD.shape[1], k_XSD.shape[1], size=self.options.cluster, like=v_XSD)
-        qkv = Qkv(q_XTD * features**-0.5, k_XSD, v_XSD)
-        return attend_in_clusters(qkv, orders, clusters=clusters, kernel=self.kernel).view_as(q_BHTD)
+        out_XTD = attend_in_clusters(Qkv(q_XTD, k_XSD, v_XSD), orders, clusters=clusters, kernel=self.kernel)
+        return out_XTD.view_as(q_BHTD)
 
     @torch.no_grad()
     def _orders(self, q_XTD: Tensor, k_XSD: Tensor) -> Orders:
