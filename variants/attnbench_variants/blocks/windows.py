@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnbench_variants.blocks.around import Part, Pattern, parts_of
+from attnbench_variants.blocks.fused import packed
 from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, kernel_for
+from attnbench_variants.blocks.merging import merge_into
 
 # Elements of the keys shown in one call, whose gradients are as large: on a CPU they stay in cache and in the heap.
 _CPU_ELEMENTS, _DEVICE_ELEMENTS = 2**20, 2**28
@@ -50,7 +52,7 @@ class Windows:
         One softmax, whose two parts are merged by their log-sum-exps; a key that is in both counts twice. The gradients
         of all tensors are exact; scores are recomputed for them. Memory beyond the output: O(X T).
         """
-        q_XTD, k_XSD, v_XSD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_XTD, k_XSD, v_XSD))
+        q_XTD, k_XSD, v_XSD = packed(q_XTD, k_XSD, v_XSD)
         k_XED, v_XED, steps = shared or (k_XSD[:, :0], v_XSD[:, :0], ())
         out_XTD: Tensor = _Attend.apply(q_XTD, k_XSD, v_XSD, k_XED, v_XED, (self, steps))  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return out_XTD
@@ -113,7 +115,8 @@ class _Attend(torch.autograd.Function):
             run.queries(out_XTD).copy_(out_XNCD)
             run.queries(lse_XT).copy_(lse_XNC)
         for rows, chunks in _shared_runs(tensors, steps):
-            _merge((out_XTD[:, rows], lse_XT[:, rows]), windows.kernel.forward(chunks))
+            out_X1MD, lse_X1M = windows.kernel.forward(chunks)
+            merge_into(out_XTD[:, rows], lse_XT[:, rows], out=out_X1MD, lse=lse_X1M)
         out_XTD = out_XTD.to(q_XTD.dtype)
         ctx.save_for_backward(*tensors, out_XTD, lse_XT)
         ctx.form = windows, steps
@@ -150,15 +153,6 @@ def _shared_runs(tensors: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[t
             few = slice(step.rows.start + rows.start, step.rows.start + rows.stop)
             q_X1MD, k_X1ED, v_X1ED = q_XTD[:, None, few], k_XED[:, None, : step.keys], v_XED[:, None, : step.keys]
             yield few, Chunks(q_X1MD, k_X1ED, v_X1ED, scale=dim**-0.5)
-
-
-def _merge(result: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> None:
-    """Merge a further part's output and log-sum-exp, [X, 1, M, ...], into those so far, [X, M, ...]."""
-    (out_XMD, lse_XM), (other_X1MD, other_X1M) = result, other
-    total_XM = torch.logaddexp(lse_XM, other_X1M[:, 0])
-    out_XMD.mul_((lse_XM - total_XM).exp_()[..., None])
-    out_XMD.addcmul_(other_X1MD[:, 0].to(out_XMD.dtype), (other_X1M[:, 0] - total_XM).exp_()[..., None])
-    lse_XM.copy_(total_XM)
 
 
 def _mask(hidden_CL: Tensor, like: Tensor) -> Tensor:
