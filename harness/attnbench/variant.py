@@ -135,7 +135,8 @@ def check_support(support: Support, case: Case) -> None:
     if case.passes:
         _member(case.passes, support.passes, "pass")
     _check_mask(support, mask)
-    if shape.seq_q != shape.seq_k:
+    # A token that is decoded is one of the sequence; only at core level it comes as a query against more keys.
+    if shape.seq_q != shape.seq_k and not (support.level == "layer" and case.passes == "decode"):
         _allowed(support.cross, "it needs as many queries as keys")
     if shape.kv_heads != shape.heads:
         _allowed(support.grouped, "it has no grouped heads: kv heads must equal heads")
