@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-State = tuple[Tensor, Tensor, int]  # k_BGRWD, v_BGRWD, and how many positions there were
+State = tuple[tuple[Tensor, ...], int]  # slots_BGRWD of keys, of values, and how many positions there were
 
 
 class RingCache(NamedTuple):
@@ -21,17 +21,17 @@ class RingCache(NamedTuple):
     kept: int = 0
     dilation: int = 1
 
-    def filled(self, k_BGSD: Tensor, v_BGSD: Tensor) -> State:
-        """Keep what later positions see of those so far."""
-        return self._slots(k_BGSD), self._slots(v_BGSD), k_BGSD.shape[2]
+    def filled(self, *tensors_BGSD: Tensor) -> State:
+        """Keep what later positions see of those so far, of keys and of values."""
+        return tuple(self._slots(x_BGSD) for x_BGSD in tensors_BGSD), tensors_BGSD[0].shape[2]
 
-    def with_next(self, k_BG1D: Tensor, v_BG1D: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+    def with_next(self, state: State, *tensors_BG1D: Tensor) -> tuple[tuple[Tensor, ...], State]:
         """Write the next position's key and value in place; give the keys and values that it sees, and the state."""
-        k_BGRWD, v_BGRWD, position = state
+        slots, position = state
         residues, residue, slot, seen = self._place(position)
-        k_BGRWD[:, :, residues, slot] = k_BG1D
-        v_BGRWD[:, :, residues, slot] = v_BG1D
-        return k_BGRWD[:, :, residue, :seen], v_BGRWD[:, :, residue, :seen], (k_BGRWD, v_BGRWD, position + 1)
+        for slots_BGRWD, x_BG1D in zip(slots, tensors_BG1D, strict=True):
+            slots_BGRWD[:, :, residues, slot] = x_BG1D
+        return tuple(slots_BGRWD[:, :, residue, :seen] for slots_BGRWD in slots), (slots, position + 1)
 
     def _place(self, position: int) -> tuple[slice, int, int, int]:
         """Give the residues and the slot to write a position to, the residue to read from, and its slots in use."""

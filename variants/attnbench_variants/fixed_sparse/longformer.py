@@ -82,7 +82,7 @@ class Longformer:
         self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state: State
     ) -> tuple[torch.Tensor, State]:
         """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
-        k_BGWD, v_BGWD, after = self._cache.with_next(k_BG1D, v_BG1D, state)
+        (k_BGWD, v_BGWD), after = self._cache.with_next(state, k_BG1D, v_BG1D)
         return self._fused(q_BH1D, k_BGWD, v_BGWD), after
 
     @staticmethod

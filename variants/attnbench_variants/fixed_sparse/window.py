@@ -62,7 +62,7 @@ class Window:
         self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state: State
     ) -> tuple[torch.Tensor, State]:
         """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
-        k_BGWD, v_BGWD, after = self._cache.with_next(k_BG1D, v_BG1D, state)
+        (k_BGWD, v_BGWD), after = self._cache.with_next(state, k_BG1D, v_BG1D)
         return self._attend_one(q_BH1D, k_BGWD, v_BGWD), after
 
     @staticmethod
