@@ -1,6 +1,7 @@
 """Local averages: every query is given the mean of the values around it. What attention is worth is what it adds."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * G; J chunks of C positions
 
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,8 @@ from attnbench_variants.blocks.ring_cache import RingCache, State
 
 # Of 16, 32 and 64 the fastest on a CPU: small triangles of ones are multiplied at the speed of memory.
 _CHUNK = 32
+# Values at a time: on a CPU what is made of them stays in cache, and is not returned to the system after each call.
+_CPU_VALUES, _DEVICE_VALUES = 2**18, 2**28
 
 
 class LocalAverage:
@@ -68,8 +71,7 @@ class LocalAverage:
         """Put a value where one went out of sight, and average: out_BH1D and the new state."""
         del k_BG1D
         (v_BGWD,), after = self._cache.with_next(state, v_BG1D)
-        wide = torch.promote_types(v_BGWD.dtype, torch.float32)
-        out_BG1D = v_BGWD.mean(dim=2, keepdim=True, dtype=wide).to(v_BGWD.dtype)
+        out_BG1D = v_BGWD.mean(dim=2, keepdim=True, dtype=_wide(v_BGWD.dtype)).to(v_BGWD.dtype)
         return per_query_head(out_BG1D, q_BH1D.shape[1]), after
 
     @staticmethod
@@ -144,21 +146,34 @@ class _Means(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, v_XSD: torch.Tensor, queries: int, reach: _Reach) -> torch.Tensor:
         ctx.keys, ctx.reach = v_XSD.shape[1], reach
-        wide_XSD = v_XSD.to(torch.promote_types(v_XSD.dtype, torch.float32))
-        sums_XTD = _Cut(queries, reach).sums(wide_XSD)
-        return (sums_XTD / _counts(sums_XTD, ctx.keys, reach)).to(v_XSD.dtype)
+        cut, counts_T1 = _Cut(queries, reach), _counts(v_XSD, reach, queries=queries, keys=ctx.keys)
+        return _few_at_a_time(v_XSD, queries, lambda few_XSD: cut.sums(few_XSD).div_(counts_T1))
 
     @staticmethod
     def backward(ctx: Any, grad_XTD: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        wide_XTD = grad_XTD.to(torch.promote_types(grad_XTD.dtype, torch.float32))
-        shares_XTD = wide_XTD / _counts(wide_XTD, ctx.keys, ctx.reach)
-        return _Cut(ctx.keys, ctx.reach.mirrored()).sums(shares_XTD).to(grad_XTD.dtype), None, None
+        cut = _Cut(ctx.keys, ctx.reach.mirrored())
+        counts_T1 = _counts(grad_XTD, ctx.reach, queries=grad_XTD.shape[1], keys=ctx.keys)
+        return _few_at_a_time(grad_XTD, ctx.keys, lambda few_XTD: cut.sums(few_XTD / counts_T1)), None, None
 
 
-def _counts(like_XTD: torch.Tensor, keys: int, reach: _Reach) -> torch.Tensor:
+def _few_at_a_time(x_XSD: torch.Tensor, rows: int, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Compute [X, rows, D] for few of the sequences at a time, in float32 or wider."""
+    out = x_XSD.new_empty(x_XSD.shape[0], rows, x_XSD.shape[2])
+    values = _CPU_VALUES if x_XSD.device.type == "cpu" else _DEVICE_VALUES
+    few = max(1, values // x_XSD[0].numel())
+    for given, made in zip(x_XSD.split(few), out.split(few), strict=True):
+        made.copy_(compute(given.to(_wide(x_XSD.dtype))))
+    return out
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _counts(like: torch.Tensor, reach: _Reach, *, queries: int, keys: int) -> torch.Tensor:
     """Count the positions that each query averages over, [T, 1]: fewer at either end of the sequence."""
-    i_T1 = torch.arange(keys - like_XTD.shape[1], keys, device=like_XTD.device)[:, None]
-    return (i_T1.clamp(max=reach.before) + 1 + (keys - 1 - i_T1).clamp(max=reach.after)).to(like_XTD.dtype)
+    i_T1 = torch.arange(keys - queries, keys, device=like.device)[:, None]
+    return (i_T1.clamp(max=reach.before) + 1 + (keys - 1 - i_T1).clamp(max=reach.after)).to(_wide(like.dtype))
 
 
 def _reach(case: Case, options: LocalAverage.Options) -> _Reach:
