@@ -42,9 +42,7 @@ class BlockSparse:
             Meta(description="share of the blocks that a random pattern keeps; butterfly's follows from the length"),
         ] = None
 
-    supports = Support(
-        window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1
-    )
+    supports = Support(window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1)
 
     def __init__(self, case: Case, options: Options) -> None:
         layout, self.lists = _pattern(case, options)
