@@ -32,4 +32,8 @@ def visible(i: int, j: int, case: Case) -> bool:
     return case.mask.window is None or abs(i - j) < case.mask.window
 
 
-REFERENCES = {"flash": Reference(attend), "vanilla": Reference(attend)}
+REFERENCES = {
+    "flash": Reference(attend),
+    "ring": Reference(attend, options=({}, {"ranks": 1}, {"ranks": 7}, {"ranks": 64})),
+    "vanilla": Reference(attend),
+}
