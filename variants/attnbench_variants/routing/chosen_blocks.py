@@ -101,8 +101,8 @@ class _Blockwise(torch.autograd.Function):
             out, lse = kernel.forward(_own_chunk(q_XUD, k_XSD, v_XSD, (rows, keys), blocks))
             out_XUD[:, rows], lse_XU[:, rows] = out[0], lse[0]
         for sequences, rows_FM, keys in routes.of_blocks(blocks):
-            q_FMD = q_XUD.flatten(0, 1)[rows_FM]
-            chunk = Chunks(q_FMD[None], k_XSD[None, sequences, keys], v_XSD[None, sequences, keys], scale=blocks.scale)
+            q = _rows(q_XUD, rows_FM)
+            chunk = Chunks(q, k_XSD[None, sequences, keys], v_XSD[None, sequences, keys], scale=blocks.scale)
             out, lse = kernel.forward(chunk)
             _merge(out_XUD.flatten(0, 1), lse_XU.flatten(), rows_FM.flatten(), out=out, lse=lse)
         out_XTD = out_XUD[:, :-1].to(q_XTD.dtype)
@@ -122,13 +122,19 @@ class _Blockwise(torch.autograd.Function):
             dq, dk, dv = kernel.backward(_own_chunk(q_XUD, k_XSD, v_XSD, (rows, keys), blocks), *results)
             dq_XUD[:, rows], dk_XSD[:, keys], dv_XSD[:, keys] = dq[0], dk[0], dv[0]
         for sequences, rows_FM, keys in _Routes(*routes).of_blocks(blocks):
-            q, grad, out, lse = (x.flatten(0, 1)[rows_FM][None] for x in (q_XUD, grad_XUD, out_XUD, lse_XU))
+            q, grad, out, lse = (_rows(x, rows_FM) for x in (q_XUD, grad_XUD, out_XUD, lse_XU))
             chunk = Chunks(q, k_XSD[None, sequences, keys], v_XSD[None, sequences, keys], scale=blocks.scale)
             dq, dk, dv = kernel.backward(chunk, grad, out, lse)
             dq_XUD.flatten(0, 1).index_add_(0, rows_FM.flatten(), dq[0].flatten(0, 1).to(dq_XUD.dtype))
             dk_XSD[sequences, keys] += dk[0]
             dv_XSD[sequences, keys] += dv[0]
         return dq_XUD[:, :-1].to(q_XTD.dtype), dk_XSD.to(k_XSD.dtype), dv_XSD.to(v_XSD.dtype), None, None
+
+
+def _rows(x_XU: Tensor, rows_FM: Tensor) -> Tensor:
+    """Copy rows of all sequences, numbered one after the other: [1, F, M, ...]."""
+    picked = x_XU.flatten(0, 1).index_select(0, rows_FM.flatten())  # ten times as fast as indexing
+    return picked.view(1, *rows_FM.shape, *x_XU.shape[2:])
 
 
 def _own_chunk(q_XUD: Tensor, k_XSD: Tensor, v_XSD: Tensor, own: tuple[slice, slice], blocks: Blocks) -> Chunks:
@@ -144,9 +150,9 @@ def _own_chunk(q_XUD: Tensor, k_XSD: Tensor, v_XSD: Tensor, own: tuple[slice, sl
 
 def _merge(out_ZD: Tensor, lse_Z: Tensor, rows: Tensor, *, out: Tensor, lse: Tensor) -> None:
     """Take a part of some rows into what they have: weights are all divided by the sum over both."""
-    before, lse = lse_Z[rows], lse.reshape(-1)
+    before, lse = lse_Z.index_select(0, rows), lse.reshape(-1)
     total = torch.logaddexp(before, lse)
-    merged = out_ZD[rows].mul_((before - total).exp_()[:, None])
+    merged = out_ZD.index_select(0, rows).mul_((before - total).exp_()[:, None])
     merged.addcmul_(out.reshape(merged.shape).to(merged.dtype), (lse - total).exp_()[:, None])
     out_ZD.index_copy_(0, rows, merged)
     lse_Z.index_copy_(0, rows, total)

@@ -71,24 +71,40 @@ class Routing:
     def __call__(self, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
         """Attend: [B, H, N, D]. Gradients go to q, as query and as key, and to v; k is taken to be q."""
         del k_BHND
-        batch, heads, tokens, features = q_BHND.shape
-        members_XCW = self.members(q_BHND).flatten(0, 1)
-        row_XCW = members_XCW + torch.arange(batch * heads, device=q_BHND.device)[:, None, None] * tokens
-        q_BHND = layer_norm(q_BHND, (features,), eps=_EPSILON)
-        size = (*row_XCW.shape, features)
-        q_XCWD, v_XCWD = (x.reshape(-1, features)[row_XCW.flatten()].view(size) for x in (q_BHND, v_BHND))
+        normal_BHND = self.normalise(q_BHND)
+        members_XCW = self.members(normal_BHND).flatten(0, 1)
+        sequences, tokens, features = len(members_XCW), *q_BHND.shape[2:]
+        row_XCW = members_XCW + torch.arange(sequences, device=q_BHND.device)[:, None, None] * tokens
+        q_XCWD, v_XCWD = (
+            x.reshape(-1, features).index_select(0, row_XCW.flatten()).view(*row_XCW.shape, features)
+            for x in (normal_BHND.to(q_BHND.dtype), v_BHND)
+        )
         out_XCWD = self._fused(q_XCWD, q_XCWD, v_XCWD, causal=self._causal)
-        return _mean_by_row(out_XCWD.flatten(0, 2), row_XCW.flatten(), batch * heads * tokens).view(v_BHND.shape)
+        return _mean_by_row(out_XCWD.flatten(0, 2), row_XCW.flatten(), sequences * tokens).view(v_BHND.shape)
+
+    @staticmethod
+    def normalise(x_BHND: Tensor) -> Tensor:
+        """Give tokens mean zero and length sqrt(D), in float32 or wider."""
+        wide_BHND = x_BHND.to(torch.promote_types(x_BHND.dtype, torch.float32))
+        return layer_norm(wide_BHND, x_BHND.shape[-1:], eps=_EPSILON)
 
     @torch.no_grad()
-    def members(self, x_BHND: Tensor) -> Tensor:
+    def members(self, normal_BHND: Tensor) -> Tensor:
         """Let each cluster take its tokens: their positions, ascending, int64 [B, H, C, W]."""
-        normal_BHND = layer_norm(x_BHND.float(), x_BHND.shape[-1:], eps=_EPSILON)
-        most = _CPU_PRODUCTS if x_BHND.device.type == "cpu" else _DEVICE_PRODUCTS
-        clusters = max(1, most // x_BHND[..., 0].numel())
-        parts = (part_HCD @ normal_BHND.mT for part_HCD in self.centroids_HCD.split(clusters, dim=1))
-        taken = [part_BHCN.topk(self._taken, dim=-1, sorted=False).indices for part_BHCN in parts]
-        return torch.cat(taken, dim=2).sort(dim=-1).values
+        batch, heads, tokens, _ = normal_BHND.shape
+        clusters = self.centroids_HCD.shape[1]
+        most = _CPU_PRODUCTS if normal_BHND.device.type == "cpu" else _DEVICE_PRODUCTS
+        few = max(1, most // (clusters * tokens))
+        at_once = max(1, most // (min(few, batch * heads) * tokens))
+        normal_XND, centroids_XCD = normal_BHND.float().flatten(0, 1), self.centroids_HCD.repeat(batch, 1, 1)
+        taken = [
+            torch.cat([self._nearest(part_XCD @ x_XND.mT) for part_XCD in c_XCD.split(at_once, dim=1)], dim=1)
+            for x_XND, c_XCD in zip(normal_XND.split(few), centroids_XCD.split(few), strict=True)
+        ]
+        return torch.cat(taken).view(batch, heads, clusters, -1)
+
+    def _nearest(self, product_XCN: Tensor) -> Tensor:
+        return product_XCN.topk(self._taken, dim=-1, sorted=False).indices.sort(dim=-1).values
 
     @staticmethod
     def flops(case: Case) -> int:
