@@ -100,6 +100,11 @@ def each(*workloads: str) -> pytest.MarkDecorator:
     return each_that(lambda _: True, *workloads)
 
 
+def mask_of(name: str) -> Mask:
+    """Give the mask of attention in full, or, where a mechanism has only its causal form, that."""
+    return Mask() if support_of(variant(name)).full is True else CAUSAL
+
+
 def ties(name: str) -> bool:
     return support_of(variant(name)).ties_qk
 
