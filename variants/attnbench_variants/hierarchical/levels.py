@@ -26,7 +26,9 @@ def clusters_at_levels(positions: int, block: int) -> list[int]:
     return counts
 
 
-def levels(q_XND: torch.Tensor, k_XND: torch.Tensor, v_XND: torch.Tensor, *, block: int, causal: bool) -> Iterator[Level]:
+def levels(
+    q_XND: torch.Tensor, k_XND: torch.Tensor, v_XND: torch.Tensor, *, block: int, causal: bool
+) -> Iterator[Level]:
     """Give the levels from the positions on; means are taken over the positions that there are, in float32 at least."""
     wide = torch.promote_types(q_XND.dtype, torch.float32)
     counts = clusters_at_levels(q_XND.shape[1], block)
@@ -37,7 +39,12 @@ def levels(q_XND: torch.Tensor, k_XND: torch.Tensor, v_XND: torch.Tensor, *, blo
         sums = [_pairs_summed(x) for x in sums]
         size_N = _pairs_summed(size_N[None, :, None])[0, :, 0]
         q_XMD, k_XMD, v_XMD = (x / size_N[:, None] for x in sums)
-        yield Level(q_XND[:, :: 2**level] if causal else q_XMD.to(q_XND.dtype), k_XMD.to(q_XND.dtype), v_XMD.to(q_XND.dtype), size_N)
+        yield Level(
+            q_XND[:, :: 2**level] if causal else q_XMD.to(q_XND.dtype),
+            k_XMD.to(q_XND.dtype),
+            v_XMD.to(q_XND.dtype),
+            size_N,
+        )
 
 
 def attend_at_level(level: Level, *, near: bool, block: int, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
