@@ -56,7 +56,10 @@ def test_one_sequence_or_head_does_not_see_another(name, workload, dim):
             assert (changed.select(dim, 1) - out.select(dim, 1)).norm() > 1e-3 * out.norm()
         else:
             assert_near(changed.select(dim, 1), out.select(dim, 1), 1e-13)
-        assert (changed.select(dim, 0) - out.select(dim, 0)).norm() > 1e-3 * out.norm()
+        if other_v.equal(v) and breaks(name, "queries"):
+            assert torch.equal(changed, out)
+        else:
+            assert (changed.select(dim, 0) - out.select(dim, 0)).norm() > 1e-3 * out.norm()
 
 
 @each()
