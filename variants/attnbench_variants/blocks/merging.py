@@ -96,14 +96,19 @@ class _Merged:
         self.lse_XN = q.new_full(self.out_XND.shape[:2], lowest, dtype=torch.float64)
 
     def add(self, out: Tensor, lse: Tensor, part: Part) -> None:
-        """Take in a part's output [..., D] and log-sum-exp [...]: weights are all divided by the sum over both."""
-        out_XMD, so_far_XM = self.out_XND[:, part.rows], self.lse_XN[:, part.rows]
-        added_XM = part.to_rows(lse, so_far_XM)
-        total_XM = torch.logaddexp(so_far_XM, added_XM.double())
-        out_XMD.mul_((so_far_XM - total_XM).exp_().to(out_XMD.dtype)[..., None])
-        share_XM1 = (added_XM - total_XM).exp_().to(out_XMD.dtype)[..., None]
-        out_XMD.addcmul_(part.to_rows(out, out_XMD).to(out_XMD.dtype), share_XM1)
-        so_far_XM.copy_(total_XM)
+        """Take in a part's output [..., D] and log-sum-exp [...]."""
+        out_XMD, lse_XM = self.out_XND[:, part.rows], self.lse_XN[:, part.rows]
+        merge_into(out_XMD, lse_XM, out=part.to_rows(out, out_XMD), lse=part.to_rows(lse, lse_XM))
+
+
+def merge_into(out_XMD: Tensor, lse_XM: Tensor, *, out: Tensor, lse: Tensor) -> None:
+    """Take a further part's output [..., D] and log-sum-exp [...] into those so far: weights are of the sum of both."""
+    added_XM = lse.reshape(lse_XM.shape)
+    total_XM = torch.logaddexp(lse_XM.double(), added_XM.double())
+    out_XMD.mul_((lse_XM - total_XM).exp_().to(out_XMD.dtype)[..., None])
+    share_XM1 = (added_XM - total_XM).exp_().to(out_XMD.dtype)[..., None]
+    out_XMD.addcmul_(out.reshape(out_XMD.shape).to(out_XMD.dtype), share_XM1)
+    lse_XM.copy_(total_XM)
 
 
 def _without_tensors(part: Part) -> Part:
