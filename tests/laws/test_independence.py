@@ -66,7 +66,7 @@ def test_inputs_are_left_as_they_were(name, workload):
     attention = built(name, case)
     with torch.no_grad():
         attention(*qkv)
-    torch.autograd.grad(attention(*qkv).sum(), leaves(qkv))
+    torch.autograd.grad(attention(*qkv).sum(), leaves(qkv), allow_unused=True)
     assert all(torch.equal(x, copy) for x, copy in zip(qkv, before, strict=True))
 
 

@@ -15,6 +15,7 @@ FASTEST_FIRST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 _NAMES = {
     SDPBackend.FLASH_ATTENTION: "torch-flash",
     SDPBackend.EFFICIENT_ATTENTION: "torch-efficient",
+    SDPBackend.CUDNN_ATTENTION: "torch-cudnn",
     SDPBackend.MATH: "torch-math",
 }
 _SHORT, _LONG = 64, 128
@@ -49,13 +50,18 @@ class Fused:
         causal: bool = False,
     ) -> torch.Tensor:
         """Attend: out_BHTD. `mask` is true where a query sees a key; `causal` needs as many queries as keys."""
-        q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BHTD, k_BGSD, v_BGSD))
+        q, k, v = packed(q_BHTD, k_BGSD, v_BGSD)
         grouped = q.shape[1] != k.shape[1]
         # Entering the context costs 15 us a call; where torch chooses this kernel by itself there is no need of it.
         if _choice(q, k, v, mask, causal) == self._backend.value:
             return scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
         with sdpa_kernel(self._backend):
             return scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
+
+
+def packed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Give tensors whose last dimension is dense, as the kernels take it to be; copies of those where it is not."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
 def example(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

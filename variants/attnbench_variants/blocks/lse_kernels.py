@@ -1,6 +1,6 @@
-"""Attention that also gives its log-sum-exp, and its exact gradient from one: what rounds of hashing are merged by.
+"""Attention that also gives its log-sum-exp, and its exact gradient from one: what parts of a softmax are merged by.
 
-X sequences, C chunks, M queries and W keys in a chunk, D head dimension. Scores are q . k, unscaled, plus the mask.
+X sequences, C chunks (or heads), G chunks of keys, M queries and W keys in a chunk, D head dimension.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnbench_variants.blocks.fused import TORCH
+from attnbench_variants.blocks.fused import TORCH, packed
+from attnbench_variants.blocks.heads import per_query_head
 
 # What torch's scaled_dot_product_attention calls, which does not give the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the operator has no public name
@@ -17,12 +18,18 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 class Chunks(NamedTuple):
-    """Queries [X, C, M, D], the keys and values that they may see [X, C, W, D], and the mask of their scores."""
+    """Queries [X, C, M, D], and the keys and values that they may see [X, G, W, D], each G's shared by C / G chunks.
+
+    Scores are scale q . k, plus a mask [X or 1, C or 1, M, W] in the dtype of q if there is one; it is finite, as a row
+    hidden by infinities has no log-sum-exp. Causally, which takes no mask, the query in place i sees keys 0 to i.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
-    mask: Tensor
+    mask: Tensor | None = None
+    causal: bool = False
+    scale: float = 1.0
 
 
 class Kernel(NamedTuple):
@@ -43,38 +50,52 @@ def kernel_for(device: torch.device) -> Kernel:
 
 
 def _fused_forward(chunks: Chunks) -> tuple[Tensor, Tensor]:
-    q, k, v, mask = chunks
-    out, lse = _flash(q, k, v, 0.0, False, attn_mask=mask, scale=1.0)
+    q, k, v, mask, causal, scale = chunks
+    out, lse = _flash(*packed(q, k, v), 0.0, causal, attn_mask=mask, scale=scale)
     return out, lse
 
 
 def _fused_backward(chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v, mask = chunks
-    dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=1.0)
+    q, k, v, mask, causal, scale = chunks
+    dq, dk, dv = _flash_backward(*packed(grad, q, k, v, out), lse, 0.0, causal, attn_mask=mask, scale=scale)
     return dq, dk, dv
 
 
 def _plain_forward(chunks: Chunks) -> tuple[Tensor, Tensor]:
+    v = per_query_head(chunks.v, chunks.q.shape[1])
     scores = _scores(chunks)
     lse = scores.logsumexp(dim=-1)
     weights = scores.sub_(lse[..., None]).exp_()
-    return weights.to(chunks.v.dtype) @ chunks.v, lse
+    return weights.to(v.dtype) @ v, lse
 
 
 def _plain_backward(chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Give the gradient of softmax attention: ds = weights * (grad . v - grad . out)."""
-    dtype = grad.dtype
+    dtype, groups = grad.dtype, chunks.k.shape[1]
+    k, v = (per_query_head(x, chunks.q.shape[1]) for x in (chunks.k, chunks.v))
     weights = _scores(chunks).sub_(lse[..., None]).exp_()
     dv = weights.to(dtype).mT @ grad
-    ds = (grad @ chunks.v.mT).to(weights.dtype)
-    ds = ds.sub_((grad * out).to(weights.dtype).sum(dim=-1, keepdim=True)).mul_(weights).to(dtype)
-    return ds @ chunks.k, ds.mT @ chunks.q, dv
+    ds = (grad @ v.mT).to(weights.dtype)
+    ds = ds.sub_((grad * out).to(weights.dtype).sum(dim=-1, keepdim=True)).mul_(weights).mul_(chunks.scale).to(dtype)
+    return ds @ k, _per_group(ds.mT @ chunks.q, groups), _per_group(dv, groups)
 
 
 def _scores(chunks: Chunks) -> Tensor:
     """Give the masked scores, in float32 at least."""
-    scores = chunks.q @ chunks.k.mT
-    return scores.to(torch.promote_types(scores.dtype, torch.float32)) + chunks.mask
+    k = per_query_head(chunks.k, chunks.q.shape[1])
+    scores = chunks.q @ k.mT
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(chunks.scale)
+    if chunks.mask is not None:
+        scores.add_(chunks.mask)
+    if chunks.causal:
+        hidden_MW = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu_(1)
+        scores.masked_fill_(hidden_MW, float("-inf"))
+    return scores
+
+
+def _per_group(grad_XCWD: Tensor, groups: int) -> Tensor:
+    """Sum the gradients of the chunks that share their keys: [X, G, W, D]."""
+    return grad_XCWD if grad_XCWD.shape[1] == groups else grad_XCWD.unflatten(1, (groups, -1)).sum(dim=2)
 
 
 FUSED_CPU = Kernel(f"torch-flash {TORCH}", _fused_forward, _fused_backward)

@@ -6,15 +6,17 @@ import torch
 from attnbench import Mask
 
 
-def visible_keys(mask: Mask, *, queries: int, keys: int, device: torch.device | str) -> torch.Tensor | None:
-    """Mark the keys that each query sees, [T, S]; None where every query sees them all.
+def visible_keys(
+    mask: Mask, *, queries: int, keys: int, device: torch.device | str, rows: slice = slice(None)
+) -> torch.Tensor | None:
+    """Mark the keys that each query sees, [T, S]; None where every query sees them all. `rows`: for these queries only.
 
     Queries are the last T positions of the keys. A window of w reaches the last w keys, the query's own included;
     without causality also the next w - 1, so that a key is seen if |i - j| < w.
     """
     if not mask.causal and mask.window is None:
         return None
-    i_T1 = torch.arange(keys - queries, keys, device=device)[:, None]
+    i_T1 = torch.arange(keys - queries, keys, device=device)[rows, None]
     j_S = torch.arange(keys, device=device)
     visible_TS = j_S <= i_T1 if mask.causal else j_S < i_T1 + (mask.window or keys)
     return visible_TS if mask.window is None else visible_TS.logical_and_(j_S > i_T1 - mask.window)

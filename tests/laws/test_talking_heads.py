@@ -1,0 +1,25 @@
+import pytest
+import torch
+
+from attnbench import Mask
+from attnbench_variants.others import talking_heads
+from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
+
+
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
+def test_heads_that_do_not_talk_are_exact_attention(mask):
+    case = case_for("talking-heads", WORKLOADS["full"], mask=mask)
+    attention, qkv = built("talking-heads", case), draw("talking-heads", case)
+    with torch.no_grad():
+        attention.mix_scores.copy_(torch.eye(2))
+        attention.mix_weights.copy_(torch.eye(2))
+    assert_near(attention(*qkv), built("vanilla", case_for("vanilla", case))(*qkv), 1e-13)
+
+
+@pytest.mark.parametrize("workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries"])
+def test_queries_in_several_blocks_equal_queries_in_one(monkeypatch, workload):
+    case = case_for("talking-heads", WORKLOADS[workload])
+    qkv = draw("talking-heads", case)
+    at_once = built("talking-heads", case)(*qkv)
+    monkeypatch.setattr(talking_heads, "_CPU_SCORES", 3 * 4 * 21)
+    assert_near(built("talking-heads", case)(*qkv), at_once, 1e-13)

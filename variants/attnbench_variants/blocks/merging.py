@@ -1,0 +1,105 @@
+"""One softmax over keys in several parts: each part attends by itself, and their log-sum-exps tell what it weighs.
+
+X sequences (batch x heads), N queries, D head dimension; chunks [X, C, M, D] or [B, H, T, D] as in `lse_kernels`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
+
+
+class Part(NamedTuple):
+    """What some of the queries see of the keys.
+
+    `rows` tells which of the N queries they are: flattened but for the last dimension, the queries of `chunks` are
+    those rows, in order, of each of the X sequences. A key that a query sees in two parts counts twice.
+    """
+
+    chunks: Chunks
+    rows: slice = slice(None)
+
+
+def attend_in_parts(parts: Sequence[Part], *, queries: int, kernel: Kernel) -> Tensor:
+    """Attend with N queries to what they see in all parts together: out_XND, in the dtype of the values.
+
+    Exact, as are the gradients of each part's q, k and v (of its mask there is none): with the merged output and its
+    log-sum-exp a kernel's own backward gives a part's share (Milakov and Gimelshein 2018, "Online normalizer
+    calculation for softmax", section 3.1; Dao 2023, "FlashAttention-2", section 3.1). Sums are held in float32 at
+    least. A row that no part serves is zero. Memory beyond what kernels take: O(X N D).
+    """
+    tensors = [x for part in parts for x in part.chunks[:3]]
+    out_XND: Tensor = _Parts.apply(_Form(tuple(parts), queries, kernel), *tensors)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return out_XND
+
+
+class _Form(NamedTuple):
+    parts: tuple[Part, ...]
+    queries: int
+    kernel: Kernel
+
+
+class _Parts(torch.autograd.Function):
+    """Scores are recomputed for the gradient, part by part."""
+
+    @staticmethod
+    def forward(ctx: Any, form: _Form, *tensors: Tensor) -> Tensor:
+        merged = _Merged(tensors[0], form)
+        for chunks, rows in form.parts:
+            merged.add(*form.kernel.forward(chunks), rows)
+        out_XND = merged.out_XND.to(tensors[2].dtype)
+        ctx.save_for_backward(*tensors, out_XND, merged.lse_XN.to(merged.out_XND.dtype))
+        # What is differentiated is kept by autograd alone, which frees it.
+        ctx.form = form._replace(parts=tuple(_without_tensors(part) for part in form.parts))
+        return out_XND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_XND: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, out_XND, lse_XN = ctx.saved_tensors
+        gradients: list[Tensor | None] = [None]
+        for chunks, rows in _with_tensors(ctx.form.parts, tensors):
+            of_rows = (x[:, rows].reshape(chunks.q.shape) for x in (grad_XND, out_XND))
+            lse = lse_XN[:, rows].reshape(chunks.q.shape[:-1])
+            gradients.extend(ctx.form.kernel.backward(chunks, *of_rows, lse))
+        return tuple(gradients)
+
+
+class _Merged:
+    """The output [X, N, D] over the parts so far, in float32 at least, and its log-sum-exp [X, N].
+
+    The latter in float64: an error in it is one of all weights, and each part would add its own.
+    """
+
+    def __init__(self, q: Tensor, form: _Form) -> None:
+        rows = len(range(*form.parts[0].rows.indices(form.queries)))
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        self.out_XND = q.new_zeros(q[..., 0].numel() // rows, form.queries, q.shape[-1], dtype=dtype)
+        # Of no key: finite, for the difference of two infinities is no number.
+        lowest = torch.finfo(torch.float64).min / 2
+        self.lse_XN = q.new_full(self.out_XND.shape[:2], lowest, dtype=torch.float64)
+
+    def add(self, out: Tensor, lse: Tensor, rows: slice) -> None:
+        """Take in a part's output [..., D] and log-sum-exp [...]: weights are all divided by the sum over both."""
+        out_XMD, so_far_XM = self.out_XND[:, rows], self.lse_XN[:, rows]
+        added_XM = lse.reshape(so_far_XM.shape)
+        total_XM = torch.logaddexp(so_far_XM, added_XM.double())
+        out_XMD.mul_((so_far_XM - total_XM).exp_().to(out_XMD.dtype)[..., None])
+        share_XM1 = (added_XM - total_XM).exp_().to(out_XMD.dtype)[..., None]
+        out_XMD.addcmul_(out.reshape(out_XMD.shape).to(out_XMD.dtype), share_XM1)
+        so_far_XM.copy_(total_XM)
+
+
+def _without_tensors(part: Part) -> Part:
+    nothing = part.chunks.q.new_empty(0)
+    return part._replace(chunks=part.chunks._replace(q=nothing, k=nothing, v=nothing))
+
+
+def _with_tensors(parts: Sequence[Part], tensors: Sequence[Tensor]) -> Iterator[Part]:
+    for i, part in enumerate(parts):
+        q, k, v = tensors[3 * i : 3 * i + 3]
+        yield part._replace(chunks=part.chunks._replace(q=q, k=k, v=v))
