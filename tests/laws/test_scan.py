@@ -110,10 +110,11 @@ def test_a_run_that_stays_in_the_cache_gives_what_all_chunks_at_once_do(monkeypa
 def test_a_state_after_some_positions_is_that_after_as_many_steps(kind):
     q, writes = _drawn(kind, 200)
     for positions in (0, 1, 64, 150):
+        first = Writes(*(x if x is None or x.shape[1] == 1 else x[:, :positions] for x in writes))
         state = torch.zeros(3, 4, 5, dtype=torch.float64)
         for t in range(positions):
             _, state = one_further(q[:, :1], _at(writes, t), state)
-        assert_near(state_after(writes, positions=positions), state, 1e-12)
+        assert_near(state_after(first), state, 1e-12)
 
 
 # The mechanisms on it.

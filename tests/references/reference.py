@@ -16,7 +16,8 @@ Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], t
 # sums    the weights of a query sum to one
 # signs   no weight is below zero, and no weight is larger than one
 # linear  the output is a weighted sum of the values
-Law = Literal["later", "heads", "sums", "signs", "linear"]
+# queries the output depends on the query
+Law = Literal["later", "heads", "sums", "signs", "linear", "queries"]
 
 
 class Reference(NamedTuple):

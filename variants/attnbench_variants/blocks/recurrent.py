@@ -50,7 +50,7 @@ class Recurrent(torch.nn.Module, ABC):
 
     def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Write all tokens so far: state_YDD."""
-        return state_after(self.writes(k_BGSD, v_BGSD), positions=k_BGSD.shape[2])
+        return state_after(self.writes(k_BGSD, v_BGSD))
 
     def step(
         self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state_YDD: torch.Tensor

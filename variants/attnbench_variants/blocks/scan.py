@@ -1,9 +1,10 @@
 """Recurrences with a state that decays: each position writes into a matrix, and queries read it; in chunks or steps."""
 # X rows that share nothing (B * H), T queries, S keys, D features of a key, E of a value, F decays of a position (D, or
-# 1 for all features), N chunks of C positions, 1 in a shape: the same for all
+# 1 for all features), L positions of a run, which is N chunks of C positions; 1 in a shape: the same for all
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -11,8 +12,8 @@ import torch
 from attnbench_variants.blocks.halves import attend_by_halves
 
 CHUNK = 64  # of 32, 64 and 128 the fastest on a CPU
-# Elements of a run's keys on a CPU, so that what is made of them stays in the cache: the fastest of 2**15 to 2**18.
-_CACHED_ELEMENTS = 2**17
+# Elements of a run's keys on a CPU, so that what is made of them stays in the cache: the fastest from 2**15 to 2**19.
+_CACHED_ELEMENTS = 2**18
 
 
 Beta: TypeAlias = torch.Tensor | None
@@ -43,23 +44,19 @@ def attend_by_recurrence(q_XTD: torch.Tensor, writes: Writes) -> torch.Tensor:
     Time: O(S D E + T C (D + E)). What decays is multiplied by decays, never divided by them: where they are strong it
     becomes nothing, and nothing else does.
     """
-    before = writes.k_XSD.shape[1] - q_XTD.shape[1]
-    state_XDE, parts = state_after(writes, positions=before), []
-    for run, chunk in _runs(q_XTD, writes):
-        chunks = _chunks(writes, slice(before + run.start, before + run.stop), chunk)
-        y_XNCE, state_XDE = chunks.read(_cut(q_XTD[:, run], chunk), state_XDE)
-        parts.append(y_XNCE.flatten(1, 2))
-    return torch.cat(parts, dim=1)
+    queries, keys = q_XTD.shape[1], writes.k_XSD.shape[1]
+    earlier, own = _runs(keys - queries, writes), _runs(queries, writes)
+    parts = list(_split(writes, [*earlier, *own]))
+    state_XDE, read = _advanced(_nothing(writes), parts[: len(earlier)]), []
+    for q_XLD, part in zip(q_XTD.split(own, dim=1), parts[len(earlier) :], strict=True):
+        y_XNCE, state_XDE = _chunks(part).read(_cut(q_XLD), state_XDE)
+        read.append(y_XNCE.flatten(1, 2))
+    return torch.cat(read, dim=1)
 
 
-def state_after(writes: Writes, *, positions: int) -> torch.Tensor:
-    """Give the state after the first `positions`: state_XDE in float32 or wider, zeros after none."""
-    k_XSD, v_XSE = writes.k_XSD[:, :positions], writes.v_XSE
-    sizes = len(k_XSD), k_XSD.shape[2], v_XSE.shape[2]
-    state_XDE = torch.zeros(sizes, dtype=_wide(k_XSD), device=k_XSD.device)
-    for run, chunk in _runs(k_XSD, writes):
-        state_XDE = _chunks(writes, run, chunk).write(state_XDE)[-1]
-    return state_XDE
+def state_after(writes: Writes) -> torch.Tensor:
+    """Give the state after all positions: state_XDE in float32 or wider, zeros after none."""
+    return _advanced(_nothing(writes), _split(writes, _runs(writes.k_XSD.shape[1], writes)))
 
 
 def one_further(q_XTD: torch.Tensor, write: Writes, state_XDE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -149,34 +146,53 @@ def _sum_up(
     return torch.stack(states, dim=1), v_XNCE, state_XDE
 
 
-def _chunks(writes: Writes, run: slice, chunk: int) -> _OneDecay | _DecayEach:
-    """Cut a run of what is written into chunks."""
-    k_XNCD, v_XNCE = _cut(writes.k_XSD[:, run], chunk), _cut(writes.v_XSE[:, run], chunk)
-    log_XSF = writes.log_decay_XSF
-    constant = log_XSF.shape[1] == 1
-    log_XNCF = log_XSF[:, None].expand(-1, -1, chunk, -1) if constant else _cut(log_XSF[:, run], chunk)
-    if log_XSF.shape[2] > 1:
-        return _DecayEach(k_XNCD, v_XNCE, log_XNCF)
-    beta = writes.beta_XS1
-    return _OneDecay(k_XNCD, v_XNCE, log_XNCF, None if beta is None else _cut(beta[:, run], chunk))
+def _nothing(writes: Writes) -> torch.Tensor:
+    """Give the state before the first position."""
+    rows, _, features = writes.k_XSD.shape
+    sizes = rows, features, writes.v_XSE.shape[2]
+    return torch.zeros(sizes, dtype=_wide(writes.k_XSD), device=writes.k_XSD.device)
 
 
-def _cut(x_XSD: torch.Tensor, chunk: int) -> torch.Tensor:
-    return x_XSD.to(_wide(x_XSD)).reshape(len(x_XSD), -1, chunk, x_XSD.shape[2])
+def _advanced(state_XDE: torch.Tensor, parts: Iterable[Writes]) -> torch.Tensor:
+    """Write one part after the other."""
+    for part in parts:
+        *_, state_XDE = _chunks(part).write(state_XDE)
+    return state_XDE
+
+
+def _runs(positions: int, writes: Writes) -> list[int]:
+    """Cut positions into runs of whole chunks and what is left over: the length of each."""
+    # A run that stays in the cache is fastest on a CPU; a GPU wants all chunks at once.
+    whole = positions // CHUNK * CHUNK
+    k_XSD = writes.k_XSD
+    in_cache = max(1, _CACHED_ELEMENTS // (CHUNK * len(k_XSD) * k_XSD.shape[2])) * CHUNK
+    length = in_cache if k_XSD.device.type == "cpu" else max(1, whole)
+    ends = [*range(0, whole, length), *{whole, positions}]
+    return [stop - start for start, stop in pairwise(sorted(ends))]
+
+
+def _split(writes: Writes, lengths: Sequence[int]) -> Iterator[Writes]:
+    """Give what is written in each run of positions: split, as slices would each have a gradient of full length."""
+    k_XSD, v_XSE, log_XSF, beta_XS1 = writes
+    logs = [log_XSF] * len(lengths) if log_XSF.shape[1] != k_XSD.shape[1] else log_XSF.split(lengths, dim=1)
+    betas = [None] * len(lengths) if beta_XS1 is None else beta_XS1.split(lengths, dim=1)
+    return map(Writes, k_XSD.split(lengths, dim=1), v_XSE.split(lengths, dim=1), logs, betas)
+
+
+def _chunks(part: Writes) -> _OneDecay | _DecayEach:
+    """Cut a run into chunks."""
+    k_XLD, v_XLE, log_XLF, beta_XL1 = part
+    constant = log_XLF.shape[1] != k_XLD.shape[1]
+    log_XNCF = log_XLF[:, None].expand(-1, -1, min(CHUNK, k_XLD.shape[1]), -1) if constant else _cut(log_XLF)
+    if log_XLF.shape[2] > 1:
+        return _DecayEach(_cut(k_XLD), _cut(v_XLE), log_XNCF)
+    return _OneDecay(_cut(k_XLD), _cut(v_XLE), log_XNCF, None if beta_XL1 is None else _cut(beta_XL1))
+
+
+def _cut(x_XLD: torch.Tensor) -> torch.Tensor:
+    """Cut whole chunks, or what is left over, which is one: x_XNCD in float32 or wider."""
+    return x_XLD.to(_wide(x_XLD)).reshape(len(x_XLD), -1, min(CHUNK, x_XLD.shape[1]), x_XLD.shape[2])
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _runs(x_XSD: torch.Tensor, writes: Writes) -> Iterator[tuple[slice, int]]:
-    """Cut positions into runs of whole chunks, and what is left: (the run, the length of its chunks)."""
-    chunks, rest = divmod(x_XSD.shape[1], CHUNK)
-    tracked = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (x_XSD, *writes))
-    # A run that stays in the cache is fastest on a CPU; a GPU wants all chunks at once, and so does autograd.
-    in_cache = max(1, _CACHED_ELEMENTS // (CHUNK * len(x_XSD) * x_XSD.shape[2]))
-    length = chunks if tracked or x_XSD.device.type != "cpu" else in_cache
-    for first in range(0, chunks, max(1, length)):
-        yield slice(first * CHUNK, min(first + length, chunks) * CHUNK), CHUNK
-    if rest:
-        yield slice(chunks * CHUNK, x_XSD.shape[1]), rest

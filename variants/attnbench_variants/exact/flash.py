@@ -19,6 +19,20 @@ KERNELS: dict[str, dict[str, MakeKernel]] = {
 }
 
 
+def first_that_runs(case: Case) -> Kernel:
+    """Give the device's first kernel that takes the case, proved on a small example of it.
+
+    Raises Unsupported with the reason of each.
+    """
+    reasons = []
+    for name, make in KERNELS[case.device.partition(":")[0]].items():
+        try:
+            return proved(make, case)
+        except Unsupported as refusal:
+            reasons.append(f"{name}: {refusal}")
+    raise Unsupported("; ".join(reasons))
+
+
 class Flash(Pinned):
     """Exact attention in one fused kernel, blocks of scores at a time (Dao et al. 2022, algorithm 1).
 
@@ -30,17 +44,4 @@ class Flash(Pinned):
     """
 
     supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2)
-
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Give the device's first kernel that takes the case, proved on a small example of it.
-
-        Raises Unsupported with the reason of each.
-        """
-        reasons = []
-        for name, make in KERNELS[case.device.partition(":")[0]].items():
-            try:
-                return proved(make, case)
-            except Unsupported as refusal:
-                reasons.append(f"{name}: {refusal}")
-        raise Unsupported("; ".join(reasons))
+    kernel = staticmethod(first_that_runs)

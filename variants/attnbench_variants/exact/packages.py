@@ -1,7 +1,9 @@
 """The flash kernels of other packages under names of their own: where one cannot run, its import or a try says why."""
 
-from attnbench import Case, Support
-from attnbench_variants.exact.kernels import Kernel, Xformers, flash_attn2, flash_attn3, flash_attn4
+from functools import partial
+
+from attnbench import Support
+from attnbench_variants.exact.kernels import Xformers, flash_attn2, flash_attn3, flash_attn4
 from attnbench_variants.exact.pinned import Pinned, proved
 
 _SUPPORT = Support(dtypes=("bfloat16", "float16"), devices=("cuda",), window=True, grouped=True, exact=True, growth=2)
@@ -15,10 +17,7 @@ class FlashAttn2(Pinned):
 
     supports = _SUPPORT
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Load the package. Raises Unsupported with what it raises."""
-        return proved(flash_attn2, case)
+    kernel = staticmethod(partial(proved, flash_attn2))
 
 
 class FlashAttn3(Pinned):
@@ -29,10 +28,7 @@ class FlashAttn3(Pinned):
 
     supports = _SUPPORT
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Load the package. Raises Unsupported with what it raises."""
-        return proved(flash_attn3, case)
+    kernel = staticmethod(partial(proved, flash_attn3))
 
 
 class FlashAttn4(Pinned):
@@ -44,10 +40,7 @@ class FlashAttn4(Pinned):
 
     supports = _SUPPORT
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Load the package. Raises Unsupported with what it raises."""
-        return proved(flash_attn4, case)
+    kernel = staticmethod(partial(proved, flash_attn4))
 
 
 class XformersFlash(Pinned):
@@ -65,7 +58,4 @@ class XformersFlash(Pinned):
         growth=2,
     )
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Load the package. Raises Unsupported with what it raises."""
-        return proved(Xformers, case)
+    kernel = staticmethod(partial(proved, Xformers))

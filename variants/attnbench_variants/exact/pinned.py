@@ -27,7 +27,7 @@ class Pinned:
 
     @staticmethod
     def kernel(case: Case) -> Kernel:
-        """Make the kernel for a case. Raises Unsupported."""
+        """Make the kernel for a case. Raises Unsupported with the reason."""
         raise NotImplementedError
 
     @staticmethod

@@ -1,8 +1,9 @@
 """Torch's scaled_dot_product_attention with one of its backends each: what runs is what was asked for, or nothing."""
 
+from functools import partial
+
 from attnbench import Case, Support
 from attnbench_variants.blocks.counting import executed_densely
-from attnbench_variants.exact.kernels import Kernel
 from attnbench_variants.exact.pinned import Pinned, proved
 from attnbench_variants.exact.torch_kernels import NO_WINDOW, torch_cudnn, torch_efficient, torch_flash, torch_math
 
@@ -16,10 +17,7 @@ class SdpaMath(Pinned):
 
     supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2)
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Pin the backend. Raises Unsupported with torch's reason."""
-        return proved(torch_math, case)
+    kernel = staticmethod(partial(proved, torch_math))
 
     @staticmethod
     def flops(case: Case) -> int:
@@ -36,10 +34,7 @@ class SdpaFlash(Pinned):
 
     supports = Support(devices=("cpu", "cuda"), window=NO_WINDOW, grouped=True, exact=True, growth=2)
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Pin the backend. Raises Unsupported with torch's reason."""
-        return proved(torch_flash, case)
+    kernel = staticmethod(partial(proved, torch_flash))
 
 
 class SdpaEfficient(Pinned):
@@ -50,10 +45,7 @@ class SdpaEfficient(Pinned):
 
     supports = Support(devices=("cuda",), window=NO_WINDOW, grouped=True, exact=True, growth=2)
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Pin the backend. Raises Unsupported with torch's reason."""
-        return proved(torch_efficient, case)
+    kernel = staticmethod(partial(proved, torch_efficient))
 
 
 class SdpaCudnn(Pinned):
@@ -63,7 +55,4 @@ class SdpaCudnn(Pinned):
         dtypes=("bfloat16", "float16"), devices=("cuda",), window=NO_WINDOW, grouped=True, exact=True, growth=2
     )
 
-    @staticmethod
-    def kernel(case: Case) -> Kernel:
-        """Pin the backend. Raises Unsupported with torch's reason."""
-        return proved(torch_cudnn, case)
+    kernel = staticmethod(partial(proved, torch_cudnn))

@@ -51,14 +51,14 @@ class LowerRight:
 
     def __init__(self, case: Case, backend: SDPBackend) -> None:
         self._backend = backend
-        self._bias = causal_lower_right(case.shape.seq_q, case.shape.seq_k)
         self.name = Fused(case, among=(backend,)).name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD. A kernel that does not know the bias raises, as torch may not choose another."""
         grouped = q_BHTD.shape[1] != k_BGSD.shape[1]
+        bias = causal_lower_right(q_BHTD.shape[2], k_BGSD.shape[2])
         with sdpa_kernel(self._backend):
-            return scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, self._bias, enable_gqa=grouped)
+            return scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, bias, enable_gqa=grouped)
 
 
 class Masked:
