@@ -28,5 +28,5 @@ def test_features_that_have_no_half_are_refused():
 def test_a_head_of_the_first_layer_starts_at_a_fifth_and_of_a_deep_one_near_four_fifths():
     case = case_for("differential", WORKLOADS["full"], {"layer": 1})
     deep = case_for("differential", WORKLOADS["full"], {"layer": 30})
-    assert float(built("differential", case).subtracted) == pytest.approx(0.2, abs=0.1)
-    assert float(built("differential", deep).subtracted) == pytest.approx(0.8, abs=0.1)
+    assert built("differential", case).subtracted.item() == pytest.approx(0.2, abs=0.1)
+    assert built("differential", deep).subtracted.item() == pytest.approx(0.8, abs=0.1)

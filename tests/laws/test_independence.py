@@ -34,7 +34,8 @@ def test_no_gradient_flows_from_a_causal_query_to_later_keys_and_values(name, wo
     out = built(name, case)(q, k, v)
     before = case.shape.seq_k - case.shape.seq_q
     for t in range(0, case.shape.seq_q, 5):
-        for gradient in torch.autograd.grad(out[:, :, t].sum(), (k, v), retain_graph=True):
+        unread = {"allow_unused": True, "materialize_grads": True}
+        for gradient in torch.autograd.grad(out[:, :, t].sum(), (k, v), retain_graph=True, **unread):
             assert not gradient[:, :, before + t + 1 :].any()
 
 
@@ -55,7 +56,10 @@ def test_one_sequence_or_head_does_not_see_another(name, workload, dim):
             assert (changed.select(dim, 1) - out.select(dim, 1)).norm() > 1e-3 * out.norm()
         else:
             assert_near(changed.select(dim, 1), out.select(dim, 1), 1e-13)
-        assert (changed.select(dim, 0) - out.select(dim, 0)).norm() > 1e-3 * out.norm()
+        if other_v.equal(v) and breaks(name, "queries"):
+            assert torch.equal(changed, out)
+        else:
+            assert (changed.select(dim, 0) - out.select(dim, 0)).norm() > 1e-3 * out.norm()
 
 
 @each()

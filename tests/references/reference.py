@@ -16,15 +16,18 @@ Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], t
 # sums    the weights of a query sum to one
 # signs   no weight is below zero, and no weight is larger than one
 # linear  the output is a weighted sum of the values
-Law = Literal["later", "heads", "sums", "signs", "linear"]
+# queries the output depends on the query
+Law = Literal["later", "heads", "sums", "signs", "linear", "queries"]
 
 
 class Reference(NamedTuple):
     """A formulation, and sets of options with which the laws' short sequences are long; the first serves every law.
 
+    `alone` says why a mechanism has all its laws in a test of its own, and is left out of those over all mechanisms.
     `breaks` names the laws that the mechanism does not keep, each with the reason; that it really does not is tested.
     """
 
     attend: Attend
     options: tuple[Mapping[str, Option], ...] = ({},)
     breaks: Mapping[Law, str] = {}
+    alone: str = ""

@@ -1,0 +1,120 @@
+"""Which keys around its position a query sees, and how queries are cut into blocks that are shown as many keys.
+
+T queries, S keys; C queries of a block, L keys that it is shown.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# The fused CPU kernel multiplies by a number of keys that is a multiple of this faster than by a few less.
+_EVEN = 16
+
+
+class Pattern(NamedTuple):
+    """Positions are cut into blocks of `block`; each is shown `shown` keys, `lead` of them before its first position.
+
+    Of these its query in place c sees those whose place is c + s for an s in `seen`, or all if there is no `seen`. With
+    a dilation of d all this holds among the positions that are alike modulo d.
+    """
+
+    block: int
+    lead: int
+    shown: int
+    seen: range | None = None
+    dilation: int = 1
+
+    def hidden(self, device: torch.device) -> Tensor | None:
+        """Mark what a block is shown and must not see, [C, L]."""
+        if self.seen is None:
+            return None
+        ahead_CL = torch.arange(self.shown, device=device) - torch.arange(self.block, device=device)[:, None]
+        return (ahead_CL < self.seen.start) | (ahead_CL >= self.seen.stop)
+
+
+def band(*, before: int, after: int, dilation: int = 1) -> Pattern:
+    """Let every query see its own key, `before` keys before it and `after` keys after it, each `dilation` further."""
+    # The fastest of 16, 32, 64, 128 and 256, forward and backward, on a CPU: keys are shown in vain to few rows.
+    block = min(64, max(16, (before + after + 1) // 4))
+    even = -(block + before + after) % _EVEN
+    seen = range(even, even + before + after + 1)
+    return Pattern(block, lead=before + even, shown=even + before + block + after, seen=seen, dilation=dilation)
+
+
+class Part(NamedTuple):
+    """Blocks of one shape: which queries and keys they hold together, and what part of the pattern's mask is theirs."""
+
+    rows: slice
+    keys: slice
+    blocks: int
+    block: int
+    shown: int
+    mask_rows: slice
+    mask_keys: slice
+
+    @property
+    def pairs(self) -> int:
+        """Count the pairs of a query and a key that is shown to it."""
+        return self.blocks * len(range(self.mask_rows.start, self.mask_rows.stop)) * self.shown
+
+
+def parts_of(pattern: Pattern, *, queries: int, keys: int) -> Iterator[Part]:
+    """Cut queries, the last positions of the keys, into parts.
+
+    All blocks in between are one part; at either end, where a block or the keys that it is shown are not complete, each
+    is a part of its own.
+    """
+    step = pattern.dilation
+    for residue in range(min(step, keys)):
+        first_row = (residue - (keys - queries)) % step
+        rows, columns = len(range(first_row, queries, step)), len(range(residue, keys, step))
+        for first, last in _groups(pattern, rows, columns):
+            yield _part(pattern, first, last, (first_row, rows), (residue, columns))
+
+
+def pairs_of(pattern: Pattern, *, queries: int, keys: int) -> int:
+    """Count the pairs of a query and a key that is shown to it, seen or not."""
+    return sum(part.pairs for part in parts_of(pattern, queries=queries, keys=keys))
+
+
+def _groups(pattern: Pattern, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Give first and last block (exclusive) of each part of those with queries; rows are the last of the columns."""
+    if not rows:
+        return
+    block, before = pattern.block, columns - rows
+    first, last = before // block, -(-columns // block)
+    behind = pattern.shown - pattern.lead - block
+    inner = range(max(-(-before // block), -(-pattern.lead // block)), (columns - behind) // block)
+    if len(inner) == 0:
+        inner = range(last, last)
+    yield from ((one, one + 1) for one in range(first, inner.start))
+    if inner:
+        yield inner.start, inner.stop
+    yield from ((one, one + 1) for one in range(inner.stop, last))
+
+
+def _part(pattern: Pattern, first: int, last: int, rows: tuple[int, int], columns: tuple[int, int]) -> Part:
+    """Place some blocks; rows and columns are those of one residue: its first index among all, and how many it has."""
+    block, before = pattern.block, columns[1] - rows[1]
+    start, stop = max(before, first * block), min(columns[1], last * block)
+    shown_from = first * block - pattern.lead
+    left, right = max(0, shown_from), min(columns[1], (last - 1) * block - pattern.lead + pattern.shown)
+    if pattern.seen is not None and last - first == 1:
+        own = shown_from - first * block
+        left, right = max(left, own + start + pattern.seen.start), min(right, own + stop - 1 + pattern.seen.stop)
+    blocks, shown = last - first, right - left - (last - first - 1) * block
+    return Part(
+        rows=_every(pattern.dilation, rows[0], start - before, stop - before),
+        keys=_every(pattern.dilation, columns[0], left, right),
+        blocks=blocks,
+        block=block if blocks > 1 else shown,
+        shown=shown,
+        mask_rows=slice(start - first * block, stop - (last - 1) * block),
+        mask_keys=slice(left - shown_from, left - shown_from + shown),
+    )
+
+
+def _every(step: int, offset: int, start: int, stop: int) -> slice:
+    return slice(offset + start * step, offset + stop * step, step)

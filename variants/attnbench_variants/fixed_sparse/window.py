@@ -1,0 +1,79 @@
+"""Sliding-window attention: every query attends to the keys around its own position."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
+
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.around import Pattern, band, pairs_of
+from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.ring_cache import RingCache, State
+from attnbench_variants.blocks.windows import Windows
+
+
+class Window:
+    """Sliding-window attention (Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4).
+
+    softmax(q k^T / sqrt(D)) v over the keys j with |i - j| < width; causally over the last `width`, j <= i: what exact
+    attention does under the workload's window of that size. Queries are the last T positions of the keys. Time:
+    O(T width). Memory beyond the output: O(T). In decoding the last keys are the state: O(width) a token.
+
+    Where papers differ: Longformer's w is the whole width of a window of w / 2 keys on either side, here `width` counts
+    one side with the query's own key, so that it is the same number with and without causality. Dilation d
+    (Longformer, section 3.1) leaves gaps of d - 1: the keys i - m d with |m| < width.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """What is seen."""
+
+        width: Annotated[
+            int, Meta(ge=1, description="keys that a query sees, its own included; not causal: as many on either side")
+        ] = 256
+        dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
+
+    supports = Support(window="its window is its own: set its option width instead", grouped=True, growth=1)
+
+    def __init__(self, case: Case, options: Options) -> None:
+        if case.shape.seq_q > case.shape.seq_k:
+            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
+        like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
+        self._attend = Windows(_pattern(case, options), queries=case.shape.seq_q, keys=case.shape.seq_k, like=like)
+        self._cache = RingCache(options.width, dilation=options.dilation)
+        self._attend_one = Fused(case)
+        self.backend = self._attend.kernel.name
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        heads = q_BHTD.shape[1]
+        q_XTD, k_XSD, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
+        return self._attend(q_XTD, k_XSD, v_XSD).view(q_BHTD.shape)
+
+    def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> State:
+        """Keep the last keys and values."""
+        return self._cache.filled(k_BGSD, v_BGSD)
+
+    def step(
+        self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
+        """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
+        (k_BGWD, v_BGWD), after = self._cache.with_next(state, k_BG1D, v_BG1D)
+        return self._attend_one(q_BH1D, k_BGWD, v_BGWD), after
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: every key that a query's block is shown, seen or not."""
+        shape = case.shape
+        pattern = _pattern(case, msgspec.convert(case.options, Window.Options))
+        pairs = pairs_of(pattern, queries=shape.seq_q, keys=shape.seq_k)
+        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+
+
+def _pattern(case: Case, options: Window.Options) -> Pattern:
+    reach = min(options.width, case.shape.seq_k) - 1
+    return band(before=reach, after=0 if case.mask.causal else reach, dilation=options.dilation)
