@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench speed parity clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -18,7 +18,16 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/pytest tests/bench -q -p no:cacheprovider
+	$(BIN)/pytest tests/bench -q -p no:cacheprovider --ignore tests/bench/test_speed.py
+
+# Our mechanisms beside published ones: how much faster, with the C library's two ways to keep memory; and how equal.
+RETAINED := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
+speed: .venv/peers
+	$(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider
+	$(RETAINED) $(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider
+
+parity: .venv/peers
+	$(BIN)/pytest tests/peers -q -p no:cacheprovider
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +36,10 @@ bench: .venv/ready
 
 .venv/ready: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/peers: .venv/ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[peers]'
 	touch $@
 
 clean:

@@ -28,6 +28,7 @@ _REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")
+_ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -138,7 +139,12 @@ def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] 
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:
     if sweep.variants is None:
         raise UsageError("--variants: neither the suite nor a flag names any; add --variants")
-    return parse_specs(sweep.variants, flag="--variants")
+    named = parse_specs(sweep.variants, flag="--variants")
+    if _ALL not in named:
+        return named
+    given = {spec.name for spec in named}
+    others = (Spec(name=name) for name in registry.entries("variants") if name != FLOOR and name not in given)
+    return *(spec for spec in named if spec != _ALL), *others
 
 
 def _tasks(sweep: Sweep) -> tuple[Spec, ...]:

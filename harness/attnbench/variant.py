@@ -88,6 +88,39 @@ class Steps(Protocol):
         ...
 
 
+class Projections(Protocol):
+    """How a layer makes heads of tokens: linear, no bias, token by token (Vaswani et al. 2017, section 3.2.2).
+
+    So to mix positions before the projection is to mix them after it: keys(M y) = M keys(y) for any M of S columns.
+    """
+
+    def queries(self, x: "torch.Tensor", /) -> "torch.Tensor":
+        """Project tokens x_BTE to q_BHTD."""
+        ...
+
+    def keys(self, y: "torch.Tensor", /) -> "torch.Tensor":
+        """Project tokens y_BSE to k_BGSD, by the weights of the queries where a mechanism ties the two."""
+        ...
+
+    def values(self, y: "torch.Tensor", /) -> "torch.Tensor":
+        """Project tokens y_BSE to v_BGSD."""
+        ...
+
+
+class FromTokens(Protocol):
+    """What a core mechanism has besides its call if between projections it gets to the same result at less cost.
+
+    The layer level calls it in place of the call, but in decoding, where the keys are cached.
+    """
+
+    def from_tokens(self, x: "torch.Tensor", y: "torch.Tensor", projections: Projections, /) -> "torch.Tensor":
+        """Give out_BHTD for tokens x_BTE that ask and y_BSE that are attended to (in self-attention x itself).
+
+        The very result of the call on queries(x), keys(y) and values(y), and its gradients, within rounding.
+        """
+        ...
+
+
 _PLAIN_FUNCTION = Support(
     causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
     window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
@@ -130,8 +163,8 @@ def check_support(support: Support, case: Case) -> None:
     if support.level == "layer" and case.level == "core":
         raise Unsupported("it starts from tokens, not from queries, keys and values: measure it with --level layer")
     device = case.device.partition(":")[0]
-    _member(case.dtype, support.dtypes, "dtype")
     _member(device, support.devices, "device")
+    _member(case.dtype, support.dtypes, "dtype")
     if case.passes:
         _member(case.passes, support.passes, "pass")
     _check_mask(support, mask)
@@ -181,6 +214,11 @@ def has_steps(attention: object) -> TypeGuard[Steps]:
             f"{type(attention).__name__} has {found[0]} alone; decoding with a state takes prefill and step"
         )
     return bool(found)
+
+
+def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
+    """Tell whether a mechanism has a way of its own from tokens, besides its call."""
+    return callable(getattr(attention, "from_tokens", None))
 
 
 def backend_of(attention: Attention) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Shape
+from attnbench.case import Mask, Shape
 from attnbench.execute import worker
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
@@ -19,9 +19,10 @@ from attnbench.measure.nvml import Gpu
 from attnbench.measure.timing import CudaTimer
 from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
-from attnbench.registry import find
+from attnbench.registry import find, load
+from attnbench.variant import support_of
 from helpers.planted import job
-from laws.workloads import ENTRIES
+from laws.workloads import MECHANISMS
 
 DEVICE = "cuda:0"
 SMALL = Shape(batch=1, heads=4, kv_heads=4, seq_q=512, seq_k=512, head_dim=64)
@@ -109,7 +110,7 @@ def test_the_event_clock_agrees_with_the_replay_of_a_graph_within_two_percent(na
     assert by_events == pytest.approx(by_replay, rel=0.02)
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
+@pytest.mark.parametrize("name", sorted(MECHANISMS))
 @pytest.mark.parametrize("passes", ["forward", "forward-backward"])
 @pytest.mark.parametrize("kind", ["latency", "memory", "agreement"])
 def test_every_variant_is_measured_or_says_why_not(name: str, passes: str, kind: ProbeKind) -> None:
@@ -120,6 +121,34 @@ def test_every_variant_is_measured_or_says_why_not(name: str, passes: str, kind:
     if outcome.status == "unsupported":
         pytest.skip(outcome.detail)
     assert outcome.measurements[0].values[0] >= 0
+
+
+LONG = Shape(batch=1, heads=4, kv_heads=4, seq_q=512, seq_k=1000, head_dim=64)
+EXACT = sorted(name for name, entry in MECHANISMS.items() if support_of(load(entry.target)).exact)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("passes", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        (SMALL, Mask(causal=True)),
+        (SMALL, Mask(causal=True, window=100)),
+        (SMALL, Mask(window=100)),
+        (replace(SMALL, kv_heads=2), Mask()),
+        (replace(SMALL, kv_heads=2), Mask(causal=True)),
+        (LONG, Mask()),
+        (LONG, Mask(causal=True)),
+    ],
+    ids=["causal", "causal-window", "window", "grouped", "causal-grouped", "fewer-queries", "causal-fewer-queries"],
+)
+def test_an_exact_kernel_is_exact_under_every_mask_or_says_why_not(
+    name: str, passes: str, shape: Shape, mask: Mask
+) -> None:
+    outcome = measured(name, "agreement", shape=shape, mask=mask, passes=passes)
+    assert outcome.status in ("ok", "unsupported"), (outcome.detail, outcome.log)
+    if outcome.status == "unsupported":
+        pytest.skip(outcome.detail)
 
 
 def test_the_same_measurement_twice_gives_the_same_figure() -> None:

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_
     shown = attnbench("show", "latest", "--format", "csv", cwd=tmp_path)
     table = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert [row["variant"] for row in table] == [row["variant"] for row in rows]
+
+
+def test_every_installed_variant_gives_a_number_or_a_reason(tmp_path: Path) -> None:
+    done = attnbench("run", "--variants", "linear:features=relu,all", *SMALL, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    installed = {point.name for point in entry_points(group="attnbench.variants")}
+    assert {row["variant"].partition(":")[0] for row in rows} == installed
+    for row in rows:
+        assert row["value"] is not None or (row["status"] == "unsupported" and len(row["detail"].split()) > 2), row
+    # What is named beside `all` is measured as it was named alone.
+    assert {row["options"] for row in rows if row["variant"] == "linear"} == {"features=relu"}
 
 
 def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from laws.memory import peak_bytes
 from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
+FLASH_KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
+
 
 def _sized(name, length, **changes):
     case = case_for(name, WORKLOADS["full"], **changes)
@@ -45,10 +47,22 @@ def test_vanilla_without_gradients_holds_the_scores_once(mask):
     assert scores <= peak_bytes(forward) < 1.2 * scores
 
 
-def test_flash_never_holds_the_scores():
-    case = _sized("flash", 1024, dtype="float32")
-    attention, qkv = built("flash", case), draw("flash", case)
-    assert peak_bytes(lambda: attention(*qkv)) < 4 * 1024 * 1024
+@pytest.mark.parametrize("name", ["flash", "sdpa-flash"])
+@pytest.mark.parametrize(("queries", "causal"), [(1024, False), (1024, True), (512, True)])
+def test_flash_never_holds_the_scores(name, queries, causal):
+    case = _sized(name, 1024, mask=Mask(causal=causal), dtype="float32")
+    case = msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_q=queries))
+    attention, qkv = built(name, case), draw(name, case)
+    assert peak_bytes(lambda: attention(*qkv)) < 4 * queries * 1024
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("sdpa-flash", "torch-flash "), ("sdpa-math", "torch-math ")])
+@pytest.mark.parametrize("workload", ["full", "causal", "causal-grouped", "causal-fewer-queries", "causal-decode"])
+def test_a_backend_by_name_is_the_one_that_runs(name, kernel, workload):
+    case = case_for(name, WORKLOADS[workload])
+    attention = built(name, case)
+    assert attention.backend.startswith(kernel)
+    assert (FLASH_KERNEL in operations(lambda: attention(*draw(name, case)))) == (name == "sdpa-flash")
 
 
 @pytest.mark.parametrize("name", ["flash", "linformer", "sparse"])
@@ -56,14 +70,14 @@ def test_the_kernel_that_is_named_is_the_one_that_runs(name):
     case = case_for(name, WORKLOADS["full"])
     attention = built(name, case)
     assert attention.backend.startswith("torch-flash ")
-    assert "_scaled_dot_product_flash_attention_for_cpu" in operations(lambda: attention(*draw(name, case)))
+    assert FLASH_KERNEL in operations(lambda: attention(*draw(name, case)))
 
 
 def _baddbmm_flop(_, left, right, **__):
     return 2 * left[0] * left[1] * left[2] * right[2]
 
 
-@pytest.mark.parametrize("name", ["vanilla", "linear"])
+@pytest.mark.parametrize("name", ["vanilla", "linear", "sdpa-math"])
 @pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
 @pytest.mark.parametrize("workload", ["full", "full-fewer-queries", "causal", "causal-grouped"])
 def test_operations_are_counted_as_torch_counts_them(name, workload, passes):

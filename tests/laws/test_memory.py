@@ -12,7 +12,7 @@ from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.record import Job, Origin, Outcome, Probe, Protocol
 from attnbench.variant import complete_options
-from laws.workloads import ENTRIES, variant
+from laws.workloads import ENTRIES, mask_of, variant
 
 FLOAT = 4
 TABLE = ("memory", "memory_first_call")
@@ -23,7 +23,7 @@ SEQS = (1024, 2048, 4096)
 def planned(name: str, *, seq: int = 256, number: int = 1, mask: Mask | None = None) -> Job:
     shape = Shape(batch=2, heads=4, kv_heads=4, seq_q=seq, seq_k=seq, head_dim=32)
     options = msgspec.structs.asdict(complete_options(variant(name), {}))
-    case = Case(variant=name, options=options, shape=shape, mask=mask or Mask())
+    case = Case(variant=name, options=options, shape=shape, mask=mask or mask_of(name))
     target = ENTRIES[name].target
     protocol = Protocol(threads=1)
     return Job(case=case, probe=Probe(kind="memory"), protocol=protocol, target=target, origin=Origin(), round=number)

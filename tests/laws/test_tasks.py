@@ -21,7 +21,7 @@ from attnbench.train.data import Examples, draw_splits
 from attnbench.train.loop import Score, evaluate, train
 from attnbench.train.model import Model
 from attnbench_suites.tasks.mqar import BLANK, Mqar
-from laws.workloads import ENTRIES, case_for, ties
+from laws.workloads import ENTRIES, case_for, mask_of, ties
 
 TASKS = {name: entry for name, claims in entries("tasks").items() for entry in claims}
 PRESETS = [(name, preset) for name, entry in TASKS.items() for preset in presets_of(load(entry.target))]
@@ -214,7 +214,8 @@ class Permuted:
 
 def model_of(name: str, task: Task, training: Training) -> Model:
     shape = shape_of(task.form, training)
-    case = case_for(name, Case(variant=name, shape=shape, mask=task.form.mask, passes=""), {}, dtype="float32")
+    mask = task.form.mask if task.form.causal else mask_of(name)
+    case = case_for(name, Case(variant=name, shape=shape, mask=mask, passes=""), {}, dtype="float32")
     probe = Probe(kind="accuracy", task="mqar")
     job = Job(case=case, probe=probe, protocol=Protocol(), target=ENTRIES[name].target)
     return build_model(job, task, training, seed=0)

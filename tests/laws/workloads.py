@@ -25,8 +25,15 @@ MECHANISMS: dict[str, Entry] = {
     for entry in claims
     if not entry.target.startswith("attnbench.")
 }
-# Those that start from tokens have laws of their own.
-ENTRIES = {name: entry for name, entry in MECHANISMS.items() if support_of(load(entry.target)).level == "core"}
+
+
+def _obeys(name: str, entry: Entry) -> bool:
+    """Whether the laws are run over a mechanism: not if it starts from tokens, is for GPUs only, or is left alone."""
+    support = support_of(load(entry.target))
+    return support.level == "core" and "cpu" in support.devices and not (name in REFERENCES and REFERENCES[name].alone)
+
+
+ENTRIES = {name: entry for name, entry in MECHANISMS.items() if _obeys(name, entry)}
 
 
 def _case(
@@ -91,6 +98,11 @@ def defines(name: str, workload: str) -> bool:
 def each(*workloads: str) -> pytest.MarkDecorator:
     """Run a law over every variant on those of the workloads (all, if none is named) that it defines."""
     return each_that(lambda _: True, *workloads)
+
+
+def mask_of(name: str) -> Mask:
+    """Give the mask of attention in full, or, where a mechanism has only its causal form, that."""
+    return Mask() if support_of(variant(name)).full is True else CAUSAL
 
 
 def ties(name: str) -> bool:

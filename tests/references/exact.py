@@ -34,6 +34,9 @@ def visible(i: int, j: int, case: Case) -> bool:
 
 REFERENCES = {
     "flash": Reference(attend),
+    "flex": Reference(attend, alone="on a CPU it has no gradients and no float64, and compiles for seconds"),
     "ring": Reference(attend, options=({}, {"ranks": 1}, {"ranks": 7}, {"ranks": 64})),
+    "sdpa-flash": Reference(attend),
+    "sdpa-math": Reference(attend),
     "vanilla": Reference(attend),
 }

@@ -23,9 +23,11 @@ Law = Literal["later", "heads", "sums", "signs", "linear", "queries"]
 class Reference(NamedTuple):
     """A formulation, and sets of options with which the laws' short sequences are long; the first serves every law.
 
+    `alone` says why a mechanism has all its laws in a test of its own, and is left out of those over all mechanisms.
     `breaks` names the laws that the mechanism does not keep, each with the reason; that it really does not is tested.
     """
 
     attend: Attend
     options: tuple[Mapping[str, Option], ...] = ({},)
     breaks: Mapping[Law, str] = {}
+    alone: str = ""

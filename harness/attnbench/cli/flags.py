@@ -21,7 +21,9 @@ def _later(name: str) -> Any:
 
 
 Suite = Annotated[str | None, _flag(SWEEP, "A suite or its TOML file, else standard; flags replace its axes.", "NAME")]
-Variants = Annotated[str | None, _flag(SWEEP, "Names with options: vanilla, reformer:rounds=4,bucket=64", "NAME,...")]
+Variants = Annotated[
+    str | None, _flag(SWEEP, "Names with options: vanilla, reformer:rounds=4,bucket=64; or all", "NAME,...")
+]
 Seq = Annotated[str | None, _flag(SWEEP, "Sequence lengths: 512..16384  512..4k:+512  1k,4k", "RANGE")]
 SeqK = Annotated[str | None, _flag(SWEEP, "Key lengths, where they differ from --seq.", "RANGE")]
 Heads = Annotated[str | None, _flag(SWEEP, "Query heads.", "RANGE")]

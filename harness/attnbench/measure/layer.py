@@ -12,13 +12,15 @@ from attnbench.case import Case, Mask, seed_for
 from attnbench.measure.checks import output_like
 from attnbench.measure.inputs import Inputs, Tokens, differentiates
 from attnbench.measure.reference import exact_attention, exact_gradients
-from attnbench.variant import Attention, has_steps
+from attnbench.variant import Attention, has_from_tokens, has_steps
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Projections(torch.nn.Module):
     """Project tokens to heads, and joined heads back (Vaswani et al. 2017, section 3.2.2): no bias, no normalisation.
+
+    A mechanism that starts from tokens is given the first half of it (attnbench.Projections).
 
     Wq and Wo are [E, E], Wk and Wv [G * D, E]; with `tied`, keys are the queries and there is no Wk. Weights are drawn
     from the seed, by a stream of their own, as normals of variance 1 / E: heads have the variance of the tokens.
@@ -37,16 +39,22 @@ class Projections(torch.nn.Module):
         self.wq, self.wo, self.wv = weight(width), weight(width), weight(kv_width)
         self.wk = None if tied else weight(kv_width)
 
+    def queries(self, x_BTE: torch.Tensor) -> torch.Tensor:
+        """Give q_BHTD."""
+        return _split(linear(x_BTE, self.wq), self.heads)
+
+    def keys(self, y_BSE: torch.Tensor) -> torch.Tensor:
+        """Give k_BGSD."""
+        return _split(linear(y_BSE, self.wq if self.wk is None else self.wk), self.kv_heads)
+
+    def values(self, y_BSE: torch.Tensor) -> torch.Tensor:
+        """Give v_BGSD."""
+        return _split(linear(y_BSE, self.wv), self.kv_heads)
+
     def to_heads(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor) -> Heads:
         """Give q_BHTD of x, and k_BGSD and v_BGSD of y; tied queries and keys are one tensor."""
-        q_BHTD = _split(linear(x_BTE, self.wq), self.heads)
-        k_BGSD = q_BHTD if self.wk is None else _split(linear(y_BSE, self.wk), self.kv_heads)
-        return q_BHTD, k_BGSD, _split(linear(y_BSE, self.wv), self.kv_heads)
-
-    def keys_and_values(self, y_BSE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give k_BGSD and v_BGSD alone, as a cache holds them."""
-        wk = self.wq if self.wk is None else self.wk
-        return _split(linear(y_BSE, wk), self.kv_heads), _split(linear(y_BSE, self.wv), self.kv_heads)
+        q_BHTD = self.queries(x_BTE)
+        return q_BHTD, q_BHTD if self.wk is None else self.keys(y_BSE), self.values(y_BSE)
 
     def join(self, out_BHTD: torch.Tensor) -> torch.Tensor:
         """Join heads and project: out_BTE."""
@@ -56,7 +64,8 @@ class Projections(torch.nn.Module):
 class Layer(torch.nn.Module):
     """A core mechanism made to start from tokens: out_BTE = layer(x_BTE), or layer(x_BTE, y_BSE) for cross-attention.
 
-    It decodes with a state: the mechanism's own, or else a cache of projected keys and values with a place for the last
+    Heads are made for the mechanism, unless it has a cheaper way from tokens (attnbench.variant.FromTokens). The layer
+    decodes with a state: the mechanism's own, or else a cache of projected keys and values with a place for the last
     token's, which each step writes there again.
     """
 
@@ -68,12 +77,18 @@ class Layer(torch.nn.Module):
 
     def forward(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor | None = None) -> torch.Tensor:
         """Attend: out_BTE."""
-        q_BHTD, k_BGSD, v_BGSD = self.projections.to_heads(x_BTE, x_BTE if y_BSE is None else y_BSE)
-        return self.projections.join(output_like(self.attention(q_BHTD, k_BGSD, v_BGSD), q_BHTD))
+        y_BSE = x_BTE if y_BSE is None else y_BSE
+        if has_from_tokens(self.attention):
+            out_BHTD = self.attention.from_tokens(x_BTE, y_BSE, self.projections)
+            like_BHTD = _split(x_BTE, self.projections.heads)
+        else:
+            like_BHTD, k_BGSD, v_BGSD = self.projections.to_heads(x_BTE, y_BSE)
+            out_BHTD = self.attention(like_BHTD, k_BGSD, v_BGSD)
+        return self.projections.join(output_like(out_BHTD, like_BHTD))
 
     def prefill(self, x_BSE: torch.Tensor) -> Any:
         """Give the state that a sequence leaves."""
-        k_BGSD, v_BGSD = self.projections.keys_and_values(x_BSE)
+        k_BGSD, v_BGSD = self.projections.keys(x_BSE), self.projections.values(x_BSE)
         if self._steps:
             return self.attention.prefill(k_BGSD, v_BGSD)
         return _with_a_place(k_BGSD), _with_a_place(v_BGSD)

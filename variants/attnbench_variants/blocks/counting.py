@@ -3,6 +3,7 @@
 from typing import Literal
 
 from attnbench import Case
+from attnbench_variants.blocks.visible import visible_pairs
 
 # Products of matrices in the backward pass for each in the forward one: every product has two gradients; kernels that
 # do not keep the scores make them once more, which is five products for two.
@@ -13,3 +14,16 @@ def executed(forward: int, case: Case, *, scores: Literal["kept", "recomputed"] 
     """Count what the case's pass executes, given a forward call's matrix products."""
     backward = forward * _HALVES[scores] // 2
     return {"backward": backward, "forward-backward": forward + backward}.get(case.passes, forward)
+
+
+def executed_fused(case: Case) -> int:
+    """Count what a fused kernel of exact attention executes: the visible pairs, as kernels skip the others."""
+    shape = case.shape
+    pairs = visible_pairs(case.mask, queries=shape.seq_q, keys=shape.seq_k)
+    return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+
+
+def executed_densely(case: Case) -> int:
+    """Count what is executed where scores are materialised: every pair of query and key, seen or not."""
+    shape = case.shape
+    return executed(4 * shape.batch * shape.heads * shape.seq_q * shape.seq_k * shape.head_dim, case)

@@ -1,111 +1,237 @@
 """Attention by features, f(q) . f(k) in place of exp(q . k): sums over keys, never a weight for every pair of a row."""
-# X = B * H, T queries, S keys, D head dimension, F features, E = D + 1: values and a column of ones, whose sum is the
-# weight to divide by; N chunks of C positions
+# B batch, H heads, G key/value heads, X = B * H, Y = B * G, R query heads of a group, T queries, S keys, D dimension of
+# the values, E = D + 1 (values and a one), F features; N chunks of C positions. Queries and keys have a dimension of
+# their own: K
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import pad
 
-# The fastest of 64, 128, 256 and 512 on two CPU cores. The batched form keeps a state a chunk for its backward pass.
-STREAMED_CHUNK = 128
-BATCHED_CHUNK = 64
+from attnbench import Case
+from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.feature_maps import FeatureMap
+from attnbench_variants.blocks.heads import per_query_head
 
-Features = Callable[[torch.Tensor], torch.Tensor]
+# The fastest of 64, 128 and 256 on two CPU cores. The batched form keeps a state a chunk for its backward pass.
+CHUNK = 64
+# Numbers in a run of rows whose features stay in a CPU's cache.
+_CACHED_NUMBERS = 2**17
+
+
+class Sums(NamedTuple):
+    """What is kept of keys: sum_s f(k_s) v_s, sum_s f(k_s), and how many they are.
+
+    Features given by their exponents are exp(exponent - peak), where peak is the largest of all these keys.
+    """
+
+    values_XFD: torch.Tensor
+    weights_X1F: torch.Tensor
+    peak_X1F: torch.Tensor
+    keys: int
+
+
+class FeatureAttention:
+    """Average values by f(q) . f(k), over all keys or, causally, those up to the query's own; grouped heads too."""
+
+    def __init__(self, features: FeatureMap, *, causal: bool) -> None:
+        self._features = features
+        self._causal = causal
+
+    def __call__(self, q_BHTK: torch.Tensor, k_BGSK: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        heads = q_BHTK.shape[1]
+        q_XTK, k_XSK, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTK, k_BGSK, v_BGSD))
+        out_XTD = attend_by_features(q_XTK, k_XSK, v_XSD, features=self._features, causal=self._causal)
+        return out_XTD.view(*q_BHTK.shape[:3], -1)
+
+    @torch.no_grad()
+    def prefill(self, k_BGSK: torch.Tensor, v_BGSD: torch.Tensor) -> Sums:
+        """Sum the keys' features, with their values and alone, for each key/value head."""
+        return keys_summed(k_BGSK.flatten(0, 1), v_BGSD.flatten(0, 1), features=self._features)
+
+    @torch.no_grad()
+    def step(
+        self, q_BH1K: torch.Tensor, k_BG1K: torch.Tensor, v_BG1D: torch.Tensor, sums: Sums
+    ) -> tuple[torch.Tensor, Sums]:
+        """Add a key and its value to the sums, and read them with the query: out_BH1D and the new sums."""
+        k_Y1K, v_Y1D = k_BG1K.flatten(0, 1), v_BG1D.flatten(0, 1)
+        q_YR1K = q_BH1K.reshape(len(k_Y1K), -1, 1, q_BH1K.shape[-1])
+        out_YRD, after = one_further(q_YR1K, k_Y1K, v_Y1D, sums, features=self._features)
+        return out_YRD.view(*q_BH1K.shape[:3], -1), after
 
 
 def attend_by_features(
-    q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features, causal: bool
+    q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
     """Average values by f(q) . f(k): out_XTD (Katharopoulos et al. 2020, eqs. 4 to 6; causal: eqs. 8 to 12).
 
-    Queries are the last T positions of the keys. Sums are held in the dtype of the features. Time: O((T + S) F D).
+    Queries are the last T positions of the keys. A query without weight on any key gets zeros. Time: O((T + S) F D).
     """
     # Chunk after chunk in the cache is fastest on a CPU; a GPU wants all chunks at once, and so does autograd.
-    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (q_XTD, k_XSD, v_XSD))
-    attend = batched if tracked or q_XTD.device.type != "cpu" else streamed
-    return attend(q_XTD, k_XSD, v_XSD, features=features, causal=causal)
+    tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (q_XTK, k_XSK, v_XSD))
+    attend = batched if tracked or q_XTK.device.type != "cpu" else streamed
+    return attend(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
 
 
 def streamed(
-    q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features, causal: bool
+    q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
-    """Walk the chunks with one running state, in place. Not differentiable."""
-    out_XTD = torch.empty_like(q_XTD, memory_format=torch.contiguous_format)
-    before = _keys_that_all_see(q_XTD, k_XSD, causal)
+    """Walk the sequence with one running state, in place. Not differentiable."""
+    queries, before = q_XTK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
+    first = k_XSK.shape[1] - queries
+    sums = keys_summed(k_XSK[:, :before], v_XSD[:, :before], features=features)
+    out_XTD = v_XSD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
 
-    state_XFE = keys_summed(k_XSD[:, :before], v_XSD[:, :before], features=features)
-    for chunk in _chunks(q_XTD.shape[1]):
-        q_XCF = features(q_XTD[:, chunk])
-        y_XCE = torch.bmm(q_XCF, state_XFE)
-        if causal:
-            own = slice(before + chunk.start, before + chunk.stop)
-            k_XCF, v_XCE = _featured(k_XSD[:, own], v_XSD[:, own], features)
-            y_XCE.baddbmm_(torch.bmm(q_XCF, k_XCF.transpose(1, 2)).tril_(), v_XCE)
-            state_XFE.baddbmm_(k_XCF.transpose(1, 2), v_XCE)
-        torch.div(y_XCE[..., :-1], y_XCE[..., -1:], out=out_XTD[:, chunk])
+    for rows in _runs(queries, CHUNK if causal else _cached_rows(sums)):
+        own = slice(first + rows.start, first + rows.stop)
+        k_XCF = _next_keys(features, k_XSK[:, own], sums, first=own.start) if causal else None
+        q_XCF = _queries(features, features.queries(q_XTK[:, rows], own.start), sums, k_XCF)
+        y_XCD, weight_XC1 = q_XCF @ sums.values_XFD, q_XCF @ sums.weights_X1F.mT
+        if k_XCF is not None:
+            v_XCD = v_XSD[:, own].to(k_XCF.dtype)
+            pairs_XCC = torch.bmm(q_XCF, k_XCF.mT).tril_()
+            torch.baddbmm(y_XCD, pairs_XCC, v_XCD, out=y_XCD)
+            weight_XC1 += pairs_XCC.sum(dim=2, keepdim=True)
+            _add(sums, k_XCF, v_XCD)
+        torch.div(y_XCD, _or_one(weight_XC1), out=out_XTD[:, rows])
     return out_XTD
 
 
-def keys_summed(k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features) -> torch.Tensor:
-    """Sum f(k_s) v_s and f(k_s) over all keys, in place: state_XFE (Katharopoulos et al. 2020, eqs. 16 to 19)."""
-    k_X0F, v_X0E = _featured(k_XSD[:, :0], v_XSD[:, :0], features)
-    state_XFE = k_X0F.transpose(1, 2) @ v_X0E  # a sum over no keys: zeros
-    for chunk in _chunks(k_XSD.shape[1]):
-        k_XCF, v_XCE = _featured(k_XSD[:, chunk], v_XSD[:, chunk], features)
-        state_XFE.baddbmm_(k_XCF.transpose(1, 2), v_XCE)
-    return state_XFE
+def keys_summed(k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap) -> Sums:
+    """Sum f(k_s) v_s and f(k_s) over all keys, in place (Katharopoulos et al. 2020, eqs. 16 to 19)."""
+    none_X0F = features.keys(k_XSK[:, :0], 0)
+    weights_X1F = none_X0F.sum(dim=1, keepdim=True)  # of no keys: zeros
+    values_XFD = weights_X1F.mT.repeat(1, 1, v_XSD.shape[2])
+    sums = Sums(values_XFD, weights_X1F, torch.full_like(weights_X1F, -torch.inf), k_XSK.shape[1])
+    for rows in _runs(sums.keys, _cached_rows(sums)):
+        k_XCF = _next_keys(features, k_XSK[:, rows], sums, first=rows.start)
+        _add(sums, k_XCF, v_XSD[:, rows].to(k_XCF.dtype))
+    return sums
 
 
 def one_further(
-    q_XTD: torch.Tensor, k_X1D: torch.Tensor, v_X1D: torch.Tensor, state_XFE: torch.Tensor, *, features: Features
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Add one key with its value to the sums, and answer all queries from them: (out_XTD, the sums after it).
+    q_YR1K: torch.Tensor, k_Y1K: torch.Tensor, v_Y1D: torch.Tensor, sums: Sums, *, features: FeatureMap
+) -> tuple[torch.Tensor, Sums]:
+    """Add one key with its value to the sums, and answer the query heads from them: (out_YRD, the sums after it).
 
     Katharopoulos et al. 2020, eqs. 18 to 20. Time: O(F D) a query, however many keys were summed.
     """
-    k_X1F, v_X1E = _featured(k_X1D, v_X1D, features)
-    after_XFE = torch.baddbmm(state_XFE, k_X1F.transpose(1, 2), v_X1E)
-    y_XTE = features(q_XTD) @ after_XFE
-    return (y_XTE[..., :-1] / y_XTE[..., -1:]).to(q_XTD.dtype), after_XFE
+    values_YFD, weights_Y1F, peak_Y1F, position = sums
+    after = Sums(values_YFD.clone(), weights_Y1F.clone(), peak_Y1F.clone(), position + 1)
+    k_Y1F = _next_keys(features, k_Y1K, after, first=position)
+    _add(after, k_Y1F, v_Y1D.to(k_Y1F.dtype))
+    q_YRF = _queries(features, features.queries(q_YR1K, position).squeeze(2), after)
+    weight_YR1 = q_YRF @ after.weights_X1F.mT
+    return (q_YRF @ after.values_XFD / _or_one(weight_YR1)).to(v_Y1D.dtype), after
 
 
 def batched(
-    q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor, *, features: Features, causal: bool
+    q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
     """Take all chunks at once, each with the state before it. Differentiable."""
-    q_XTF, (k_XSF, v_XSE) = features(q_XTD), _featured(k_XSD, v_XSD, features)
-    before = _keys_that_all_see(q_XTD, k_XSD, causal)
-    state_XFE = k_XSF[:, :before].transpose(1, 2) @ v_XSE[:, :before]
-    y_XTE = _causal_sums(q_XTF, k_XSF[:, before:], v_XSE[:, before:], state_XFE) if causal else q_XTF @ state_XFE
-    return (y_XTE[..., :-1] / y_XTE[..., -1:]).to(q_XTD.dtype)
+    keys, before = k_XSK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
+    k_XSF = features.keys(k_XSK, 0)
+    peak_X1F = k_XSF.detach().amax(dim=1, keepdim=True) if features.exponents else k_XSF.new_empty(0)
+    if features.exponents:
+        k_XSF = (k_XSF - peak_X1F).clamp(min=_lowest(k_XSF)).exp()
+    v_XSD = v_XSD.to(k_XSF.dtype)
+    all_see, later = k_XSF[:, :before], k_XSF[:, before:] if causal else None
+    sums = Sums(all_see.mT @ v_XSD[:, :before], all_see.sum(dim=1, keepdim=True), peak_X1F, before)
+    q_XTF = _queries(features, features.queries(q_XTK, keys - q_XTK.shape[1]), sums, later)
+    if later is None:
+        y_XTD, weight_XT1 = q_XTF @ sums.values_XFD, q_XTF @ sums.weights_X1F.mT
+    else:
+        y_XTD, weight_XT1 = _causal_sums(q_XTF, later, v_XSD[:, before:], sums)
+    return (y_XTD / _or_one(weight_XT1)).to(q_XTK.dtype)
+
+
+def count_by_features(case: Case, *, features: int, projected: int = 0) -> int:
+    """Count the matrix products that the case's pass executes: sums over keys, their use, pairs of causal chunks.
+
+    `projected` numbers of each query and key are products of head-dimension length. In decoding: one further key.
+    """
+    shape, dim = case.shape, case.shape.head_dim
+    project, add, use = projected * dim, features * dim, features * (dim + 1)
+    if case.passes == "decode":
+        return 2 * shape.batch * (shape.kv_heads * (project + add) + shape.heads * (project + use))
+    forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
+    if case.mask.causal:
+        chunks, rest = divmod(shape.seq_q, CHUNK)
+        forward += (chunks * CHUNK**2 + rest**2) * (features + dim)
+    return executed(2 * shape.batch * shape.heads * forward, case)
 
 
 def _causal_sums(
-    q_XTF: torch.Tensor, k_XTF: torch.Tensor, v_XTE: torch.Tensor, state_XFE: torch.Tensor
-) -> torch.Tensor:
-    """Sum (q_t . k_s) v_s over s up to t, and over what the state holds: y_XTE."""
+    q_XTF: torch.Tensor, k_XTF: torch.Tensor, v_XTD: torch.Tensor, sums: Sums
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum (q_t . k_s) v_s and q_t . k_s over s up to t, and over what the sums hold: y_XTD, weight_XT1."""
     length = q_XTF.shape[1]
-    chunk = min(length, BATCHED_CHUNK)
+    chunk = min(length, CHUNK)
+    # A column of ones among the values sums the weights: it spares autograd a second set of sums.
+    before_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
+    v_XTE = pad(v_XTD, (0, 1), value=1.0)
     # Zeros at the end change nothing: a key without features adds nothing, and a query's row is cut off.
     q_XNCF, k_XNCF, v_XNCE = (
         pad(x, (0, 0, 0, -length % chunk)).view(x.shape[0], -1, chunk, x.shape[2]) for x in (q_XTF, k_XTF, v_XTE)
     )
-    added_XNFE = k_XNCF.transpose(2, 3) @ v_XNCE
-    state_XNFE = torch.cat([state_XFE[:, None], added_XNFE[:, :-1]], dim=1).cumsum(dim=1)
-    within_XNCE = (q_XNCF @ k_XNCF.transpose(2, 3)).tril_() @ v_XNCE
-    return (within_XNCE + q_XNCF @ state_XNFE).flatten(1, 2)[:, :length]
+    added_XNFE = k_XNCF.mT @ v_XNCE
+    state_XNFE = torch.cat([before_XFE[:, None], added_XNFE[:, :-1]], dim=1).cumsum(dim=1)
+    within_XNCE = (q_XNCF @ k_XNCF.mT).tril_() @ v_XNCE
+    y_XTE = (within_XNCE + q_XNCF @ state_XNFE).flatten(1, 2)[:, :length]
+    return y_XTE[..., :-1], y_XTE[..., -1:]
 
 
-def _keys_that_all_see(q_XTD: torch.Tensor, k_XSD: torch.Tensor, causal: bool) -> int:
-    return k_XSD.shape[1] - q_XTD.shape[1] if causal else k_XSD.shape[1]
+def _next_keys(features: FeatureMap, k_XCK: torch.Tensor, sums: Sums, *, first: int) -> torch.Tensor:
+    """Give the features of further keys, k_XCF, and bring the sums in place to a scale on which none is above one."""
+    k_XCF = features.keys(k_XCK, first)
+    if not features.exponents:
+        return k_XCF
+    peak_X1F = torch.maximum(sums.peak_X1F, k_XCF.amax(dim=1, keepdim=True))
+    shrink_X1F = (sums.peak_X1F - peak_X1F).exp_()
+    sums.values_XFD.mul_(shrink_X1F.mT)
+    sums.weights_X1F.mul_(shrink_X1F)
+    sums.peak_X1F.copy_(peak_X1F)
+    return torch.sub(k_XCF, peak_X1F).clamp_(min=_lowest(k_XCF)).exp_()
 
 
-def _featured(k_XSD: torch.Tensor, v_XSD: torch.Tensor, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the keys' features, and in their dtype the values with a column of ones: k_XSF, v_XSE."""
-    k_XSF = features(k_XSD)
-    return k_XSF, pad(v_XSD.to(k_XSF.dtype), (0, 1), value=1.0)
+def _queries(features: FeatureMap, q_XCF: torch.Tensor, sums: Sums, k_XCF: torch.Tensor | None = None) -> torch.Tensor:
+    """Bring mapped queries to the scale of the sums and, causally, of the chunk's own keys; rows may have any scale."""
+    if not features.exponents:
+        return q_XCF
+    if not features.apart:
+        return (q_XCF + sums.peak_X1F).softmax(dim=-1)
+    weights = sums.weights_X1F if k_XCF is None else sums.weights_X1F + k_XCF.cumsum(dim=1)
+    return q_XCF.softmax(dim=-1) / _or_one(weights)
 
 
-def _chunks(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + STREAMED_CHUNK, length)) for start in range(0, length, STREAMED_CHUNK))
+def _add(sums: Sums, k_XCF: torch.Tensor, v_XCD: torch.Tensor) -> None:
+    torch.baddbmm(sums.values_XFD, k_XCF.mT, v_XCD, out=sums.values_XFD)
+    sums.weights_X1F.add_(k_XCF.sum(dim=1, keepdim=True))
+
+
+def _lowest(exponents: torch.Tensor) -> float:
+    """Give the exponent below which features would vanish, and a query that sees no other keys would have no weights.
+
+    It is about -79 in float32: a feature of e^-79 of the largest is nothing beside any other.
+    """
+    return 0.9 * math.log(torch.finfo(exponents.dtype).tiny)
+
+
+def _or_one(weight: torch.Tensor) -> torch.Tensor:
+    """Divide what has no weight, and so no sum, by one."""
+    return weight.masked_fill(weight == 0, 1)
+
+
+def _keys_that_all_see(q_XTK: torch.Tensor, k_XSK: torch.Tensor, causal: bool) -> int:
+    return k_XSK.shape[1] - q_XTK.shape[1] if causal else k_XSK.shape[1]
+
+
+def _cached_rows(sums: Sums) -> int:
+    return max(CHUNK, _CACHED_NUMBERS // sums.weights_X1F.numel())
+
+
+def _runs(length: int, rows: int) -> Iterator[slice]:
+    return (slice(start, min(start + rows, length)) for start in range(0, length, rows))

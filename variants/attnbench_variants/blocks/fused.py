@@ -15,6 +15,7 @@ FASTEST_FIRST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDP
 _NAMES = {
     SDPBackend.FLASH_ATTENTION: "torch-flash",
     SDPBackend.EFFICIENT_ATTENTION: "torch-efficient",
+    SDPBackend.CUDNN_ATTENTION: "torch-cudnn",
     SDPBackend.MATH: "torch-math",
 }
 _SHORT, _LONG = 64, 128

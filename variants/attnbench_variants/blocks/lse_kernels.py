@@ -70,14 +70,24 @@ def _plain_forward(chunks: Chunks) -> tuple[Tensor, Tensor]:
 
 
 def _plain_backward(chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the gradient of softmax attention: ds = weights * (grad . v - grad . out)."""
+    return gradients_and_scores(chunks, grad, out, lse)[:3]
+
+
+def gradients_and_scores(
+    chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Give the gradients of q, k and v as a kernel's backward does, and of the scores [X, C, M, W]: so of a mask.
+
+    That of softmax attention: ds = weights * (grad . v - grad . out).
+    """
     dtype, groups = grad.dtype, chunks.k.shape[1]
     k, v = (per_query_head(x, chunks.q.shape[1]) for x in (chunks.k, chunks.v))
     weights = _scores(chunks).sub_(lse[..., None]).exp_()
     dv = weights.to(dtype).mT @ grad
     ds = (grad @ v.mT).to(weights.dtype)
-    ds = ds.sub_((grad * out).to(weights.dtype).sum(dim=-1, keepdim=True)).mul_(weights).mul_(chunks.scale).to(dtype)
-    return ds @ k, _per_group(ds.mT @ chunks.q, groups), _per_group(dv, groups)
+    ds = ds.sub_((grad * out).to(weights.dtype).sum(dim=-1, keepdim=True)).mul_(weights)
+    scaled = (ds * chunks.scale).to(dtype)
+    return scaled @ k, _per_group(scaled.mT @ chunks.q, groups), _per_group(dv, groups), ds
 
 
 def _scores(chunks: Chunks) -> Tensor:

@@ -17,11 +17,24 @@ class Part(NamedTuple):
     """What some of the queries see of the keys.
 
     `rows` tells which of the N queries they are: flattened but for the last dimension, the queries of `chunks` are
-    those rows, in order, of each of the X sequences. A key that a query sees in two parts counts twice.
+    those rows, in order, of each of the X sequences; with several `columns`, in the order in which a matrix of so many
+    columns, filled row by row, is read column by column. A key that a query sees in two parts counts twice.
     """
 
     chunks: Chunks
     rows: slice = slice(None)
+    columns: int = 1
+
+    def of_rows(self, x_XN: Tensor) -> Tensor:
+        """Give the part's rows of x_XN... in its own order, [..., M] and what follows."""
+        rows_XM = x_XN[:, self.rows]
+        in_order = rows_XM.reshape(len(x_XN), -1, self.columns, *x_XN.shape[2:]).transpose(1, 2)
+        return in_order.reshape(*self.chunks.q.shape[:-1], *x_XN.shape[2:])
+
+    def to_rows(self, x: Tensor, like_XM: Tensor) -> Tensor:
+        """Give x, in the part's own order, as those of its rows: of the shape of like_XM, which has those."""
+        size = (len(like_XM), self.columns, -1, *like_XM.shape[2:])
+        return x.reshape(size).transpose(1, 2).reshape(like_XM.shape)
 
 
 def attend_in_parts(parts: Sequence[Part], *, queries: int, kernel: Kernel) -> Tensor:
@@ -49,8 +62,8 @@ class _Parts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, form: _Form, *tensors: Tensor) -> Tensor:
         merged = _Merged(tensors[0], form)
-        for chunks, rows in form.parts:
-            merged.add(*form.kernel.forward(chunks), rows)
+        for part in form.parts:
+            merged.add(*form.kernel.forward(part.chunks), part)
         out_XND = merged.out_XND.to(tensors[2].dtype)
         ctx.save_for_backward(*tensors, out_XND, merged.lse_XN.to(merged.out_XND.dtype))
         # What is differentiated is kept by autograd alone, which frees it.
@@ -62,10 +75,9 @@ class _Parts(torch.autograd.Function):
     def backward(ctx: Any, grad_XND: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, out_XND, lse_XN = ctx.saved_tensors
         gradients: list[Tensor | None] = [None]
-        for chunks, rows in _with_tensors(ctx.form.parts, tensors):
-            of_rows = (x[:, rows].reshape(chunks.q.shape) for x in (grad_XND, out_XND))
-            lse = lse_XN[:, rows].reshape(chunks.q.shape[:-1])
-            gradients.extend(ctx.form.kernel.backward(chunks, *of_rows, lse))
+        for part in _with_tensors(ctx.form.parts, tensors):
+            of_rows = (part.of_rows(x) for x in (grad_XND, out_XND, lse_XN))
+            gradients.extend(ctx.form.kernel.backward(part.chunks, *of_rows))
         return tuple(gradients)
 
 
@@ -83,9 +95,10 @@ class _Merged:
         lowest = torch.finfo(torch.float64).min / 2
         self.lse_XN = q.new_full(self.out_XND.shape[:2], lowest, dtype=torch.float64)
 
-    def add(self, out: Tensor, lse: Tensor, rows: slice) -> None:
+    def add(self, out: Tensor, lse: Tensor, part: Part) -> None:
         """Take in a part's output [..., D] and log-sum-exp [...]."""
-        merge_into(self.out_XND[:, rows], self.lse_XN[:, rows], out=out, lse=lse)
+        out_XMD, lse_XM = self.out_XND[:, part.rows], self.lse_XN[:, part.rows]
+        merge_into(out_XMD, lse_XM, out=part.to_rows(out, out_XMD), lse=part.to_rows(lse, lse_XM))
 
 
 def merge_into(out_XMD: Tensor, lse_XM: Tensor, *, out: Tensor, lse: Tensor) -> None:

@@ -22,19 +22,22 @@ class Kernel(Protocol):
 
 
 class FlashAttn:
-    """`flash_attn_func` of flash-attn 2 or 3: masks aligned at the end, windows, grouped heads (Dao 2023)."""
+    """`flash_attn_func` of a flash-attn: masks aligned at the end, windows, grouped heads (Dao 2023).
 
-    def __init__(self, case: Case, *, function: Callable[..., Any], name: str) -> None:
+    `unlimited` is what its release writes where a side of the window has no limit.
+    """
+
+    def __init__(self, case: Case, *, function: Callable[..., Any], name: str, unlimited: int | None = -1) -> None:
         self.name = name
         self._function = function
         self._causal = case.mask.causal
-        self._window = window_sides(case.mask)
+        self._window = tuple(unlimited if side < 0 else side for side in window_sides(case.mask))
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend in the kernel's own layout, [B, T, H, D]."""
         q, k, v = (x.transpose(1, 2) for x in (q_BHTD, k_BGSD, v_BGSD))
         answer = self._function(q, k, v, causal=self._causal, window_size=self._window)
-        # Early releases of flash-attn 3 also return the log-sum-exp.
+        # Some releases of flash-attn 3 and 4 also return the log-sum-exp.
         out_BTHD: torch.Tensor = answer[0] if isinstance(answer, tuple) else answer
         return out_BTHD.transpose(1, 2)
 
@@ -58,6 +61,13 @@ class Xformers:
         return out_BTHD.transpose(1, 2)
 
 
+def flash_attn4(case: Case) -> Kernel:
+    """Load flash-attn 4 (Hopper, Blackwell). Raises ImportError or PackageNotFoundError where it is not installed."""
+    function = importlib.import_module("flash_attn.cute").flash_attn_func
+    name = f"flash-attn {metadata.version('flash-attn-4')}"
+    return FlashAttn(case, function=function, name=name, unlimited=None)
+
+
 def flash_attn3(case: Case) -> Kernel:
     """Load flash-attn 3 (Hopper). Raises ImportError or PackageNotFoundError where it is not installed."""
     function = importlib.import_module("flash_attn_interface").flash_attn_func
@@ -65,9 +75,10 @@ def flash_attn3(case: Case) -> Kernel:
 
 
 def flash_attn2(case: Case) -> Kernel:
-    """Load flash-attn 2 (Ampere and later). Raises ImportError where it is not installed."""
-    package = importlib.import_module("flash_attn")
-    return FlashAttn(case, function=package.flash_attn_func, name=f"flash-attn {package.__version__}")
+    """Load flash-attn 2 (Ampere and later). Raises ImportError or PackageNotFoundError where it is not installed."""
+    # Not from `flash_attn` itself, which flash-attn 4 makes a package too.
+    function = importlib.import_module("flash_attn.flash_attn_interface").flash_attn_func
+    return FlashAttn(case, function=function, name=f"flash-attn {metadata.version('flash-attn')}")
 
 
 def window_sides(mask: Mask) -> tuple[int, int]:

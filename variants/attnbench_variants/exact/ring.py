@@ -8,10 +8,9 @@ from msgspec import Meta
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.counting import executed_fused
 from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
 from attnbench_variants.blocks.merging import attend_in_parts
-from attnbench_variants.blocks.visible import visible_pairs
 from attnbench_variants.exact.parts import key_blocks
 
 
@@ -59,6 +58,4 @@ class Ring:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: the visible pairs, as kernels skip the others."""
-        shape = case.shape
-        pairs = visible_pairs(case.mask, queries=shape.seq_q, keys=shape.seq_k)
-        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        return executed_fused(case)

@@ -4,7 +4,7 @@
 import torch
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.counting import executed_densely
 from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.visible import visible_keys
 
@@ -40,8 +40,7 @@ class Vanilla:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every pair of query and key, seen or not."""
-        shape = case.shape
-        return executed(4 * shape.batch * shape.heads * shape.seq_q * shape.seq_k * shape.head_dim, case)
+        return executed_densely(case)
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:

@@ -43,11 +43,15 @@ class Layout:
         filled = pad(local, (0, 0, -offset, offset + blocks * self.block - self.local_keys))
         return filled.view(-1, blocks, self.block, x_XSD.shape[2])
 
-    def shown_keys(self, x_XSD: torch.Tensor, x_XMCD: torch.Tensor, blocks: slice) -> torch.Tensor:
-        """Lay out, for a run of blocks, the keys that each is shown: x_XNLD."""
+    def shown_keys(self, x_XSD: torch.Tensor, x_XMCD: torch.Tensor, blocks: slice) -> list[torch.Tensor]:
+        """Give, for a run of blocks, the keys that each is shown, in pieces along the third dimension of x_XNLD."""
         hubs = x_XSD[:, None, : self.hubs].expand(-1, blocks.stop - blocks.start, -1, -1)
         around = range(self.before + 1 + self.after)
-        return torch.cat([hubs, *(x_XMCD[:, blocks.start + i : blocks.stop + i] for i in around)], dim=2)
+        return [hubs, *(x_XMCD[:, blocks.start + i : blocks.stop + i] for i in around)]
+
+    def widths(self, *further: int) -> list[int]:
+        """Tell how many keys each of these pieces has, and those that follow them."""
+        return [self.hubs, *[self.block] * (self.before + 1 + self.after), *further]
 
     def mask(self, device: torch.device) -> torch.Tensor:
         """Mark which of the keys shown a row sees, [N, C or 1, L]: not the filling; causally, none after its own."""

@@ -13,7 +13,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
 from attnbench_variants.hashing.places import Cut
-from attnbench_variants.hashing.rounds import Form, Sequences, attend_in_rounds
+from attnbench_variants.hashing.tied import Form, attend_tied
 
 # Matrix products with the scores or the weights: two forward, five for the gradient, which computes the scores again.
 _PRODUCTS = {"backward": 5, "forward-backward": 7}
@@ -84,10 +84,10 @@ class Reformer(torch.nn.Module):
     def attend(self, qk_BHND: Tensor, v_BHND: Tensor, buckets_BHRN: Tensor) -> Tensor:
         """Attend given the buckets: [B, H, N, D]."""
         qk_XND, v_XND = (x.flatten(0, 1).contiguous() for x in (qk_BHND, v_BHND))
-        cut = Cut(qk_XND.shape[1], min(self.options.bucket, qk_XND.shape[1]), device=qk_XND.device)
-        form = Form(cut, self.kernel, None if self.causal else cut.full_mask(v_XND))
-        sequences = Sequences(qk_XND, v_XND, hash_order(buckets_BHRN.flatten(0, 1)))
-        return attend_in_rounds(sequences, form).view_as(v_BHND)
+        tokens = qk_XND.shape[1]
+        cut = Cut(tokens, min(self.options.bucket, tokens), causal=self.causal, like=v_XND)
+        order_XRN = hash_order(buckets_BHRN.flatten(0, 1))
+        return attend_tied(qk_XND, v_XND, order_XRN, form=Form(cut, self.kernel)).view_as(v_BHND)
 
     @staticmethod
     def flops(case: Case) -> int:

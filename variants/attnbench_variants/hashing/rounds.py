@@ -1,140 +1,150 @@
 """Attention in hash order, all rounds merged into one softmax by their log-sum-exps; and its exact gradient.
 
-X sequences (batch x heads), R rounds, N tokens, C chunks of M places, W = 2M keys that a chunk sees, Z = X x N tokens,
-D head dimension.
+X sequences (batch x heads), R rounds, T queries, S keys, C chunks of M queries and W keys, Z = X x T queries, D head
+dimension.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import embedding_bag
 
 from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
-from attnbench_variants.hashing.places import Cut, Places, masked, sum_rows
 
 # Tokens in hash order at a time. On a CPU: a head of usual length, whose copies stay in cache and in the heap.
 _CPU_TOKENS, _DEVICE_TOKENS = 2**12, 2**20
 
 
-class Sequences(NamedTuple):
-    """Shared queries and keys and values [X, N, D], and the order of the tokens in each round [X, R, N]."""
+class Qkv(NamedTuple):
+    """Queries [X, T, D], keys and values [X, S, D]."""
 
-    qk: Tensor
+    q: Tensor
+    k: Tensor
     v: Tensor
-    order: Tensor
 
 
-class Form(NamedTuple):
-    """What all sequences and rounds share; no mask [1, C, M, W] where each round has its own, as causal ones have."""
-
-    cut: Cut
-    kernel: Kernel
-    mask: Tensor | None
-
-
-class _Result(NamedTuple):
-    """What was put out and its gradient [X, N, D], and its log-sum-exp over all rounds [X, N]."""
+class Result(NamedTuple):
+    """What was put out and its gradient [X, T, D], and its log-sum-exp over all rounds [X, T]."""
 
     out: Tensor
     grad: Tensor
     lse: Tensor
 
 
-def attend_in_rounds(sequences: Sequences, form: Form) -> Tensor:
-    """Attend in each round within the chunks of its order; weigh the rounds by their share of the softmax's sum.
+class Round(Protocol):
+    """Where queries and keys stand in one round of hashing: who meets whom, and the way back."""
 
-    Gives [X, N, D]. The gradients of qk (as query and as key) and v are exact.
+    def runs(self) -> list[slice]:
+        """Cut the chunks into runs whose copies stay small."""
+        ...
+
+    def meet(self, qkv: Qkv, run: slice) -> Chunks:
+        """Copy the queries of some chunks and what they may see into hash order."""
+        ...
+
+    def in_order(self, x_XTD: Tensor, run: slice) -> Tensor:
+        """Copy rows to where their queries stand in some chunks: [X, C, M, D]. An empty place is given some row."""
+        ...
+
+    def without_empty(self, lse_XCM: Tensor) -> Tensor:
+        """Set the log-sum-exp of queries in empty places so high that they weigh nothing, in place."""
+        ...
+
+    def of_queries(self, x_XCMD: Tensor) -> Tensor:
+        """Give, for each query, the row of x where it stands: [Z, 1]."""
+        ...
+
+    def of_keys(self, x_XCWD: Tensor) -> Tensor:
+        """Give, for each key, the rows of x where it stands: as many columns as chunks that see it."""
+        ...
+
+
+class Room(NamedTuple):
+    """Room for the results of all rounds of some sequences: outputs [R, X, C, M, D], log-sum-exps [R, X, C, M].
+
+    It is taken once a call: taken for each sequence anew it goes back to the system each time and is faulted in again.
     """
-    out_XND: Tensor = _Rounds.apply(*sequences, form)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return out_XND
+
+    out: Tensor
+    lse: Tensor
 
 
-class _Rounds(torch.autograd.Function):
-    """A few sequences at a time, so that copies in hash order are small. Scores are recomputed for the gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, qk_XND: Tensor, v_XND: Tensor, order_XRN: Tensor, form: Form) -> Tensor:
-        sequences = Sequences(qk_XND, v_XND, order_XRN)
-        out_XND = torch.empty_like(v_XND)
-        lse_XN = v_XND.new_empty(v_XND.shape[:2], dtype=torch.promote_types(v_XND.dtype, torch.float32))
-        for few in _blocks(order_XRN):
-            out_XND[few], lse_XN[few] = _attend(Sequences(*(x[few] for x in sequences)), form)
-        ctx.save_for_backward(*sequences, out_XND, lse_XN)
-        ctx.form = form
-        return out_XND
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_XND: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        *inputs, out_XND, lse_XN = ctx.saved_tensors
-        dqk_XND, dv_XND = torch.empty_like(out_XND), torch.empty_like(out_XND)
-        for few in _blocks(inputs[2]):
-            result = _Result(out_XND[few], grad_XND[few], lse_XN[few])
-            dqk_XND[few], dv_XND[few] = _gradients(Sequences(*(x[few] for x in inputs)), ctx.form, result=result)
-        return dqk_XND, dv_XND, None, None
+def room_for(v_XSD: Tensor, *, rounds: int, chunks: int, places: int) -> Room:
+    """Take room for as many sequences as these, with so many places for queries in a chunk."""
+    sizes = (rounds, len(v_XSD), chunks, places)
+    return Room(v_XSD.new_empty(*sizes, v_XSD.shape[2]), v_XSD.new_empty(sizes, dtype=wide(v_XSD.dtype)))
 
 
-def _attend(sequences: Sequences, form: Form) -> tuple[Tensor, Tensor]:
-    """Give the output and its log-sum-exp over all rounds (appendix A, equations 8 to 10)."""
-    v_XND = sequences.v
-    k_XND, _ = _unit_length(sequences.qk)
-    rounds = [Places(order_XN, form.cut) for order_XN in sequences.order.unbind(1)]
-    results = [form.kernel.forward(_chunks(places, form, sequences=sequences, k_XND=k_XND)) for places in rounds]
-    row_RZ1 = [places.of_queries(out_XCMD) for places, (out_XCMD, _) in zip(rounds, results, strict=True)]
-    lse_RZ1 = torch.stack([lse_XCM.reshape(-1)[row_Z1] for row_Z1, (_, lse_XCM) in zip(row_RZ1, results, strict=True)])
-    lse_Z1 = lse_RZ1.logsumexp(dim=0)
-    share_RZ1 = (lse_RZ1 - lse_Z1).exp_().to(v_XND.dtype)
-    out_XND = torch.zeros_like(v_XND, dtype=lse_Z1.dtype)
-    for (out_XCMD, _), row_Z1, share_Z1 in zip(results, row_RZ1, share_RZ1, strict=True):
-        out_XND += sum_rows(out_XCMD, row_Z1, weights=share_Z1).view_as(v_XND)
-    lse_XN = lse_Z1.view(v_XND.shape[:2])
-    return out_XND.where(~_alone(lse_XN, v_XND.dtype), v_XND), lse_XN
+def attend_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, room: Room) -> tuple[Tensor, Tensor]:
+    """Attend in each round within chunks; weigh the rounds by their shares of the softmax's sum (Kitaev et al., eq. 8).
+
+    Gives the output [X, T, D] and its log-sum-exp over all rounds [X, T].
+    """
+    sequences, queries, features = *qkv.q.shape[:2], qkv.v.shape[2]
+    for each, out_XCMD, lse_XCM in zip(rounds, *room, strict=True):
+        for run in each.runs():
+            out_XCMD[:sequences, run], lse_XCM[:sequences, run] = kernel.forward(each.meet(qkv, run))
+    row_ZR = torch.cat([each.of_queries(out_XCMD) for each, out_XCMD in zip(rounds, room.out, strict=True)], dim=1)
+    lse_ZR = room.lse.view(-1)[row_ZR]
+    lse_Z1 = lse_ZR.logsumexp(dim=1, keepdim=True)
+    share_ZR = (lse_ZR - lse_Z1).exp_().to(room.out.dtype)
+    out_ZD = sum_rows(room.out, row_ZR, weights=share_ZR)
+    return out_ZD.view(sequences, queries, features), lse_Z1.view(sequences, queries)
 
 
-def _gradients(sequences: Sequences, form: Form, *, result: _Result) -> tuple[Tensor, Tensor]:
-    """Give the gradients of qk and v: a round's weights are its part of the one softmax that this log-sum-exp ends."""
-    out_XND, grad_XND, lse_XN = result
-    k_XND, inverse_norm_XN1 = _unit_length(sequences.qk)
-    alone_XN1 = _alone(lse_XN, out_XND.dtype)
-    lse_XN1 = lse_XN[..., None].masked_fill(alone_XN1, 0)
-    dv_XND = grad_XND.where(alone_XN1, 0).to(lse_XN.dtype)
-    dq_XND, dk_XND = torch.zeros_like(dv_XND), torch.zeros_like(dv_XND)
-    for order_XN in sequences.order.unbind(1):
-        places = Places(order_XN, form.cut)
-        lse_XCM = places.in_order(lse_XN1)[..., 0]
-        lse_XCM.flatten(1)[:, form.cut.tokens :] = -masked(out_XND.dtype)  # no weight for queries in empty places
-        chunks = _chunks(places, form, sequences=sequences, k_XND=k_XND)
-        grads = form.kernel.backward(chunks, places.in_order(grad_XND), places.in_order(out_XND), lse_XCM)
-        dq_XND += sum_rows(grads[0], places.of_queries(grads[0])).view_as(dq_XND)
-        dk_XND += sum_rows(grads[1], places.of_keys(grads[1])).view_as(dk_XND)
-        dv_XND += sum_rows(grads[2], places.of_keys(grads[2])).view_as(dv_XND)
-    # The key is q / |q|: only what is across it turns it.
-    dk_XND -= k_XND * (dk_XND * k_XND).sum(dim=-1, keepdim=True)
-    return dq_XND + dk_XND * inverse_norm_XN1, dv_XND
+def gradients_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, result: Result) -> Qkv:
+    """Give the gradients: a round's weights are its part of the one softmax that this log-sum-exp ends."""
+    sums = Qkv(*(torch.zeros_like(x, dtype=result.lse.dtype) for x in qkv))
+    for each in rounds:
+        every = slice(0, each.runs()[-1].stop)
+        lse_XCM = each.without_empty(each.in_order(result.lse[..., None], every)[..., 0])
+        out_XCMD, grad_XCMD = each.in_order(result.out, every), each.in_order(result.grad, every)
+        dq, dk, dv = kernel.backward(each.meet(qkv, every), grad_XCMD, out_XCMD, lse_XCM)
+        sums.q.add_(sum_rows(dq, each.of_queries(dq)).view_as(qkv.q))
+        sums.k.add_(sum_rows(dk, each.of_keys(dk)).view_as(qkv.k))
+        sums.v.add_(sum_rows(dv, each.of_keys(dv)).view_as(qkv.v))
+    return sums
 
 
-def _chunks(places: Places, form: Form, *, sequences: Sequences, k_XND: Tensor) -> Chunks:
-    qk_XND, v_XND, _ = sequences
-    mask_XCMW = places.causal_mask(v_XND.dtype) if form.mask is None else form.mask
-    return Chunks(places.in_order(qk_XND), places.windows(k_XND), places.windows(v_XND), mask_XCMW)
+def sum_rows(x: Tensor, rows_ZR: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Sum some rows of x, numbered as they lie in memory, for each token, weighted or not, in one pass: [Z, D]."""
+    in_memory = x.as_strided((x.numel() // x.shape[-1], x.shape[-1]), (x.shape[-1], 1))
+    return embedding_bag(rows_ZR, in_memory, per_sample_weights=weights, mode="sum")
 
 
-def _unit_length(q_XND: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the keys, k = q / |q|, and 1 / |q|; both 0 where q is 0."""
-    dtype = torch.promote_types(q_XND.dtype, torch.float32)
-    norm_XN1 = torch.linalg.vector_norm(q_XND, dim=-1, keepdim=True, dtype=dtype)
-    inverse_norm_XN1 = norm_XN1.reciprocal().masked_fill_(norm_XN1 == 0, 0)
-    return (q_XND * inverse_norm_XN1).to(q_XND.dtype), inverse_norm_XN1
+def rows_in_memory(x: Tensor, order_XN: Tensor, *, chunk_N: Tensor, within_N: Tensor) -> Tensor:
+    """Give, for each token, the row of x [X, C, M, D] where it stands, given where in hash order that is: [Z, 1].
+
+    Rows are numbered as they lie in memory, where the fused kernel's gradients are laid out otherwise than its output.
+    """
+    features = x.shape[3]
+    per_sequence, per_chunk, per_place = (stride // features for stride in x.stride()[:3])
+    row_N = chunk_N * per_chunk + within_N * per_place + x.storage_offset() // features
+    row_XN = row_N + torch.arange(len(order_XN), device=x.device)[:, None] * per_sequence
+    return torch.empty_like(order_XN).scatter_(1, order_XN, row_XN).view(-1, 1)
 
 
-def _alone(lse_XN: Tensor, dtype: torch.dtype) -> Tensor:
-    """Tell, as [X, N, 1], which tokens see no other one in any round: they attend to themselves (section 2)."""
-    return (lse_XN < masked(dtype) / 2)[..., None]
+def blocks(sequences: int, tokens: int, *, device: torch.device) -> list[slice]:
+    """Cut sequences of so many tokens into blocks, so that copies in hash order are small."""
+    few = max(1, tokens_at_a_time(device) // tokens)
+    return [slice(first, first + few) for first in range(0, sequences, few)]
 
 
-def _blocks(order_XRN: Tensor) -> Iterator[slice]:
-    sequences, _, tokens = order_XRN.shape
-    step = max(1, (_CPU_TOKENS if order_XRN.device.type == "cpu" else _DEVICE_TOKENS) // tokens)
-    return (slice(first, first + step) for first in range(0, sequences, step))
+def tokens_at_a_time(device: torch.device) -> int:
+    """Tell of how many tokens copies are made in one go."""
+    return _CPU_TOKENS if device.type == "cpu" else _DEVICE_TOKENS
+
+
+def masked(dtype: torch.dtype) -> float:
+    """Give what is added to a hidden score: so low that nothing else counts, and finite (the paper's -1e5).
+
+    Where every key is hidden the log-sum-exp is then about this, and no difference of infinities makes a NaN.
+    """
+    return torch.finfo(dtype).min / 2
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Give the dtype of sums: float32 or wider."""
+    return torch.promote_types(dtype, torch.float32)

@@ -1,13 +1,15 @@
 """Low-rank attention: keys and values are projected along the sequence to a fixed number of columns."""
-# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, K = columns that the S keys become
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, E width (H * D), K = columns that the S
+# keys become
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Projections, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -17,7 +19,8 @@ class Linformer(torch.nn.Module):
     """Linformer: softmax(q (E k)^T / sqrt(D)) (F v), with learned E and F of k rows (Wang et al. 2020, eq. 7).
 
     E and F start as in the authors' code: Xavier uniform with gain 1/sqrt(2), drawn from the case's seed. With k equal
-    to the number of keys and E = F = identity it is exact attention; a k above it costs more and gives nothing.
+    to the number of keys and E = F = identity it is exact attention; a k above it costs more and gives nothing. Between
+    projections the sequence is projected before the heads where that is less work: E (y Wk) = (E y) Wk.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -51,6 +54,7 @@ class Linformer(torch.nn.Module):
             if options.sharing == "key-value"
             else _projection(self.project_keys.shape, case, generator)
         )
+        self._sequence_first = _sequence_first(case, options)
         self._fused = Fused(case)
         self.backend = self._fused.name
 
@@ -59,6 +63,16 @@ class Linformer(torch.nn.Module):
         k_BGKD, v_BGKD = _project(self.project_keys, k_BGSD), _project(self.project_values, v_BGSD)
         return self._fused(q_BHTD, k_BGKD, v_BGKD)
 
+    def from_tokens(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor, projections: Projections) -> torch.Tensor:
+        """Attend between projections: out_BHTD."""
+        q_BHTD = projections.queries(x_BTE)
+        if not self._sequence_first:
+            return self.forward(q_BHTD, projections.keys(y_BSE), projections.values(y_BSE))
+        for_keys_BKE = for_values_BKE = _project(self.project_keys, y_BSE)
+        if self.project_values is not self.project_keys:
+            for_values_BKE = _project(self.project_values, y_BSE)
+        return self._fused(q_BHTD, projections.keys(for_keys_BKE), projections.values(for_values_BKE))
+
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: two projections, and queries against k columns."""
@@ -66,6 +80,18 @@ class Linformer(torch.nn.Module):
         project = 4 * shape.batch * shape.kv_heads * shape.seq_k * columns * shape.head_dim
         attend = 4 * shape.batch * shape.heads * shape.seq_q * columns * shape.head_dim
         return executed(project, case) + executed(attend, case, scores="recomputed")
+
+
+def _sequence_first(case: Case, options: Linformer.Options) -> bool:
+    """Tell whether to project the sequence first takes fewer multiplications, and is possible: E is not a head's own.
+
+    Either way two matrices are multiplied by two; only the widths and lengths in between differ.
+    """
+    shape, columns = case.shape, options.k
+    width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    matrices = {"headwise": 2, "key-value": 1, "none": math.inf}[options.sharing]
+    sequence_first = matrices * columns * shape.seq_k * width + 2 * columns * width * kv_width
+    return sequence_first < 2 * shape.seq_k * width * kv_width + 2 * columns * shape.seq_k * kv_width
 
 
 def _project(weights: torch.Tensor, x_BGSD: torch.Tensor) -> torch.Tensor:

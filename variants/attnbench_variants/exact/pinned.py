@@ -1,0 +1,56 @@
+"""A variant that is one kernel and nothing else, proved on a small example of its case before it is measured."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from attnbench import Case, Unsupported
+from attnbench_variants.blocks.counting import executed_fused
+from attnbench_variants.blocks.fused import example
+from attnbench_variants.exact.kernels import Kernel
+
+MakeKernel: TypeAlias = Callable[[Case], Kernel]
+
+
+class Pinned:
+    """What the variants of one kernel share; each gives its own `kernel`."""
+
+    def __init__(self, case: Case) -> None:
+        self._kernel = self.kernel(case)
+        self.backend = self._kernel.name
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        return self._kernel(q_BHTD, k_BGSD, v_BGSD)
+
+    @staticmethod
+    def kernel(case: Case) -> Kernel:
+        """Make the kernel for a case. Raises Unsupported with the reason."""
+        raise NotImplementedError
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: the visible pairs, as kernels skip the others."""
+        return executed_fused(case)
+
+
+def proved(make: MakeKernel, case: Case) -> Kernel:
+    """Make a kernel and run it on a small example of the case, backward too where the case asks for it.
+
+    Raises Unsupported with the reason, whatever a foreign package raises.
+    """
+    try:
+        kernel = make(case)
+        # A variant may be built where gradients are off, and called where they are on.
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            q_BHTD, k_BGSD, v_BGSD = example(case)
+            out_BHTD = kernel(q_BHTD, k_BGSD, v_BGSD)
+            if q_BHTD.requires_grad:
+                torch.autograd.grad(out_BHTD.sum(), (q_BHTD, k_BGSD, v_BGSD))
+    except Unsupported:
+        raise
+    except Exception as error:
+        raise Unsupported(f"{error or type(error).__name__}") from error
+    return kernel

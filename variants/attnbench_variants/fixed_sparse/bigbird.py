@@ -1,0 +1,81 @@
+"""BigBird: global blocks, a window of blocks, and random blocks; a fixed pattern, and a linear cost."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries
+
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support
+from attnbench import Options as BaseOptions
+from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
+from attnbench_variants.fixed_sparse.layout import Layout
+from attnbench_variants.fixed_sparse.listed import Lists, draw_distinct
+
+
+class BigBird:
+    """Global, neighbouring and random blocks (BigBird-ITC: Zaheer et al. 2020, section 2 and appendix D).
+
+    The first `globals` blocks of positions are global: their queries see every key, and every query sees their keys. A
+    query of another block sees its own block, `neighbours` blocks on either side, and `random` further blocks that are
+    neither of those nor global, drawn from the seed for each block and head. Queries are the last T positions of the
+    keys. One softmax over what is seen, each key once. Time and memory: O(T + S); to draw the blocks, O(S).
+
+    Where the paper leaves a choice, or its code differs:
+
+    - The paper's global tokens of ITC are any set of existing ones. Here they are the first blocks; in the authors'
+      code, the first one and the last.
+    - Causally, which the paper does not define, a query sees of all these only keys up to its own, and the random
+      blocks are drawn from those before the neighbours, as in DeepSpeed's unidirectional form.
+    - A query that has no more than `random` blocks to draw from sees them all.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """The pattern; defaults are the paper's (appendix E.1, table 8: global 2, window 3, random 3 blocks of 64)."""
+
+        block: Annotated[int, Meta(ge=1, description="positions of a block")] = 64
+        globals: Annotated[int, Meta(ge=0, description="leading blocks that see all and are seen by all")] = 2
+        neighbours: Annotated[int, Meta(ge=0, description="blocks seen on either side of a query's own")] = 1
+        random: Annotated[int, Meta(ge=0, description="further blocks seen, drawn from the seed for each head")] = 3
+
+    supports = Support(
+        window="its pattern is its own: set block, globals, neighbours and random instead", grouped=True, growth=1
+    )
+
+    def __init__(self, case: Case, options: Options) -> None:
+        layout = _layout(case, options)
+        self.lists = _lists(case, layout, options)
+        self._attend = BlockLocal(case, layout, self.lists)
+        self.backend = self._attend.name
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: every key that a row is shown, seen or not."""
+        options = msgspec.convert(case.options, BigBird.Options)
+        layout = _layout(case, options)
+        return count(case, layout, _lists(case, layout, options))
+
+
+def _layout(case: Case, options: BigBird.Options) -> Layout:
+    hubs = options.globals * options.block
+    return Layout(case.shape, causal=case.mask.causal, block=options.block, hubs=hubs, neighbours=options.neighbours)
+
+
+def _lists(case: Case, layout: Layout, options: BigBird.Options) -> Lists:
+    """Draw the random blocks of every block, of earlier ones than the case's queries too: the same for any T."""
+    blocks = -(-layout.local_keys // layout.block)
+    number_N = torch.arange(blocks)
+    before_N = (number_N - layout.before).clamp(min=0)
+    after_N = (blocks - 1 - number_N - layout.before).clamp(min=0) * (not layout.causal)
+    drawn_HNA = draw_distinct(
+        before_N + after_N, torch.full_like(number_N, options.random), heads=case.shape.heads, seed=case.seed
+    )
+    # What is drawn counts the blocks that may be; those around a block's own lie between the ones before and after.
+    skipped_N1 = (number_N + layout.before + 1 - before_N)[:, None]
+    numbers_HNA = drawn_HNA + skipped_N1 * (drawn_HNA >= before_N[:, None])
+    return Lists(numbers_HNA.to(case.device), layout.block, layout.hubs, case.shape.seq_k)

@@ -1,0 +1,88 @@
+"""Attention by a layout of blocks: a block of scores is computed whole, or not at all."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries, A blocks listed
+
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
+from attnbench_variants.fixed_sparse.layout import Layout
+from attnbench_variants.fixed_sparse.listed import Lists, draw_distinct
+
+
+class BlockSparse:
+    """Block-sparse attention (Dao et al. 2022, "FlashAttention", section 3.3 and algorithm 5; Gray et al. 2017).
+
+    A layout of blocks says which blocks of keys a block of queries sees, always its own too; one softmax over what they
+    hold. Queries are the last T positions of the keys, and causally a query sees keys up to its own. The paper's
+    experiments use the fixed butterfly; other layouts are drawn at random, which costs the same as any other of their
+    density. Time: O(N log N) for the butterfly, O(N^2) times the density otherwise. Memory: O(T + S).
+
+    - `butterfly`: block i sees itself and i XOR 1, 2, 4, 8, ... as far as there are such blocks, in all heads alike
+      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly", section 3.2 and
+      definition 3.4). Pixelfly's further low-rank term is not part of it: that would be global blocks.
+    - `random`: every row of blocks keeps the share `density` of those that exact attention would see, rounded, its own
+      and others drawn from the seed for each head.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """The layout."""
+
+        block: Annotated[int, Meta(ge=1, description="positions of a block")] = 64
+        pattern: Annotated[
+            Literal["butterfly", "random"],
+            Meta(description="blocks at distances of powers of two (butterfly), or drawn from the seed (random)"),
+        ] = "butterfly"
+        density: Annotated[
+            Annotated[float, Meta(gt=0, le=1)] | None,
+            Meta(description="share of the blocks that a random pattern keeps; butterfly's follows from the length"),
+        ] = None
+
+    supports = Support(window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1)
+
+    def __init__(self, case: Case, options: Options) -> None:
+        layout, self.lists = _pattern(case, options)
+        self._attend = BlockLocal(case, layout, self.lists)
+        self.backend = self._attend.name
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: every key that a row is shown, seen or not."""
+        return count(case, *_pattern(case, msgspec.convert(case.options, BlockSparse.Options)))
+
+
+def _pattern(case: Case, options: BlockSparse.Options) -> tuple[Layout, Lists]:
+    if (options.pattern == "random") != (options.density is not None):
+        raise Unsupported("density is given for pattern=random, and only there: a butterfly's follows from the length")
+    layout = Layout(case.shape, causal=case.mask.causal, block=options.block, hubs=0, neighbours=0)
+    if options.density is None:
+        numbers = _butterfly(layout)
+    else:
+        numbers = _random(layout, options.density, heads=case.shape.heads, seed=case.seed)
+    return layout, Lists(numbers.to(case.device), layout.block, 0, case.shape.seq_k)
+
+
+def _butterfly(layout: Layout) -> torch.Tensor:
+    """List the partners of every block, of all heads: [1, N, A]."""
+    blocks = -(-layout.local_keys // layout.block)
+    number_N1 = torch.arange(blocks)[:, None]
+    partner_NA = number_N1 ^ 2 ** torch.arange((blocks - 1).bit_length())
+    return partner_NA.masked_fill(partner_NA >= (number_N1 if layout.causal else blocks), -1)[None]
+
+
+def _random(layout: Layout, density: float, *, heads: int, seed: int) -> torch.Tensor:
+    """Draw the other blocks of every block and head: [H, N, A]."""
+    blocks = -(-layout.local_keys // layout.block)
+    number_N = torch.arange(blocks)
+    others_N = number_N if layout.causal else torch.full_like(number_N, blocks - 1)
+    wanted_N = ((others_N + 1) * density).round().long().sub(1).clamp(min=0)
+    drawn_HNA = draw_distinct(others_N, wanted_N, heads=heads, seed=seed)
+    return drawn_HNA + (drawn_HNA >= number_N[:, None]).long()  # what is drawn counts the others

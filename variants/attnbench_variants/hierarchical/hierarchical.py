@@ -1,0 +1,93 @@
+"""Hierarchical attention: near keys one by one, far ones in clusters that grow with their distance."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, N positions (= T = S) or clusters
+
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
+
+
+class Hierarchical:
+    """H-Transformer-1D (Zhu and Soricut 2021, section 6): the matrix of weights as a hierarchical matrix.
+
+    At level l positions are in clusters of 2^l, and these in blocks of N_r. A query and a key meet at the lowest level
+    at which their blocks are the same or neighbours: at level 0 as themselves, exactly; at others by the means of their
+    clusters' queries and of their keys (section 6.1). The score's exponential is the weight of every key of the
+    cluster, so that values are summed (equation 31 on), and weights are divided by their sum over all levels. What a
+    cluster of queries reads is the same for all of its positions. Sequences of up to two blocks are attended to
+    exactly. Time and memory: O(N).
+
+    Where the paper leaves a choice, or its code differs:
+
+    - Causally the query of a cluster is that of its first position, as in the authors' code: a mean would hold later
+      ones. Positions within a cluster do not differ in what they read beyond the level below.
+    - Overlaps of a level with the one below are left out of the former, as in the authors' code.
+    - Coarse results are carried to positions as they are (piecewise constant, as in the paper); the code can also
+      interpolate linearly, which would carry later results to earlier positions.
+    - A length need not be N_r times a power of two: clusters at the end may be short, and means are those of the
+      positions that there are. The code fills up and takes means of means.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """The paper's numerical rank is 16 in its experiments."""
+
+        block: Annotated[
+            int, Meta(ge=2, multiple_of=2, description="positions or clusters of a block at each level (N_r), even")
+        ] = 16
+
+    supports = Support(
+        passes=("forward", "backward", "forward-backward"),
+        window="its near field is its own: set block instead",
+        cross="a coarse query stands for its whole cluster, so that queries and keys are the positions of one sequence",
+        grouped=True,
+        growth=1,
+    )
+
+    def __init__(self, case: Case, options: Options) -> None:
+        if case.passes == "decode":
+            raise Unsupported("a coarse query is that of its cluster's first position, which one query alone is not")
+        self._block, self._causal = options.block, case.mask.causal
+        self.backend = kernel_for(torch.device(case.device)).name
+
+    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        heads, block, causal = q_BHTD.shape[1], self._block, self._causal
+        q_XND, k_XND, v_XND = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
+        found = [
+            attend_at_level(level, near=number == 0, block=block, causal=causal)
+            for number, level in enumerate(levels(q_XND, k_XND, v_XND, block=block, causal=causal))
+        ]
+        coarse = found.pop()
+        while found:
+            coarse = _merged(found.pop(), coarse)
+        return coarse[0].to(q_BHTD.dtype).view(q_BHTD.shape)
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: three blocks of keys for each block of queries and level."""
+        shape, block = case.shape, msgspec.convert(case.options, Hierarchical.Options).block
+        blocks = sum(-(-clusters // block) for clusters in clusters_at_levels(shape.seq_q, block))
+        return executed(
+            4 * shape.batch * shape.heads * blocks * 3 * block**2 * shape.head_dim, case, scores="recomputed"
+        )
+
+
+Sums = tuple[torch.Tensor, torch.Tensor]
+
+
+def _merged(fine: Sums, coarse: Sums) -> Sums:
+    """Add to a level what all coarser ones found, each cluster's for both of its halves."""
+    out_XND, lse_XN = fine
+    of_both = (x.repeat_interleave(2, dim=1)[:, : lse_XN.shape[1]] for x in coarse)
+    coarse_XND, coarse_XN = of_both
+    total_XN = torch.logaddexp(lse_XN, coarse_XN)
+    share_XN1, coarse_share_XN1 = ((x - total_XN).exp()[..., None] for x in (lse_XN, coarse_XN))
+    return out_XND * share_XN1 + coarse_XND * coarse_share_XN1, total_XN

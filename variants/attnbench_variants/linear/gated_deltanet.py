@@ -1,0 +1,95 @@
+"""Gated DeltaNet: the delta rule on a state that decays as far as the token says."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from msgspec import Meta
+from torch.nn.functional import softplus
+
+from attnbench import Case, Support
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.recurrent import (
+    EARLIER_ONLY,
+    NO_WINDOW,
+    Recurrent,
+    learned,
+    operations,
+    uniform,
+    widened,
+)
+from attnbench_variants.blocks.scan import Writes
+from attnbench_variants.linear.deltanet import unit_features
+
+_STRONGEST = 16.0
+_STEPS = 0.001, 0.1
+
+
+class GatedDeltaNet(Recurrent):
+    """Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024, eq. 10): S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T.
+
+    o_t = S_t q_t. The gate is Mamba-2's, a_t = exp(-A softplus(x_t . w_a + c)), with A and c learned for each head;
+    b_t = sigmoid(x_t . w_b); q and k are SiLU(.) divided by their length (section 3.4). Computed in chunks of 64 with a
+    state between them: the WY form with decays (section 3.3), a triangular solve; in decoding as the recurrence.
+    Queries are the last T positions of the keys. Sums are held in float32 or wider. Time and memory: O((T + S) D^2),
+    O((T + S) D).
+
+    Here there are no tokens x_t: each key/value head makes a_t and b_t from its own key k_t, with w_a and w_b of its
+    own, drawn as torch.nn.Linear does; A is drawn from (0, 16) and softplus(c) log-uniformly from (0.001, 0.1), which
+    is the authors' layer (flash-linear-attention). As there each head's output is divided by its root mean square times
+    a learned scale, and 1e-6 added to squared lengths. Left out as parts of the projections or for want of tokens:
+    short convolutions, the SiLU of the values, the gate on the output. The authors' kernel divides q by sqrt(D)
+    besides, which the norm cancels; the paper does not, nor does this.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """The paper's ablations: other features, no norm."""
+
+        activation: Annotated[
+            Literal["silu", "identity"], Meta(description="what queries and keys pass before they are normalised")
+        ] = "silu"
+        norm: Annotated[
+            Literal["head", "none"],
+            Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
+        ] = "head"
+
+    supports = Support(full=EARLIER_ONLY, window=NO_WINDOW, grouped=True, growth=1)
+
+    def __init__(self, case: Case, options: Options) -> None:
+        super().__init__(case, normed=options.norm == "head")
+        heads, dim = case.shape.kv_heads, case.shape.head_dim
+        generator = torch.Generator().manual_seed(case.seed)
+        self._activation = options.activation
+        self.write_weight = learned(case, uniform(heads, dim, 1, bound=dim**-0.5, generator=generator))
+        self.gate_weight = learned(case, uniform(heads, dim, 1, bound=dim**-0.5, generator=generator))
+        strengths_G11 = _STRONGEST * (1 - torch.rand(heads, 1, 1, generator=generator, dtype=torch.float64))
+        low, high = (math.log(step) for step in _STEPS)
+        steps_G11 = torch.empty_like(strengths_G11).uniform_(low, high, generator=generator).exp()
+        self.log_strength = learned(case, strengths_G11.log())
+        self.gate_bias = learned(case, steps_G11 + torch.log(-torch.expm1(-steps_G11)))
+
+    def gates(self, k_BGSD: torch.Tensor) -> torch.Tensor:
+        """Give the logarithms of a_t, at most 0, in float32 or wider: [B, G, S, 1]."""
+        log_strength_G11, weight_GD1, bias_G11 = (
+            widened(x) for x in (self.log_strength, self.gate_weight, self.gate_bias)
+        )
+        return -log_strength_G11.exp() * softplus(widened(k_BGSD) @ weight_GD1 + bias_G11)
+
+    def strengths(self, k_BGSD: torch.Tensor) -> torch.Tensor:
+        """Give b_t, above 0 and below 1, in float32 or wider: [B, G, S, 1]."""
+        return torch.sigmoid(widened(k_BGSD) @ widened(self.write_weight))
+
+    def queries(self, q_BHTD: torch.Tensor) -> torch.Tensor:
+        """Give the queries' features, of length 1."""
+        return unit_features(q_BHTD, activation=self._activation)
+
+    def writes(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> Writes:
+        """Give the keys' features, values, gates and strengths."""
+        features_BGSD = unit_features(k_BGSD, activation=self._activation)
+        return Writes(*(x.flatten(0, 1) for x in (features_BGSD, v_BGSD, self.gates(k_BGSD), self.strengths(k_BGSD))))
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the products and solves that are executed: gates, WY form, pairs, states. Decoding: a step's."""
+        return operations(case, delta=True, of_a_key=4 * case.shape.head_dim)

@@ -1,0 +1,80 @@
+"""Exact attention but for a learned number that is added to each score, by head and by bucket of distances."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, L distances of a key from a query, U buckets
+
+import math
+from typing import Annotated
+
+import torch
+from msgspec import Meta
+
+from attnbench import Case, Support, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.bias import BiasedAttention, shown_pairs
+from attnbench_variants.blocks.counting import executed
+
+
+class T5Bias(torch.nn.Module):
+    """T5's relative position bias: softmax(q k^T + b[bucket(j - i)]) v (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold one distance each, the others a range that grows logarithmically up to `distance`; all
+    beyond share the last one. Without causality half of them are for later keys (the authors' code, mesh_tensorflow).
+
+    - T5 does not divide scores by sqrt(D), as it draws its queries' projection that much smaller. Here they are
+      divided, so that they are as large as in T5 with queries as all mechanisms are given them; scale=false: T5's code.
+    - The biases are drawn normal with deviation 1 / sqrt(H D), as by T5's public ports, from the case's seed. T5 shares
+      them among all layers; that is a model's affair: give its layers the same module.
+    - T5's cross-attention has no bias. Here fewer queries than keys are the last T positions of the keys.
+
+    Time: O(T S); memory: O(T + S), and a block of scores for the gradient. A window hides what exact attention's does.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """The paper's sizes."""
+
+        buckets: Annotated[int, Meta(ge=4, description="numbers learned for a head, each for a range of distances")] = (
+            32
+        )
+        distance: Annotated[int, Meta(ge=2, description="distance from which on all share a bucket")] = 128
+        scale: Annotated[bool, Meta(description="divide scores by sqrt(head dim); T5's own code does not")] = True
+
+    supports = Support(window=True, grouped=True, growth=2)
+
+    def __init__(self, case: Case, options: Options) -> None:
+        super().__init__()
+        _check(options, causal=case.mask.causal)
+        shape = case.shape
+        self._attention = BiasedAttention(case, scale=shape.head_dim**-0.5 if options.scale else 1.0)
+        self.backend = self._attention.name
+        self._bucket_L = bucket(self._attention.distance_L, options, causal=case.mask.causal)
+        generator = torch.Generator().manual_seed(case.seed)
+        bias_HU = torch.randn(shape.heads, options.buckets, generator=generator, dtype=torch.float64)
+        bias_HU *= (shape.heads * shape.head_dim) ** -0.5
+        self.bias_HU = torch.nn.Parameter(bias_HU.to(case.device, getattr(torch, case.dtype)))
+
+    def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
+        """Attend: out_BHTD."""
+        return self._attention(q_BHTD, k_BGSD, v_BGSD, self.bias_HU[:, self._bucket_L])
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: all keys that a block of queries is shown."""
+        shape = case.shape
+        pairs = shape.batch * shape.heads * shown_pairs(case)
+        return executed(4 * pairs * shape.head_dim, case, scores="recomputed")
+
+
+def bucket(distance_L: torch.Tensor, options: T5Bias.Options, *, causal: bool) -> torch.Tensor:
+    """Give each distance j - i its bucket, int64 [L]: near ones their own, far ones by logarithm."""
+    buckets = options.buckets if causal else options.buckets // 2
+    away_L = (-distance_L).clamp(min=0) if causal else distance_L.abs()
+    exact = buckets // 2
+    growth_L = (away_L.clamp(min=exact).double() / exact).log() / math.log(options.distance / exact)
+    far_L = exact + (growth_L * (buckets - exact)).long()
+    bucket_L = torch.where(away_L < exact, away_L, far_L.clamp(max=buckets - 1))
+    return bucket_L if causal else bucket_L + buckets * (distance_L > 0)
+
+
+def _check(options: T5Bias.Options, *, causal: bool) -> None:
+    exact = options.buckets // (2 if causal else 4)
+    if options.distance <= exact:
+        raise Unsupported(f"distance must be above the {exact} distances that have a bucket of their own")

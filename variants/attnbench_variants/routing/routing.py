@@ -1,0 +1,130 @@
+"""The Routing Transformer's attention: clusters each take the tokens nearest to them, which attend to one another."""
+# B batch, H heads, N tokens (= T = S), D head dimension, C clusters, W tokens of a cluster, X = B * H, Z = X * N
+
+import math
+from typing import Annotated
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+from torch.nn.functional import embedding_bag, layer_norm
+
+from attnbench import Case, Shape, Support
+from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.fused import Fused
+
+# Products of tokens with centroids at a time: on a CPU they stay in its cache; elsewhere few launches count.
+_CPU_PRODUCTS, _DEVICE_PRODUCTS = 2**20, 2**26
+_EPSILON = 1e-6
+
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class Routing:
+    """Attend within clusters of a head's tokens (Roy, Saffar, Vaswani, Grangier 2021, section 4.1, algorithm 1).
+
+    Tokens are normalised (layer norm without scale or bias) and each centroid takes the `window` tokens with the
+    highest product with it, in order of position. These attend to one another; a token's output is the mean over the
+    clusters that took it, and zero where none did. With about sqrt(N) clusters of sqrt(N) tokens: O(N^1.5 D).
+
+    Where the paper leaves a choice, its code differs, or this does:
+
+    - Queries are the keys too (K <- Q): the algorithm's causal form, in which every token sees itself. Without
+      causality it lets keys be clustered apart; here they are shared in both, as in the paper's experiments.
+    - The paper's centroids follow the tokens as moving averages during training. A mechanism here keeps nothing from
+      one call to the next: the centroids stay as drawn from the seed, random directions for each head. Products with
+      them are taken in float32 whatever the dtype, so that all dtypes route alike.
+    - Scores are divided by sqrt(D), as in exact attention; the algorithm and the code leave them D times a cosine.
+    - The code divides the sum over a token's clusters by their number plus 0.01, which shrinks every output.
+    - In the paper half of the heads attend locally instead. Here all of them route.
+    - Causal: weights go to earlier positions only. But which ones those are follows from the ranking of all tokens,
+      later ones too. So there is no decoding token by token that gives the same.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """How many clusters, of how many tokens."""
+
+        clusters: Annotated[_Count | None, Meta(description="clusters of a head's tokens; none: sqrt(seq)")] = None
+        window: Annotated[_Count | None, Meta(description="tokens that a cluster takes; none: seq / clusters")] = None
+
+    supports = Support(
+        devices=("cpu", "cuda"),
+        passes=("forward", "backward", "forward-backward"),
+        window="which keys are near is decided by their clusters, not by a window of positions",
+        cross="queries and keys are one sequence, clustered together: no cross-attention, no decoding",
+        grouped="queries are the keys too, so every query head needs a key head of its own",
+        ties_qk=True,
+        growth=1.5,
+    )
+
+    def __init__(self, case: Case, options: Options) -> None:
+        self._causal = case.mask.causal
+        clusters, self._taken = sizes(case.shape, options)
+        generator = torch.Generator().manual_seed(case.seed)
+        centroids_HCD = torch.randn(case.shape.heads, clusters, case.shape.head_dim, generator=generator)
+        self.centroids_HCD = centroids_HCD.to(case.device)
+        self._fused = Fused(case)
+        self.backend = self._fused.name
+
+    def __call__(self, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
+        """Attend: [B, H, N, D]. Gradients go to q, as query and as key, and to v; k is taken to be q."""
+        del k_BHND
+        normal_BHND = self.normalise(q_BHND)
+        members_XCW = self.members(normal_BHND).flatten(0, 1)
+        sequences, tokens, features = len(members_XCW), *q_BHND.shape[2:]
+        row_XCW = members_XCW + torch.arange(sequences, device=q_BHND.device)[:, None, None] * tokens
+        q_XCWD, v_XCWD = (
+            x.reshape(-1, features).index_select(0, row_XCW.flatten()).view(*row_XCW.shape, features)
+            for x in (normal_BHND.to(q_BHND.dtype), v_BHND)
+        )
+        out_XCWD = self._fused(q_XCWD, q_XCWD, v_XCWD, causal=self._causal)
+        return _mean_by_row(out_XCWD.flatten(0, 2), row_XCW.flatten(), sequences * tokens).view(v_BHND.shape)
+
+    @staticmethod
+    def normalise(x_BHND: Tensor) -> Tensor:
+        """Give tokens mean zero and length sqrt(D), in float32 or wider."""
+        wide_BHND = x_BHND.to(torch.promote_types(x_BHND.dtype, torch.float32))
+        return layer_norm(wide_BHND, x_BHND.shape[-1:], eps=_EPSILON)
+
+    @torch.no_grad()
+    def members(self, normal_BHND: Tensor) -> Tensor:
+        """Let each cluster take its tokens: their positions, ascending, int64 [B, H, C, W]."""
+        batch, heads, tokens, _ = normal_BHND.shape
+        clusters = self.centroids_HCD.shape[1]
+        most = _CPU_PRODUCTS if normal_BHND.device.type == "cpu" else _DEVICE_PRODUCTS
+        few = max(1, most // (clusters * tokens))
+        at_once = max(1, most // (min(few, batch * heads) * tokens))
+        normal_XND, centroids_XCD = normal_BHND.float().flatten(0, 1), self.centroids_HCD.repeat(batch, 1, 1)
+        taken = [
+            torch.cat([self._nearest(part_XCD @ x_XND.mT) for part_XCD in c_XCD.split(at_once, dim=1)], dim=1)
+            for x_XND, c_XCD in zip(normal_XND.split(few), centroids_XCD.split(few), strict=True)
+        ]
+        return torch.cat(taken).view(batch, heads, clusters, -1)
+
+    def _nearest(self, product_XCN: Tensor) -> Tensor:
+        return product_XCN.topk(self._taken, dim=-1, sorted=False).indices.sort(dim=-1).values
+
+    @staticmethod
+    def flops(case: Case) -> int:
+        """Count the matrix products that are executed: tokens with centroids, and the pairs of each cluster."""
+        shape = case.shape
+        clusters, taken = sizes(shape, msgspec.convert(case.options, Routing.Options))
+        pairs = taken * (taken + 1) // 2 if case.mask.causal else taken**2
+        each = 2 * shape.batch * shape.heads * clusters * shape.head_dim
+        route = 0 if case.passes == "backward" else each * shape.seq_q
+        return route + executed(2 * each * pairs, case, scores="recomputed")
+
+
+def sizes(shape: Shape, options: Routing.Options) -> tuple[int, int]:
+    """Give the number of clusters and of the tokens that each takes: together at least as many as there are."""
+    clusters = options.clusters or max(1, round(math.sqrt(shape.seq_q)))
+    return clusters, min(shape.seq_q, options.window or -(-shape.seq_q // clusters))
+
+
+def _mean_by_row(x_MD: Tensor, row_M: Tensor, rows: int) -> Tensor:
+    """Average what is for the same row, in float32 at least; zero where nothing is: [Z, D]."""
+    counts_Z = torch.bincount(row_M, minlength=rows)
+    wide_MD = x_MD.to(torch.promote_types(x_MD.dtype, torch.float32))
+    return embedding_bag(row_M.argsort(), wide_MD, counts_Z.cumsum(0) - counts_Z, mode="mean").to(x_MD.dtype)
