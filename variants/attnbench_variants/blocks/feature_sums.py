@@ -87,16 +87,18 @@ def streamed(
 
     for rows in _runs(queries, CHUNK if causal else _cached_rows(sums)):
         own = slice(first + rows.start, first + rows.stop)
-        k_XCF = _next_keys(features, k_XSK[:, own], sums, first=own.start) if causal else None
-        q_XCF = _queries(features, features.queries(q_XTK[:, rows], own.start), sums, k_XCF)
-        y_XCD, weight_XC1 = q_XCF @ sums.values_XFD, q_XCF @ sums.weights_X1F.mT
-        if k_XCF is not None:
-            v_XCD = v_XSD[:, own].to(k_XCF.dtype)
-            pairs_XCC = torch.bmm(q_XCF, k_XCF.mT).tril_()
-            torch.baddbmm(y_XCD, pairs_XCC, v_XCD, out=y_XCD)
-            weight_XC1 += pairs_XCC.sum(dim=2, keepdim=True)
-            _add(sums, k_XCF, v_XCD)
+        q_XCF = features.queries(q_XTK[:, rows], own.start)
+        if not causal:
+            out_XTD[:, rows] = _read(features, q_XCF, sums)
+            continue
+        k_XCF = _next_keys(features, k_XSK[:, own], sums, first=own.start, shown=True)
+        v_XCD = v_XSD[:, own].to(k_XCF.dtype)
+        q_XCF = _queries(features, q_XCF, sums, k_XCF)
+        pairs_XCC = torch.bmm(q_XCF, k_XCF.mT).tril_()
+        y_XCD = torch.baddbmm(q_XCF @ sums.values_XFD, pairs_XCC, v_XCD)
+        weight_XC1 = pairs_XCC.sum(dim=2, keepdim=True) + q_XCF @ sums.weights_X1F.mT
         torch.div(y_XCD, _or_one(weight_XC1), out=out_XTD[:, rows])
+        _add(sums, k_XCF, v_XCD)
     return out_XTD
 
 
@@ -123,9 +125,8 @@ def one_further(
     after = Sums(values_YFD.clone(), weights_Y1F.clone(), peak_Y1F.clone(), position + 1)
     k_Y1F = _next_keys(features, k_Y1K, after, first=position)
     _add(after, k_Y1F, v_Y1D.to(k_Y1F.dtype))
-    q_YRF = _queries(features, features.queries(q_YR1K, position).squeeze(2), after)
-    weight_YR1 = q_YRF @ after.weights_X1F.mT
-    return (q_YRF @ after.values_XFD / _or_one(weight_YR1)).to(v_Y1D.dtype), after
+    q_YRF = features.queries(q_YR1K, position).squeeze(2)
+    return _read(features, q_YRF, after).to(v_Y1D.dtype), after
 
 
 def batched(
@@ -138,24 +139,27 @@ def batched(
     if features.exponents:
         k_XSF = (k_XSF - peak_X1F).clamp(min=_lowest(k_XSF)).exp()
     v_XSD = v_XSD.to(k_XSF.dtype)
-    all_see, later = k_XSF[:, :before], k_XSF[:, before:] if causal else None
+    all_see = k_XSF[:, :before]
     sums = Sums(all_see.mT @ v_XSD[:, :before], all_see.sum(dim=1, keepdim=True), peak_X1F, before)
-    q_XTF = _queries(features, features.queries(q_XTK, keys - q_XTK.shape[1]), sums, later)
-    if later is None:
-        y_XTD, weight_XT1 = q_XTF @ sums.values_XFD, q_XTF @ sums.weights_X1F.mT
-    else:
-        y_XTD, weight_XT1 = _causal_sums(q_XTF, later, v_XSD[:, before:], sums)
+    q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
+    if not causal:
+        return _read(features, q_XTF, sums).to(q_XTK.dtype)
+    later = k_XSF[:, before:]
+    q_XTF = _queries(features, q_XTF, sums, later)
+    y_XTD, weight_XT1 = _causal_sums(q_XTF, later, v_XSD[:, before:], sums)
     return (y_XTD / _or_one(weight_XT1)).to(q_XTK.dtype)
 
 
-def count_by_features(case: Case, *, features: int, projected: int = 0) -> int:
+def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:
     """Count the matrix products that the case's pass executes: sums over keys, their use, pairs of causal chunks.
 
     `projected` numbers of each query and key are products of head-dimension length. In decoding: one further key.
+    Features that average apart have no weights to sum where sums are all that is read.
     """
-    shape, dim = case.shape, case.shape.head_dim
-    project, add, use = projected * dim, features * dim, features * (dim + 1)
-    if case.passes == "decode":
+    shape, dim, decodes = case.shape, case.shape.head_dim, case.passes == "decode"
+    project, add = projected * dim, features * dim
+    use = add if apart and (decodes or not case.mask.causal) else add + features
+    if decodes:
         return 2 * shape.batch * (shape.kv_heads * (project + add) + shape.heads * (project + use))
     forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
     if case.mask.causal:
@@ -184,8 +188,13 @@ def _causal_sums(
     return y_XTE[..., :-1], y_XTE[..., -1:]
 
 
-def _next_keys(features: FeatureMap, k_XCK: torch.Tensor, sums: Sums, *, first: int) -> torch.Tensor:
-    """Give the features of further keys, k_XCF, and bring the sums in place to a scale on which none is above one."""
+def _next_keys(
+    features: FeatureMap, k_XCK: torch.Tensor, sums: Sums, *, first: int, shown: bool = False
+) -> torch.Tensor:
+    """Give the features of further keys, k_XCF, and bring the sums in place to a scale on which none is above one.
+
+    Those that are shown to queries one after another do not vanish, for a query may see no other.
+    """
     k_XCF = features.keys(k_XCK, first)
     if not features.exponents:
         return k_XCF
@@ -194,17 +203,24 @@ def _next_keys(features: FeatureMap, k_XCK: torch.Tensor, sums: Sums, *, first: 
     sums.values_XFD.mul_(shrink_X1F.mT)
     sums.weights_X1F.mul_(shrink_X1F)
     sums.peak_X1F.copy_(peak_X1F)
-    return torch.sub(k_XCF, peak_X1F).clamp_(min=_lowest(k_XCF)).exp_()
+    exponents_XCF = torch.sub(k_XCF, peak_X1F)
+    return (exponents_XCF.clamp_(min=_lowest(k_XCF)) if shown else exponents_XCF).exp_()
 
 
-def _queries(features: FeatureMap, q_XCF: torch.Tensor, sums: Sums, k_XCF: torch.Tensor | None = None) -> torch.Tensor:
-    """Bring mapped queries to the scale of the sums and, causally, of the chunk's own keys; rows may have any scale."""
-    if not features.exponents:
-        return q_XCF
-    if not features.apart:
-        return (q_XCF + sums.peak_X1F).softmax(dim=-1)
-    weights = sums.weights_X1F if k_XCF is None else sums.weights_X1F + k_XCF.cumsum(dim=1)
-    return q_XCF.softmax(dim=-1) / _or_one(weights)
+def _queries(features: FeatureMap, q_XCF: torch.Tensor, sums: Sums, k_XCF: torch.Tensor) -> torch.Tensor:
+    """Bring mapped queries to the scale of the sums and the chunk's own keys; what a row's scale is cancels."""
+    if features.apart:
+        return q_XCF.softmax(dim=-1) / (sums.weights_X1F + k_XCF.cumsum(dim=1))
+    return (q_XCF + sums.peak_X1F).softmax(dim=-1) if features.exponents else q_XCF
+
+
+def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums) -> torch.Tensor:
+    """Answer mapped queries from the sums alone: y_XTD."""
+    if features.apart:
+        return torch.matmul(q_XTF.softmax(dim=-1), sums.values_XFD / sums.weights_X1F.mT)
+    if features.exponents:
+        q_XTF = (q_XTF + sums.peak_X1F).softmax(dim=-1)
+    return q_XTF @ sums.values_XFD / _or_one(q_XTF @ sums.weights_X1F.mT)
 
 
 def _add(sums: Sums, k_XCF: torch.Tensor, v_XCD: torch.Tensor) -> None:

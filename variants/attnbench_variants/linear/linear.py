@@ -1,8 +1,8 @@
 """Linear attention: the softmax's kernel replaced by a product of features, so that sums over keys can be shared."""
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from attnbench import Case, Support
@@ -11,7 +11,7 @@ from attnbench_variants.blocks.feature_maps import Elu, FeatureMap, Relu, Softma
 from attnbench_variants.blocks.feature_sums import FeatureAttention, count_by_features
 from attnbench_variants.blocks.fused import TORCH
 
-_MAPS: dict[str, Callable[[], FeatureMap]] = {"elu": Elu, "relu": Relu, "softmax": Softmax}
+_MAPS: dict[str, FeatureMap] = {"elu": Elu(), "relu": Relu(), "softmax": Softmax()}
 
 
 class Linear(FeatureAttention):
@@ -48,7 +48,7 @@ class Linear(FeatureAttention):
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:
-        super().__init__(_MAPS[options.features](), causal=case.mask.causal)
+        super().__init__(_MAPS[options.features], causal=case.mask.causal)
 
     @staticmethod
     def flops(case: Case) -> int:
@@ -56,4 +56,5 @@ class Linear(FeatureAttention):
 
         In decoding: the last key added to the sums, and their use.
         """
-        return count_by_features(case, features=case.shape.head_dim)
+        apart = _MAPS[msgspec.convert(case.options, Linear.Options).features].apart
+        return count_by_features(case, features=case.shape.head_dim, apart=apart)
