@@ -138,15 +138,16 @@ def batched(
     peak_X1F = k_XSF.detach().amax(dim=1, keepdim=True) if features.exponents else k_XSF.new_empty(0)
     if features.exponents:
         k_XSF = (k_XSF - peak_X1F).clamp(min=_lowest(k_XSF)).exp()
-    v_XSD = v_XSD.to(k_XSF.dtype)
-    all_see = k_XSF[:, :before]
-    sums = Sums(all_see.mT @ v_XSD[:, :before], all_see.sum(dim=1, keepdim=True), peak_X1F, before)
+    # One split, whose gradients are put side by side; a slice's is filled up with zeros and added.
+    (all_see, later), (values, later_values) = (
+        x.split([before, keys - before], dim=1) for x in (k_XSF, v_XSD.to(k_XSF.dtype))
+    )
+    sums = Sums(all_see.mT @ values, all_see.sum(dim=1, keepdim=True), peak_X1F, before)
     q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
     if not causal:
         return _read(features, q_XTF, sums).to(q_XTK.dtype)
-    later = k_XSF[:, before:]
     q_XTF = _queries(features, q_XTF, sums, later)
-    y_XTD, weight_XT1 = _causal_sums(q_XTF, later, v_XSD[:, before:], sums)
+    y_XTD, weight_XT1 = _causal_sums(q_XTF, later, later_values, sums)
     return (y_XTD / _or_one(weight_XT1)).to(q_XTK.dtype)
 
 
