@@ -62,6 +62,32 @@ def test_gradients_equal_finite_differences(name, workload):
     assert torch.autograd.gradcheck(lambda *given: attention(given[0], given[-2], given[-1]), inputs)
 
 
+@each("full", "causal")
+def test_in_a_model_of_mixed_precision_it_is_close_to_float64(name, workload):
+    case = case_for(name, WORKLOADS[workload], dtype="bfloat16")
+    qkv = draw(name, case)
+    wide = built(name, msgspec.structs.replace(case, dtype="float64"))
+    attention = built(name, case)
+    if isinstance(attention, torch.nn.Module):
+        attention.float()  # weights stay in float32, as in training
+        attention.load_state_dict({key: value.float() for key, value in wide.state_dict().items()})
+    widened = {id(x): x.detach().double().requires_grad_() for x in leaves(qkv)}
+    true = wide(*(widened[id(x)] for x in qkv))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attention(*qkv)
+        with torch.no_grad():
+            assert_near(attention(*qkv), true, 5e-2)
+    assert out.dtype == torch.bfloat16
+    cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.dtype)
+    unread = {"allow_unused": True, "materialize_grads": True}
+    learned = weights_of(attention)
+    gradients = torch.autograd.grad(out, [*leaves(qkv), *learned], cotangent, **unread)
+    expected = torch.autograd.grad(true, [*widened.values(), *weights_of(wide)], cotangent.double(), **unread)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    for gradient, its_true_value in zip(gradients[: len(widened)], expected, strict=False):
+        assert_near(gradient, its_true_value, 0.2)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-2), ("bfloat16", 5e-2)])
 @each("full", "full-16", "full-grouped", "full-window", "causal", "causal-grouped", "causal-window", "causal-decode")
 def test_every_dtype_is_close_to_float64(name, workload, dtype, tolerance):

@@ -1,7 +1,6 @@
 """Every mechanism's effective matrix is its paper's; exact ones pass as exact, keep all, and see nothing hidden."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
-import msgspec
 import pytest
 import torch
 from torch.nn.functional import elu
@@ -135,12 +134,20 @@ def test_what_is_kept_is_a_share_and_all_of_it_where_attention_is_exact(name, wo
     assert (1 - 1e-12 if is_exact(name) else 0) <= kept < 1 + 1e-12
 
 
-@each()
+@each(*(workload for workload, case in WORKLOADS.items() if case.passes == "decode"))
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+def test_no_registered_mechanism_that_decodes_is_refused_by_the_agreement_probe(name, workload, dtype):
+    _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype))
+
+
+@each(*(workload for workload, case in WORKLOADS.items() if case.passes != "decode"))
 @pytest.mark.parametrize("passes", ["forward", "backward"])
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_no_registered_mechanism_is_refused_by_the_agreement_probe(name, workload, dtype, passes):
-    case = case_for(name, WORKLOADS[workload], dtype=dtype)
-    case = msgspec.structs.replace(case, passes=case.passes if passes == "forward" else passes)
+    _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype, passes=passes))
+
+
+def _passes_the_probe(name, case):
     target = ENTRIES[name].target
     job = Job(case=case, probe=Probe(kind="agreement"), protocol=Protocol(), target=target, origin=Origin())
     outcome = agreement.measure(job, lambda _text: None)

@@ -105,7 +105,8 @@ class _Norms(torch.nn.Module):
 
     def forward(self, x_BGSD: torch.Tensor) -> torch.Tensor:
         """Normalise: x_BGSD."""
-        return torch.addcmul(self.shift, torch.nn.functional.layer_norm(x_BGSD, x_BGSD.shape[-1:]), self.gain)
+        normal_BGSD = torch.nn.functional.layer_norm(x_BGSD, x_BGSD.shape[-1:])
+        return torch.addcmul(self.shift, normal_BGSD, self.gain).to(x_BGSD.dtype)
 
 
 class _Segments(NamedTuple):

@@ -78,7 +78,8 @@ class Reformer(torch.nn.Module):
     def buckets(self, qk_BHND: Tensor) -> Tensor:
         """Hash tokens: their buckets in each round, int64 [B, H, R, N]."""
         batch, heads, tokens, features = qk_BHND.shape
-        buckets_RZ = hash_vectors(qk_BHND.reshape(-1, features), self.rotations)
+        with torch.autocast(qk_BHND.device.type, enabled=False):  # in a model of mixed precision, too
+            buckets_RZ = hash_vectors(qk_BHND.reshape(-1, features), self.rotations)
         return buckets_RZ.view(-1, batch, heads, tokens).movedim(0, 2)
 
     def attend(self, qk_BHND: Tensor, v_BHND: Tensor, buckets_BHRN: Tensor) -> Tensor:

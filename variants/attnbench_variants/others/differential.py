@@ -77,7 +77,7 @@ class Differential(torch.nn.Module):
         wide_BHTD = out_BHTD.to(torch.promote_types(out_BHTD.dtype, torch.float32))
         size_BHT1 = wide_BHTD.square().mean(dim=-1, keepdim=True).add(_EPSILON).sqrt()
         assert self.scale is not None
-        return (wide_BHTD / size_BHT1).to(out_BHTD.dtype) * (self.scale * (1 - self._start))
+        return (wide_BHTD / size_BHT1).to(out_BHTD.dtype) * (self.scale * (1 - self._start)).to(out_BHTD.dtype)
 
     @staticmethod
     def flops(case: Case) -> int:

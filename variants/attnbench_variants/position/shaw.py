@@ -48,7 +48,7 @@ class Shaw(torch.nn.Module):
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
         k_BHSD, v_BHSD = (per_query_head(x, self._heads) for x in (k_BGSD, v_BGSD))
-        vectors = Vectors(*(x.expand(self._heads, -1, -1) for x in (self.keys_HRD, self.values_HRD)))
+        vectors = Vectors(*(x.to(q_BHTD.dtype).expand(self._heads, -1, -1) for x in (self.keys_HRD, self.values_HRD)))
         return attend_to_near_and_far(q_BHTD, k_BHSD, v_BHSD, vectors=vectors, relations=self._relations)
 
     @staticmethod
