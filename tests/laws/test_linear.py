@@ -137,6 +137,18 @@ def test_the_operations_of_a_call_are_those_that_torch_counts(name, options, cau
     assert counter.get_total_flops() == variant(name).flops(case)
 
 
+@every_mechanism
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("queries", [150, 40])
+def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name, options, causal, queries):
+    case = _case(name, 150, options, queries=queries, causal=causal, passes="forward-backward")
+    attention, qkv = built(name, case), draw(name, case)
+    with FlopCounterMode(display=False) as counter:
+        attention(*qkv)
+    counted = variant(name).flops(case)
+    assert 3 * counter.get_total_flops() == counted
+
+
 def test_the_form_for_gradients_gives_the_gradients_of_a_weight_for_every_pair():
     q, k, v = (x.requires_grad_() for x in _features(150, 170, 170))
     cotangent = torch.rand(3, 150, 4, dtype=torch.float64)

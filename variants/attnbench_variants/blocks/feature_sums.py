@@ -162,10 +162,17 @@ def count_by_features(case: Case, *, features: int, projected: int = 0, apart: b
     use = add if apart and (decodes or not case.mask.causal) else add + features
     if decodes:
         return 2 * shape.batch * (shape.kv_heads * (project + add) + shape.heads * (project + use))
-    forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
-    if case.mask.causal:
+    if not case.mask.causal:
+        forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
+    elif case.device == "cpu" and case.passes == "forward":
         chunks, rest = divmod(shape.seq_q, CHUNK)
+        forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
         forward += (chunks * CHUNK**2 + rest**2) * (features + dim)
+    else:  # chunks filled up, and a column of ones among their values
+        chunk, one = min(shape.seq_q, CHUNK), dim + 1
+        length = -(-shape.seq_q // chunk) * chunk
+        forward = length * (2 * features * one + chunk * (features + one))
+        forward += (shape.seq_k - shape.seq_q) * add + (shape.seq_q + shape.seq_k) * project
     return executed(2 * shape.batch * shape.heads * forward, case)
 
 
