@@ -89,8 +89,9 @@ def transformers_lsh(of: Shape, *, bucket: int, rounds: int, causal: bool = Fals
     return attend
 
 
-def linformer_layer(of: Shape, *, k: int) -> Any:
-    return imported("linformer").LinformerSelfAttention(of.heads * of.head_dim, of.seq_k, k=k, heads=of.heads)
+def linformer_layer(of: Shape, *, k: int, **options: bool) -> Any:
+    layer = imported("linformer").LinformerSelfAttention
+    return layer(of.heads * of.head_dim, of.seq_k, k=k, heads=of.heads, **options)
 
 
 def local_window(*, width: int, causal: bool = True, exact: bool = True) -> Attend:
