@@ -76,17 +76,31 @@ def transformers_lsh(of: Shape, *, bucket: int, rounds: int, causal: bool = Fals
         lsh_attention_probs_dropout_prob=0.0, hash_seed=0,
     )  # fmt: skip
     peer = reformer.LSHSelfAttention(config)
-    del peer.query_key, peer.value
-    peer.query_key = peer.value = torch.nn.Identity()
 
     def attend(qk_BHND: torch.Tensor, v_BHND: torch.Tensor) -> torch.Tensor:
-        """Hand over heads where the peer would project tokens to them."""
-        heads = iter([_joined(qk_BHND), _joined(v_BHND)])
-        peer.query_key.forward = peer.value.forward = lambda _x: next(heads)
-        out_BNE: torch.Tensor = peer(_joined(qk_BHND), buckets=None).hidden_states
-        return out_BNE.unflatten(2, (of.heads, -1)).transpose(1, 2)
+        peer.query_key, peer.value = Given(qk_BHND), Given(v_BHND)
+        return split(peer(peer.query_key(None), buckets=None).hidden_states, of.heads)
 
     return attend
+
+
+class Given(torch.nn.Module):
+    """What stands for a package's projection to heads: it gives those that it was made of, joined."""
+
+    def __init__(self, x_BHND: torch.Tensor) -> None:
+        super().__init__()
+        self.joined_BNE = joined(x_BHND)
+
+    def forward(self, _tokens: torch.Tensor | None) -> torch.Tensor:
+        return self.joined_BNE
+
+
+def joined(x_BHND: torch.Tensor) -> torch.Tensor:
+    return x_BHND.transpose(1, 2).flatten(2)
+
+
+def split(x_BNE: torch.Tensor, heads: int) -> torch.Tensor:
+    return x_BNE.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def linformer_layer(of: Shape, *, k: int, **options: bool) -> Any:
@@ -118,7 +132,3 @@ def fla_causal() -> Attend:
         return out
 
     return attend
-
-
-def _joined(x_BHND: torch.Tensor) -> torch.Tensor:
-    return x_BHND.transpose(1, 2).flatten(2)

@@ -11,7 +11,7 @@ def test_the_fourier_transform_is_the_same():
     attention = peers.ours(peers.case("fnet", peers.shape(13, batch=2, heads=3, dim=5), dtype="float64"))
 
     def theirs(v):
-        [out] = peer(v.transpose(1, 2).flatten(2))
-        return out.unflatten(2, (3, 5)).transpose(1, 2)
+        [out] = peer(peers.joined(v))
+        return peers.split(out, 3)
 
     assert_parity(lambda v: attention(v, v, v), theirs, *draw(1, 2, 3, 13, 5), tolerance=FLOAT64)

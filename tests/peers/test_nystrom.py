@@ -1,6 +1,6 @@
 """Nystrom attention beside nystrom-attention and transformers' Nystromformer."""
 
-# B batch, H heads, N tokens, D head dimension
+# B batch, H heads, N tokens, D head dimension, E width (H * D)
 import pytest
 import torch
 from parity import FLOAT64, assert_parity, assert_same, by_the_paper, draw, rows_that_differ
@@ -48,33 +48,19 @@ def calling(peer):
     """Call nystrom-attention with heads."""
 
     def attend(*qkv_BHND):
-        heads = qkv_BHND[0].shape[1]
-        out_BNE = peer(torch.cat([_joined(x) for x in qkv_BHND], dim=2))
-        return out_BNE.unflatten(2, (heads, DIM)).transpose(1, 2)
+        out_BNE = peer(torch.cat([peers.joined(x) for x in qkv_BHND], dim=2))
+        return peers.split(out_BNE, qkv_BHND[0].shape[1])
 
     return attend
 
 
 def calling_transformers(peer):
     def attend(*qkv_BHND):
-        peer.query, peer.key, peer.value = (_Given(_joined(x)) for x in qkv_BHND)
-        [out_BNE] = peer(_joined(qkv_BHND[0]))
-        return out_BNE.unflatten(2, (HEADS, DIM)).transpose(1, 2)
+        peer.query, peer.key, peer.value = (peers.Given(x) for x in qkv_BHND)
+        [out_BNE] = peer(peer.query(None))
+        return peers.split(out_BNE, HEADS)
 
     return attend
-
-
-class _Given(torch.nn.Module):
-    def __init__(self, x):
-        super().__init__()
-        self.x = x
-
-    def forward(self, _):
-        return self.x
-
-
-def _joined(x_BHND):
-    return x_BHND.transpose(1, 2).flatten(2)
 
 
 @pytest.mark.parametrize("conv", [CONV, 0])
