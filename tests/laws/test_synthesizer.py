@@ -29,11 +29,12 @@ def _learned(case):
     return attention
 
 
+@pytest.mark.parametrize("queries", [1, 19, 21])
 @pytest.mark.parametrize("mask", [Mask(), CAUSAL])
 @pytest.mark.parametrize("form", FORMS)
-def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, mask, monkeypatch):
+def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, mask, queries, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)  # so that there are several runs of queries
-    case = _case(form, 21, queries=19, mask=mask, kv_heads=1)
+    case = _case(form, 21, queries=queries, mask=mask, kv_heads=1)
     attention, qkv = _learned(case), draw("synthesizer", case)
     true = REFERENCES["synthesizer"].attend(attention, *qkv, case)
     assert_near(attention(*qkv), true, 1e-12)
@@ -121,10 +122,11 @@ def test_a_window_is_refused():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mask", [Mask(), CAUSAL])
+@pytest.mark.parametrize("queries", [19, 21])
 @pytest.mark.parametrize("passes", ["forward", "forward-backward"])
-def test_the_operations_are_those_that_torch_counts(form, mask, passes, monkeypatch):
+def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)
-    case = _case(form, 21, queries=19, mask=mask, passes=passes, kv_heads=1)
+    case = _case(form, 21, queries=queries, mask=mask, passes=passes, kv_heads=1)
     attention, qkv = built("synthesizer", case), draw("synthesizer", case)
 
     def call():
@@ -133,6 +135,15 @@ def test_the_operations_are_those_that_torch_counts(form, mask, passes, monkeypa
             out.sum().backward()
 
     assert counted_flops(call) == variant("synthesizer").flops(case)
+
+
+def test_memory_of_the_dense_form_grows_with_the_length_with_gradients_too():
+    def peak(length):
+        case = _case("dense", length, mask=CAUSAL, dtype="float32", passes="forward-backward")
+        attention, qkv = built("synthesizer", case), draw("synthesizer", case)
+        return peak_bytes(lambda: attention(*qkv).sum().backward())
+
+    assert peak(4096) < 2.2 * peak(2048)
 
 
 @pytest.mark.parametrize("form", ["dense", "factorized-dense", "factorized-random"])

@@ -70,8 +70,8 @@ def parts_of(pattern: Pattern, *, queries: int, keys: int) -> Iterator[Part]:
     for residue in range(min(step, keys)):
         first_row = (residue - (keys - queries)) % step
         rows, columns = len(range(first_row, queries, step)), len(range(residue, keys, step))
-        for first, last in _groups(pattern, rows, columns):
-            yield _part(pattern, first, last, (first_row, rows), (residue, columns))
+        for blocks in _groups(pattern, rows=rows, columns=columns):
+            yield _part(pattern, blocks, rows=(first_row, rows), columns=(residue, columns))
 
 
 def pairs_of(pattern: Pattern, *, queries: int, keys: int) -> int:
@@ -79,7 +79,7 @@ def pairs_of(pattern: Pattern, *, queries: int, keys: int) -> int:
     return sum(part.pairs for part in parts_of(pattern, queries=queries, keys=keys))
 
 
-def _groups(pattern: Pattern, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+def _groups(pattern: Pattern, *, rows: int, columns: int) -> Iterator[tuple[int, int]]:
     """Give first and last block (exclusive) of each part of those with queries; rows are the last of the columns."""
     if not rows:
         return
@@ -95,9 +95,9 @@ def _groups(pattern: Pattern, rows: int, columns: int) -> Iterator[tuple[int, in
     yield from ((one, one + 1) for one in range(inner.stop, last))
 
 
-def _part(pattern: Pattern, first: int, last: int, rows: tuple[int, int], columns: tuple[int, int]) -> Part:
+def _part(pattern: Pattern, of: tuple[int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Part:
     """Place some blocks; rows and columns are those of one residue: its first index among all, and how many it has."""
-    block, before = pattern.block, columns[1] - rows[1]
+    (first, last), block, before = of, pattern.block, columns[1] - rows[1]
     start, stop = max(before, first * block), min(columns[1], last * block)
     shown_from = first * block - pattern.lead
     left, right = max(0, shown_from), min(columns[1], (last - 1) * block - pattern.lead + pattern.shown)
@@ -106,8 +106,8 @@ def _part(pattern: Pattern, first: int, last: int, rows: tuple[int, int], column
         left, right = max(left, own + start + pattern.seen.start), min(right, own + stop - 1 + pattern.seen.stop)
     blocks, shown = last - first, right - left - (last - first - 1) * block
     return Part(
-        rows=_every(pattern.dilation, rows[0], start - before, stop - before),
-        keys=_every(pattern.dilation, columns[0], left, right),
+        rows=_every(pattern.dilation, rows[0], start=start - before, stop=stop - before),
+        keys=_every(pattern.dilation, columns[0], start=left, stop=right),
         blocks=blocks,
         block=block if blocks > 1 else shown,
         shown=shown,
@@ -116,5 +116,5 @@ def _part(pattern: Pattern, first: int, last: int, rows: tuple[int, int], column
     )
 
 
-def _every(step: int, offset: int, start: int, stop: int) -> slice:
-    return slice(offset + start * step, offset + stop * step, step)
+def _every(step: int, first: int, *, start: int, stop: int) -> slice:
+    return slice(first + start * step, first + stop * step, step)

@@ -27,7 +27,8 @@ class Part(NamedTuple):
 
     def of_rows(self, x_XN: Tensor) -> Tensor:
         """Give the part's rows of x_XN... in its own order, [..., M] and what follows."""
-        in_order = x_XN[:, self.rows].unflatten(1, (-1, self.columns)).transpose(1, 2)
+        rows_XM = x_XN[:, self.rows]
+        in_order = rows_XM.reshape(len(x_XN), -1, self.columns, *x_XN.shape[2:]).transpose(1, 2)
         return in_order.reshape(*self.chunks.q.shape[:-1], *x_XN.shape[2:])
 
     def to_rows(self, x: Tensor, like_XM: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def attend_by_recurrence(q_XTD: torch.Tensor, writes: Writes) -> torch.Tensor:
     """Read the state after each of the last T positions, o_t = q_t S_t: out_XTE in float32 or wider. Differentiable.
 
     Time: O(S D E + T C (D + E)). What decays is multiplied by decays, never divided by them: where they are strong it
-    becomes nothing, and nothing else does.
+    becomes nothing, and nothing else does: no factor is above 1.
     """
     queries, keys = q_XTD.shape[1], writes.k_XSD.shape[1]
     earlier, own = _runs(keys - queries, writes), _runs(queries, writes)
@@ -87,7 +87,7 @@ class _OneDecay:
         return log_XNCC.masked_fill(earlier_CC, -torch.inf).exp()
 
     def write(self, state_XDE: torch.Tensor) -> Written:
-        """Write all positions; with a beta, chunk by chunk (Yang et al. 2024, section 3.2: T U = beta V)."""
+        """Write all positions; with a beta, chunk by chunk (Yang et al. 2024, section 3.2)."""
         total_XN11 = self.from_start_XNC1[:, :, -1:].expand(-1, self.k_XNCD.shape[1], -1, -1)
         keys_XNCD = self.k_XNCD * self.to_end_XNC1
         if self.beta_XNC1 is None:

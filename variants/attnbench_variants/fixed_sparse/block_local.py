@@ -3,6 +3,7 @@
 # a block, M blocks of keys, L keys that a block's rows are shown
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -30,12 +31,13 @@ class Run(NamedTuple):
 
 
 class BlockLocal:
-    """The pattern of a layout, and of lists of further blocks where a mechanism has some; one softmax, each key once."""
+    """The pattern of a layout, and of lists of further blocks where a mechanism has some; each key is seen once."""
 
     def __init__(self, case: Case, layout: Layout, lists: Lists | None = None) -> None:
         if case.shape.seq_q > case.shape.seq_k:
             raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
         self._layout, self._runs = layout, list(_runs(case, layout, lists))
+        self.recomputes = case.device == "cpu"  # elsewhere all blocks are one run, whose copies autograd keeps
         self._fused = Fused(case, masked=True)
         self.name = self._fused.name
 
@@ -60,7 +62,7 @@ class BlockLocal:
             return
         q_XNCD = self._layout.query_blocks(q_XTD[:, self._layout.global_queries :])
         tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (q_XTD, k_XSD, v_XSD))
-        if tracked and q_XTD.device.type == "cpu":
+        if tracked and self.recomputes:
             out_XNCD: torch.Tensor = _Recomputed.apply(self, q_XNCD, k_XSD, v_XSD)  # type: ignore[no-untyped-call]  # torch leaves it untyped
             yield out_XNCD.flatten(1, 2)
             return
@@ -101,7 +103,7 @@ class Shown:
         mask_1NCL = self._mask[None, run.blocks]
         if not run.lists:
             return mask_1NCL
-        # Causally what is listed comes before a block and is whole, so that lists of one length are alike for all heads.
+        # Causally what is listed comes before a block and is whole, so that lists as long are alike for all heads.
         listed_GN1L = run.lists.seen()[: 1 if self._layout.causal else None]
         if len(listed_GN1L) > 1:
             listed_GN1L = listed_GN1L.repeat(sequences // len(listed_GN1L), 1, 1, 1)
@@ -186,12 +188,12 @@ def count(case: Case, layout: Layout, lists: Lists | None = None) -> int:
 
 
 def _joined(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Put pieces side by side along the third dimension; torch's own `cat` takes twice as long for such strided ones."""
+    """Put pieces side by side along the third dimension; torch's `cat` takes longer for such strided ones."""
     widths = [piece.shape[2] for piece in pieces]
     sequences, blocks, _, dim = pieces[0].shape
     whole = pieces[0].new_empty(sequences, blocks, sum(widths), dim)
-    for place, piece in zip(whole.split(widths, dim=2), pieces, strict=True):
-        place.copy_(piece)
+    for piece, stop in zip(pieces, accumulate(widths), strict=True):
+        whole[:, :, stop - piece.shape[2] : stop] = piece
     return whole
 
 

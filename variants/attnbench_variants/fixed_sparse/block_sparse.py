@@ -42,7 +42,10 @@ class BlockSparse:
             Meta(description="share of the blocks that a random pattern keeps; butterfly's follows from the length"),
         ] = None
 
-    supports = Support(window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1)
+    # N log N is about N^1.15 where a row has 7 to 11 blocks, that is from 4096 to 65536 positions.
+    supports = Support(
+        window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1.15
+    )
 
     def __init__(self, case: Case, options: Options) -> None:
         layout, self.lists = _pattern(case, options)

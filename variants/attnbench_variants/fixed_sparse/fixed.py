@@ -25,8 +25,8 @@ class SparseFixed:
     """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.2 and 4.3, equation 8).
 
     Positions are cut into blocks of l, the stride. A query at i sees the j of its own block up to i, and the last c
-    positions of every earlier block, which sum it up: floor(j / l) = floor(i / l), or j mod l >= l - c. One softmax over
-    both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + c N / l)), with the
+    positions of every earlier block, which sum it up: floor(j / l) = floor(i / l), or j mod l >= l - c. One softmax
+    over both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + c N / l)), with the
     default stride O(N^1.5); memory: O(N).
 
     - Of the paper's three ways to put the two sets together (section 4.3) this is the second, a head that attends to

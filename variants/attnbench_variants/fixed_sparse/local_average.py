@@ -121,14 +121,14 @@ class _Cut:
         trailing = self.chunks * self.chunk - leading - x_XSD.shape[1]
         chunks_XJCD = pad(x_XSD, (0, 0, leading, trailing)).unflatten(1, (self.chunks, self.chunk))
         square_CC = x_XSD.new_ones(self.chunk, self.chunk)
-        sums_XNCD = self._within(chunks_XJCD, square_CC.triu(), 0)
+        sums_XNCD = self._within(chunks_XJCD, square_CC.triu(), further=0)
         sums_XNCD += self._of_whole(chunks_XJCD)
-        sums_XNCD += self._within(chunks_XJCD, square_CC.tril(self.rest - 1), self.whole + 1)
+        sums_XNCD += self._within(chunks_XJCD, square_CC.tril(self.rest - 1), further=self.whole + 1)
         if self.rest:
-            sums_XNCD += self._within(chunks_XJCD, square_CC.tril(self.rest - 1 - self.chunk), self.whole + 2)
+            sums_XNCD += self._within(chunks_XJCD, square_CC.tril(self.rest - 1 - self.chunk), further=self.whole + 2)
         return sums_XNCD.flatten(1, 2)[:, : self.rows]
 
-    def _within(self, chunks_XJCD: torch.Tensor, which_CC: torch.Tensor, further: int) -> torch.Tensor:
+    def _within(self, chunks_XJCD: torch.Tensor, which_CC: torch.Tensor, *, further: int) -> torch.Tensor:
         """Sum, for each place of a window's first chunk, those positions of a later one that it holds: [X, N, C, D]."""
         sums_XJCD = (which_CC @ chunks_XJCD.flatten(0, 1)).view_as(chunks_XJCD)
         return sums_XJCD[:, further : further + self.blocks]
@@ -147,16 +147,16 @@ class _Means(torch.autograd.Function):
     def forward(ctx: Any, v_XSD: torch.Tensor, queries: int, reach: _Reach) -> torch.Tensor:
         ctx.keys, ctx.reach = v_XSD.shape[1], reach
         cut, counts_T1 = _Cut(queries, reach), _counts(v_XSD, reach, queries=queries, keys=ctx.keys)
-        return _few_at_a_time(v_XSD, queries, lambda few_XSD: cut.sums(few_XSD).div_(counts_T1))
+        return _few_at_a_time(v_XSD, queries, compute=lambda few_XSD: cut.sums(few_XSD).div_(counts_T1))
 
     @staticmethod
     def backward(ctx: Any, grad_XTD: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         cut = _Cut(ctx.keys, ctx.reach.mirrored())
         counts_T1 = _counts(grad_XTD, ctx.reach, queries=grad_XTD.shape[1], keys=ctx.keys)
-        return _few_at_a_time(grad_XTD, ctx.keys, lambda few_XTD: cut.sums(few_XTD / counts_T1)), None, None
+        return _few_at_a_time(grad_XTD, ctx.keys, compute=lambda few_XTD: cut.sums(few_XTD / counts_T1)), None, None
 
 
-def _few_at_a_time(x_XSD: torch.Tensor, rows: int, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+def _few_at_a_time(x_XSD: torch.Tensor, rows: int, *, compute: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Compute [X, rows, D] for few of the sequences at a time, in float32 or wider."""
     out = x_XSD.new_empty(x_XSD.shape[0], rows, x_XSD.shape[2])
     values = _CPU_VALUES if x_XSD.device.type == "cpu" else _DEVICE_VALUES

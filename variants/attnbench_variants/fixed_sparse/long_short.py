@@ -24,8 +24,8 @@ class LongShort(torch.nn.Module):
     positions are cut into segments of `width`; a query sees its own and half as many keys on either side. One softmax
     over both, each layer-normalised by itself, keys and values alike (DualLN). Causal: the last `width` keys, and of
     every `segment` of the sequence before the query's own `rank` landmarks. Queries are the last T positions of the
-    keys. Time: O(S(width + rank)), memory O(S). Causal, time and memory as in the paper: the landmarks are as many as
-    S rank / segment, so that time has a small quadratic term, which outweighs the windows above S = 4 width^2 / rank.
+    keys. Time: O(S (width + rank)), memory O(S). Causal, as in the paper, there are S rank / segment landmarks: a small
+    quadratic term, which outweighs the windows above S = 2 width segment / rank, by default 4096.
 
     Where the paper leaves a choice, or this differs:
 

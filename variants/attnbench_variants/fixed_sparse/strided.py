@@ -68,7 +68,8 @@ class _Strided:
         scale = q_XRD.shape[2] ** -0.5
         yield from self._windows(Chunks(q_XRD, k_XSD, v_XSD, scale=scale))
         filled = (q_XRD.unflatten(1, (-1, self.blocks.stride)), *map(self.blocks.filled_keys, (k_XSD, v_XSD)))
-        columns = Chunks(*(x.transpose(1, 2) for x in filled), scale=scale)
+        q, k, v = (x.transpose(1, 2) for x in filled)
+        columns = Chunks(q, k, v, scale=scale)
         yield from self._causal_columns(columns) if self.blocks.causal else self._full_columns(columns)
 
     def of_last(self, x_XSD: torch.Tensor) -> torch.Tensor:

@@ -42,7 +42,8 @@ class Blocks:
 
     def filled_keys(self, x_XSD: torch.Tensor) -> torch.Tensor:
         """Fill up the last block, and cut all of them: x_XMCD."""
-        return pad(x_XSD, (0, 0, 0, self.blocks * self.stride - self.keys)).unflatten(1, (self.blocks, self.stride))
+        filled_XSD = pad(x_XSD, (0, 0, 0, self.blocks * self.stride - self.keys))
+        return filled_XSD.view(-1, self.blocks, self.stride, x_XSD.shape[2])
 
 
 class Pattern(Protocol):

@@ -10,8 +10,8 @@ from msgspec import Meta
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
 
 
@@ -50,12 +50,12 @@ class Hierarchical:
         grouped=True,
         growth=1,
     )
-    backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:
         if case.passes == "decode":
             raise Unsupported("a coarse query is that of its cluster's first position, which one query alone is not")
         self._block, self._causal = options.block, case.mask.causal
+        self.backend = kernel_for(torch.device(case.device)).name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
@@ -75,7 +75,9 @@ class Hierarchical:
         """Count the matrix products that are executed: three blocks of keys for each block of queries and level."""
         shape, block = case.shape, msgspec.convert(case.options, Hierarchical.Options).block
         blocks = sum(-(-clusters // block) for clusters in clusters_at_levels(shape.seq_q, block))
-        return executed(4 * shape.batch * shape.heads * blocks * 3 * block**2 * shape.head_dim, case)
+        return executed(
+            4 * shape.batch * shape.heads * blocks * 3 * block**2 * shape.head_dim, case, scores="recomputed"
+        )
 
 
 Sums = tuple[torch.Tensor, torch.Tensor]

@@ -3,10 +3,13 @@
 # dimension, E head dimension and what else is summed
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
+
+from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
 
 
 class Level(NamedTuple):
@@ -53,21 +56,42 @@ def attend_at_level(level: Level, *, near: bool, block: int, causal: bool) -> tu
     `near` is level 0, where a block sees itself and its neighbours; at others, what is too far for the level below.
     """
     clusters = level.q.shape[1]
-    filling = -clusters % block
-    q_XMCD = pad(level.q, (0, 0, 0, filling)).unflatten(1, (-1, block))
+    q_XMCD = pad(level.q, (0, 0, 0, -clusters % block)).unflatten(1, (-1, block)) * level.q.shape[2] ** -0.5
+    bias_MCW = _bias(level.size, level.q.dtype, near=near, block=block, causal=causal)
     k_XMWD, v_XMWD = (_windows(x, block) for x in (level.k, level.v))
-    scores = (q_XMCD * level.q.shape[2] ** -0.5) @ k_XMWD.mT
-    scores = scores.to(level.size.dtype) + _bias(level.size, near=near, block=block, causal=causal)
-    lse_XMC = scores.logsumexp(dim=-1)
-    weights = (scores - lse_XMC[..., None]).exp()
-    out_XMCD = weights.to(v_XMWD.dtype) @ v_XMWD
-    return out_XMCD.flatten(1, 2)[:, :clusters].to(scores.dtype), lse_XMC.flatten(1)[:, :clusters]
+    out_XMCD, lse_XMC = _WithSum.apply(q_XMCD, k_XMWD, v_XMWD, bias_MCW[None])  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    # A mean stands for as many positions as it was taken over, exactly: in narrow dtypes no score could hold that.
+    lse_XN = lse_XMC.flatten(1)[:, :clusters] + level.size[0].log()
+    return out_XMCD.flatten(1, 2)[:, :clusters].to(lse_XN.dtype), lse_XN
 
 
-def _bias(size_N: torch.Tensor, *, near: bool, block: int, causal: bool) -> torch.Tensor:
-    """Give what is added to scores, [M, C, W]: the logarithm of a cluster's size, as its mean stands for so many."""
-    lowest = torch.finfo(size_N.dtype).min / 2
-    log_size_MW = _windows(size_N.log()[None, :, None], block, value=lowest)[0, ..., 0]
+class _WithSum(torch.autograd.Function):
+    """Attention and its log-sum-exp, both differentiable: what a cluster reads is weighed anew for each position."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_XMCD: torch.Tensor, k_XMWD: torch.Tensor, v_XMWD: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give out_XMCD and lse_XMC."""
+        out, lse = kernel_for(q_XMCD.device).forward(Chunks(q_XMCD, k_XMWD, v_XMWD, bias))
+        ctx.save_for_backward(q_XMCD, k_XMWD, v_XMWD, bias, out, lse)
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor, grad_lse: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Give the gradients: of a score, weights * (grad . v - grad . out + grad_lse)."""
+        q, k, v, bias, out, lse = ctx.saved_tensors
+        weights = ((q @ k.mT).to(lse.dtype) + bias).sub_(lse[..., None]).exp_()
+        shift = (grad * out).sum(dim=-1, dtype=lse.dtype) - grad_lse
+        ds = (grad @ v.mT).to(lse.dtype).sub_(shift[..., None]).mul_(weights).to(q.dtype)
+        return ds @ k, ds.mT @ q, weights.to(q.dtype).mT @ grad, None
+
+
+def _bias(size_N: torch.Tensor, dtype: torch.dtype, *, near: bool, block: int, causal: bool) -> torch.Tensor:
+    """Give what is added to scores, [M, C, W]: for a cluster shorter than others the logarithm of its share of them."""
+    lowest = torch.finfo(dtype).min / 2  # finite, as there are rows that see nothing at a level
+    log_size_MW = _windows((size_N / size_N[0]).log()[None, :, None], block, value=lowest)[0, ..., 0]
     row_C1 = torch.arange(block, device=size_N.device)[:, None] + block
     key_W = torch.arange(3 * block, device=size_N.device)
     if near:
@@ -76,14 +100,17 @@ def _bias(size_N: torch.Tensor, *, near: bool, block: int, causal: bool) -> torc
         # Blocks of the level below are halves of this one's: neighbours there have seen each other already.
         seen_CW = (key_W // block != 1) & ((key_W // (block // 2) - row_C1 // (block // 2)).abs() > 1)
         seen_CW = seen_CW & (key_W < row_C1) if causal else seen_CW
-    return log_size_MW[:, None].masked_fill(~seen_CW, lowest)
+    return log_size_MW[:, None].masked_fill(~seen_CW, lowest).to(dtype)
 
 
 def _windows(x_XND: torch.Tensor, block: int, *, value: float = 0.0) -> torch.Tensor:
     """Give each block and the ones before and after it, overlapping views of one copy: x_XMWD."""
-    filled = pad(x_XND, (0, 0, block, block + -x_XND.shape[1] % block), value=value)
-    return filled.unfold(1, 3 * block, block).mT
+    filled_XPD = pad(x_XND, (0, 0, block, block + -x_XND.shape[1] % block), value=value)
+    x_XMDW: torch.Tensor = filled_XPD.unfold(1, 3 * block, block)
+    return x_XMDW.mT
 
 
 def _pairs_summed(x_XNE: torch.Tensor) -> torch.Tensor:
-    return pad(x_XNE, (0, 0, 0, x_XNE.shape[1] % 2)).unflatten(1, (-1, 2)).sum(dim=2)
+    """Add up neighbours, two by two; a last one without a neighbour stays as it is."""
+    sequences, clusters, width = x_XNE.shape
+    return pad(x_XNE, (0, 0, 0, clusters % 2)).view(sequences, -1, 2, width).sum(dim=2)

@@ -1,6 +1,6 @@
 """Synthesizer attention: weights that no query and key make together."""
-# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, C queries of a run, U keys that a run is
-# shown, F features of a value: D, or B * D where all sequences share their weights (then B is 1)
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = D + 1; C queries of a run, U keys that a
+# run is shown, F features of a value: D, or B * D where all sequences share their weights (then B is 1)
 
 from collections.abc import Iterator
 from typing import Annotated, Literal, NamedTuple
@@ -8,13 +8,14 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 import torch
 from msgspec import Meta
+from torch.nn.functional import pad
 
-from attnbench import Case, Support
+from attnbench import Case, Mask, Support
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH
+from attnbench_variants.blocks.fused import TORCH, Fused
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.visible import visible_keys
+from attnbench_variants.blocks.visible import visible_keys, visible_pairs
 from attnbench_variants.low_rank.synthetic_scores import Dense, FactorizedDense, FactorizedRandom, Random, factors
 
 # Scores of a run of queries: on a CPU few enough to stay in the cache and in the heap.
@@ -34,8 +35,9 @@ class Synthesizer(torch.nn.Module):
     dense: C_t = F(x_t), a two-layered network with a score for each position. random: C is learned as it is.
     factorized-dense: F gives two short vectors, whose products are the scores. factorized-random: C = R1 R2^T, of rank
     k. Keys are never read; weights are learned for as many positions as the case has. Causally, later positions are
-    masked. Queries are the last T positions of the keys. Time: O(T S); memory without gradients: O(T + S) and C itself
-    where it is learned.
+    masked. Queries are the last T positions of the keys. Time: O(T S). Memory: O(T + S) for the dense form, which is
+    attention from relu(q + b1) to the rows of W2 in a fused kernel, and for all of them without gradients, besides C
+    itself where it is learned; O(T S) for the others with gradients.
 
     Where the paper leaves a choice, or this differs:
     - F starts from the token; here W1 x is the query (as in the authors' code, which has no biases either): between the
@@ -60,24 +62,42 @@ class Synthesizer(torch.nn.Module):
         grouped=True,
         growth=2,
     )
-    backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()
         self._mask = case.mask
         self.scores = _scores(case, options)
-        self._runs = list(_runs(case, shared=self.scores.shared))
+        self._fused = None if options.form != "dense" else _fused(case)
+        self._shared = _shared(options)
+        self._runs = list(_runs(case, shared=self._shared))
+        self.backend = f"torch-matmul {TORCH}" if self._fused is None else self._fused.name
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
         del k_BGSD
+        v_BHSD = per_query_head(v_BGSD, q_BHTD.shape[1])
+        return self._in_runs(q_BHTD, v_BHSD) if self._fused is None else self._at_once(self._fused, q_BHTD, v_BHSD)
+
+    def _at_once(self, fused: Fused, q_BHTD: torch.Tensor, v_BHSD: torch.Tensor) -> torch.Tensor:
+        """Attend with the second layer as the keys of every sequence, so that no scores are held."""
+        batch, _, queries, dim = q_BHTD.shape
+        keys = v_BHSD.shape[2]
+        q_BHTX, k_HSX = self.scores(q_BHTD)
+        qkv = q_BHTX * (dim + 1) ** 0.5, k_HSX.expand(batch, -1, -1, -1), pad(v_BHSD, (0, 1))
+        if queries in (1, keys):
+            return fused(*qkv, causal=self._mask.causal and queries > 1)[..., :-1]
+        mask_TS = visible_keys(self._mask, queries=queries, keys=keys, device=q_BHTD.device)
+        return fused(*qkv, mask=mask_TS)[..., :-1]
+
+    def _in_runs(self, q_BHTD: torch.Tensor, v_BHSD: torch.Tensor) -> torch.Tensor:
+        """Attend a run of queries at a time; what all sequences share mixes their values as if they were one's."""
         batch, heads, queries, dim = q_BHTD.shape
-        q_HBTD, v_HBSD = q_BHTD.transpose(0, 1), per_query_head(v_BGSD, heads).transpose(0, 1)
-        v_HBSF = v_HBSD.transpose(1, 2).flatten(2)[:, None] if self.scores.shared else v_HBSD.contiguous()
-        out_HBTF = torch.cat([self._attend(q_HBTD, v_HBSF, run) for run in self._runs], dim=2)
-        if self.scores.shared:
-            return out_HBTF.view(heads, queries, batch, dim).permute(2, 0, 1, 3)
-        return out_HBTF.transpose(0, 1)
+        q_HBTD, v_HBSF = q_BHTD.transpose(0, 1), v_BHSD.transpose(0, 1).contiguous()
+        if not self._shared:
+            return torch.cat([self._attend(q_HBTD, v_HBSF, run) for run in self._runs], dim=2).transpose(0, 1)
+        v_H1SF = v_HBSF.transpose(1, 2).flatten(2)[:, None]
+        out_H1TF = torch.cat([self._attend(q_HBTD, v_H1SF, run) for run in self._runs], dim=2)
+        return out_H1TF.view(heads, queries, batch, dim).permute(2, 0, 1, 3)
 
     def _attend(self, q_HBTD: torch.Tensor, v_HBSF: torch.Tensor, run: _Run) -> torch.Tensor:
         """Give out_HBCF for a run of queries."""
@@ -90,20 +110,20 @@ class Synthesizer(torch.nn.Module):
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count the matrix products that are executed: scores that are products, and the values' sums, run by run."""
+        """Count the matrix products that are executed: scores where they are products, and sums of values."""
         shape, options = case.shape, msgspec.convert(case.options, Synthesizer.Options)
-        pairs = sum(
-            (run.queries.stop - run.queries.start) * run.seen for run in _runs(case, shared="random" in options.form)
-        )
-        heads = shape.batch * shape.heads
-        values = 2 * heads * pairs * shape.head_dim
+        heads, dim = shape.batch * shape.heads, shape.head_dim
+        if options.form == "dense":
+            skips_later = Mask(causal=case.mask.causal and shape.seq_q == shape.seq_k)
+            pairs = visible_pairs(skips_later, queries=shape.seq_q, keys=shape.seq_k)
+            return executed(4 * heads * pairs * (dim + 1), case, scores="recomputed")
+        pairs = sum((run.queries.stop - run.queries.start) * run.seen for run in _runs(case, shared=_shared(options)))
         made = {
-            "dense": values,
-            "factorized-dense": 2 * heads * shape.seq_q * sum(factors(shape.seq_k)) * shape.head_dim,
+            "factorized-dense": 2 * heads * shape.seq_q * sum(factors(shape.seq_k)) * dim,
             "random": 0,
             "factorized-random": 2 * shape.heads * pairs * options.rank,
         }
-        return executed(made[options.form] + values, case)
+        return executed(made[options.form] + 2 * heads * pairs * dim, case)
 
 
 def _scores(case: Case, options: Synthesizer.Options) -> Dense | FactorizedDense | Random | FactorizedRandom:
@@ -116,6 +136,18 @@ def _scores(case: Case, options: Synthesizer.Options) -> Dense | FactorizedDense
             return Random(case)
         case "factorized-random":
             return FactorizedRandom(case, options.rank)
+
+
+def _shared(options: Synthesizer.Options) -> bool:
+    """Tell whether all sequences have the same scores, as tokens have no part in them."""
+    return "random" in options.form
+
+
+def _fused(case: Case) -> Fused:
+    """Choose the kernel that takes the first layer's features with a one besides, for the second layer's bias."""
+    shape = msgspec.structs.replace(case.shape, kv_heads=case.shape.heads, head_dim=case.shape.head_dim + 1)
+    masked = case.mask.causal and case.shape.seq_q not in (1, case.shape.seq_k)
+    return Fused(msgspec.structs.replace(case, shape=shape), masked=masked)
 
 
 def _runs(case: Case, *, shared: bool) -> Iterator[_Run]:

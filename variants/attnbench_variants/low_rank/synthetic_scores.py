@@ -1,13 +1,13 @@
 """The four ways in which a Synthesizer makes scores: of a token by itself, or of its position alone."""
-# H heads, B batch, T queries, S keys, D head dimension, C queries of a run, U keys that a run is shown, R rows of a
-# matrix and W columns; K rank, A and P factors: A * P is S or a little more
+# H heads, B batch, T queries, S keys, D head dimension, X = D + 1, C queries of a run, U keys that a run is shown,
+# R rows of a matrix and W columns; K rank, A and P factors: A * P is S or a little more
 
 import math
 
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
-from torch.nn.functional import relu
+from torch.nn.functional import pad, relu
 
 from attnbench import Case
 
@@ -15,28 +15,23 @@ from attnbench import Case
 class Dense(Module):
     """Make a token's scores of its query, W2 relu(q + b1) + b2: the query is W1 x, the first layer's product."""
 
-    shared = False
-
     def __init__(self, case: Case) -> None:
         super().__init__()
         weights = _Weights(case)
         self.first_bias_HD = weights.zeros(case.shape.head_dim)
         self.second_HSD, self.second_bias_HS = weights.layer(case.shape.seq_k)
 
-    def forward(self, q_HBCD: Tensor, run: slice, seen: int) -> Tensor:
-        """Give scores_HBCU."""
-        del run
-        hidden_HBCD = relu(q_HBCD + self.first_bias_HD[:, None, None])
-        return _affine(hidden_HBCD, self.second_HSD[:, :seen], self.second_bias_HS[:, :seen])
+    def forward(self, q_BHTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Give q_BHTX and k_HSX whose products are the scores: the layer's features and a one, its weights and bias."""
+        q_BHTX = pad(relu(q_BHTD + self.first_bias_HD[:, None]), (0, 1), value=1.0)
+        return q_BHTX, torch.cat([self.second_HSD, self.second_bias_HS[..., None]], dim=-1)
 
 
 class FactorizedDense(Module):
-    """Make A + P numbers of a token's query, as `Dense` makes scores; the score of key s is the product of two of them.
+    """Make A + P numbers of a token's query, as `Dense` makes scores; those of the keys are products of two of them.
 
     Key s has the number s // P of the first and s % P of the second.
     """
-
-    shared = False
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -58,8 +53,6 @@ class FactorizedDense(Module):
 class Random(Module):
     """Learn a score for every pair of positions."""
 
-    shared = True
-
     def __init__(self, case: Case) -> None:
         super().__init__()
         keys = case.shape.seq_k
@@ -73,8 +66,6 @@ class Random(Module):
 
 class FactorizedRandom(Module):
     """Learn K numbers for every position as a query and as a key; their products are the scores."""
-
-    shared = True
 
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__()
