@@ -24,8 +24,14 @@ def assert_same(ours: Tensor, theirs: Tensor, *, tolerance: float) -> None:
 def assert_parity(
     ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor, tolerance: float
 ) -> None:
-    """Compare what both give for the inputs, and the gradients that both give them."""
+    """Compare what both give for the inputs, and the gradients that both give them.
+
+    Ours is called without gradients too, as it may then go another way.
+    """
+    with torch.no_grad():
+        untracked = ours(*inputs)
     (out, *gradients), (their_out, *their_gradients) = (with_gradients(attend, inputs) for attend in (ours, theirs))
+    assert_same(untracked, their_out, tolerance=tolerance)
     assert_same(out, their_out, tolerance=tolerance)
     for gradient, their_gradient in zip(gradients, their_gradients, strict=True):
         assert_same(gradient, their_gradient, tolerance=tolerance)

@@ -1,9 +1,9 @@
-"""Relative positions beside transformers: T5's buckets and attention, ALiBi's slopes and biases."""
+"""Relative positions beside transformers: T5's buckets and attention, ALiBi's slopes and biases, Shaw's vectors."""
 
 # B batch, H heads, N tokens, D head dimension, E width (H * D)
 import pytest
 import torch
-from parity import FLOAT32, assert_parity, assert_same, draw
+from parity import FLOAT32, FLOAT64, assert_parity, assert_same, draw
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench_variants.position.alibi import slopes
@@ -68,3 +68,24 @@ def test_alibi_is_exact_attention_with_bloom_s_biases():
         *draw(3, 2, HEADS, TOKENS, DIM),
         tolerance=1e-6,  # their slopes are of float32
     )
+
+
+@pytest.mark.parametrize("clip", [1, 5, 64])
+def test_shaw_s_vectors_of_keys_are_wav2vec2_bert_s(clip):
+    """Which has one for all heads and none for values: here those are zeros. It has biases, here zeros too."""
+    config = peers.imported("transformers").Wav2Vec2BertConfig(
+        hidden_size=HEADS * DIM, num_attention_heads=HEADS, position_embeddings_type="relative_key",
+        left_max_position_embeddings=clip, right_max_position_embeddings=clip, attention_dropout=0.0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    module = peers.imported("transformers.models.wav2vec2_bert.modeling_wav2vec2_bert")
+    peer = module.Wav2Vec2BertSelfAttention(config).double()
+    shape = peers.shape(TOKENS, batch=2, heads=HEADS, dim=DIM)
+    layer = peers.layer(peers.case("shaw", shape, dtype="float64", clip=clip, shared=True)).double()
+    with torch.no_grad():
+        for own, name in (("wq", "linear_q"), ("wk", "linear_k"), ("wv", "linear_v"), ("wo", "linear_out")):
+            getattr(layer.projections, own).copy_(getattr(peer, name).weight)
+            getattr(peer, name).bias.zero_()
+        layer.attention.keys_HRD.copy_(peer.distance_embedding.weight)
+        layer.attention.values_HRD.zero_()
+    assert_parity(layer, lambda x: peer(x)[0], *draw(1, 2, TOKENS, HEADS * DIM), tolerance=FLOAT64)
