@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import peers
+import calls
 import pytest
-from peers import Call, Inputs
+from calls import Call, Inputs
 
+from helpers import peers
 from laws.memory import peak_bytes
 
 ALLOCATOR = "retained" if os.environ.get("MALLOC_MMAP_MAX_") == "0" else "default"
@@ -37,39 +38,44 @@ class Row(NamedTuple):
 
 def heads(name: str, *, causal: bool = False, tied: bool = False, **options: object) -> Side:
     def side(inputs: Inputs) -> Call:
-        attend = peers.ours(peers.case(name, inputs.q.shape[2], causal=causal, **options))
-        return peers.forward(attend, inputs.q, inputs.q if tied else inputs.k, inputs.v)
+        attend = peers.ours(peers.case(name, inputs.shape, causal=causal, **options))
+        return calls.forward(attend, inputs.q, inputs.q if tied else inputs.k, inputs.v)
 
     return side
 
 
 def heads_both(name: str, *, causal: bool = False, tied: bool = False, **options: object) -> Side:
     def side(inputs: Inputs) -> Call:
-        of = peers.case(name, inputs.q.shape[2], causal=causal, passes="forward-backward", **options)
+        of = peers.case(name, inputs.shape, causal=causal, passes="forward-backward", **options)
         keys = inputs.q if tied else inputs.k
-        return peers.both_passes(peers.ours(of), inputs.cotangent, inputs.q, keys, inputs.v)
+        return calls.both_passes(peers.ours(of), inputs.cotangent, inputs.q, keys, inputs.v)
 
     return side
 
 
 def torchs(*, causal: bool = False) -> Side:
-    return lambda inputs: peers.forward(peers.sdpa(causal=causal), *inputs.qkv)
+    return lambda inputs: calls.forward(calls.sdpa(causal=causal), *inputs.qkv)
 
 
 def linformer(inputs: Inputs) -> Call:
-    return peers.forward(peers.layer(peers.case("linformer", inputs.q.shape[2])), inputs.x)
+    return calls.forward(peers.layer(peers.case("linformer", inputs.shape)), inputs.x)
 
 
 def linformers(inputs: Inputs) -> Call:
-    return peers.forward(peers.linformer_layer(inputs.x.shape[1]), inputs.x)
+    return calls.forward(peers.linformer_layer(inputs.shape, k=256), inputs.x)
 
 
-def lsh(make: Callable[[int], Callable[..., object]]) -> Side:
-    return lambda inputs: peers.forward(make(inputs.q.shape[2]), inputs.q, inputs.v)
+def reformer_pytorch(inputs: Inputs) -> Call:
+    return calls.forward(peers.reformer_pytorch(bucket=64, rounds=4), inputs.q, inputs.v)
 
 
-def lsh_both(make: Callable[[int], Callable[..., object]]) -> Side:
-    return lambda inputs: peers.both_passes(make(inputs.q.shape[2]), inputs.cotangent, inputs.q, inputs.v)
+def reformer_pytorch_both(inputs: Inputs) -> Call:
+    return calls.both_passes(peers.reformer_pytorch(bucket=64, rounds=4), inputs.cotangent, inputs.q, inputs.v)
+
+
+def transformers_both(inputs: Inputs) -> Call:
+    attend = peers.transformers_lsh(inputs.shape, bucket=64, rounds=4)
+    return calls.both_passes(attend, inputs.cotangent, inputs.q, inputs.v)
 
 
 REFORMER, WINDOW = heads("reformer", tied=True), heads("window", causal=True, width=256)
@@ -80,20 +86,20 @@ ROWS = (
         "vanilla / SDPA MATH",
         4096,
         heads("vanilla"),
-        lambda inputs: peers.forward(peers.sdpa_math, *inputs.qkv),
+        lambda inputs: calls.forward(calls.sdpa_math, *inputs.qkv),
         1 / 1.15,
         1 / 1.15,
     ),
-    Row("reformer / reformer-pytorch", 1024, REFORMER, lsh(peers.reformer_pytorch), 2.5, None),
-    Row("reformer / reformer-pytorch", 4096, REFORMER, lsh(peers.reformer_pytorch), 4, 1.9),
-    Row("reformer / reformer-pytorch", 8192, REFORMER, lsh(peers.reformer_pytorch), 4, None),
+    Row("reformer / reformer-pytorch", 1024, REFORMER, reformer_pytorch, 2.5, None),
+    Row("reformer / reformer-pytorch", 4096, REFORMER, reformer_pytorch, 4, 1.9),
+    Row("reformer / reformer-pytorch", 8192, REFORMER, reformer_pytorch, 4, None),
     Row("reformer / flash", 4096, REFORMER, torchs(), 2.2, None),
     Row("reformer / flash", 8192, REFORMER, torchs(), 3.7, None),
     Row(
         "reformer / reformer-pytorch, both passes",
         4096,
         heads_both("reformer", tied=True),
-        lsh_both(peers.reformer_pytorch),
+        reformer_pytorch_both,
         2.8,
         1.1,
     ),
@@ -101,7 +107,7 @@ ROWS = (
         "reformer / transformers, both passes",
         4096,
         heads_both("reformer", tied=True),
-        lsh_both(peers.transformers_lsh),
+        transformers_both,
         2.8,
         1.1,
     ),
@@ -112,7 +118,7 @@ ROWS = (
         "window / local-attention",
         4096,
         WINDOW,
-        lambda inputs: peers.forward(peers.local_window(width=256), *inputs.qkv),
+        lambda inputs: calls.forward(peers.local_window(width=256), *inputs.qkv),
         4,
         2.2,
     ),
@@ -120,7 +126,7 @@ ROWS = (
         "window / FlexAttention, compiled",
         4096,
         WINDOW,
-        lambda inputs: peers.forward(peers.flex_window(inputs.q.shape[2], width=256), *inputs.qkv),
+        lambda inputs: calls.forward(calls.flex_window(inputs.q.shape[2], width=256), *inputs.qkv),
         1.2,
         None,
     ),
@@ -130,7 +136,7 @@ ROWS = (
         "window / local-attention, both passes",
         4096,
         heads_both("window", causal=True, width=256),
-        lambda inputs: peers.both_passes(peers.local_window(width=256), inputs.cotangent, *inputs.qkv),
+        lambda inputs: calls.both_passes(peers.local_window(width=256), inputs.cotangent, *inputs.qkv),
         2.7,
         1.5,
     ),
@@ -138,7 +144,7 @@ ROWS = (
         "linear, softmax features / linear-attention-transformer",
         4096,
         heads("linear", features="softmax"),
-        lambda inputs: peers.forward(peers.shen_full(), *inputs.qkv),
+        lambda inputs: calls.forward(peers.shen_full(), *inputs.qkv),
         1 / 1.05,
         1 / 1.05,
     ),
@@ -146,7 +152,7 @@ ROWS = (
         "linear, elu + 1 / linear-attention-transformer",
         4096,
         heads("linear"),
-        lambda inputs: peers.forward(peers.shen_full(), *inputs.qkv),
+        lambda inputs: calls.forward(peers.shen_full(), *inputs.qkv),
         1 / 1.4,
         1 / 1.4,
     ),
@@ -154,7 +160,7 @@ ROWS = (
         "linear / fla's naive chunks, causal",
         4096,
         heads("linear", causal=True),
-        lambda inputs: peers.forward(peers.fla_causal(), *inputs.qkv),
+        lambda inputs: calls.forward(peers.fla_causal(), *inputs.qkv),
         2.3,
         None,
     ),
@@ -164,7 +170,7 @@ ROWS = (
         "linear / fla's naive chunks, causal, both passes",
         4096,
         heads_both("linear", causal=True),
-        lambda inputs: peers.both_passes(peers.fla_causal(), inputs.cotangent, *inputs.qkv),
+        lambda inputs: calls.both_passes(peers.fla_causal(), inputs.cotangent, *inputs.qkv),
         1.3,
         None,
     ),
