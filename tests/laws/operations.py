@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -13,6 +14,14 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
+
+
+def _baddbmm_flop(_, left, right, **__):
+    return 2 * left[0] * left[1] * left[2] * right[2]
+
+
+# What torch's FlopCounterMode counts out of place only, as its `custom_mapping` takes it.
+IN_PLACE = {torch.ops.aten.baddbmm_: _baddbmm_flop}
 
 
 def operations(call: Callable[[], object]) -> list[str]:

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
 from laws.memory import peak_bytes
-from laws.operations import operations
+from laws.operations import IN_PLACE, operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 FLASH_KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
@@ -73,18 +73,13 @@ def test_the_kernel_that_is_named_is_the_one_that_runs(name):
     assert FLASH_KERNEL in operations(lambda: attention(*draw(name, case)))
 
 
-def _baddbmm_flop(_, left, right, **__):
-    return 2 * left[0] * left[1] * left[2] * right[2]
-
-
 @pytest.mark.parametrize("name", ["vanilla", "linear", "sdpa-math"])
 @pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
 @pytest.mark.parametrize("workload", ["full", "full-fewer-queries", "causal", "causal-grouped"])
 def test_operations_are_counted_as_torch_counts_them(name, workload, passes):
     case = case_for(name, WORKLOADS[workload], passes=passes)
     attention, qkv = built(name, case), draw(name, case)
-    in_place = {torch.ops.aten.baddbmm_: _baddbmm_flop}  # torch counts this only out of place
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         with torch.set_grad_enabled(passes != "forward"):
             out = attention(*qkv)
         forward = counter.get_total_flops()

@@ -9,6 +9,7 @@ from attnbench import Mask
 from attnbench_variants.blocks.feature_maps import FeatureMap
 from attnbench_variants.blocks.feature_sums import attend_by_features, batched, streamed
 from laws.memory import peak_bytes
+from laws.operations import IN_PLACE
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 MECHANISMS = {
@@ -121,7 +122,7 @@ def test_the_operations_of_a_step_are_those_that_torch_counts_and_the_same_at_an
     case = _case(name, 21, options, queries=1, kv_heads=kv_heads, passes="decode")
     attention, (q, k, v) = built(name, case), (x.detach() for x in draw(name, case))
     state = attention.prefill(k[:, :, 1:], v[:, :, 1:])
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         attention.step(q, k[:, :, :1], v[:, :, :1], state)
     longer = msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_k=4096))
     assert counter.get_total_flops() == variant(name).flops(case) == variant(name).flops(longer)
@@ -132,7 +133,7 @@ def test_the_operations_of_a_step_are_those_that_torch_counts_and_the_same_at_an
 def test_the_operations_of_a_call_are_those_that_torch_counts(name, options, causal):
     case = _case(name, 150, options, causal=causal, passes="forward")
     attention, qkv = built(name, case), draw(name, case)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         attention(*qkv)
     assert counter.get_total_flops() == variant(name).flops(case)
 
@@ -143,7 +144,7 @@ def test_the_operations_of_a_call_are_those_that_torch_counts(name, options, cau
 def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name, options, causal, queries):
     case = _case(name, 150, options, queries=queries, causal=causal, passes="forward-backward")
     attention, qkv = built(name, case), draw(name, case)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         attention(*qkv)
     counted = variant(name).flops(case)
     assert 3 * counter.get_total_flops() == counted
