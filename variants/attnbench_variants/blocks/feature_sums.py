@@ -74,7 +74,8 @@ def attend_by_features(
     # Chunk after chunk in the cache is fastest on a CPU; a GPU wants all chunks at once, and so does autograd.
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (q_XTK, k_XSK, v_XSD))
     attend = batched if tracked or q_XTK.device.type != "cpu" else streamed
-    return attend(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
+    with torch.autocast(q_XTK.device.type, enabled=False):  # in a model of mixed precision sums stay wide, too
+        return attend(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
 
 
 def streamed(
@@ -88,8 +89,8 @@ def streamed(
 
     if not causal:
         for rows in _runs(queries, _cached_rows(sums)):
-            q_XCF = features.queries(q_XTK[:, rows], first + rows.start)
-            out_XTD[:, rows] = _read(features, q_XCF, sums)
+            y_XCD, weight_XC1 = _read(features, features.queries(q_XTK[:, rows], first + rows.start), sums)
+            torch.div(y_XCD, weight_XC1, out=out_XTD[:, rows])
         return out_XTD
 
     # A column of ones among the values sums the weights; `sums` are views of both, brought to scale in place.
@@ -132,7 +133,8 @@ def one_further(
     k_Y1F = _next_keys(features, k_Y1K, after, first=position)
     _add(after, k_Y1F, v_Y1D.to(k_Y1F.dtype))
     q_YRF = features.queries(q_YR1K, position).squeeze(2)
-    return _read(features, q_YRF, after).to(v_Y1D.dtype), after
+    y_YRD, weight_YR1 = _read(features, q_YRF, after)
+    return (y_YRD / weight_YR1).to(v_Y1D.dtype), after
 
 
 def batched(
@@ -151,7 +153,8 @@ def batched(
     sums = Sums(all_see.mT @ values, all_see.sum(dim=1, keepdim=True), peak_X1F, before)
     q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
     if not causal:
-        return _read(features, q_XTF, sums).to(q_XTK.dtype)
+        y_XTD, weight_XT1 = _read(features, q_XTF, sums)
+        return (y_XTD / weight_XT1).to(q_XTK.dtype)
     q_XTF = _queries(features, q_XTF, sums, later)
     y_XTD, weight_XT1 = _causal_sums(q_XTF, later, later_values, sums)
     return (y_XTD / _or_one(weight_XT1)).to(q_XTK.dtype)
@@ -229,13 +232,13 @@ def _queries(features: FeatureMap, q_XCF: torch.Tensor, sums: Sums, k_XCF: torch
     return (q_XCF + sums.peak_X1F).softmax(dim=-1) if features.exponents else q_XCF
 
 
-def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums) -> torch.Tensor:
-    """Answer mapped queries from the sums alone: y_XTD."""
+def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Answer mapped queries from the sums alone: y_XTD, and the weights to divide it by."""
     if features.apart:
-        return torch.matmul(q_XTF.softmax(dim=-1), sums.values_XFD / sums.weights_X1F.mT)
+        return torch.matmul(q_XTF.softmax(dim=-1), sums.values_XFD / sums.weights_X1F.mT), 1.0
     if features.exponents:
         q_XTF = (q_XTF + sums.peak_X1F).softmax(dim=-1)
-    return q_XTF @ sums.values_XFD / _or_one(q_XTF @ sums.weights_X1F.mT)
+    return q_XTF @ sums.values_XFD, _or_one(q_XTF @ sums.weights_X1F.mT)
 
 
 def _add(sums: Sums, k_XCF: torch.Tensor, v_XCD: torch.Tensor) -> None:
