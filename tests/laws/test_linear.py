@@ -227,3 +227,14 @@ def test_long_sums_in_half_precision_neither_overflow_nor_stall(causal):
     out = built("linear", case)(q, k.abs() * 4, v + 1)
     assert torch.isfinite(out).all()
     assert (out[:, :, -1].float() - 1).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["performer", "linear"])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_large_keys_of_later_chunks_change_no_earlier_row(name, gradients):
+    options = {"features": "softmax"} if name == "linear" else {"features": 64}
+    case = _case(name, 512, options, dtype="float32")
+    attention, (q, k, v) = built(name, case), draw(name, case)
+    larger = torch.cat([k[:, :, :256], 300 * k[:, :, 256:]], dim=2)
+    with torch.set_grad_enabled(gradients):
+        assert_near(attention(q, larger, v)[:, :, :256], attention(q, k, v)[:, :, :256], 1e-5)

@@ -101,7 +101,8 @@ def streamed(
         own = slice(first + rows.start, first + rows.stop)
         k_XCF = _next_keys(features, k_XSK[:, own], sums, first=own.start, shown=True)
         v_XCE = pad(v_XSD[:, own].to(k_XCF.dtype), (0, 1), value=1.0)
-        q_XCF = _queries(features, features.queries(q_XTK[:, rows], own.start), sums, k_XCF)
+        q_XCF = features.queries(q_XTK[:, rows], own.start)
+        q_XCF = _queries(features, q_XCF, k_XCF, weights=sums.weights_X1F, peak=sums.peak_X1F)
         y_XCE = torch.bmm(q_XCF, state_XFE).baddbmm_(torch.bmm(q_XCF, k_XCF.mT).tril_(), v_XCE)
         # No weight is below zero, and what has none has no sum: quicker than _or_one, for which there is no gradient.
         torch.div(y_XCE[..., :-1], y_XCE[..., -1:].clamp_(min=tiny), out=out_XTD[:, rows])
@@ -143,21 +144,18 @@ def batched(
     """Take all chunks at once, each with the state before it. Differentiable."""
     keys, before = k_XSK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
     k_XSF = features.keys(k_XSK, 0)
-    peak_X1F = k_XSF.detach().amax(dim=1, keepdim=True) if features.exponents else k_XSF.new_empty(0)
-    if features.exponents:
-        k_XSF = (k_XSF - peak_X1F).clamp(min=_lowest(k_XSF)).exp()
     # One split, whose gradients are put side by side; a slice's is filled up with zeros and added.
     (all_see, later), (values, later_values) = (
         x.split([before, keys - before], dim=1) for x in (k_XSF, v_XSD.to(k_XSF.dtype))
     )
+    peak_X1F = torch.full_like(k_XSF[:, :1], -torch.inf)
+    if features.exponents and before:
+        peak_X1F = all_see.detach().amax(dim=1, keepdim=True)
+        all_see = (all_see - peak_X1F).exp()
     sums = Sums(all_see.mT @ values, all_see.sum(dim=1, keepdim=True), peak_X1F, before)
     q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
-    if not causal:
-        y_XTD, weight_XT1 = _read(features, q_XTF, sums)
-        return (y_XTD / weight_XT1).to(q_XTK.dtype)
-    q_XTF = _queries(features, q_XTF, sums, later)
-    y_XTD, weight_XT1 = _causal_sums(q_XTF, later, later_values, sums)
-    return (y_XTD / _or_one(weight_XT1)).to(q_XTK.dtype)
+    read = _causal_sums(features, q_XTF, later, later_values, sums) if causal else _read(features, q_XTF, sums)
+    return (read[0] / read[1]).to(q_XTK.dtype)
 
 
 def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:
@@ -187,23 +185,42 @@ def count_by_features(case: Case, *, features: int, projected: int = 0, apart: b
 
 
 def _causal_sums(
-    q_XTF: torch.Tensor, k_XTF: torch.Tensor, v_XTD: torch.Tensor, sums: Sums
+    features: FeatureMap, q_XTF: torch.Tensor, k_XTF: torch.Tensor, v_XTD: torch.Tensor, sums: Sums
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum (q_t . k_s) v_s and q_t . k_s over s up to t, and over what the sums hold: y_XTD, weight_XT1."""
+    """Sum (q_t . k_s) v_s over s up to t and over what the sums hold: y_XTD, and the weights to divide it by."""
     length = q_XTF.shape[1]
     chunk = min(length, BATCHED_CHUNK)
     # A column of ones among the values sums the weights: it spares autograd a second set of sums.
     before_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
     v_XTE = pad(v_XTD, (0, 1), value=1.0)
-    # Zeros at the end change nothing: a key without features adds nothing, and a query's row is cut off.
+    # Zeros at the end change nothing: a key without features or value adds nothing, and a query's row is cut off.
+    nothing = -torch.inf if features.exponents else 0.0
     q_XNCF, k_XNCF, v_XNCE = (
-        pad(x, (0, 0, 0, -length % chunk)).view(x.shape[0], -1, chunk, x.shape[2]) for x in (q_XTF, k_XTF, v_XTE)
+        pad(x, (0, 0, 0, -length % chunk), value=value).view(x.shape[0], -1, chunk, x.shape[2])
+        for x, value in ((q_XTF, 0.0), (k_XTF, nothing), (v_XTE, 0.0))
     )
-    added_XNFE = k_XNCF.mT @ v_XNCE
-    state_XNFE = torch.cat([before_XFE[:, None], added_XNFE[:, :-1]], dim=1).cumsum(dim=1)
+    peak_XN1F = sums.peak_X1F[:, None]
+    if features.exponents:  # the largest so far: of later chunks no row may know
+        so_far_XN1F = k_XNCF.detach().amax(dim=2, keepdim=True).cummax(dim=1).values
+        peak_XN1F = torch.maximum(so_far_XN1F, peak_XN1F)
+        k_XNCF = (k_XNCF - peak_XN1F).clamp(min=_lowest(k_XNCF)).exp()
+    added_XNFE = torch.cat([before_XFE[:, None], (k_XNCF.mT @ v_XNCE)[:, :-1]], dim=1)
+    state_XNFE = added_XNFE.cumsum(dim=1)
+    if features.exponents:
+        state_XNFE = _rescaled_sums(added_XNFE, torch.cat([sums.peak_X1F[:, None], peak_XN1F], dim=1))
+    q_XNCF = _queries(features, q_XNCF, k_XNCF, weights=state_XNFE[..., -1:].mT, peak=peak_XN1F)
     within_XNCE = (q_XNCF @ k_XNCF.mT).tril_() @ v_XNCE
     y_XTE = (within_XNCE + q_XNCF @ state_XNFE).flatten(1, 2)[:, :length]
-    return y_XTE[..., :-1], y_XTE[..., -1:]
+    return y_XTE[..., :-1], _or_one(y_XTE[..., -1:])
+
+
+def _rescaled_sums(added_XNFE: torch.Tensor, peak_XM1F: torch.Tensor) -> torch.Tensor:
+    """Sum over chunks up to each: what chunk n adds is in the scale of peak n, and its sum is in that of peak n + 1."""
+    shrink_XNF1 = (peak_XM1F[:, :-1] - peak_XM1F[:, 1:]).exp().mT
+    states_XFE = [added_XNFE[:, 0] * shrink_XNF1[:, 0]]
+    for added_XFE, shrink_XF1 in zip(added_XNFE.unbind(1)[1:], shrink_XNF1.unbind(1)[1:], strict=True):
+        states_XFE.append((states_XFE[-1] + added_XFE) * shrink_XF1)
+    return torch.stack(states_XFE, dim=1)
 
 
 def _next_keys(
@@ -225,11 +242,16 @@ def _next_keys(
     return (exponents_XCF.clamp_(min=_lowest(k_XCF)) if shown else exponents_XCF).exp_()
 
 
-def _queries(features: FeatureMap, q_XCF: torch.Tensor, sums: Sums, k_XCF: torch.Tensor) -> torch.Tensor:
-    """Bring mapped queries to the scale of the sums and the chunk's own keys; what a row's scale is cancels."""
+def _queries(
+    features: FeatureMap, q: torch.Tensor, k: torch.Tensor, *, weights: torch.Tensor, peak: torch.Tensor
+) -> torch.Tensor:
+    """Bring mapped queries of a chunk [..., C, F] to the scale of the sums before it and of its keys, k.
+
+    `weights` and `peak` are the sums', [..., 1, F]. What a row's scale is cancels.
+    """
     if features.apart:
-        return q_XCF.softmax(dim=-1) / (sums.weights_X1F + k_XCF.cumsum(dim=1))
-    return (q_XCF + sums.peak_X1F).softmax(dim=-1) if features.exponents else q_XCF
+        return q.softmax(dim=-1) / (weights + k.cumsum(dim=-2))
+    return (q + peak).softmax(dim=-1) if features.exponents else q
 
 
 def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums) -> tuple[torch.Tensor, torch.Tensor | float]:
@@ -249,7 +271,8 @@ def _add(sums: Sums, k_XCF: torch.Tensor, v_XCD: torch.Tensor) -> None:
 def _lowest(exponents: torch.Tensor) -> float:
     """Give the exponent below which features would vanish, and a query that sees no other keys would have no weights.
 
-    It is about -79 in float32: a feature of e^-79 of the largest is nothing beside any other.
+    It is about -79 in float32: a feature of e^-79 of the largest is nothing beside any other. A row whose own keys are
+    that far below a later one of its chunk averages them evenly.
     """
     return 0.9 * math.log(torch.finfo(exponents.dtype).tiny)
 
