@@ -62,8 +62,7 @@ def test_every_installed_variant_gives_a_number_or_a_reason(tmp_path: Path) -> N
     for row in rows:
         assert row["value"] is not None or (row["status"] == "unsupported" and len(row["detail"].split()) > 2), row
     # What is named beside `all` is measured as it was named alone.
-    (named,) = (row for row in rows if row["variant"] == "linear")
-    assert named["options"]["features"] == "relu"
+    assert {row["options"]["features"] for row in rows if row["variant"] == "linear"} == {"relu"}
 
 
 def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(tmp_path: Path) -> None:
@@ -352,4 +351,4 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
         env=environment(),
     )
     out, err = process.communicate(timeout=60)
-    assert (out, err, process.returncode) == ("empty\n", "", 0)
+    assert (out, err, process.returncode) == ("alibi\n", "", 0)

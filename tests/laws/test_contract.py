@@ -1,5 +1,8 @@
 """What every registered mechanism owes the harness: it imports, answers or refuses, and says what it is."""
 
+import subprocess
+import sys
+
 import msgspec
 import pytest
 import torch
@@ -16,6 +19,15 @@ def test_every_registered_mechanism_imports_and_declares_itself(name):
     assert support_of(variant(name)).growth is not None
     assert all(field.meaning for field in option_fields(options_type(variant(name))))
     assert variant(name).__doc__
+
+
+def test_no_mechanism_but_a_compiled_one_imports_the_compiler():
+    modules = sorted({entry.target.partition(":")[0] for name, entry in MECHANISMS.items() if name != "flex"})
+    code = (
+        f"import sys, {', '.join(modules)}; print([name for name in ('torch._dynamo', 'sympy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("name", ENTRIES)

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -59,6 +60,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
 
 def allocator_peak(call: Call) -> int:
     """Give the peak of the CPU allocator during a call, from the profiler's allocation events: exact to the byte."""
+    gc.collect()  # what was left before must not be freed during the call: it would lower the count
     cpu = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
         call()

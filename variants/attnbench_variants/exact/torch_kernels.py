@@ -3,7 +3,6 @@
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench import Case, Unsupported
@@ -56,6 +55,8 @@ class LowerRight:
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD. A kernel that does not know the bias raises, as torch may not choose another."""
         grouped = q_BHTD.shape[1] != k_BGSD.shape[1]
+        from torch.nn.attention.bias import causal_lower_right  # imports the compiler: a second in a fresh process
+
         bias = causal_lower_right(q_BHTD.shape[2], k_BGSD.shape[2])
         with sdpa_kernel(self._backend):
             return scaled_dot_product_attention(q_BHTD, k_BGSD, v_BGSD, bias, enable_gqa=grouped)
