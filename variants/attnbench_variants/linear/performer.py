@@ -27,9 +27,10 @@ class Performer(FeatureAttention):
     - 256 features, as in the paper's experiments and as its code's default; ports take D ln D (266 where D is 64).
     - The w are drawn once from the case's seed, for all heads, and are not drawn anew while training (4.2 of the
       paper does, every so many steps). Signs of the orthogonal factor are those that make it uniform.
-    - Exponents are taken off the largest of each feature over the keys, which the queries give back, and of each query
-      over its features: that cancels, so later keys tell nothing. The authors take one maximum over keys and features
-      and then add 1e-4 to every feature, which does not cancel and is left out here.
+    - Exponents are taken off the largest of each feature over the keys (causally, up to a chunk's end), which the
+      queries give back, and of each query over its features: that cancels. Only a row whose own keys are e^79 below a
+      later one of its chunk averages them evenly. The authors take one maximum over all keys and features and then add
+      1e-4 to every feature, which does not cancel and is left out here.
     - `relu` is the paper's generalised attention (Performer-ReLU): max(w . x, 0) + 0.001, the authors' kernel_epsilon.
     """
 
