@@ -26,7 +26,7 @@ class Flex:
     pass, and so no training, and no float64.
     """
 
-    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2)
+    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2.4)
     backend = f"torch-flex {TORCH}"
 
     def __init__(self, case: Case) -> None:

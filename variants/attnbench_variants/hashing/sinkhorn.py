@@ -58,7 +58,9 @@ class Sinkhorn(torch.nn.Module):
         iterations: Annotated[int, Meta(ge=1, description="times that rows and columns are made to sum to one")] = 7
         temperature: Annotated[float, Meta(gt=0, description="the lower, the nearer to a permutation")] = 0.75
 
-    supports = Support(window="which blocks a query sees is learned, not a window of positions", grouped=True, growth=2)
+    supports = Support(
+        window="which blocks a query sees is learned, not a window of positions", grouped=True, growth=1.25
+    )
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

@@ -11,8 +11,9 @@ from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.heads import per_query_head
 from attnbench_variants.blocks.visible import visible_keys
 
-# Scores of a block of queries on a CPU: small enough to stay in the heap, and large enough for fast products.
-_CPU_SCORES, _DEVICE_SCORES = 2**21, 2**28
+# Scores of a block of queries: on a CPU they stay in the cache, unless that left too few queries for fast products.
+_CPU_SCORES, _DEVICE_SCORES = 2**20, 2**28
+_LEAST_ROWS = 32
 
 
 class TalkingHeads(torch.nn.Module):
@@ -79,5 +80,5 @@ def _mixture(case: Case, generator: torch.Generator) -> torch.nn.Parameter:
 def _blocks(q_BHTD: torch.Tensor, keys: int) -> Iterator[slice]:
     batch, heads, queries, _ = q_BHTD.shape
     most = _CPU_SCORES if q_BHTD.device.type == "cpu" else _DEVICE_SCORES
-    rows = max(1, most // (batch * heads * keys))
+    rows = max(_LEAST_ROWS, most // (batch * heads * keys))
     return (slice(first, min(first + rows, queries)) for first in range(0, queries, rows))

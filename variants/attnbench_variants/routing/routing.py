@@ -56,7 +56,7 @@ class Routing:
         cross="queries and keys are one sequence, clustered together: no cross-attention, no decoding",
         grouped="queries are the keys too, so every query head needs a key head of its own",
         ties_qk=True,
-        growth=1.5,
+        growth=1.25,
     )
 
     def __init__(self, case: Case, options: Options) -> None:
