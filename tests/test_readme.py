@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import attnbench
@@ -35,6 +36,13 @@ def test_every_command_of_the_readme_is_understood(tmp_path: Path) -> None:
             *[word for word in words if word != "--variants" or "./" not in line], "--device", "cuda:99", cwd=tmp_path
         )
         assert (done.returncode, "--device" in done.stderr) == (2, True), done.stderr
+
+
+def test_every_installed_mechanism_is_named_and_counted() -> None:
+    mechanisms = {point.name for point in entry_points(group="attnbench.variants")} - {"empty"}
+    told = README.read_text().partition("## Mechanisms")[2].partition("Your own is")[0]
+    assert set(re.findall(r"`([a-z][a-z0-9-]*)`", told)) == mechanisms
+    assert told.split()[0] == str(len(mechanisms))
 
 
 def test_build_run_and_load_work_as_the_readme_says(tmp_path: Path) -> None:
