@@ -38,7 +38,6 @@ USUAL = "from attnbench.cli import main; main()"
 def start(folder: Path, code: str) -> subprocess.Popen[str]:
     """Start a run that hangs in its only case, and wait until it does."""
     (folder / "mine.py").write_text(HANGS)
-    before = running("attnbench.execute")
     words = ("run", "--variants", "./mine.py:Hangs", "--metrics", "memory", *SMALL)
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words],
@@ -52,23 +51,22 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     assert process.stderr is not None
     assert process.stderr.readline().startswith("run ")
     deadline = time.monotonic() + 20
-    while len(running("attnbench.execute") - before) < 2 and time.monotonic() < deadline:
+    while len(running("attnbench.execute", folder=folder)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     return process
 
 
-def assert_none_left(before: set[int]) -> None:
+def assert_none_left(folder: Path) -> None:
     deadline = time.monotonic() + 5
-    while running(SERVER) - before and time.monotonic() < deadline:
+    while running(SERVER, folder=folder) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not running(SERVER) - before
+    assert not running(SERVER, folder=folder)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_second_signal_ends_a_command_that_does_not_come_to_its_end(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    before = running(SERVER)
     process = start(tmp_path, STUCK)
     process.send_signal(number)
     time.sleep(0.8)
@@ -79,11 +77,10 @@ def test_a_second_signal_ends_a_command_that_does_not_come_to_its_end(
     assert time.monotonic() - asked < 1
     assert process.stderr is not None
     process.stderr.close()
-    assert_none_left(before)
+    assert_none_left(tmp_path)
 
 
 def test_an_interrupt_that_arrives_twice_at_once_is_one_interrupt(tmp_path: Path) -> None:
-    before = running(SERVER)
     process = start(tmp_path, USUAL)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
@@ -92,4 +89,4 @@ def test_an_interrupt_that_arrives_twice_at_once_is_one_interrupt(tmp_path: Path
     assert "attnbench run --resume" in said
     assert said.endswith("attnbench: interrupted\n")
     assert "Traceback" not in said
-    assert_none_left(before)
+    assert_none_left(tmp_path)
