@@ -85,13 +85,12 @@ def streamed(
     queries, before = q_XTK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
     first = k_XSK.shape[1] - queries
     sums = keys_summed(k_XSK[:, :before], v_XSD[:, :before], features=features)
-    out_XTD = v_XSD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
+    out_XTD = sums.values_XFD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
 
     if not causal:
         for rows in _runs(queries, _cached_rows(sums)):
-            y_XCD, weight_XC1 = _read(features, features.queries(q_XTK[:, rows], first + rows.start), sums)
-            torch.div(y_XCD, weight_XC1, out=out_XTD[:, rows])
-        return out_XTD
+            _read(features, features.queries(q_XTK[:, rows], first + rows.start), sums, out=out_XTD[:, rows])
+        return out_XTD.to(v_XSD.dtype)
 
     # A column of ones among the values sums the weights; `sums` are views of both, brought to scale in place.
     state_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
@@ -107,7 +106,7 @@ def streamed(
         # No weight is below zero, and what has none has no sum: quicker than _or_one, for which there is no gradient.
         torch.div(y_XCE[..., :-1], y_XCE[..., -1:].clamp_(min=tiny), out=out_XTD[:, rows])
         state_XFE.baddbmm_(k_XCF.mT, v_XCE)
-    return out_XTD
+    return out_XTD.to(v_XSD.dtype)
 
 
 def keys_summed(k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap) -> Sums:
@@ -134,8 +133,7 @@ def one_further(
     k_Y1F = _next_keys(features, k_Y1K, after, first=position)
     _add(after, k_Y1F, v_Y1D.to(k_Y1F.dtype))
     q_YRF = features.queries(q_YR1K, position).squeeze(2)
-    y_YRD, weight_YR1 = _read(features, q_YRF, after)
-    return (y_YRD / weight_YR1).to(v_Y1D.dtype), after
+    return _read(features, q_YRF, after).to(v_Y1D.dtype), after
 
 
 def batched(
@@ -154,8 +152,9 @@ def batched(
         all_see = (all_see - peak_X1F).exp()
     sums = Sums(all_see.mT @ values, all_see.sum(dim=1, keepdim=True), peak_X1F, before)
     q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
-    read = _causal_sums(features, q_XTF, later, later_values, sums) if causal else _read(features, q_XTF, sums)
-    return (read[0] / read[1]).to(q_XTK.dtype)
+    if not causal:
+        return _read(features, q_XTF, sums).to(q_XTK.dtype)
+    return _read_causally(features, q_XTF, later, later_values, sums).to(q_XTK.dtype)
 
 
 def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:
@@ -184,10 +183,10 @@ def count_by_features(case: Case, *, features: int, projected: int = 0, apart: b
     return executed(2 * shape.batch * shape.heads * forward, case)
 
 
-def _causal_sums(
+def _read_causally(
     features: FeatureMap, q_XTF: torch.Tensor, k_XTF: torch.Tensor, v_XTD: torch.Tensor, sums: Sums
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum (q_t . k_s) v_s over s up to t and over what the sums hold: y_XTD, and the weights to divide it by."""
+) -> torch.Tensor:
+    """Average v_s by q_t . k_s over s up to t, and over what the sums hold: y_XTD."""
     length = q_XTF.shape[1]
     chunk = min(length, BATCHED_CHUNK)
     # A column of ones among the values sums the weights: it spares autograd a second set of sums.
@@ -211,7 +210,7 @@ def _causal_sums(
     q_XNCF = _queries(features, q_XNCF, k_XNCF, weights=state_XNFE[..., -1:].mT, peak=peak_XN1F)
     within_XNCE = (q_XNCF @ k_XNCF.mT).tril_() @ v_XNCE
     y_XTE = (within_XNCE + q_XNCF @ state_XNFE).flatten(1, 2)[:, :length]
-    return y_XTE[..., :-1], _or_one(y_XTE[..., -1:])
+    return y_XTE[..., :-1] / _or_one(y_XTE[..., -1:])
 
 
 def _rescaled_sums(added_XNFE: torch.Tensor, peak_XM1F: torch.Tensor) -> torch.Tensor:
@@ -254,13 +253,13 @@ def _queries(
     return (q + peak).softmax(dim=-1) if features.exponents else q
 
 
-def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """Answer mapped queries from the sums alone: y_XTD, and the weights to divide it by."""
+def _read(features: FeatureMap, q_XTF: torch.Tensor, sums: Sums, *, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Answer mapped queries from the sums alone: y_XTD, written to `out` if it is given."""
     if features.apart:
-        return torch.matmul(q_XTF.softmax(dim=-1), sums.values_XFD / sums.weights_X1F.mT), 1.0
+        return torch.bmm(q_XTF.softmax(dim=-1), sums.values_XFD / sums.weights_X1F.mT, out=out)
     if features.exponents:
         q_XTF = (q_XTF + sums.peak_X1F).softmax(dim=-1)
-    return q_XTF @ sums.values_XFD, _or_one(q_XTF @ sums.weights_X1F.mT)
+    return torch.div(q_XTF @ sums.values_XFD, _or_one(q_XTF @ sums.weights_X1F.mT), out=out)
 
 
 def _add(sums: Sums, k_XCF: torch.Tensor, v_XCD: torch.Tensor) -> None:
