@@ -44,6 +44,14 @@ class Kernel(NamedTuple):
     backward: Callable[[Chunks, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
+def masked(dtype: torch.dtype) -> float:
+    """Give what is added to a hidden score: so low that nothing else counts, and finite (the paper's -1e5).
+
+    Where every key is hidden the log-sum-exp is then about this, and no difference of infinities makes a NaN.
+    """
+    return torch.finfo(dtype).min / 2
+
+
 def kernel_for(device: torch.device) -> Kernel:
     """Choose the fastest kernel that a device has: torch's fused one gives its log-sum-exp on the CPU only."""
     return FUSED_CPU if device.type == "cpu" else PLAIN

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
+from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, masked
 
 
 class Part(NamedTuple):
@@ -92,7 +92,7 @@ class _Merged:
         dtype = torch.promote_types(q.dtype, torch.float32)
         self.out_XND = q.new_zeros(q[..., 0].numel() // rows, form.queries, q.shape[-1], dtype=dtype)
         # Of no key: finite, for the difference of two infinities is no number.
-        lowest = torch.finfo(torch.float64).min / 2
+        lowest = masked(torch.float64)
         self.lse_XN = q.new_full(self.out_XND.shape[:2], lowest, dtype=torch.float64)
 
     def add(self, out: Tensor, lse: Tensor, part: Part) -> None:

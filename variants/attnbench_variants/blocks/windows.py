@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from attnbench_variants.blocks.around import Part, Pattern, parts_of
 from attnbench_variants.blocks.fused import packed
-from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, kernel_for
+from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, kernel_for, masked
 from attnbench_variants.blocks.merging import merge_into
 
 # Elements of the keys shown in one call, whose gradients are as large: on a CPU they stay in cache and in the heap.
@@ -157,7 +157,7 @@ def _shared_runs(tensors: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[t
 
 def _mask(hidden_CL: Tensor, like: Tensor) -> Tensor:
     """Give what is added to scores, [1, 1, C, L]: finite, so that no difference of infinities makes a NaN."""
-    mask_CL = like.new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, torch.finfo(like.dtype).min / 2)
+    mask_CL = like.new_zeros(hidden_CL.shape).masked_fill_(hidden_CL, masked(like.dtype))
     return mask_CL[None, None]
 
 

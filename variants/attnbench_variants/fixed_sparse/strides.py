@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from attnbench import Case, Unsupported
 from attnbench_variants.blocks.fused import Fused
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.lse_kernels import kernel_for, masked
 from attnbench_variants.blocks.merging import Part, attend_in_parts
 
 Stride = Annotated[
@@ -89,4 +89,4 @@ class Factorised:
 
 def hidden_as(dtype: torch.dtype, seen: torch.Tensor) -> torch.Tensor:
     """Make a mask to add of what is seen: so low where it is not that nothing counts, and finite."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min / 2)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, masked(dtype))

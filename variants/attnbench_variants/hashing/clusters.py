@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
+from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, masked
 from attnbench_variants.hashing.rounds import (
     Qkv,
     Result,
     attend_in_rounds,
     blocks,
     gradients_in_rounds,
-    masked,
     room_for,
     rows_in_memory,
     tokens_at_a_time,

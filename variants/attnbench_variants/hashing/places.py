@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench_variants.blocks.lse_kernels import Chunks
-from attnbench_variants.hashing.rounds import Qkv, masked, rows_in_memory, tokens_at_a_time, wide
+from attnbench_variants.blocks.lse_kernels import Chunks, masked
+from attnbench_variants.hashing.rounds import Qkv, rows_in_memory, tokens_at_a_time, wide
 
 
 class Cut:

@@ -137,14 +137,6 @@ def tokens_at_a_time(device: torch.device) -> int:
     return _CPU_TOKENS if device.type == "cpu" else _DEVICE_TOKENS
 
 
-def masked(dtype: torch.dtype) -> float:
-    """Give what is added to a hidden score: so low that nothing else counts, and finite (the paper's -1e5).
-
-    Where every key is hidden the log-sum-exp is then about this, and no difference of infinities makes a NaN.
-    """
-    return torch.finfo(dtype).min / 2
-
-
 def wide(dtype: torch.dtype) -> torch.dtype:
     """Give the dtype of sums: float32 or wider."""
     return torch.promote_types(dtype, torch.float32)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench_variants.blocks.lse_kernels import Kernel
+from attnbench_variants.blocks.lse_kernels import Kernel, masked
 from attnbench_variants.hashing.places import Cut, Places
 from attnbench_variants.hashing.rounds import (
     Qkv,
@@ -18,7 +18,6 @@ from attnbench_variants.hashing.rounds import (
     attend_in_rounds,
     blocks,
     gradients_in_rounds,
-    masked,
     room_for,
     wide,
 )

@@ -9,7 +9,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
+from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for, masked
 
 
 class Level(NamedTuple):
@@ -90,7 +90,7 @@ class _WithSum(torch.autograd.Function):
 
 def _bias(size_N: torch.Tensor, dtype: torch.dtype, *, near: bool, block: int, causal: bool) -> torch.Tensor:
     """Give what is added to scores, [M, C, W]: for a cluster shorter than others the logarithm of its share of them."""
-    lowest = torch.finfo(dtype).min / 2  # finite, as there are rows that see nothing at a level
+    lowest = masked(dtype)  # finite, as there are rows that see nothing at a level
     log_size_MW = _windows((size_N / size_N[0]).log()[None, :, None], block, value=lowest)[0, ..., 0]
     row_C1 = torch.arange(block, device=size_N.device)[:, None] + block
     key_W = torch.arange(3 * block, device=size_N.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
+from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for, masked
 
 
 class Blocks(NamedTuple):
@@ -144,7 +144,7 @@ def _own_chunk(q_XUD: Tensor, k_XSD: Tensor, v_XSD: Tensor, own: tuple[slice, sl
     if not blocks.causal or not first:
         return Chunks(q, k, v, causal=blocks.causal, scale=blocks.scale)
     hidden_MW = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu_(1 + first)
-    mask_MW = q.new_zeros(hidden_MW.shape).masked_fill_(hidden_MW, torch.finfo(q.dtype).min / 2)
+    mask_MW = q.new_zeros(hidden_MW.shape).masked_fill_(hidden_MW, masked(q.dtype))
     return Chunks(q, k, v, mask_MW[None, None], scale=blocks.scale)
 
 
