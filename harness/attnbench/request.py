@@ -140,6 +140,8 @@ def _variants(sweep: Sweep) -> tuple[Spec, ...]:
     if sweep.variants is None:
         raise UsageError("--variants: neither the suite nor a flag names any; add --variants")
     named = parse_specs(sweep.variants, flag="--variants")
+    if any(spec.name == _ALL.name and spec.options for spec in named):
+        raise UsageError("--variants: all takes no options; name the variants that do beside it: all,NAME:option=value")
     if _ALL not in named:
         return named
     given = {spec.name for spec in named}

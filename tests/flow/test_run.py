@@ -65,6 +65,11 @@ def test_every_installed_variant_gives_a_number_or_a_reason(tmp_path: Path) -> N
     assert {row["options"]["features"] for row in rows if row["variant"] == "linear"} == {"relu"}
 
 
+def test_all_variants_take_no_options_together(tmp_path: Path) -> None:
+    done = attnbench("run", "--variants", "all:rounds=4", "--seq", "64", cwd=tmp_path)
+    assert (done.returncode, "all takes no options" in done.stderr) == (2, True)
+
+
 def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(tmp_path: Path) -> None:
     words = ("--variants", "vanilla,linear", "--seq", "64..256", *SMALL[2:], "--metrics", "latency,memory")
     done = attnbench("run", *words, cwd=tmp_path)
