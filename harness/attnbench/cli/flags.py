@@ -32,6 +32,7 @@ HeadDim = Annotated[str | None, _flag(SWEEP, "Features of a head.", "RANGE")]
 Width = Annotated[str | None, _flag(SWEEP, "Features of all heads: heads x head dim.", "RANGE")]
 Batch = Annotated[str | None, _flag(SWEEP, "Sequences in a batch.", "RANGE")]
 Tokens = Annotated[str | None, _flag(SWEEP, "Tokens in a batch: batch = tokens / seq.", "RANGE")]
+Shapes = Annotated[str | None, _flag(SWEEP, "Of the shapes that a suite lists (models), only these.", "NAME,...")]
 Dtype = Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")]
 Causal = Annotated[
     bool | None,

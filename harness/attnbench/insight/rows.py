@@ -61,6 +61,7 @@ class Row(Struct, frozen=True, kw_only=True):
     detail: str = ""  # why there is no figure, or which rounds gave none
     inputs: Inputs
     seed: int
+    shape_name: str = ""  # where the suite lists shapes by name
     min: float | None = None  # of all samples, as are the next three
     p05: float | None = None
     p95: float | None = None

@@ -167,6 +167,7 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     shown = [row for row in rows if not is_harness(row)] or rows
     axes, scale = layout(shown), block_scale(shown[0].unit, (row.value for row in shown))
     headings = column_labels(shown, axes.columns)
+    apart = ("shape_name", *axes.labels) if len({row.shape_name for row in shown}) > 1 else axes.labels
     pass_of = f", {shown[0].passes}" if shown[0].passes else ""
     return Block(
         title=f"{title}{pass_of}{f' ({scale.name})' if scale.name else ''}",
@@ -177,8 +178,8 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
         groups=_groups(shown, axes, names, scale),
         notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
         floor=_floor(rows) if shown is not rows else "",
-        grown=grown(shown, names, axes.labels),
-        crossings=crossings(shown, names, axes.labels),
+        grown=grown(shown, names, apart),
+        crossings=crossings(shown, names, apart),
         replicates=_replicates(shown),
     )
 
