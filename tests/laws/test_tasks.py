@@ -17,7 +17,7 @@ from attnbench.record import Job, Probe, Protocol
 from attnbench.registry import entries, load
 from attnbench.task import Split, Task, Training, build_task, presets_of, settings_of, shape_of
 from attnbench.train.accuracy import build_model
-from attnbench.train.data import Examples, draw_splits
+from attnbench.train.data import Examples, draw, draw_splits
 from attnbench.train.loop import Score, evaluate, train
 from attnbench.train.model import Model
 from attnbench_suites.tasks.mqar import BLANK, Mqar
@@ -35,7 +35,7 @@ def built(name: str, **given: object) -> tuple[Task, Training]:
 
 
 def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> Examples:
-    return Examples(*task.examples(split, count, Generator().manual_seed(seed)))
+    return draw(task, split, count, Generator().manual_seed(seed))
 
 
 # Every task.
