@@ -14,6 +14,7 @@ from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
+from attnbench.insight.pareto import OBJECTIVES, Front, fronts
 from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.scaling import Growth, growths
@@ -59,6 +60,10 @@ class Run:
     def crossovers(self) -> list[Crossover]:
         """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
+
+    def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
+        """Find which variants no other one beats at no loss, at each place of the sweep and for each task."""
+        return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
         """Give what a stranger needs to measure this run again, as JSON values."""

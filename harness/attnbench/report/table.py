@@ -235,17 +235,17 @@ def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tu
 def _lines(
     lines: Mapping[VariantKey, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
 ) -> tuple[Line, ...]:
-    best = {column: _best(line[column] for line in lines.values() if column in line) for column in columns}
+    best = {column: best_of(line[column] for line in lines.values() if column in line) for column in columns}
     return tuple(
         Line(
             name=names[variant],
-            cells=tuple(_cell(line[column], scale, best[column]) if column in line else Cell() for column in columns),
+            cells=tuple(cell_of(line[column], scale, best[column]) if column in line else Cell() for column in columns),
         )
         for variant, line in lines.items()
     )
 
 
-def _best(rows: Iterable[Row]) -> float | None:
+def best_of(rows: Iterable[Row]) -> float | None:
     """Find the best value of several; none for agreement, where the least rounding is no merit."""
     known = [row for row in rows if row.value is not None and row.probe != "agreement"]
     if len(known) < 2:
@@ -254,7 +254,8 @@ def _best(rows: Iterable[Row]) -> float | None:
     return max(values) if known[0].higher_is_better else min(values)
 
 
-def _cell(row: Row, scale: Scale, best: float | None) -> Cell:
+def cell_of(row: Row, scale: Scale, best: float | None) -> Cell:
+    """Show a row's figure in a block's unit, or the word for why there is none."""
     if row.value is None:
         return Cell(text=_word(row))
     return Cell(
