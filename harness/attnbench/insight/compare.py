@@ -127,15 +127,20 @@ def compare(
     pairs = match(base, new, metrics=metrics, variants=variants, ignoring=ignoring)
     floors = [floor for rows in (base, new) if (floor := aa_floor(rows)) is not None]
     share = max((floor.share for floor in floors), default=None)
-    bands = [max(SMALLEST_EFFECT, share or 0) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
+    return Comparisons(pairs=judge(pairs, floors), mean=geometric_mean(pairs), floor=share)
+
+
+def judge(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
+    """Judge pairs as one family, as `compare` does, whoever paired them; `floors` are those of their runs."""
+    share = max((floor.share for floor in floors), default=0)
+    bands = [max(SMALLEST_EFFECT, share) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
     tests = [_test(pair, band) for pair, band in zip(pairs, bands, strict=True)]
     likely = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
     adjusted = iter(stats.benjamini_hochberg(likely))
-    judged = (
+    return tuple(
         _tested(_drafted(pair, band), test, next(adjusted)) if test else _untested(_drafted(pair, band))
         for pair, band, test in zip(pairs, bands, tests, strict=True)
     )
-    return Comparisons(pairs=tuple(judged), mean=geometric_mean(pairs), floor=share)
 
 
 def _drafted(pair: Pair, band: float) -> Comparison:
