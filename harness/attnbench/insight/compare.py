@@ -4,7 +4,7 @@ The replicate is the round: times of one run are compared round by round, those 
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -126,14 +126,13 @@ def compare(
     """
     pairs = match(base, new, metrics=metrics, variants=variants, ignoring=ignoring)
     floors = [floor for rows in (base, new) if (floor := aa_floor(rows)) is not None]
-    share = max((floor.share for floor in floors), default=None)
-    return Comparisons(pairs=judge(pairs, floors), mean=geometric_mean(pairs), floor=share)
+    return Comparisons(pairs=judged(pairs, floors), mean=geometric_mean(pairs), floor=_share(floors))
 
 
-def judge(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
-    """Judge pairs as one family, as `compare` does, whoever paired them; `floors` are those of their runs."""
-    share = max((floor.share for floor in floors), default=0)
-    bands = [max(SMALLEST_EFFECT, share) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
+def judged(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
+    """Compare pairs as one family of tests; `floors` are the A/A floors of the runs that they are of."""
+    share = _share(floors)
+    bands = [max(SMALLEST_EFFECT, share or 0) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
     tests = [_test(pair, band) for pair, band in zip(pairs, bands, strict=True)]
     likely = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
     adjusted = iter(stats.benjamini_hochberg(likely))
@@ -141,6 +140,10 @@ def judge(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, .
         _tested(_drafted(pair, band), test, next(adjusted)) if test else _untested(_drafted(pair, band))
         for pair, band, test in zip(pairs, bands, tests, strict=True)
     )
+
+
+def _share(floors: Iterable[Floor]) -> float | None:
+    return max((floor.share for floor in floors), default=None)
 
 
 def _drafted(pair: Pair, band: float) -> Comparison:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from attnbench.insight.compare import Comparison, judge
+from attnbench.insight.compare import Comparison, judged
 from attnbench.insight.courses import Axes, Field, Variant, fields
 from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.floor import Floor, aa_floor, is_harness
@@ -142,10 +142,10 @@ def _best_first(rows: Sequence[Row]) -> tuple[Row, ...]:
 def _leads(cells: Sequence[_Cell], floors: Sequence[Floor]) -> tuple[Lead, ...]:
     contested = [cell for cell in cells if len(cell.rows) > 1]
     everyone = [[_duel(cell, row) for row in cell.rows[1:]] for cell in contested]
-    judged = iter(judge([pair for pairs in everyone for pair in pairs], floors))
-    found = [[next(judged) for _ in pairs] for pairs in everyone]
+    verdicts = iter(judged([pair for pairs in everyone for pair in pairs], floors))
+    found = [[next(verdicts) for _ in pairs] for pairs in everyone]
     hardest = [min(range(len(each)), key=lambda place, each=each: _ease(each[place])) for each in found]
-    closest = judge([pairs[place] for pairs, place in zip(everyone, hardest, strict=True)], floors)
+    closest = judged([pairs[place] for pairs, place in zip(everyone, hardest, strict=True)], floors)
     return tuple(map(_lead, contested, found, hardest, closest))
 
 
@@ -177,9 +177,9 @@ def _against(settings: Sequence[Field], floors: Sequence[Floor]) -> tuple[Standi
         ]
         for field in settings
     ]
-    judged = iter(judge([pair for each in pairs for pair in each], floors))
+    verdicts = iter(judged([pair for each in pairs for pair in each], floors))
     return tuple(
-        Standing(axes=field.axes, pairs=tuple(next(judged) for _ in each))
+        Standing(axes=field.axes, pairs=tuple(next(verdicts) for _ in each))
         for field, each in zip(settings, pairs, strict=True)
     )
 
