@@ -8,6 +8,7 @@ import msgspec
 
 from attnbench import processor, registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
+from attnbench.collector import collector_paused
 from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
@@ -45,12 +46,11 @@ class Run:
         """The run's name under its folder."""
         return self.path.name
 
+    @collector_paused()
     def rows(self) -> list[Row]:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            planned = {job.key for job in store.plan.jobs}
-            known = [record for record in store.records() if record.job.key in planned]
-            found = rows(known, store.plan.jobs, run=store.plan.run)
+            found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
             return [*found, *derived(found, store.rates())]
 
     def scaling(self) -> list[Growth]:
@@ -80,6 +80,7 @@ class Run:
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
+    @collector_paused()
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
         return frame(self.rows())

@@ -6,6 +6,7 @@ Axes and their headings are the fields of Shape, Mask and Case, so a new axis ne
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec import Meta, Struct
@@ -51,6 +52,25 @@ AXES = tuple(
     field.name for struct in _STRUCTS for field in msgspec.structs.fields(struct) if field.name not in _NOT_AXES
 )
 _DEFAULTS = {field.name: field.default for struct in _STRUCTS for field in msgspec.structs.fields(struct)}
+
+
+class OfVariant(Protocol):
+    """What a variant's name can be read from."""
+
+    @property
+    def variant(self) -> str:
+        """The name as asked."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its options, complete."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from."""
+        ...
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -102,7 +122,7 @@ def axis_text(value: Value) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(rows: Iterable[Placed]) -> dict[VariantKey, str]:
+def variant_labels(rows: Iterable[OfVariant]) -> dict[VariantKey, str]:
     """Name variants apart: by the options in which namesakes differ, and by their origin where that is all.
 
     The key is that of `variant_key`.
@@ -116,7 +136,7 @@ def variant_labels(rows: Iterable[Placed]) -> dict[VariantKey, str]:
     }
 
 
-def variant_key(row: Placed) -> VariantKey:
+def variant_key(row: OfVariant) -> VariantKey:
     """Give what tells one variant from another: name, options and origin."""
     return row.variant, canonical(row.options), row.origin
 

@@ -54,6 +54,7 @@ _TITLES = {
     "mask_leak": "largest change of an output when hidden tokens change",
     "flop_rate": "rate of the operations that exact attention needs",
     "flop_rate_executed": "rate of the operations executed",
+    "bandwidth": "bandwidth: what the operations read and write, over the time",
     "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
