@@ -103,4 +103,5 @@ def _show(found: "Replay", *, as_json: bool) -> None:
     width = shutil.get_terminal_size().columns
     print(wrapped(headline(found), width) + "\n")
     Console(highlight=False).print(Tables(blocks(found)))
-    print("\n" + wrapped(set_up(found), width))
+    if told := set_up(found):
+        print("\n" + wrapped(told, width))

@@ -111,7 +111,7 @@ def _same(one: str, other: str) -> bool:
 
 def _replayed(each: Published, paper: Paper, rows: Iterable[Row], lacking: Mapping[str, str]) -> Replayed:
     figure, mechanism = each.figure, paper.mechanisms.get(each.mechanism)
-    row = next((row for row in rows if _answers(row, each)), None)
+    row = min((row for row in rows if _answers(row, each)), key=lambda row: len(_typed(row)), default=None)
     blank = Replayed(
         mechanism=each.mechanism,
         variant=mechanism.variant if mechanism else "",
@@ -140,9 +140,15 @@ def _answers(row: Row, each: Published) -> bool:
         return not row.task and row.seq_q == each.seq
     if not row.task:
         return False
-    wanted, typed = task_of(figure), _spec(row.task)
-    further = set(typed.options) - set(wanted.options) - {"preset"}
-    return typed.name == wanted.name and not further and _has(row.task_options, wanted.options)
+    wanted = task_of(figure)
+    further = _typed(row) - {*wanted.options, *figure.conditions, "preset"}  # conditions may differ, and are told
+    same = _spec(row.task).name == wanted.name and not further
+    return same and _has(row.task_options, wanted.options)
+
+
+def _typed(row: Row) -> set[str]:
+    """Name the options in which a row's task differs from its preset."""
+    return set(_spec(row.task).options) if row.task else set()
 
 
 def _place(each: Replayed) -> tuple[object, ...]:

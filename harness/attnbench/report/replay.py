@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 
 from attnbench.insight.replay import ABSENT, Difference, Replay, Replayed
+from attnbench.insight.rows import PENDING
 from attnbench.report.table import Block, Cell, Group, Line, block_scale, cell_of, title_of
 from attnbench.text import plain
 from attnbench.units import Scale, digits
@@ -138,8 +139,9 @@ def _notes(found: Replay, figures: Sequence[Replayed], *, left_out: Sequence[Pla
             yield "; ".join(filter(None, (f"{name} is {mechanism.variant} here", mechanism.note)))
     reasons: dict[str, dict[str, None]] = {}
     for each in figures:
-        if each.variant and each.why not in ("", ABSENT) and _place(each) not in left_out:
-            reasons.setdefault(each.why, {})[f"{each.variant} at {each.task or each.seq}"] = None
+        if each.variant and each.why not in ("", ABSENT, PENDING) and _place(each) not in left_out:
+            where = f"{each.variant} at {each.task or each.seq}" if each.row else each.task  # a task lacks for all
+            reasons.setdefault(each.why, {})[where] = None
     for reason, where in reasons.items():
         yield f"{_few(list(where))}: {plain(' '.join(reason.split()))}"
     if left_out:

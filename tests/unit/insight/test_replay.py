@@ -80,8 +80,10 @@ def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_say_why():
     assert found["Fast", "mqar:pairs=8"].why == "no task"
 
 
-@pytest.mark.parametrize(("typed", "value"), [({}, 0.75), ({"width": 32}, None), ({"pairs": 4}, None)])
-def test_a_task_answers_whatever_its_preset_unless_further_options_make_it_another(typed, value):
+@pytest.mark.parametrize(
+    ("typed", "value"), [({}, 0.75), ({"layers": 2}, 0.75), ({"width": 32}, None), ({"pairs": 4}, None)]
+)
+def test_a_task_answers_whatever_its_preset_unless_options_beyond_the_papers_conditions_make_it_another(typed, value):
     measured = rows([accuracies("flash", [0.75], seq=64, **typed)])
     task = Figure(metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8})
     _, found = replayed([Published(mechanism="Fast", figure=task, value=0.9)], measured)
