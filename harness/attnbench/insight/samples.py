@@ -94,5 +94,5 @@ def _of_one_size(samples: FloatArray, counts: Counts) -> Iterator[tuple[Counts, 
 
 
 def _starts(counts: Sequence[int] | Counts) -> Counts:
-    ends = np.cumsum(counts)
-    return ends - np.asarray(counts)
+    starts: Counts = np.cumsum(counts) - np.asarray(counts)
+    return starts
