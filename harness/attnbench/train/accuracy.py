@@ -71,11 +71,17 @@ def seed_of(job: Job) -> int:
 
 
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
-    """Build the model with a variant of its own in each layer; every weight follows from the seed."""
+    """Build the model with a variant of its own in each layer; every weight follows from the seed.
+
+    Where a variant shares weights between layers, the later ones are given the first (attnbench.variant.Shares).
+    """
     plugin = registry.load(job.target)
     torch.manual_seed(seed)
     cases = (msgspec.structs.replace(job.case, seed=seed + layer) for layer in range(training.layers))
     mechanisms = [variant.build(plugin, case) for case in cases]
+    for later in mechanisms[1:]:
+        if variant.has_share(later):
+            later.share(mechanisms[0])
     torch.manual_seed(seed + training.layers)  # whatever a variant has drawn, the rest of the model starts alike
     dtype = getattr(torch, job.case.dtype)
     model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk, dtype=dtype)
