@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -73,6 +74,7 @@ def seed_of(job: Job) -> int:
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
     """Build the model with a variant of its own in each layer; every weight follows from the seed.
 
+    Where a variant shares weights between layers, the later ones are given the first (attnbench.variant.Shares).
     Raises Unsupported where the variant does not serve the task.
     """
     plugin, form, layers = registry.load(job.target), task.form, training.layers
@@ -80,13 +82,20 @@ def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model
     if form.context_length:
         variant.check_cross(support)
     torch.manual_seed(seed)
-    mechanisms = [variant.build(plugin, replace(inputs, seed=seed + layer)) for layer in range(layers)]
-    over = range(layers, 2 * layers) if form.context_length else ()
-    crossing = [variant.build(plugin, replace(context, seed=seed + place)) for place in over]
+    mechanisms = _layers(plugin, inputs, seeds=range(seed, seed + layers))
+    crossing = _layers(plugin, context, seeds=range(seed + layers, seed + 2 * layers)) if form.context_length else []
     torch.manual_seed(seed + layers + len(crossing))  # whatever a variant has drawn, the rest of the model starts alike
     dtype = getattr(torch, job.case.dtype)
     model = Model(form, training, mechanisms, crossing=crossing, ties_qk=support.ties_qk, dtype=dtype)
     return model.to(device=job.case.device, dtype=torch.float32)  # a variant's own weights are trained in float32 too
+
+
+def _layers(plugin: Any, case: Case, *, seeds: Iterable[int]) -> list[variant.Attention]:
+    mechanisms = [variant.build(plugin, replace(case, seed=seed)) for seed in seeds]
+    for later in mechanisms[1:]:
+        if variant.has_share(later):
+            later.share(mechanisms[0])
+    return mechanisms
 
 
 def attended(case: Case) -> tuple[Case, Case]:
