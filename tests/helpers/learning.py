@@ -23,12 +23,12 @@ class Permuted:
     def __init__(self, task: Task) -> None:
         self.task, self.form = task, task.form
 
-    def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.task.examples(split, count, generator)
+    def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, ...]:
+        *shown, targets = self.task.examples(split, count, generator)
         asked = targets != IGNORE
         answers = targets[asked]
         targets[asked] = answers[torch.randperm(len(answers), generator=generator)]
-        return inputs, targets
+        return *shown, targets
 
 
 def built(name: str, **given: object) -> tuple[Task, Training]:

@@ -15,7 +15,7 @@ from attnbench import IGNORE, Form
 from attnbench.describe import TaskDescription, describe_task
 from attnbench.registry import load
 from attnbench.task import Split, Task, Training, presets_of
-from attnbench.train.data import Examples, draw_splits
+from attnbench.train.data import Examples, draw, draw_splits
 from attnbench.train.loop import Score, evaluate
 from attnbench_suites.tasks.mqar import BLANK, Mqar
 from helpers.learning import TASKS, Permuted, built, model_of, trained
@@ -27,7 +27,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> Examples:
-    return Examples(*task.examples(split, count, Generator().manual_seed(seed)))
+    return draw(task, split, count, Generator().manual_seed(seed))
 
 
 # Every task.
