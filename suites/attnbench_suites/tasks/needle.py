@@ -26,7 +26,8 @@ class Needle:
     Kamradt (2023, "Needle in a haystack") hid a sentence in essays and asked a language model; RULER has keys and
     values of words, numbers or UUIDs in essays or in noise, at 4096 tokens and more; Mohtashami and Jaggi (2023,
     "Landmark attention", section 4.2) hid a pass key. Here all of it is tokens of one vocabulary, so that a model of
-    two layers can be trained from nothing; `paper` has RULER's shortest context, and several keys as its harder tasks.
+    two layers can be trained from nothing; `paper` has RULER's shortest context, and four keys; `tiny` has one,
+    so that it is enough to tell a needle from hay.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -45,33 +46,34 @@ class Needle:
 
     presets: ClassVar = {
         "tiny": {
-            "length": 64,
-            "needles": 4,
+            "length": 128,
+            "needles": 1,
             "keys": 16,
             "values": 16,
             "words": 16,
             "causal": False,
             "heads": 2,
             "width": 64,
-            "steps": 700,
-            "batch": 64,
+            "steps": 300,
+            "batch": 32,
             "learning_rate": 3e-3,
-            "validate_every": 100,
+            "validate_every": 50,
             "enough": 0.99,
-            "train_examples": 20_000,
+            "train_examples": 10_000,
             "validation_examples": 500,
             "test_examples": 1000,
         },
         "small": {
             "length": 256,
-            "needles": 4,
+            "needles": 2,
             "keys": 32,
             "values": 32,
             "words": 32,
             "causal": False,
             "heads": 2,
             "width": 64,
-            "steps": 2000,
+            "positions": "rotary",
+            "steps": 4000,
             "batch": 32,
             "learning_rate": 0.002,
             "validate_every": 200,
