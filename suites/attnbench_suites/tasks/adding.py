@@ -40,7 +40,7 @@ class Adding:
             "heads": 2,
             "width": 32,
             "steps": 700,
-            "batch": 64,
+            "batch": 32,
             "learning_rate": 3e-3,
             "validate_every": 100,
             "train_examples": 10_000,
