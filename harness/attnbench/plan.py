@@ -76,6 +76,16 @@ class Workloads(Struct, frozen=True, kw_only=True):
     inputs: tuple[Inputs, ...]
     metrics: tuple[ProbeKind, ...]
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of all cells, each once."""
+        return tuple(dict.fromkeys(cell.shape for cell in self.cells))
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The masks of all cells, each once."""
+        return tuple(dict.fromkeys(cell.mask for cell in self.cells))
+
 
 def read_sweep(sweep: Sweep) -> Workloads:
     """Turn a sweep's text into values. Raises UsageError naming the flag and the fix."""
