@@ -175,8 +175,8 @@ def _timed(workloads: Workloads, candidates: Sequence[Candidate], setting: Setti
 
 def _measured(probe: Probe, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
     protocol = setting.protocol if probe.kind == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
-    passes_of = _passes_of(probe.kind, workloads.passes)
-    where = product(workloads.masks, workloads.dtypes, workloads.levels, workloads.inputs, passes_of, workloads.shapes)
+    measured = passes_of(probe.kind, workloads.passes)
+    where = product(workloads.masks, workloads.dtypes, workloads.levels, workloads.inputs, measured, workloads.shapes)
     for (mask, dtype, level, inputs, passes, shape), candidate in product(where, candidates):
         case = Case(
             variant=candidate.name,
@@ -220,7 +220,8 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
             )
 
 
-def _passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
+def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
+    """Say in which passes a metric is measured where these are swept."""
     table = _PASSES_OF.get(metric)
     return tuple(dict.fromkeys(one for each in passes for one in (table[each] if table else (each,))))
 
