@@ -2,25 +2,25 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from msgspec.structs import replace
 
 from attnbench import registry, variant
-from attnbench.case import Case, Mask, digest
-from attnbench.record import Job, Outcome
-from attnbench.task import Task, Training, build_task, settings_of
+from attnbench.case import Case, Mask, Option, digest
+from attnbench.record import Job, Measurement, Outcome, Probe
+from attnbench.task import Split, Task, Training, build_task, settings_of
 from attnbench.train.checkpoint import Checkpoint, read
-from attnbench.train.data import draw_splits
-from attnbench.train.figures import flagged, measurements
-from attnbench.train.loop import evaluate, train
+from attnbench.train.data import Examples, draw_splits
+from attnbench.train.figures import flagged, measurements, trial
+from attnbench.train.loop import Trained, evaluate, train
 from attnbench.train.model import Model
 
 
 def measure(job: Job, tell: Callable[[str], None], *, checkpoint: Path | None = None) -> Outcome:
-    """Train a job's variant on its task, from the seed of the job's round, and test the best weights.
+    """Train a job's variant on its task, from the seed of the job's round, and test the best weights; a trial's not.
 
     What is in the file `checkpoint` is gone on from, and at the end the best weights are there (see `load_best`).
 
@@ -35,24 +35,41 @@ def measure(job: Job, tell: Callable[[str], None], *, checkpoint: Path | None = 
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     file = Checkpoint(checkpoint, job) if checkpoint else None
     trained = train(model, splits, training, seed=seed, tell=progress.say, checkpoint=file)
-    tested = evaluate(model, splits["test"], training.part)
-    learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
+    if file and job.probe.trial:
+        file.remove()
+    figures = trial(trained) if job.probe.trial else _tested(model, splits, trained, training)
     kept = training.weight_dropout > 0 and not all(map(variant.drops_weights, model.mechanisms))
-    flags = [flag for flag, raised in (("diverged", trained.diverged), ("weights_kept", kept)) if raised]
-    told = measurements(task.form, tested, learned, trained, parameters=model.size)
+    raised = {"diverged": trained.diverged, "weights_kept": kept, "edge_rate": _on_an_edge(job.probe)}
     return Outcome(
         status="ok",
-        measurements=flagged(told, *flags),
+        measurements=flagged(figures, *(flag for flag, is_raised in raised.items() if is_raised)),
         backend=variant.backend_of(model.mechanisms[0]),
         facts={
             "parameters": model.size,
             "steps": trained.steps,
             "diverged": trained.diverged,
             "learning_rate": training.learning_rate,
-            "answers": tested.answers,
+            "by_loss": trained.by_loss,
+            "answers": task.form.count(splits["test"].targets),
+            **_searched(job.probe),
             **(file.facts if file else {}),
         },
     )
+
+
+def _searched(probe: Probe) -> dict[str, Option]:
+    return {"searched_rates": ", ".join(f"{rate:g}" for rate in probe.searched)} if probe.searched else {}
+
+
+def _tested(model: Model, splits: dict[Split, Examples], trained: Trained, training: Training) -> Iterator[Measurement]:
+    """Hold the best weights against what they have never seen, and against as much of what they learned from."""
+    tested = evaluate(model, splits["test"], training.part)
+    learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
+    return measurements(model.form, tested, learned, trained, parameters=model.size)
+
+
+def _on_an_edge(probe: Probe) -> bool:
+    return bool(probe.searched) and probe.rate in (min(probe.searched), max(probe.searched))
 
 
 def load_best(checkpoint: Path) -> tuple[Job, Model]:
@@ -72,7 +89,10 @@ def load_best(checkpoint: Path) -> tuple[Job, Model]:
 def _task_of(job: Job) -> tuple[Task, Training]:
     plugin = registry.load(job.task_target)
     settings = settings_of(plugin, job.probe.task_options)
-    return build_task(plugin, settings), settings.training
+    training = settings.training
+    if job.probe.rate is not None:
+        training = replace(training, learning_rate=job.probe.rate)
+    return build_task(plugin, settings), training
 
 
 class Progress:
@@ -93,8 +113,9 @@ class Progress:
 
 
 def seed_of(job: Job) -> int:
-    """Give the seed of a job's data and weights: every round has its own, and every variant the same."""
-    return int(digest(job.case.seed, job.round), 16) % 2**31
+    """Give the seed of a job's data and weights: every round and the trials have their own, every variant the same."""
+    purpose = ("trial",) if job.probe.trial else ()
+    return int(digest(job.case.seed, job.round, *purpose), 16) % 2**31
 
 
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
