@@ -142,8 +142,8 @@ def _notes(found: Replay, figures: Sequence[Replayed], *, left_out: Sequence[Pla
         if each.variant and each.why not in ("", ABSENT, PENDING) and _place(each) not in left_out:
             where = f"{each.variant} at {each.task or each.seq}" if each.row else each.task  # a task lacks for all
             reasons.setdefault(each.why, {})[where] = None
-    for reason, where in reasons.items():
-        yield f"{_few(list(where))}: {plain(' '.join(reason.split()))}"
+    for reason, places in reasons.items():
+        yield f"{_few(list(places))}: {plain(' '.join(reason.split()))}"
     if left_out:
         yield f"published also at {', '.join(str(length or task) for task, length in left_out)}"
 
