@@ -11,6 +11,7 @@ from attnbench.train.accuracy import build_model
 from attnbench.train.data import Examples, draw_splits
 from attnbench.train.loop import train
 from attnbench.train.model import Model
+from helpers.made_files import options_for
 from laws.workloads import MECHANISMS, case_for, mask_of
 
 TASKS = {name: entry for name, claims in entries("tasks").items() for entry in claims}
@@ -32,7 +33,7 @@ class Permuted:
 
 def built(name: str, **given: object) -> tuple[Task, Training]:
     plugin = load(TASKS[name].target)
-    settings = settings_of(plugin, given)
+    settings = settings_of(plugin, {**options_for(name), **given})
     return build_task(plugin, settings), settings.training
 
 

@@ -19,6 +19,7 @@ from attnbench.train.data import Examples, draw, draw_splits
 from attnbench.train.loop import Score, evaluate
 from attnbench_suites.tasks.mqar import BLANK, Mqar
 from helpers.learning import TASKS, Permuted, built, model_of, trained
+from helpers.made_files import options_for
 from laws.workloads import ENTRIES, ties
 
 PRESETS = [(name, preset) for name, entry in TASKS.items() for preset in presets_of(load(entry.target))]
@@ -34,18 +35,21 @@ def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> E
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_of_a_task_can_be_planned(name: str, preset: str) -> None:
-    found = describe_task(TASKS[name], {"preset": preset})
+    given = {"preset": preset, **options_for(name)}
+    found = describe_task(TASKS[name], given)
     assert (found.failure, found.mistake) == ("", "")
-    assert found.label == f"{name}:preset={preset}"
+    assert found.label == f"{name}:" + ",".join(f"{key}={value}" for key, value in given.items())
     assert found.summary
     assert all(field.meaning for field in found.fields)
     assert msgspec.json.decode(msgspec.json.encode(found), type=TaskDescription) == found
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_can_be_had_tiny_and_as_published(name: str) -> None:
-    assert next(iter(presets_of(load(TASKS[name].target)))) == "tiny"
-    assert "paper" in presets_of(load(TASKS[name].target))
+def test_a_task_can_be_had_tiny_small_and_as_published(name: str) -> None:
+    assert tuple(presets_of(load(TASKS[name].target))) == ("tiny", "small", "paper")
+    for preset, promised in {"tiny": (1, 1), "small": (3, 3), "paper": (4, 5)}.items():
+        training = built(name, preset=preset)[1]
+        assert (training.rates, training.seeds) == promised, preset
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
