@@ -72,6 +72,16 @@ def test_examples_are_as_the_form_says_and_no_input_stands_in_two_splits(name: s
     assert len(set.union(*inputs)) == sum(map(len, inputs))
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_a_few_steps_bring_the_loss_on_what_is_learned_down(name: str) -> None:
+    budget = {"steps": 10, "batch": 8, "validate_every": 10, "learning_rate": 3e-3, "dropout": 0.0}
+    task, training = built(name, **budget, train_examples=8, validation_examples=8, test_examples=8)
+    splits = draw_splits(task, training, seed=0, device="cpu")
+    before = evaluate(model_of("vanilla", task, training), splits["train"], training.part)
+    model, _ = trained("vanilla", task, training)
+    assert evaluate(model, splits["train"], training.part).loss < before.loss
+
+
 # Multi-query associative recall.
 
 MQAR = [

@@ -123,8 +123,8 @@ def from_archive() -> Path:
         return next(Path(folder).rglob(FILES["train"])).parent
     except Exception as error:
         raise Unsupported(
-            f"Long Range Arena's archive could not be had ({type(error).__name__}: {error}); "
-            f"give path=FOLDER with {' and '.join(FILES.values())}"
+            f"Long Range Arena's archive could not be had from the network ({type(error).__name__}: {error}); "
+            f"connect to it, or give path=FOLDER with {' and '.join(FILES.values())}"
         ) from error
 
 

@@ -118,7 +118,7 @@ def from_hub(part: str) -> Any:
     except Exception as error:
         raise Unsupported(
             f"IMDb ({ON_HUB}) could not be had from the hub ({type(error).__name__}: {error}); "
-            f"give path=FOLDER with {' and '.join(FILES)}"
+            f"connect to it, or give path=FOLDER with {' and '.join(FILES)}"
         ) from error
 
 

@@ -14,9 +14,9 @@ from attnbench import Options as BaseOptions
 class Needle:
     """Find what was said of a key, at any depth of a long context (Hsieh et al. 2024, "RULER", section 3).
 
-    The haystack is of words, drawn evenly. M needles lie in it, a key and after it a word, which is the key's value; no
-    key is there twice. At the last position one of the keys stands again, and there the model must answer with its
-    value: to look like a value helps no word, and only the key tells the needle that is asked for from the others.
+    The haystack is of words, drawn evenly. M needles lie in it, each a key and after it the key's value; no key is
+    there twice. At the last position one of the keys stands again, and there the model must answer with its value:
+    what is a value is plain, but only the key before it tells the needle that is asked for from the others.
 
     `depth` measures how accuracy depends on the place: in percent of the way from the first slot of a needle to the
     last, it fixes where the needle that is asked for lies in the test's examples. Training and validation are at all
@@ -35,9 +35,8 @@ class Needle:
         length: Annotated[int, Meta(ge=3, description="tokens of a sequence, the question included")] = 4096
         needles: Annotated[int, Meta(ge=1, description="keys with their values, of which one is asked for")] = 4
         keys: Annotated[int, Meta(ge=1, description="different keys that there are")] = 64
-        words: Annotated[int, Meta(ge=2, description="different words that there are, any of which may be a value")] = (
-            64
-        )
+        values: Annotated[int, Meta(ge=2, description="different values that there are")] = 64
+        words: Annotated[int, Meta(ge=1, description="different words that the haystack is of")] = 64
         depth: Annotated[
             Annotated[int, Meta(ge=0, le=100)] | None,
             Meta(description="percent of the context before the needle that is asked for, in the test; none: any"),
@@ -49,6 +48,7 @@ class Needle:
             "length": 64,
             "needles": 4,
             "keys": 16,
+            "values": 16,
             "words": 16,
             "causal": False,
             "heads": 2,
@@ -66,6 +66,7 @@ class Needle:
             "length": 256,
             "needles": 4,
             "keys": 32,
+            "values": 32,
             "words": 32,
             "causal": False,
             "heads": 2,
@@ -84,6 +85,7 @@ class Needle:
             "length": 4096,
             "needles": 4,
             "keys": 64,
+            "values": 64,
             "words": 64,
             "causal": True,
             "heads": 4,
@@ -111,7 +113,7 @@ class Needle:
         if options.needles > options.keys:
             raise ValueError(f"keys={options.keys} are too few for needles={options.needles} of different keys")
         self.options = options
-        tokens = options.words + options.keys
+        tokens = options.words + options.keys + options.values
         self.form = Form(
             length=options.length, answer="tokens", vocabulary=tokens, outputs=tokens, causal=options.causal
         )
@@ -125,8 +127,10 @@ class Needle:
         if split == "test" and options.depth is not None:
             slots_NS[:, round(options.depth / 100 * (self.slots - 1))] = -1.0  # sorted first, so it is the asked one's
         places_NM = 2 * slots_NS.argsort(1)[:, : options.needles]
-        inputs_NT.scatter_(1, places_NM, keys_NM)
+        first = options.words + options.keys
+        values_NM = torch.randint(first, first + options.values, keys_NM.shape, generator=generator)
+        inputs_NT.scatter_(1, places_NM, keys_NM).scatter_(1, places_NM + 1, values_NM)
         inputs_NT[:, -1] = keys_NM[:, 0]
         targets_NT = torch.full((count, options.length), IGNORE)
-        targets_NT[:, -1] = inputs_NT.gather(1, places_NM[:, :1] + 1).squeeze(1)
+        targets_NT[:, -1] = values_NM[:, 0]
         return inputs_NT, targets_NT
