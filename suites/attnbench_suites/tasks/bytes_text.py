@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from attnbench import Form, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, check_source, chosen, tokens_of
+from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, tokens_of
+from attnbench_suites.tasks.sources import check_source, chosen
 
 ON_HUB = "stanfordnlp/imdb"
 FILES = ("train.jsonl", "test.jsonl")
