@@ -12,6 +12,7 @@ from attnbench.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
 from attnbench.cells import Cell, cells
 from attnbench.errors import UsageError, suggestion
 from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
+from attnbench.search import first_jobs
 from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
 
@@ -216,16 +217,15 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
         probe = Probe(kind="accuracy", task=exam.label, task_options=exam.options, task_origin=exam.origin)
         threads = 1 if setting.device == "cpu" else setting.protocol.threads
         protocol = msgspec.structs.replace(setting.protocol, rounds=exam.seeds, threads=threads)
-        for seed in range(1, exam.seeds + 1):
-            yield Job(
-                case=case,
-                probe=probe,
-                protocol=protocol,
-                target=candidate.target,
-                origin=candidate.origin,
-                task_target=exam.target,
-                round=seed,
-            )
+        training = Job(
+            case=case,
+            probe=probe,
+            protocol=protocol,
+            target=candidate.target,
+            origin=candidate.origin,
+            task_target=exam.target,
+        )
+        yield from first_jobs(training)
 
 
 def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
