@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,6 +27,9 @@ from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, find_run, run_paths
 from attnbench.suite import Sweep, overlay
 from attnbench.text import with_options
+
+if TYPE_CHECKING:
+    from attnbench.record import Profile
 
 T = TypeVar("T")
 
@@ -195,7 +198,12 @@ def _measured(lacking: Sweep, place: Place, *, device: str, notify: Notify) -> R
     """Measure as `attnbench run` does."""
     fields = {name: getattr(lacking, name) for name in lacking.__struct_fields__}
     return api.run(
-        **fields, device=device, threads=place.threads, profile=place.profile or "default", out=place.out, notify=notify
+        **fields,
+        device=device,
+        threads=place.threads,
+        profile=cast("Profile", place.profile or "default"),
+        out=place.out,
+        notify=notify,
     )
 
 

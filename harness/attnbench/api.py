@@ -12,6 +12,7 @@ from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
+from attnbench.insight.fit import context_rows
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
 from attnbench.insight.roofline import derived
@@ -50,7 +51,7 @@ class Run:
             planned = {job.key for job in store.plan.jobs}
             known = [record for record in store.records() if record.job.key in planned]
             found = rows(known, store.plan.jobs, run=store.plan.run)
-            return [*found, *derived(found, store.rates())]
+            return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
 
     def scaling(self) -> list[Growth]:
         """Fit latency and memory of each variant as a power of the sequence length."""
@@ -160,6 +161,8 @@ def run(
     prune: bool = True,
     time_budget: str | None = None,
     refine: bool = False,
+    fit: bool = False,
+    memory: str | int | None = None,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -200,6 +203,8 @@ def run(
         prune=prune,
         time_budget=time_budget,
         refine=refine,
+        fit=fit,
+        memory=None if memory is None else str(memory),
         seed=seed,
         command=("attnbench.run",),
     )

@@ -15,13 +15,15 @@ from attnbench.describe import Description, TaskDescription
 from attnbench.empty import FLOOR
 from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.limits import available_bytes
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
+from attnbench.insight.fit import first_lengths
 from attnbench.plan import Candidate, Exam, Setting, Workloads
-from attnbench.ranges import parse_duration
+from attnbench.ranges import parse_bytes, parse_duration
 from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Origin, Profile, Protocol
 from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
-from attnbench.store import Plan, new_run_id
+from attnbench.store import Fit, Plan, new_run_id
 from attnbench.suite import Sweep
 
 _REFINED = 3  # times that lengths are added around crossings
@@ -47,13 +49,15 @@ class Request(Struct, frozen=True, kw_only=True):
     prune: bool = True
     time_budget: str | None = None
     refine: bool = False
+    fit: bool = False
+    memory: str | None = None
     command: tuple[str, ...] = ()
 
 
 def check(request: Request) -> None:
     """Find the mistakes that can be found without starting a process. Raises UsageError."""
     _check_settings(request)
-    sweep = suite.overlay(find_suite(request.suite).for_device("cpu"), request.sweep)
+    sweep, _ = _sweep(request, "cpu")
     metrics = plan.read_sweep(sweep).metrics
     if "accuracy" in metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
@@ -65,7 +69,8 @@ def check(request: Request) -> None:
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep = suite.overlay(find_suite(request.suite).for_device(machine.device), request.sweep)
+    sweep, fit = _sweep(request, machine.device)
+    memory_bytes = _memory_bytes(request)
     workloads = plan.read_sweep(sweep)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
@@ -87,6 +92,8 @@ def prepare(request: Request, executor: Executor) -> Plan:
         prune=request.prune,
         budget_s=_budget_s(request),
         refine=_REFINED if request.refine else 0,
+        fit=fit and msgspec.structs.replace(fit, allowed_bytes=memory_bytes or _spare_bytes(machine)),
+        memory_bytes=memory_bytes,
     )
 
 
@@ -134,6 +141,17 @@ def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] 
         return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
     except NoAnswer as end:
         return TaskDescription(origin=entry.origin, failure=f"its import {end}")
+
+
+def _sweep(request: Request, device: str) -> tuple[Sweep, Fit | None]:
+    """Lay what was asked over the suite; of a search for the longest context, give its first lengths."""
+    sweep = suite.overlay(find_suite(request.suite).for_device(device), request.sweep)
+    return first_lengths(sweep, request.sweep) if request.fit else (sweep, None)
+
+
+def _spare_bytes(machine: Environment) -> int | None:
+    """Tell what a job may take where nobody bounds it: a GPU's memory, or what the machine has to spare now."""
+    return machine.device_memory_bytes if machine.device.startswith("cuda") else available_bytes()
 
 
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:
@@ -236,8 +254,13 @@ def _budget_s(request: Request) -> float | None:
     return None if request.time_budget is None else parse_duration(request.time_budget, flag="--time-budget")
 
 
+def _memory_bytes(request: Request) -> int | None:
+    return None if request.memory is None else parse_bytes(request.memory, flag="--memory")
+
+
 def _check_settings(request: Request) -> None:
     _budget_s(request)
+    _memory_bytes(request)
     _one_of(request.profile, plan.PROFILES, flag="--profile")
     _one_of(request.allocator, ALLOCATORS, flag="--allocator")
     for flag, value in (("--threads", request.threads), ("--rounds", request.rounds), ("--timeout", request.timeout_s)):

@@ -14,6 +14,7 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.insight.crossover import crossovers, refinements
+from attnbench.insight.fit import further
 from attnbench.insight.rows import rows
 from attnbench.insight.spent import spent
 from attnbench.known import Known
@@ -63,8 +64,10 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
             store.append(planned.environment)
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
             learn_rates(store, executor)
+            executor.memory_bytes = planned.memory_bytes
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
             refine(store, executor, notify, environment=planned.environment)
+            pursue(store, executor, notify, environment=planned.environment)
             return store.path
 
 
@@ -84,9 +87,11 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
         learn_rates(store, executor)
+        executor.memory_bytes = store.plan.memory_bytes
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
         refine(store, executor, notify, environment=environment)
+        pursue(store, executor, notify, environment=environment)
     return path
 
 
@@ -112,9 +117,25 @@ def refine(store: Store, executor: Executor, notify: Notify, *, environment: Env
     while store.plan.refine and _has_time(store.plan, store.records()) and (jobs := _between_lengths(store)):
         plan = store.plan
         store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
-        known = store.records()
-        notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
-        perform(store, jobs, executor, notify, environment=environment, history=known)
+        _perform_further(store, jobs, executor, notify, environment=environment)
+
+
+def pursue(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Measure what the records so far call for, until they call for nothing: a search says what it wants to know next.
+
+    As with `refine`, jobs are planned before they are begun.
+    """
+    while jobs := further(store.plan, store.records()):
+        store.replan(replace(store.plan, jobs=(*store.plan.jobs, *jobs)))
+        _perform_further(store, jobs, executor, notify, environment=environment)
+
+
+def _perform_further(
+    store: Store, jobs: tuple[Job, ...], executor: Executor, notify: Notify, *, environment: Environment
+) -> None:
+    known = store.records()
+    notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
+    perform(store, jobs, executor, notify, environment=environment, history=known)
 
 
 def _has_time(plan: Plan, records: Sequence[Record]) -> bool:

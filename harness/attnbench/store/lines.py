@@ -23,11 +23,23 @@ EVENTS = "events.jsonl"
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
+class Fit(Struct, frozen=True, kw_only=True):
+    """A search for the longest context that fits: after `lengths`, lengths up to `most` are chosen as records come in.
+
+    `allowed_bytes` is what a prediction goes by; null where nobody knows.
+    """
+
+    lengths: tuple[int, ...]
+    most: int
+    allowed_bytes: int | None = None
+
+
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
 
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
-    `refine` is how many more times lengths are added around crossings.
+    `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context.
+    `memory_bytes` bounds what a job may take; null is what the machine has to spare.
     """
 
     schema: int = SCHEMA
@@ -40,6 +52,8 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     prune: bool = True
     budget_s: float | None = None
     refine: int = 0
+    fit: Fit | None = None
+    memory_bytes: int | None = None
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
