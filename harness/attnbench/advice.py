@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -20,21 +20,17 @@ from attnbench.insight.recommend import recommend as recommend_from
 from attnbench.insight.rows import Row
 from attnbench.plan import read_sweep
 from attnbench.ranges import parse_bytes, parse_latency
-from attnbench.record import Environment
+from attnbench.record import Environment, Profile
 from attnbench.request import ask_machine, find_suite
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, find_run, run_paths
-from attnbench.suite import Sweep, overlay
+from attnbench.suite import USUAL, Sweep, overlay
 from attnbench.text import with_options
-
-if TYPE_CHECKING:
-    from attnbench.record import Profile
 
 T = TypeVar("T")
 
 _STANDARD = "standard"  # the suite whose variants and task are measured where nobody names any
-_USUAL = Sweep(heads=8, head_dim=64, batch=1, passes="forward", level="core", inputs="normal")
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -45,7 +41,7 @@ class Place(Struct, frozen=True, kw_only=True):
     anywhere: bool = False
     device: str = "auto"
     threads: int | None = None
-    profile: str | None = None
+    profile: Profile = "default"
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +98,7 @@ def recommend(
     """
     place = place or Place()
     found = _sources(place)
-    asked = overlay(_USUAL, sweep)
+    asked = overlay(USUAL, sweep)
     asked = asked if asked.dtype else replace(asked, dtype="bfloat16" if found.device.startswith("cuda") else "float32")
     workload = _workload(asked, found.device)
     variants = parse_specs(sweep.variants, flag="--variants") if sweep.variants else None
@@ -201,7 +197,7 @@ def _measured(lacking: Sweep, place: Place, *, device: str, notify: Notify) -> R
         **fields,
         device=device,
         threads=place.threads,
-        profile=cast("Profile", place.profile or "default"),
+        profile=place.profile,
         out=place.out,
         notify=notify,
     )

@@ -66,11 +66,47 @@ def check(request: Request) -> None:
         registry.find(spec.name, "tasks", flag="--tasks")
 
 
+class Answered(Struct, frozen=True, kw_only=True):
+    """What the machine and the plugins said of a request: all that a plan is made of."""
+
+    machine: Environment
+    sweep: Sweep
+    workloads: Workloads
+    candidates: tuple[Candidate, ...]
+    exams: tuple[Exam, ...]
+    setting: Setting
+    fit: Fit | None
+
+
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
+    found = ask(request, executor)
+    return planned(request, found, plan.plan_jobs(found.workloads, found.candidates, found.exams, found.setting))
+
+
+def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
+    """Make the plan of a new run of these jobs."""
+    created_s, memory_bytes = time.time(), _memory_bytes(request)
+    allowed_bytes = memory_bytes or _spare_bytes(found.machine)
+    return Plan(
+        run=new_run_id(created_s),
+        created_s=created_s,
+        command=request.command,
+        sweep=msgspec.to_builtins(found.sweep),
+        jobs=jobs,
+        environment=found.machine,
+        prune=request.prune,
+        budget_s=_budget_s(request),
+        refine=_REFINED if request.refine else 0,
+        fit=found.fit and msgspec.structs.replace(found.fit, allowed_bytes=allowed_bytes),
+        memory_bytes=memory_bytes,
+    )
+
+
+def ask(request: Request, executor: Executor) -> Answered:
+    """Ask the machine and the plugins what they are. Raises UsageError."""
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device)
-    memory_bytes = _memory_bytes(request)
     workloads = plan.read_sweep(sweep)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
@@ -81,19 +117,14 @@ def prepare(request: Request, executor: Executor) -> Plan:
         floor=_candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
     )
-    created_s = time.time()
-    return Plan(
-        run=new_run_id(created_s),
-        created_s=created_s,
-        command=request.command,
-        sweep=msgspec.to_builtins(sweep),
-        jobs=plan.plan_jobs(workloads, candidates, exams, setting),
-        environment=machine,
-        prune=request.prune,
-        budget_s=_budget_s(request),
-        refine=_REFINED if request.refine else 0,
-        fit=fit and msgspec.structs.replace(fit, allowed_bytes=memory_bytes or _spare_bytes(machine)),
-        memory_bytes=memory_bytes,
+    return Answered(
+        machine=machine,
+        sweep=sweep,
+        workloads=workloads,
+        candidates=tuple(candidates),
+        exams=tuple(exams),
+        setting=setting,
+        fit=fit,
     )
 
 
@@ -110,7 +141,11 @@ def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
                 f"--resume: {field.replace('_', ' ')} was {getattr(was, field)!r} and is {getattr(now, field)!r}; "
                 "numbers of both would not be comparable, so start a new run"
             )
-    return msgspec.structs.replace(old, jobs=tuple(_with_todays_sources(old.jobs, executor))), now
+    jobs = tuple(_with_todays_sources(old.jobs, executor))
+    search = old.search and msgspec.structs.replace(
+        old.search, timed=tuple(_with_todays_sources(old.search.timed, executor))
+    )
+    return msgspec.structs.replace(old, jobs=jobs, search=search), now
 
 
 def find_suite(name: str) -> suite.Suite:
@@ -178,7 +213,7 @@ def _candidate(spec: Spec, executor: Executor) -> Candidate:
     if found.mistake:
         raise UsageError(f"--variants: {spec}: {found.mistake}")
     options: dict[str, Any] = dict(spec.options) if found.failure else found.options
-    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options)
+    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
 
 
 def _exam(spec: Spec, executor: Executor) -> Exam:

@@ -14,7 +14,7 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.insight.crossover import crossovers, refinements
-from attnbench.insight.fit import further
+from attnbench.insight.further import further
 from attnbench.insight.rows import rows
 from attnbench.insight.spent import spent
 from attnbench.known import Known
@@ -35,6 +35,7 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 Notice = Opened | Started | Progressed | Record
 Notify = Callable[[Notice], None]
+Planner = Callable[[Request, Executor], Plan]
 
 RETRIED: tuple[Status, ...] = (
     "error",
@@ -52,14 +53,14 @@ def quietly(_notice: Notice) -> None:
     """Hear what happens, and say nothing."""
 
 
-def start(request: Request, out: Path, notify: Notify) -> Path:
+def start(request: Request, out: Path, notify: Notify, *, planner: Planner = prepare) -> Path:
     """Plan a run, make its folder under `out` and measure it; give the folder.
 
     Raises UsageError before anything is written.
     """
     check(request)
     with closing(LocalExecutor(slots=request.threads)) as executor:
-        planned = prepare(request, executor)
+        planned = planner(request, executor)
         with Store.create(out, planned) as store:
             store.append(planned.environment)
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))

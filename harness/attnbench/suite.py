@@ -37,6 +37,10 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 _ALTERNATIVES = (("head_dim", "width"), ("batch", "tokens"))
 
 
+# The workload of an answer that is for one, where nobody says otherwise.
+USUAL = Sweep(heads=8, head_dim=64, batch=1, passes="forward", level="core", inputs="normal")
+
+
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named sweep. `on` holds what differs on a kind of device: cpu, cuda or mps."""
 

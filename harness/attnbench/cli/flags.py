@@ -1,11 +1,12 @@
 """The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 if TYPE_CHECKING:
+    from attnbench.record import Profile as ProfileName
     from attnbench.suite import Sweep
 
 SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
@@ -19,6 +20,19 @@ def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
     from attnbench.suite import Sweep
 
     return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
+
+
+def one_workload(asked: Mapping[str, Any]) -> "Sweep":
+    """Give the one workload that an answer is for: what flags leave out is the usual."""
+    from attnbench.suite import USUAL, overlay
+
+    given = {**asked, "tasks": asked.get("task")}
+    return overlay(USUAL, sweep_of(given))
+
+
+def profile_of(profile: str | None) -> "ProfileName":
+    """Give the profile that was asked for; a request refuses one that there is not."""
+    return cast("ProfileName", profile or "default")
 
 
 def _flag(panel: str, meaning: str, metavar: str) -> Any:
@@ -72,6 +86,12 @@ MaxError = Annotated[float | None, _flag(NEEDS, "Largest approximation error.", 
 MinAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on the task.", "X")]
 Task = Annotated[str | None, _flag(NEEDS, "The task that accuracy is asked on: mqar:preset=tiny", "NAME")]
 OneSeq = Annotated[str, _flag(SWEEP, "Sequence length: 8192 or 8k.", "N")]
+Match = Annotated[float | None, _flag(NEEDS, "Largest approximation error that is good enough.", "X")]
+MatchAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on --task that is good enough.", "X")]
+OptionValues = Annotated[
+    list[str] | None, _flag(SWEEP, "Values of an option instead of its own: k=64..1024", "NAME=VALUES")
+]
+Against = Annotated[str, typer.Option(help="What speed is compared with.", metavar="NAME", rich_help_panel=MEASURE)]
 Anywhere = Annotated[bool, _switch("--anywhere", WHERE, "Also ask runs of other machines or versions.")]
 Measure = Annotated[bool, _switch("--measure", MEASURE, "Measure now what is not known at this length.")]
 Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]

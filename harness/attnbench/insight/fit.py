@@ -15,9 +15,9 @@ from attnbench.errors import UsageError
 from attnbench.insight.courses import length_of
 from attnbench.insight.crossover import middle
 from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import PENDING, Row, case_of, rows
+from attnbench.insight.rows import PENDING, Row, case_of
 from attnbench.ranges import parse_range
-from attnbench.record import BUILDING, HELD, Job, Record, Status
+from attnbench.record import BUILDING, HELD, Job, Status
 from attnbench.store import Fit, Plan
 from attnbench.suite import Sweep, overlay
 
@@ -73,12 +73,10 @@ def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
     return overlay(sweep, searched), Fit(lengths=first, most=lengths[-1])
 
 
-def further(plan: Plan, records: Iterable[Record]) -> tuple[Job, ...]:
+def further_lengths(found: Iterable[Row], plan: Plan) -> list[Job]:
     """Give the jobs that a search calls for now: the next length of each variant whose search is not over."""
     if plan.fit is None:
-        return ()
-    planned = {job.key: job for job in plan.jobs}
-    found = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
+        return []
     templates = {_family(job.case, str(job.origin)): job for job in plan.jobs}
     jobs = []
     for family, course in _courses(found).items():
@@ -86,7 +84,7 @@ def further(plan: Plan, records: Iterable[Record]) -> tuple[Job, ...]:
         if length is not None:
             template = templates[family]
             jobs.append(replace(template, case=_at(template.case, length)))
-    return tuple(job for job in jobs if job.key not in planned)
+    return jobs
 
 
 def contexts(found: Iterable[Row], fit: Fit) -> list[Context]:

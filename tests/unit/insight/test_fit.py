@@ -6,7 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.errors import UsageError
-from attnbench.insight.fit import contexts, first_lengths, further, predicted_length
+from attnbench.insight.fit import contexts, first_lengths, predicted_length
+from attnbench.insight.further import further
 from attnbench.insight.rows import rows
 from attnbench.record import BUILDING, HELD
 from attnbench.store import Fit
