@@ -41,7 +41,7 @@ class Place(Struct, frozen=True, kw_only=True):
     anywhere: bool = False
     device: str = "auto"
     threads: int | None = None
-    profile: Profile = "default"
+    profile: Profile | None = None
 
     @property
     def is_open(self) -> bool:
@@ -156,10 +156,11 @@ def _of_any_machine(paths: Sequence[Path], place: Place) -> _Sources:
 
 def _workload(asked: Sweep, device: str) -> Case:
     read = read_sweep(asked)
+    cell = _one(read.cells, "--seq")
     return Case(
         variant="",
-        shape=_one(read.shapes, "--seq"),
-        mask=_one(read.masks, "--window"),
+        shape=cell.shape,
+        mask=cell.mask,
         dtype=_one(read.dtypes, "--dtype"),
         device=device,
         passes=_one(read.passes, "--passes"),
@@ -197,7 +198,7 @@ def _measured(lacking: Sweep, place: Place, *, device: str, notify: Notify) -> R
         **fields,
         device=device,
         threads=place.threads,
-        profile=place.profile,
+        profile=place.profile or "default",
         out=place.out,
         notify=notify,
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from attnbench import processor, registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
+from attnbench.collector import collector_paused
 from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
@@ -15,6 +16,7 @@ from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.fit import context_rows
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
+from attnbench.insight.pareto import OBJECTIVES, Front, fronts
 from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.scaling import Growth, growths
@@ -45,12 +47,11 @@ class Run:
         """The run's name under its folder."""
         return self.path.name
 
+    @collector_paused()
     def rows(self) -> list[Row]:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            planned = {job.key for job in store.plan.jobs}
-            known = [record for record in store.records() if record.job.key in planned]
-            found = rows(known, store.plan.jobs, run=store.plan.run)
+            found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
             return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
 
     def scaling(self) -> list[Growth]:
@@ -60,6 +61,10 @@ class Run:
     def crossovers(self) -> list[Crossover]:
         """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
+
+    def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
+        """Find which variants no other one beats at no loss, at each place of the sweep and for each task."""
+        return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
         """Give what a stranger needs to measure this run again, as JSON values."""
@@ -76,6 +81,7 @@ class Run:
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
+    @collector_paused()
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
         return frame(self.rows())
@@ -143,6 +149,7 @@ def run(
     width: Sizes = None,
     batch: Sizes = None,
     tokens: Sizes = None,
+    shapes: Words = None,
     dtype: Words = None,
     causal: bool | None = None,
     window: Sizes = None,
@@ -181,6 +188,7 @@ def run(
         width=_text(width),
         batch=_text(batch),
         tokens=_text(tokens),
+        shapes=_text(shapes),
         dtype=_text(dtype),
         causal=causal,
         window=_text(window),

@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from attnbench import plan, registry, suite
+from attnbench import cells, plan, registry, suite
 from attnbench.case import digest
 from attnbench.describe import Description, TaskDescription
 from attnbench.empty import FLOOR
@@ -20,7 +20,7 @@ from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVa
 from attnbench.insight.fit import first_lengths
 from attnbench.plan import Candidate, Exam, Setting, Workloads
 from attnbench.ranges import parse_bytes, parse_duration
-from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Origin, Profile, Protocol
+from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Profile, Protocol
 from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
 from attnbench.store import Fit, Plan, new_run_id
@@ -28,8 +28,6 @@ from attnbench.suite import Sweep
 
 _REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
-# The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
-_MAY_DIFFER_ON_RESUME = ("commit", "dirty")
 _ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
@@ -57,9 +55,8 @@ class Request(Struct, frozen=True, kw_only=True):
 def check(request: Request) -> None:
     """Find the mistakes that can be found without starting a process. Raises UsageError."""
     _check_settings(request)
-    sweep, _ = _sweep(request, "cpu")
-    metrics = plan.read_sweep(sweep).metrics
-    if "accuracy" in metrics and sweep.tasks is None:
+    sweep, workloads, _ = _read(request, "cpu")
+    if "accuracy" in workloads.metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
     for spec in _tasks(sweep):
@@ -106,8 +103,7 @@ def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
 def ask(request: Request, executor: Executor) -> Answered:
     """Ask the machine and the plugins what they are. Raises UsageError."""
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep, fit = _sweep(request, machine.device)
-    workloads = plan.read_sweep(sweep)
+    sweep, workloads, fit = _read(request, machine.device)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
     exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
@@ -126,26 +122,6 @@ def ask(request: Request, executor: Executor) -> Answered:
         setting=setting,
         fit=fit,
     )
-
-
-def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
-    """Plan a stored run anew: the same jobs with the sources that its plugins have today, and today's environment.
-
-    Raises UsageError, naming what changed, where the machine or its software is not what it was.
-    """
-    was = old.environment
-    now = ask_machine(executor, was.device, threads=was.threads, allocator=was.allocator)
-    for field in Environment.__struct_fields__:
-        if field not in _MAY_DIFFER_ON_RESUME and getattr(was, field) != getattr(now, field):
-            raise UsageError(
-                f"--resume: {field.replace('_', ' ')} was {getattr(was, field)!r} and is {getattr(now, field)!r}; "
-                "numbers of both would not be comparable, so start a new run"
-            )
-    jobs = tuple(_with_todays_sources(old.jobs, executor))
-    search = old.search and msgspec.structs.replace(
-        old.search, timed=tuple(_with_todays_sources(old.search.timed, executor))
-    )
-    return msgspec.structs.replace(old, jobs=jobs, search=search), now
 
 
 def find_suite(name: str) -> suite.Suite:
@@ -178,15 +154,28 @@ def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] 
         return TaskDescription(origin=entry.origin, failure=f"its import {end}")
 
 
-def _sweep(request: Request, device: str) -> tuple[Sweep, Fit | None]:
-    """Lay what was asked over the suite; of a search for the longest context, give its first lengths."""
-    sweep = suite.overlay(find_suite(request.suite).for_device(device), request.sweep)
-    return first_lengths(sweep, request.sweep) if request.fit else (sweep, None)
-
-
 def _spare_bytes(machine: Environment) -> int | None:
     """Tell what a job may take where nobody bounds it: a GPU's memory, or what the machine has to spare now."""
     return machine.device_memory_bytes if machine.device.startswith("cuda") else available_bytes()
+
+
+def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
+    """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields.
+
+    Of a search for the longest context, the first lengths are what is swept.
+    """
+    found = find_suite(request.suite).for_device(device)
+    try:
+        sweep, fit = cells.asked(found, request.sweep), None
+        if request.fit:
+            sweep, fit = first_lengths(sweep, request.sweep)
+        return sweep, plan.read_sweep(sweep), fit
+    except UsageError as mistake:
+        flag, _, rest = str(mistake).partition(":")
+        field = flag.removeprefix("--").replace("-", "_")
+        if field not in found.given - request.sweep.given:
+            raise
+        raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
 
 
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:
@@ -230,23 +219,6 @@ def _exam(spec: Spec, executor: Executor) -> Exam:
         mask=found.mask,
         seeds=found.seeds,
     )
-
-
-def _with_todays_sources(jobs: Iterable[Job], executor: Executor) -> Iterator[Job]:
-    """Give jobs the source hashes that their plugins have now, so that an edited plugin is measured again."""
-    origins: dict[str, Origin] = {}
-
-    def today(target: str, origin: Origin, *, is_task: bool) -> Origin:
-        if target not in origins:
-            entry = Entry(name=target, target=target, origin=origin)
-            origins[target] = (describe_task if is_task else describe_variant)(executor, entry).origin
-        return origins[target]
-
-    for job in jobs:
-        probe = job.probe
-        if probe.task_origin is not None:
-            probe = msgspec.structs.replace(probe, task_origin=today(job.task_target, probe.task_origin, is_task=True))
-        yield msgspec.structs.replace(job, probe=probe, origin=today(job.target, job.origin, is_task=False))
 
 
 def _named_once(entries: Sequence[Entry]) -> None:

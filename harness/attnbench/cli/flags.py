@@ -1,12 +1,11 @@
 """The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.record import Profile as ProfileName
     from attnbench.suite import Sweep
 
 SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
@@ -28,11 +27,6 @@ def one_workload(asked: Mapping[str, Any]) -> "Sweep":
 
     given = {**asked, "tasks": asked.get("task")}
     return overlay(USUAL, sweep_of(given))
-
-
-def profile_of(profile: str | None) -> "ProfileName":
-    """Give the profile that was asked for; a request refuses one that there is not."""
-    return cast("ProfileName", profile or "default")
 
 
 def _flag(panel: str, meaning: str, metavar: str) -> Any:
@@ -60,6 +54,7 @@ HeadDim = Annotated[str | None, _flag(SWEEP, "Features of a head.", "RANGE")]
 Width = Annotated[str | None, _flag(SWEEP, "Features of all heads: heads x head dim.", "RANGE")]
 Batch = Annotated[str | None, _flag(SWEEP, "Sequences in a batch.", "RANGE")]
 Tokens = Annotated[str | None, _flag(SWEEP, "Tokens in a batch: batch = tokens / seq.", "RANGE")]
+Shapes = Annotated[str | None, _flag(SWEEP, "Of the shapes that a suite lists (models), only these.", "NAME,...")]
 Dtype = Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")]
 Causal = Annotated[
     bool | None,

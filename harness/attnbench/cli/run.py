@@ -34,6 +34,7 @@ def run(
     width: flags.Width = None,
     batch: flags.Batch = None,
     tokens: flags.Tokens = None,
+    shapes: flags.Shapes = None,
     dtype: flags.Dtype = None,
     causal: flags.Causal = None,
     window: flags.Window = None,

@@ -74,7 +74,7 @@ def tune(
         threads=cores() if threads is None else threads,
         sweep=flags.one_workload(asked),
         device=device or "auto",
-        profile=flags.profile_of(profile),
+        profile=asked["profile"] or "default",
         rounds=rounds,
         timeout_s=timeout,
         seed=seed or 0,

@@ -36,7 +36,6 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "agreement": agreement.measure,
-    "accuracy": accuracy.measure,
     "energy": energy.measure,
 }
 
@@ -64,7 +63,7 @@ def assert_fork_is_safe() -> None:
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
-def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome:
+def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
         _choose_device(job.case.device)
@@ -74,6 +73,8 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome
         elif memory_bytes is not None and job.case.device.startswith("cuda"):
             whole = torch.cuda.get_device_properties(job.case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
+        if job.probe.kind == "accuracy":
+            return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
@@ -93,9 +94,9 @@ def _reply(question: Question, tell: Tell) -> object:
             return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
-        case Perform(job=job, memory_bytes=memory_bytes):
+        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
             limits.prefer_as_victim()
-            return perform(job, tell, memory_bytes=memory_bytes)
+            return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)
 
 
 def _try(target: str, case: Case) -> str:

@@ -65,6 +65,8 @@ def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
     for flag, value in (("--tokens", asked.tokens), ("--seq-k", asked.seq_k)):
         if value is not None:
             raise UsageError(f"--fit: it looks for one length, and {flag} makes another of it; leave {flag} out")
+    if sweep.shapes is not None:
+        raise UsageError("--fit: the suite lists shapes, each of one length; name a suite that sweeps --seq")
     lengths = parse_range(str(asked.seq or _UNTIL), flag="--seq")
     first = lengths[:_FIRST]
     searched = Sweep(seq=",".join(map(str, first)), metrics="memory")

@@ -11,6 +11,8 @@ from attnbench.store import Plan
 
 def further(plan: Plan, records: Sequence[Record]) -> tuple[Job, ...]:
     """Give the jobs that are to be planned now, none of which is planned already; none where no search goes on."""
+    if plan.fit is None and plan.search is None:
+        return ()
     planned = {job.key for job in plan.jobs}
     found = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
     jobs = [*further_lengths(found, plan), *further_trials(found, plan)]

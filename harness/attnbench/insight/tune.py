@@ -150,9 +150,11 @@ def _trials(searched: Searched, rows: Sequence[Row], plan: Plan) -> Iterator[Job
     if place is None:
         return
     options, first = _options(searched, place), canonical(first_settings(searched)[0])
-    for job in plan.jobs:
-        if job.case.variant == searched.variant and canonical(job.case.options) == first:
-            yield replace(job, case=replace(job.case, options=options))
+    templates = [
+        job for job in plan.jobs if job.case.variant == searched.variant and canonical(job.case.options) == first
+    ]
+    rates = [job for job in templates if job.probe.trial]  # where the rate is searched, its seeds are what follows
+    yield from (replace(job, case=replace(job.case, options=options)) for job in rates or templates)
 
 
 def _cheapest(searched: Searched, rows: Iterable[Row], search: Search) -> list[Place]:

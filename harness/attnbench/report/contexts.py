@@ -7,7 +7,8 @@ from msgspec.structs import replace
 from attnbench.insight.fit import METRIC
 from attnbench.insight.rows import Row
 from attnbench.report.axes import TITLES, VariantKey, axis_text, layout, variant_key, variant_labels
-from attnbench.report.table import Block, Cell, Group, Line, block_scale, tables
+from attnbench.report.summary import blocks as blocks_of_figures
+from attnbench.report.table import Block, Cell, Group, Line, block_scale
 from attnbench.text import plain
 from attnbench.units import Scale, digits
 
@@ -16,13 +17,13 @@ _PREDICTED = "predicted: from the memory that the first lengths needed, before a
 
 
 def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
-    """Arrange rows as `tables` does; contexts where there are any and no other metric is asked for."""
+    """Arrange rows as `summary` does; contexts where there are any and no other metric is asked for."""
     found = [row for row in rows if row.metric == METRIC]
     wanted = metrics is None or METRIC in metrics
     if not found or not wanted:
-        return tables(rows, metrics)
+        return blocks_of_figures(rows, metrics)
     others = [row for row in rows if row.metric != METRIC and (metrics is not None or row.probe != "memory")]
-    return [*tables(others, metrics), *_by_pass(found)]
+    return [*blocks_of_figures(others, metrics), *_by_pass(found)]
 
 
 def _by_pass(rows: Sequence[Row]) -> Iterator[Block]:

@@ -2,7 +2,7 @@
 
 from attnbench.store.lines import Axis, Broken, EnvironmentSeen, Fit, Plan, Search, Searched
 from attnbench.store.run import Store
-from attnbench.store.runs import RESULTS, RunSummary, find_run, list_runs, new_run_id, run_paths
+from attnbench.store.runs import RESULTS, RunSummary, checkpoint_path, find_run, list_runs, new_run_id, run_paths
 from attnbench.store.verify import Report, verify
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Search",
     "Searched",
     "Store",
+    "checkpoint_path",
     "find_run",
     "list_runs",
     "new_run_id",
