@@ -13,6 +13,7 @@ from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
+from attnbench.insight.fit import context_rows
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
 from attnbench.insight.pareto import OBJECTIVES, Front, fronts
@@ -51,7 +52,7 @@ class Run:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
             found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-            return [*found, *derived(found, store.rates())]
+            return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
 
     def scaling(self) -> list[Growth]:
         """Fit latency and memory of each variant as a power of the sequence length."""
@@ -167,6 +168,8 @@ def run(
     prune: bool = True,
     time_budget: str | None = None,
     refine: bool = False,
+    fit: bool = False,
+    memory: str | int | None = None,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -208,6 +211,8 @@ def run(
         prune=prune,
         time_budget=time_budget,
         refine=refine,
+        fit=fit,
+        memory=None if memory is None else str(memory),
         seed=seed,
         command=("attnbench.run",),
     )

@@ -21,6 +21,14 @@ def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
     return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
 
 
+def one_workload(asked: Mapping[str, Any]) -> "Sweep":
+    """Give the one workload that an answer is for: what flags leave out is the usual."""
+    from attnbench.suite import USUAL, overlay
+
+    given = {**asked, "tasks": asked.get("task")}
+    return overlay(USUAL, sweep_of(given))
+
+
 def _flag(panel: str, meaning: str, metavar: str) -> Any:
     return typer.Option(help=meaning, rich_help_panel=panel, metavar=metavar, show_default=False)
 
@@ -65,13 +73,20 @@ Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (in groups), outl
 Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy, energy.", "NAME,...")]
 Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
 Refine = Annotated[bool, _switch("--refine", MEASURE, "Measure between lengths where variants change places.")]
-Fit = Annotated[bool, _later("--fit")]
+Fit = Annotated[bool, _switch("--fit", MEASURE, "Find the longest context that fits, up to the end of --seq.")]
+Memory = Annotated[str | None, _flag(HOW, "A job may take so much: 24GiB; else what is free.", "SIZE")]
 MostMemory = Annotated[str | None, _flag(NEEDS, "Most memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE")]
 MaxLatency = Annotated[str | None, _flag(NEEDS, "Longest time of a call: 50ms, 200us, 1.5s.", "T")]
 MaxError = Annotated[float | None, _flag(NEEDS, "Largest approximation error.", "X")]
 MinAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on the task.", "X")]
 Task = Annotated[str | None, _flag(NEEDS, "The task that accuracy is asked on: mqar:preset=tiny", "NAME")]
 OneSeq = Annotated[str, _flag(SWEEP, "Sequence length: 8192 or 8k.", "N")]
+Match = Annotated[float | None, _flag(NEEDS, "Largest approximation error that is good enough.", "X")]
+MatchAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on --task that is good enough.", "X")]
+OptionValues = Annotated[
+    list[str] | None, _flag(SWEEP, "Values of an option instead of its own: k=64..1024", "NAME=VALUES")
+]
+Against = Annotated[str, typer.Option(help="What speed is compared with.", metavar="NAME", rich_help_panel=MEASURE)]
 Anywhere = Annotated[bool, _switch("--anywhere", WHERE, "Also ask runs of other machines or versions.")]
 Measure = Annotated[bool, _switch("--measure", MEASURE, "Measure now what is not known at this length.")]
 Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]

@@ -48,7 +48,7 @@ class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
 
 
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
-    """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with.
+    """Do this job. Answered by an Outcome; `memory_bytes` bounds what it may take, on the CPU above its start.
 
     `checkpoint` is the path at which a training leaves how far it is, and looks for it first; empty for none.
     """

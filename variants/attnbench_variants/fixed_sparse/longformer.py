@@ -2,13 +2,13 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H; E global keys
 
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Mask, Support, Unsupported
+from attnbench import Case, Mask, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.around import Pattern, band, pairs_of
 from attnbench_variants.blocks.counting import executed
@@ -49,6 +49,7 @@ class Longformer(DecodesInWindow):
         globals: Annotated[int, Meta(ge=0, description="leading positions that see all and are seen by all")] = 1
         dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
 
+    tunes: ClassVar = {"width": Tune("32..4096")}
     supports = Support(
         window="its pattern is its own: set its options width and globals instead", grouped=True, growth=1
     )

@@ -1,13 +1,13 @@
 """Sliding-window attention: every query attends to the keys around its own position."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.around import Pattern, band, pairs_of
 from attnbench_variants.blocks.counting import executed
@@ -37,6 +37,7 @@ class Window(DecodesInWindow):
         ] = 256
         dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
 
+    tunes: ClassVar = {"width": Tune("32..4096")}
     supports = Support(window="its window is its own: set its option width instead", grouped=True, growth=1)
 
     def __init__(self, case: Case, options: Options) -> None:
