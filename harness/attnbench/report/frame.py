@@ -13,7 +13,7 @@ from attnbench.report.flat import Cell, Kind, cells_of, columns
 if TYPE_CHECKING:
     import pandas as pd
 
-_DTYPES: dict[Kind, str] = {
+DTYPES: dict[Kind, str] = {
     "int": "Int64",
     "float": "Float64",
     "bool": "boolean",
@@ -42,7 +42,7 @@ def _array(cells: Sequence[Cell], kind: Kind) -> Any:
     if kind == "float":
         numbers = np.array(cells, dtype=np.float64)  # null is now NaN
         return pd.arrays.FloatingArray(numbers, np.isnan(numbers))
-    return pd.Series(list(cells), dtype=_DTYPES[kind])
+    return pd.Series(list(cells), dtype=DTYPES[kind])
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:
