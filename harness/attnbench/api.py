@@ -15,6 +15,7 @@ from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
+from attnbench.insight.pareto import OBJECTIVES, Front, fronts
 from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.scaling import Growth, growths
@@ -59,6 +60,10 @@ class Run:
     def crossovers(self) -> list[Crossover]:
         """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
+
+    def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
+        """Find which variants no other one beats at no loss, at each place of the sweep and for each task."""
+        return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
         """Give what a stranger needs to measure this run again, as JSON values."""
@@ -143,6 +148,7 @@ def run(
     width: Sizes = None,
     batch: Sizes = None,
     tokens: Sizes = None,
+    shapes: Words = None,
     dtype: Words = None,
     causal: bool | None = None,
     window: Sizes = None,
@@ -179,6 +185,7 @@ def run(
         width=_text(width),
         batch=_text(batch),
         tokens=_text(tokens),
+        shapes=_text(shapes),
         dtype=_text(dtype),
         causal=causal,
         window=_text(window),

@@ -178,6 +178,13 @@ def check_support(support: Support, case: Case) -> None:
         raise Unsupported("its queries are its keys too, so there must be as many of both, in as many heads")
 
 
+def check_cross(support: Support) -> None:
+    """Raise Unsupported where keys and values are another sequence's, as long as the queries' or not."""
+    _allowed(support.cross, "it needs as many queries as keys")
+    if support.ties_qk:
+        raise Unsupported("its queries are its keys too, so it cannot attend to another sequence")
+
+
 def _check_mask(support: Support, mask: Mask) -> None:
     if mask.causal:
         _allowed(support.causal, "it has no causal form")

@@ -4,7 +4,7 @@ The replicate is the round: times of one run are compared round by round, those 
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -76,6 +76,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     new_variant: str
     new_options: dict[str, Option]
     new_origin: str
+    shape_name: str = ""
 
 
 class Comparisons(Struct, frozen=True, kw_only=True):
@@ -126,16 +127,24 @@ def compare(
     """
     pairs = match(base, new, metrics=metrics, variants=variants, ignoring=ignoring)
     floors = [floor for rows in (base, new) if (floor := aa_floor(rows)) is not None]
-    share = max((floor.share for floor in floors), default=None)
+    return Comparisons(pairs=judged(pairs, floors), mean=geometric_mean(pairs), floor=_share(floors))
+
+
+def judged(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
+    """Compare pairs as one family of tests; `floors` are the A/A floors of the runs that they are of."""
+    share = _share(floors)
     bands = [max(SMALLEST_EFFECT, share or 0) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
     tests = [_test(pair, band) for pair, band in zip(pairs, bands, strict=True)]
     likely = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
     adjusted = iter(stats.benjamini_hochberg(likely))
-    judged = (
+    return tuple(
         _tested(_drafted(pair, band), test, next(adjusted)) if test else _untested(_drafted(pair, band))
         for pair, band, test in zip(pairs, bands, tests, strict=True)
     )
-    return Comparisons(pairs=tuple(judged), mean=geometric_mean(pairs), floor=share)
+
+
+def _share(floors: Iterable[Floor]) -> float | None:
+    return max((floor.share for floor in floors), default=None)
 
 
 def _drafted(pair: Pair, band: float) -> Comparison:

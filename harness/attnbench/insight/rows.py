@@ -72,6 +72,7 @@ class Row(Struct, frozen=True, kw_only=True):
     detail: Annotated[str, Meta(description="why there is no figure, or which rounds gave none")] = ""
     inputs: Inputs
     seed: int
+    shape_name: str = ""
     min: Annotated[float | None, _figure("smallest sample of all processes")] = None
     p05: Annotated[float | None, _figure("5% of all samples lie below")] = None
     p95: Annotated[float | None, _figure("95% of all samples lie below")] = None

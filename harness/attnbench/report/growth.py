@@ -54,7 +54,7 @@ def crossings(rows: Iterable[Row], names: Names, labels: Sequence[str]) -> tuple
     """Say where one variant overtakes another, those that concern the best ones first, and how many more there are."""
     told = [each for each in crossovers(rows) if each.sure or not _is_everywhere(each)]
     sentences = [
-        f"{_where(each.axes, labels)}{sentence(each, names[variant_key(each.winner)], names[variant_key(each.loser)])}"
+        f"{where(each.axes, labels)}{sentence(each, names[variant_key(each.winner)], names[variant_key(each.loser)])}"
         for each in told[:_MOST_CROSSINGS]
     ]
     left = len(told) - len(sentences)
@@ -72,15 +72,23 @@ def listed(rows: Sequence[Row], names: Names) -> str:
         blocks.setdefault(heading, []).append(line)
     for crossing in crossed:
         words = sentence(crossing, names[variant_key(crossing.winner)], names[variant_key(crossing.loser)])
-        line = f"  {_where(crossing.axes, apart)}{words}"
+        line = f"  {where(crossing.axes, apart)}{words}"
         blocks.setdefault(f"latency, {crossing.axes['passes']}: crossings", []).append(line)
     return "\n".join(line for heading, lines in blocks.items() for line in (heading, *lines)) or NOTHING
 
 
 def differing(several: Sequence[Axes]) -> list[str]:
-    """Name the axes that are not the same everywhere, but for the passes, which head what is said of them."""
-    names = dict.fromkeys(name for axes in several for name in axes)
-    return [name for name in names if name != "passes" and len({axes.get(name) for axes in several}) > 1]
+    """Name the axes that are not the same everywhere, but for the passes, which head what is said of them.
+
+    As many heads of keys as of queries go without saying.
+    """
+    names = dict.fromkeys(name for axes in several for name in axes if name != "passes")
+    return [
+        name
+        for name in names
+        if len({axes.get(name) for axes in several}) > 1
+        and not (name == "kv_heads" and all(axes.get(name) == axes.get("heads") for axes in several))
+    ]
 
 
 def as_dict(crossing: Crossover) -> dict[str, object]:
@@ -127,9 +135,10 @@ def _is_everywhere(crossing: Crossover) -> bool:
 
 def _name(growth: Growth, names: Names, labels: Sequence[str]) -> str:
     name = names[growth.variant, canonical(growth.options), growth.origin]
-    return f"{_where(growth.axes, labels)}{name}{' (one sequence)' if growth.per_sequence else ''}"
+    return f"{where(growth.axes, labels)}{name}{' (one sequence)' if growth.per_sequence else ''}"
 
 
-def _where(axes: Axes, labels: Sequence[str]) -> str:
+def where(axes: Axes, labels: Sequence[str]) -> str:
+    """Say which of several settings is meant, by the axes in which they differ; empty where there is one."""
     told = [f"{TITLES[axis]} {axis_text(axes[axis])}" for axis in labels if axis in axes]
     return f"{', '.join(told)}: " if told else ""

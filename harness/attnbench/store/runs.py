@@ -43,6 +43,11 @@ def list_runs(out: Path) -> list[RunSummary]:
     return [_summary(out / name) for name in _run_names(out)]
 
 
+def run_paths(out: Path) -> list[Path]:
+    """Give the folders of all runs under a folder, in the order of their ids, damaged ones too."""
+    return [out / name for name in _run_names(out)]
+
+
 def find_run(name: str, out: Path) -> Path:
     """Give the folder of the run that a person names: by id under `out`, its beginning, `latest`, or a path.
 

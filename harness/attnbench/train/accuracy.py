@@ -4,11 +4,11 @@ import math
 import time
 from collections.abc import Callable
 
-import msgspec
 import torch
+from msgspec.structs import replace
 
 from attnbench import registry, variant
-from attnbench.case import digest
+from attnbench.case import Case, Mask, digest
 from attnbench.record import Job, Measurement, Outcome
 from attnbench.task import Task, Training, build_task, settings_of
 from attnbench.train.data import draw_splits
@@ -71,15 +71,28 @@ def seed_of(job: Job) -> int:
 
 
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
-    """Build the model with a variant of its own in each layer; every weight follows from the seed."""
-    plugin = registry.load(job.target)
+    """Build the model with a variant of its own in each layer; every weight follows from the seed.
+
+    Raises Unsupported where the variant does not serve the task.
+    """
+    plugin, form, layers = registry.load(job.target), task.form, training.layers
+    support, (inputs, context) = variant.support_of(plugin), attended(job.case)
+    if form.context_length:
+        variant.check_cross(support)
     torch.manual_seed(seed)
-    cases = (msgspec.structs.replace(job.case, seed=seed + layer) for layer in range(training.layers))
-    mechanisms = [variant.build(plugin, case) for case in cases]
-    torch.manual_seed(seed + training.layers)  # whatever a variant has drawn, the rest of the model starts alike
+    mechanisms = [variant.build(plugin, replace(inputs, seed=seed + layer)) for layer in range(layers)]
+    over = range(layers, 2 * layers) if form.context_length else ()
+    crossing = [variant.build(plugin, replace(context, seed=seed + place)) for place in over]
+    torch.manual_seed(seed + layers + len(crossing))  # whatever a variant has drawn, the rest of the model starts alike
     dtype = getattr(torch, job.case.dtype)
-    model = Model(task.form, training, mechanisms, ties_qk=variant.support_of(plugin).ties_qk, dtype=dtype)
+    model = Model(form, training, mechanisms, crossing=crossing, ties_qk=support.ties_qk, dtype=dtype)
     return model.to(device=job.case.device, dtype=torch.float32)  # a variant's own weights are trained in float32 too
+
+
+def attended(case: Case) -> tuple[Case, Case]:
+    """Give the case of attention among a task's inputs, and that of attention to its context, which is seen whole."""
+    inputs = replace(case, shape=replace(case.shape, seq_k=case.shape.seq_q))
+    return inputs, replace(case, mask=Mask())
 
 
 def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measurement]:
@@ -93,7 +106,7 @@ def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measu
     found = [_figure(metric, (value,), higher=higher) for metric, (value, higher) in figures.items()]
     found.append(_figure("validation_curve", tuple(point.score.accuracy for point in trained.curve), higher=True))
     if trained.diverged:
-        found = [msgspec.structs.replace(each, flags=(*each.flags, "diverged")) for each in found]
+        found = [replace(each, flags=(*each.flags, "diverged")) for each in found]
     return found
 
 

@@ -83,7 +83,7 @@ def update(model: Model, batch: Examples, training: Training, *, optimizer: torc
     asked = max(1, model.form.count(batch.targets))
     total = 0.0
     for part in batch.parts(training.part):
-        loss = loss_of(model.form, *model.answers(model(part.inputs), part.targets)) / asked
+        loss = loss_of(model.form, *model.answers(model(part.inputs, part.context), part.targets)) / asked
         loss.backward()
         total += loss.item()
     if training.clip:
@@ -112,8 +112,8 @@ def evaluate(model: Model, examples: Examples, size: int) -> Score:
     loss, right, count = 0.0, 0, 0
     for part in examples.parts(size):
         # The last part is filled up: a variant is called at the shape that it was built for.
-        rows_N = torch.arange(size, device=part.inputs.device) % len(part)
-        answers, targets = model.answers(model(part.inputs[rows_N])[: len(part)], part.targets)
+        full = part.at(torch.arange(size, device=part.inputs.device) % len(part))
+        answers, targets = model.answers(model(full.inputs, full.context)[: len(part)], part.targets)
         loss += float(loss_of(model.form, answers, targets))
         right += int(right_answers(model.form, answers, targets).sum())
         count += len(targets)

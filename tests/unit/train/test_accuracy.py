@@ -22,6 +22,7 @@ from helpers.planted import job
 from unit.train.toys import silently
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
+PAIRED = f"{PLUGINS / 'paired_task.py'}:Fetch"
 FIRST, RICH = f"{PLUGINS / 'first_task.py'}:Largest", f"{PLUGINS / 'rich_task.py'}:Total"
 SIZES = {"length": 16, "pairs": 2, "vocabulary": 16, "width": 8, "steps": 6, "batch": 8, "validate_every": 2}
 MQAR = {**SIZES, "train_examples": 40, "validation_examples": 20, "test_examples": 30}
@@ -83,6 +84,12 @@ def test_a_stranger_s_task_of_numbers_is_learned() -> None:
     assert figures(outcome)["test_loss"][0] < 0.2**2
 
 
+def test_a_stranger_s_task_of_two_modalities_is_learned() -> None:
+    outcome = measured("linear", PAIRED)
+    assert outcome.status == "ok"
+    assert figures(outcome)["accuracy"][0] > 0.9
+
+
 def test_an_outcome_tells_the_score_what_it_was_held_against_and_how_it_came_about() -> None:
     outcome = measured("flash", "mqar", **MQAR)
     found = figures(outcome)
@@ -135,6 +142,29 @@ def test_what_is_learned_by_heart_shows_as_the_gap_between_training_and_test(tmp
 def test_a_variant_without_a_causal_form_refuses_a_causal_task_in_words() -> None:
     with pytest.raises(Unsupported, match="whole sequence"):
         measured("linformer", "mqar", **MQAR, causal=True)
+
+
+TIES = (
+    "from attnbench import Support\n"
+    "class Mine:\n"
+    "    supports = Support(ties_qk=True)\n"
+    "    def __init__(self, case: Case) -> None:\n"
+    "        pass\n"
+    "    def __call__(self, q, k, v):\n"
+    "        return v\n"
+)
+
+
+@pytest.mark.parametrize("places", [2, 4])  # the inputs are 2 long: lengths that agree by chance are no help
+def test_a_variant_that_cannot_attend_to_another_sequence_refuses_a_second_modality_in_words(
+    tmp_path: Path, places: int
+) -> None:
+    for variant, reason in (
+        ("hierarchical", "positions of one sequence"),
+        (written(tmp_path, TIES), "are its keys too"),
+    ):
+        with pytest.raises(Unsupported, match=reason):
+            measured(variant, PAIRED, places=places)
 
 
 def test_an_output_of_the_wrong_shape_is_invalid() -> None:

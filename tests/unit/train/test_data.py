@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from attnbench.task import IGNORE, Form, Split, Training
 from attnbench.train.data import Examples, batches, draw_splits, generator_of
-from unit.train.toys import CLASSES, NUMBERS, SMALL, TOKENS, Sign, examples_of
+from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 
 BITS = 6
 FEW = Training(train_examples=40, validation_examples=40, test_examples=40)
@@ -26,8 +26,8 @@ class Parity:
 class Given:
     """Give the same examples whatever is asked."""
 
-    def __init__(self, form: Form, inputs: object, targets: object) -> None:
-        self.form, self.given = form, (inputs, targets)
+    def __init__(self, form: Form, *given: object) -> None:
+        self.form, self.given = form, given
 
     def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         return self.given
@@ -89,6 +89,26 @@ def test_streams_of_two_purposes_of_one_seed_are_not_the_same() -> None:
     assert not torch.equal(first, other)
 
 
+class Words:
+    """Ask one of five questions about one of eight scenes: there are forty examples in all."""
+
+    form = Form(length=1, vocabulary=5, answer="class", outputs=40, context_length=1, context_vocabulary=8)
+
+    def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        questions_NT, scenes_NS = (torch.randint(below, (count, 1), generator=generator) for below in (5, 8))
+        return questions_NT, scenes_NS, (8 * questions_NT + scenes_NS)[:, 0]
+
+
+def test_the_same_question_about_another_scene_is_another_example() -> None:
+    few = replace(FEW, train_examples=20, validation_examples=20, test_examples=20)
+    splits = draw_splits(Words(), few, seed=0, device="cpu")
+    for one, other in itertools.combinations(splits.values(), 2):
+        assert not set(one.targets.tolist()) & set(other.targets.tolist())
+        assert rows(one) & rows(other)
+    for examples in splits.values():
+        assert torch.equal(examples.targets, (8 * examples.inputs + examples.context)[:, 0])
+
+
 # What a task gives, held against its form.
 
 INPUTS, TARGETS = torch.zeros(4, 6, 2), torch.zeros(4, dtype=torch.long)
@@ -116,6 +136,25 @@ INPUTS, TARGETS = torch.zeros(4, 6, 2), torch.zeros(4, dtype=torch.long)
 def test_examples_that_are_not_as_the_form_says_are_refused_and_both_are_named(form, inputs, targets, reason) -> None:
     with pytest.raises(TypeError, match=reason):
         draw_splits(Given(form, inputs, targets), SMALL, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((torch.zeros(4, 6).long(), TARGETS), "2 tensors where its form asks for inputs, context, targets"),
+        ((torch.zeros(4, 6).long(), torch.zeros(4, 3, 2), TARGETS), r"context as torch.float32 \[4, 3, 2\] where"),
+        ((torch.zeros(4, 6).long(), torch.zeros(3, 4, 2), TARGETS), r"context as torch.float32 \[3, 4, 2\] where"),
+        ((torch.zeros(4, 6).long(), torch.zeros(4, 4).long(), TARGETS), "context as torch.int64"),
+    ],
+)
+def test_a_context_that_is_not_as_the_form_says_is_refused(given: tuple[Tensor, ...], reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        draw_splits(Given(PAIRED, *given), SMALL, seed=0, device="cpu")
+
+
+def test_a_context_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(TypeError, match="3 tensors where its form asks for inputs, targets"):
+        draw_splits(Given(CLASSES, INPUTS, INPUTS, TARGETS), SMALL, seed=0, device="cpu")
 
 
 def test_a_task_that_asks_for_nothing_is_refused() -> None:
@@ -147,9 +186,10 @@ def test_the_order_of_batches_follows_from_the_seed() -> None:
 
 
 def test_examples_are_cut_into_parts_in_their_order_and_none_is_lost() -> None:
-    examples = examples_of(CLASSES, 10)
+    examples = examples_of(PAIRED, 10)
     parts = list(examples.parts(4))
     assert [len(part) for part in parts] == [4, 4, 2]
     assert torch.equal(torch.cat([part.inputs for part in parts]), examples.inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), examples.targets)
+    assert torch.equal(torch.cat([part.context for part in parts]), examples.context)
     assert [len(examples.first(count)) for count in (3, 30)] == [3, 10]

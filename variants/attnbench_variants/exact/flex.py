@@ -56,6 +56,13 @@ class Flex:
         pairs = int((some_NM * rows_N[:, None] * columns_M).sum())
         return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
 
+    @staticmethod
+    def bytes(case: Case) -> int:
+        """Count what its kernel must move, which no counter of operations sees: q, k and v read, the output written."""
+        shape, width = case.shape, torch.finfo(getattr(torch, case.dtype)).bits // 8
+        forward = 2 * shape.batch * (shape.heads * shape.seq_q + shape.kv_heads * shape.seq_k) * shape.head_dim * width
+        return {"backward": 2 * forward, "forward-backward": 3 * forward}.get(case.passes, forward)
+
 
 def block_mask(case: Case) -> BlockMask | None:
     """Tell which blocks are seen, wholly or in part, and how a pair within the latter is decided; None if all is seen.

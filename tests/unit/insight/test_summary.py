@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from attnbench.insight.rows import rows
+from attnbench.insight.summary import CLOSE, summarised
+from helpers.simulated import Machine, measured, plan
+from unit.insight.courses_planted import LENGTHS, sweep
+from unit.report.planted import accuracies, accuracy_job, agreements, failed, job, memories, record, timings, value
+
+SWEEPS = 60
+
+
+def lead_at(found, length, metric="latency"):
+    (lead,) = [each for each in found.leads if (each.metric, each.length) == (metric, length)]
+    return lead
+
+
+def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
+    found = summarised(sweep({"slow": lambda n: 9.0 * n, "next": lambda n: 2.0 * n, "fast": float}, noise=0.002))
+    assert [(each.best.variant, each.sure, each.rival.variant) for each in found.leads] == [
+        ("fast", True, "next")
+    ] * len(LENGTHS)
+    assert all(each.rival.low <= 0.5 <= each.rival.high for each in found.leads)
+
+
+def test_a_planted_tie_is_no_sure_lead_and_is_told_as_the_same():
+    found = summarised(sweep({"one": float, "other": float, "slow": lambda n: 3.0 * n}, noise=0.001))
+    assert not any(each.sure for each in found.leads)
+    assert all(each.even and {each.best.variant, each.level[0].variant} == {"one", "other"} for each in found.leads)
+
+
+def test_what_noise_hides_is_neither_a_lead_nor_the_same():
+    found = summarised(sweep({"one": float, "other": lambda n: 1.02 * n}, noise=0.2))
+    assert not any(each.sure or each.even for each in found.leads)
+
+
+@pytest.mark.parametrize("variants", [2, 5])
+def test_of_identical_variants_at_most_one_sweep_in_20_shows_any_difference(variants):
+    """On a machine that drifts and wanders; leads, comparisons with the first variant, and crossings."""
+    names, rng, false = [f"v{number}" for number in range(variants)], np.random.default_rng(7), 0
+    planned = plan(names, 6)
+    for _ in range(SWEEPS):
+        found = summarised(measured(planned, np.ones(len(planned)), 5, machine=Machine(), rng=rng))
+        told = [pair.verdict for each in found.against for pair in each.pairs]
+        false += any(each.sure for each in found.leads) or bool({"faster", "slower"} & {*told}) or bool(found.crossings)
+    assert false <= 0.05 * SWEEPS
+
+
+def test_one_round_shows_nothing_however_large_the_difference():
+    found = summarised(sweep({"slow": lambda n: 100.0 * n, "fast": float}, rounds=1))
+    assert not any(each.sure for each in found.leads)
+    assert {pair.verdict for each in found.against for pair in each.pairs} == {"inconclusive"}
+    assert (found.rounds, found.crossings) == (1, ())
+
+
+def test_a_crossing_stands_only_where_both_of_its_sides_are_shown():
+    costs = {"square": lambda n: n * n / 1500, "straight": float}
+    (found,) = summarised(sweep(costs, noise=0.002)).crossings
+    assert (found.winner.variant, found.between) == ("straight", (1024, 2048))
+    assert summarised(sweep(costs, noise=0.8)).crossings == ()
+
+
+def test_those_near_exact_attention_have_leads_of_their_own_where_another_is_faster():
+    def agreement(variant, error):
+        return [record(job(variant, "agreement", seq=512), value(error, "approximation_error", "1"))]
+
+    timed = [each for name in ("vanilla", "flash", "linformer") for each in timings(name, (512, 4096))]
+    errors = [*agreement("vanilla", 1e-7), *agreement("flash", CLOSE), *agreement("linformer", 0.5)]
+    found = summarised(rows([*timed, *errors]))
+    assert lead_at(found, 4096).best.variant == "linformer"
+    assert found.close == ()  # at 512 flash leads anyway, and of 4096 no error is known
+    longer = [job(name, "agreement", seq=4096) for name in ("vanilla", "flash")]
+    errors += [record(each, value(1e-7, "approximation_error", "1")) for each in longer]
+    (near,) = summarised(rows([*timed, *errors])).close
+    assert (near.length, near.best.variant, near.rival.variant, near.sure) == (4096, "flash", "vanilla", True)
+
+
+def test_memory_leads_are_counts_and_need_no_rounds():
+    found = summarised(rows([*memories("vanilla", (512,)), *memories("linformer", (512,))]))
+    lead = lead_at(found, 512, "memory")
+    assert (lead.best.variant, lead.sure, lead.rival.why) == ("linformer", True, "counted once, not sampled")
+
+
+def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_better():
+    def scores(variant, each):
+        of = accuracy_job(variant)
+        return [record(of, *accuracies(variant, each).outcome.measurements)]
+
+    def found(*pairs):
+        (lead,) = summarised(rows([one for variant, each in pairs for one in scores(variant, each)])).leads
+        return lead.best.variant, lead.sure
+
+    assert found(("a", (0.2, 0.21, 0.19)), ("b", (0.9, 0.91, 0.92)))[0] == "b"
+    assert not found(("a", (0.2, 0.9, 0.4)), ("b", (0.9, 0.3, 0.5)))[1]
+
+
+def test_what_has_no_figure_is_counted_and_what_is_pending_is_not():
+    lacking = failed(job("linear"), "unsupported", "it has no window")
+    found = summarised(rows([*timings("flash", (512,)), lacking], [job("vanilla", seq=64)]))
+    assert [(row.variant, row.status) for row in found.missing] == [("linear", "unsupported")]
+
+
+def test_errors_are_those_at_the_longest_length_smallest_first():
+    found = summarised(rows([each for name in ("linformer", "flash") for each in agreements(name, (512, 1024))]))
+    assert [(row.variant, row.seq_q) for row in found.errors] == [("flash", 1024), ("linformer", 1024)]
+
+
+def test_nothing_is_found_in_no_rows():
+    found = summarised([])
+    assert (found.leads, found.against, found.baseline, found.rounds) == ((), (), None, 0)
