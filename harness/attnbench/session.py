@@ -178,7 +178,7 @@ def perform(
                 keep(job, skipped, started_s=time.time(), seconds=0.0)
 
     try:
-        for event in executor.run(wanted()):
+        for event in executor.run(wanted(), folder=store.path):
             if isinstance(event, Started):
                 under_way[event.job.key] = event.job
                 notify(event)

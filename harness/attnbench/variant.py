@@ -121,6 +121,16 @@ class FromTokens(Protocol):
         ...
 
 
+class DropsWeights(Protocol):
+    """What a mechanism has besides its call if it can drop attention weights while it is trained: one number.
+
+    Its next call drops that share of its weights at random, by torch's global generator, and lets the others grow by
+    1 / (1 - share). It is 0.0 until the trained model sets it, and again while the model is scored.
+    """
+
+    weight_dropout: float
+
+
 _PLAIN_FUNCTION = Support(
     causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
     window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
@@ -232,6 +242,11 @@ def has_steps(attention: object) -> TypeGuard[Steps]:
 def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
     """Tell whether a mechanism has a way of its own from tokens, besides its call."""
     return callable(getattr(attention, "from_tokens", None))
+
+
+def drops_weights(attention: object) -> TypeGuard[DropsWeights]:
+    """Tell whether a mechanism can drop attention weights while it is trained."""
+    return isinstance(getattr(attention, "weight_dropout", None), float)
 
 
 def backend_of(attention: Attention) -> str:

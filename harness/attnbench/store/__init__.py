@@ -2,7 +2,15 @@
 
 from attnbench.store.lines import Broken, EnvironmentSeen, Plan
 from attnbench.store.run import Store
-from attnbench.store.runs import RESULTS, RunSummary, find_run, list_runs, new_run_id, run_paths
+from attnbench.store.runs import (
+    RESULTS,
+    RunSummary,
+    checkpoint_path,
+    find_run,
+    list_runs,
+    new_run_id,
+    run_paths,
+)
 from attnbench.store.verify import Report, verify
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "Report",
     "RunSummary",
     "Store",
+    "checkpoint_path",
     "find_run",
     "list_runs",
     "new_run_id",

@@ -3,49 +3,76 @@
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from msgspec.structs import replace
 
 from attnbench import registry, variant
 from attnbench.case import Case, Mask, digest
-from attnbench.record import Job, Measurement, Outcome
+from attnbench.record import Job, Outcome
 from attnbench.task import Task, Training, build_task, settings_of
+from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import draw_splits
-from attnbench.train.loop import Score, Trained, evaluate, train
+from attnbench.train.figures import flagged, measurements
+from attnbench.train.loop import evaluate, train
 from attnbench.train.model import Model
 
 
-def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
+def measure(job: Job, tell: Callable[[str], None], *, checkpoint: Path | None = None) -> Outcome:
     """Train a job's variant on its task, from the seed of the job's round, and test the best weights.
+
+    What is in the file `checkpoint` is gone on from, and at the end the best weights are there (see `load_best`).
 
     Raises Unsupported where the variant does not serve the task. A training that diverges is a score like any other,
     under the flag `diverged`: that of the best weights before, or of the first ones where none were validated.
     """
-    plugin = registry.load(job.task_target)
-    settings = settings_of(plugin, job.probe.task_options)
-    task, training = build_task(plugin, settings), settings.training
-    seed = seed_of(job)
+    seed, (task, training) = seed_of(job), _task_of(job)
     model = build_model(job, task, training, seed=seed)
     progress = Progress(tell)
     model.register_forward_pre_hook(lambda *_: progress.beat())
     progress.say("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
-    trained = train(model, splits, training, seed=seed, tell=progress.say)
+    file = Checkpoint(checkpoint, job) if checkpoint else None
+    trained = train(model, splits, training, seed=seed, tell=progress.say, checkpoint=file)
     tested = evaluate(model, splits["test"], training.part)
     learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
+    kept = training.weight_dropout > 0 and not all(map(variant.drops_weights, model.mechanisms))
+    flags = [flag for flag, raised in (("diverged", trained.diverged), ("weights_kept", kept)) if raised]
+    told = measurements(task.form, tested, learned, trained, parameters=model.size)
     return Outcome(
         status="ok",
-        measurements=tuple(_measurements(tested, learned, trained)),
+        measurements=flagged(told, *flags),
         backend=variant.backend_of(model.mechanisms[0]),
         facts={
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": model.size,
             "steps": trained.steps,
             "diverged": trained.diverged,
             "learning_rate": training.learning_rate,
             "answers": tested.answers,
+            **(file.facts if file else {}),
         },
     )
+
+
+def load_best(checkpoint: Path) -> tuple[Job, Model]:
+    """Build the model of a training that is over, with its best weights, from its file alone.
+
+    Raises ValueError where the file is damaged or the training still under way, OSError where it cannot be read.
+    """
+    job, state = read(checkpoint)
+    if not state["over"]:
+        raise ValueError("the training is not over")
+    task, training = _task_of(job)
+    model = build_model(job, task, training, seed=seed_of(job))
+    model.load_state_dict(state["kept"])
+    return job, model.eval()
+
+
+def _task_of(job: Job) -> tuple[Task, Training]:
+    plugin = registry.load(job.task_target)
+    settings = settings_of(plugin, job.probe.task_options)
+    return build_task(plugin, settings), settings.training
 
 
 class Progress:
@@ -93,29 +120,3 @@ def attended(case: Case) -> tuple[Case, Case]:
     """Give the case of attention among a task's inputs, and that of attention to its context, which is seen whole."""
     inputs = replace(case, shape=replace(case.shape, seq_k=case.shape.seq_q))
     return inputs, replace(case, mask=Mask())
-
-
-def _measurements(tested: Score, learned: Score, trained: Trained) -> list[Measurement]:
-    figures = {
-        "accuracy": (tested.accuracy, True),
-        "test_loss": (tested.loss, False),
-        "train_accuracy": (learned.accuracy, True),
-        "generalisation_gap": (learned.accuracy - tested.accuracy, False),
-        "steps_to_best": (float(trained.best.step) if trained.curve else 0.0, False),
-    }
-    found = [_figure(metric, (value,), higher=higher) for metric, (value, higher) in figures.items()]
-    found.append(_figure("validation_curve", tuple(point.score.accuracy for point in trained.curve), higher=True))
-    if trained.diverged:
-        found = [replace(each, flags=(*each.flags, "diverged")) for each in found]
-    return found
-
-
-def _figure(metric: str, values: tuple[float, ...], *, higher: bool) -> Measurement:
-    finite = all(math.isfinite(value) for value in values)
-    return Measurement(
-        metric=metric,
-        unit="1",
-        values=tuple(value if math.isfinite(value) else None for value in values),
-        higher_is_better=higher,
-        flags=() if finite else ("non_finite",),
-    )
