@@ -20,7 +20,7 @@ from attnbench.insight.recommend import recommend as recommend_from
 from attnbench.insight.rows import Row
 from attnbench.plan import read_sweep
 from attnbench.ranges import parse_bytes, parse_latency
-from attnbench.record import Environment
+from attnbench.record import Environment, Profile
 from attnbench.request import ask_machine, find_suite
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
@@ -42,7 +42,7 @@ class Place(Struct, frozen=True, kw_only=True):
     anywhere: bool = False
     device: str = "auto"
     threads: int | None = None
-    profile: str | None = None
+    profile: Profile | None = None
 
     @property
     def is_open(self) -> bool:
@@ -157,10 +157,11 @@ def _of_any_machine(paths: Sequence[Path], place: Place) -> _Sources:
 
 def _workload(asked: Sweep, device: str) -> Case:
     read = read_sweep(asked)
+    cell = _one(read.cells, "--seq")
     return Case(
         variant="",
-        shape=_one(read.shapes, "--seq"),
-        mask=_one(read.masks, "--window"),
+        shape=cell.shape,
+        mask=cell.mask,
         dtype=_one(read.dtypes, "--dtype"),
         device=device,
         passes=_one(read.passes, "--passes"),

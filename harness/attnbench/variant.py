@@ -121,6 +121,14 @@ class FromTokens(Protocol):
         ...
 
 
+class Shares(Protocol):
+    """What a mechanism has besides its call if the layers of a model may share weights."""
+
+    def share(self, first: Any, /) -> None:
+        """Take over what all layers have in common from the mechanism of the first one, before anything is trained."""
+        ...
+
+
 class DropsWeights(Protocol):
     """What a mechanism has besides its call if it can drop attention weights while it is trained: one number.
 
@@ -242,6 +250,11 @@ def has_steps(attention: object) -> TypeGuard[Steps]:
 def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
     """Tell whether a mechanism has a way of its own from tokens, besides its call."""
     return callable(getattr(attention, "from_tokens", None))
+
+
+def has_share(attention: object) -> TypeGuard[Shares]:
+    """Tell whether a mechanism may share weights with those of other layers."""
+    return callable(getattr(attention, "share", None))
 
 
 def drops_weights(attention: object) -> TypeGuard[DropsWeights]:

@@ -198,7 +198,7 @@ def test_a_missing_network_is_told_with_the_fix(task: Any, monkeypatch: pytest.M
         sys.modules, "datasets", type("Datasets", (), {"load_dataset": fails, "DownloadManager": manager})
     )
     monkeypatch.setattr("attnbench_suites.tasks.documents.find_spec", lambda _name: True)
-    with pytest.raises(Unsupported, match=r"could not be had.* \(ConnectionError: no route\); give path=FOLDER with "):
+    with pytest.raises(Unsupported, match=r"\(ConnectionError: no route\); connect to it, or give path=FOLDER with "):
         drawn(task(task.Options()), "train", 1)
 
 

@@ -75,9 +75,9 @@ def test_more_tokens_than_half_the_sequence_are_refused_by_name() -> None:
 # The needle.
 
 NEEDLE = [
-    {"length": 3, "needles": 1, "keys": 1, "words": 2},
-    {"length": 9, "needles": 4, "keys": 4, "words": 3},
-    {"length": 64, "needles": 4, "keys": 16, "words": 16},
+    {"length": 3, "needles": 1, "keys": 1, "values": 2, "words": 1},
+    {"length": 9, "needles": 4, "keys": 4, "values": 3},
+    {"length": 64, "needles": 4, "keys": 16, "words": 32},
     {"length": 1000, "needles": 8, "keys": 8},
 ]
 
@@ -85,27 +85,28 @@ NEEDLE = [
 @pytest.mark.parametrize("options", NEEDLE)
 def test_the_answer_is_the_word_after_the_key_that_stands_at_the_end(options: dict[str, int]) -> None:
     task = needle(**options)
-    words = task.options.words
+    first, last = task.options.words, task.options.words + task.options.keys - 1
     for inputs, targets in sequences(task, 100):
         context, asked = inputs[:-1], inputs[-1]
-        keys = [token for token in context if token >= words]
+        keys = [token for token in context if first <= token <= last]
+        values = [token for token in context if token > last]
         assert len(keys) == len(set(keys)) == task.options.needles
         assert context.count(asked) == 1
         assert targets == [IGNORE] * (len(inputs) - 1) + [context[context.index(asked) + 1]]
-        assert targets[-1] < words
+        assert values == [context[place + 1] for place, token in enumerate(context) if token in keys]
 
 
 def test_the_key_that_is_asked_for_its_place_and_its_value_are_each_evenly_drawn() -> None:
-    task = needle(length=17, needles=3, keys=5, words=4)
+    task = needle(length=17, needles=3, keys=5, values=6, words=4)
     found = [(inputs, targets[-1]) for inputs, targets in sequences(task, 8000)]
     for drawn in (
         Counter(inputs[-1] for inputs, _ in found),
         Counter(inputs.index(inputs[-1]) for inputs, _ in found),
         Counter(answer for _, answer in found),
         Counter(token for inputs, _ in found for token in inputs[:-1] if token < 4),
-        Counter(sorted(token for token in inputs[:-1] if token >= 4).index(inputs[-1]) for inputs, _ in found),
+        Counter(sorted(token for token in inputs[:-1] if 4 <= token < 9).index(inputs[-1]) for inputs, _ in found),
     ):
-        assert len(drawn) in (3, 4, 5, 8)
+        assert len(drawn) in (3, 4, 5, 6, 8)
         assert chisquare(list(drawn.values())).pvalue > 1e-3
 
 
@@ -114,18 +115,18 @@ def test_depth_fixes_where_the_test_looks_and_changes_nothing_else(depth: int, p
     plain, task = (needle(length=65, needles=4, **given) for given in ({}, {"depth": depth}))
     for inputs, _ in sequences(task, split="test"):
         assert inputs.index(inputs[-1]) == place
-    others = [
-        Counter(inputs.index(token) for inputs, _ in sequences(task, 2000, split="test") for token in other(inputs))
-    ]
-    assert chisquare(list(others[0].values())).pvalue > 1e-3
-    assert len(others[0]) == 31
+    others = Counter(
+        inputs.index(token) for inputs, _ in sequences(task, 2000, split="test") for token in not_asked_for(inputs)
+    )
+    assert len(others) == 31
+    assert chisquare(list(others.values())).pvalue > 1e-3
     for split in ("train", "validation"):
         assert list(sequences(task, split=split)) == list(sequences(plain, split=split))  # type: ignore[arg-type]
 
 
-def other(inputs: list[int]) -> Iterator[int]:
+def not_asked_for(inputs: list[int]) -> Iterator[int]:
     """List the keys that are not asked for."""
-    return (token for token in inputs[:-1] if token >= 64 and token != inputs[-1])
+    return (token for token in inputs[:-1] if 64 <= token < 128 and token != inputs[-1])
 
 
 @pytest.mark.parametrize(

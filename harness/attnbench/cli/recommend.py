@@ -61,7 +61,12 @@ def recommend(
         memory=memory, max_latency=max_latency, max_error=max_error, min_accuracy=min_accuracy, task=task
     )
     place = advice.Place(
-        out=out, runs=tuple(runs or ()), anywhere=anywhere, device=device or "auto", threads=threads, profile=profile
+        out=out,
+        runs=tuple(runs or ()),
+        anywhere=anywhere,
+        device=device or "auto",
+        threads=threads,
+        profile=asked["profile"],
     )
     with display() as notify:
         found = advice.recommend(flags.sweep_of(asked), needs, place=place, measure=measure, notify=notify)
