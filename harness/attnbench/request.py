@@ -105,12 +105,12 @@ def ask(request: Request, executor: Executor) -> Answered:
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, workloads, fit = _read(request, machine.device)
     _check_dtypes(workloads, machine)
-    candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
+    candidates = list({digest(one): one for one in (candidate(spec, executor) for spec in _variants(sweep))}.values())
     exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
     setting = Setting(
         device=machine.device,
         protocol=_protocol(request),
-        floor=_candidate(Spec(name=FLOOR), executor),
+        floor=candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
     )
     return Answered(
@@ -178,6 +178,19 @@ def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
         raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
 
 
+def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
+    """Complete a variant's options. One that cannot be imported is planned all the same: its rows will say why.
+
+    Raises UsageError, naming the flag, for a name or an option that there is not.
+    """
+    entry = registry.find(spec.name, "variants", flag=flag)
+    found = describe_variant(executor, entry, spec.options)
+    if found.mistake:
+        raise UsageError(f"{flag}: {spec}: {found.mistake}")
+    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
+    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
+
+
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:
     if sweep.variants is None:
         raise UsageError("--variants: neither the suite nor a flag names any; add --variants")
@@ -193,16 +206,6 @@ def _variants(sweep: Sweep) -> tuple[Spec, ...]:
 
 def _tasks(sweep: Sweep) -> tuple[Spec, ...]:
     return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks")
-
-
-def _candidate(spec: Spec, executor: Executor) -> Candidate:
-    """Complete a variant's options. One that cannot be imported is planned all the same: its rows will say why."""
-    entry = registry.find(spec.name, "variants", flag="--variants")
-    found = describe_variant(executor, entry, spec.options)
-    if found.mistake:
-        raise UsageError(f"--variants: {spec}: {found.mistake}")
-    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
-    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
 
 
 def _exam(spec: Spec, executor: Executor) -> Exam:

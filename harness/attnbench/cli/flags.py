@@ -1,6 +1,7 @@
 """The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -104,4 +105,20 @@ Executor = Annotated[str | None, _later("--executor")]
 Ranks = Annotated[int | None, _later("--ranks")]
 Resume = Annotated[str | None, _flag(WHERE, "Go on with a run, as it was asked for.", "RUN")]
 RetryFailed = Annotated[bool, _switch("--retry-failed", WHERE, "With --resume: measure failed cases again.")]
+Checkpoint = Annotated[str | None, _flag(SWEEP, "A run whose trained models are looked at instead.", "RUN")]
+TrainedTask = Annotated[str | None, _flag(SWEEP, "Which task, where the run trained on several.", "NAME")]
+ShownHeads = Annotated[str, _flag(MEASURE, "Heads, from 0: 0,3 or all; default: 0.", "N,...")]
+ShownLayers = Annotated[str | None, _flag(MEASURE, "Layers of trained models, likewise; default: all.", "N,...")]
+LogScale = Annotated[bool, _switch("--log", MEASURE, "Colours by the logarithm of a weight.")]
+Pictures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="PNG, SVG, PDF or NPZ (arrays) by its ending; may be given several times. Default: a PNG here.",
+        rich_help_panel=WHERE,
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Strict = Annotated[bool, _switch("--strict", WHERE, "Exit with 1 where a case failed.")]

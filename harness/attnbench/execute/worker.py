@@ -12,7 +12,7 @@ import torch
 from attnbench import describe, environment, registry
 from attnbench.case import Case
 from attnbench.errors import UsageError
-from attnbench.execute import limits
+from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
     Answered,
     DescribeMachine,
@@ -21,6 +21,8 @@ from attnbench.execute.messages import (
     MeasureRates,
     Perform,
     Question,
+    ReadMatrices,
+    ReadTrained,
     Told,
     TryVariant,
 )
@@ -94,6 +96,8 @@ def _reply(question: Question, tell: Tell) -> object:
             return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
+        case ReadMatrices() | ReadTrained():
+            return reading.read(question, tell)
         case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
             limits.prefer_as_victim()
             return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)
