@@ -1,6 +1,6 @@
 """Rows as columns for a page: words by their place in a dictionary, repeats counted, numbers rounded."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -26,8 +26,8 @@ def _column(cells: Sequence[Cell]) -> Coded:
         return {"numbers": [_rounded(cell) for cell in cells]}
     words: dict[Cell, int] = {}
     runs: list[int] = []
-    for word, group in groupby(cells, key=_shown):
-        runs += [words.setdefault(word, len(words)), sum(1 for _ in group)]
+    for word, group in groupby(cells):
+        runs += [words.setdefault(_shown(word), len(words)), sum(1 for _ in group)]
     return {"words": list(words), "runs": runs}
 
 
@@ -41,8 +41,3 @@ def _rounded(cell: Cell) -> Cell:
     if not isinstance(cell, float):
         return cell
     return int(cell) if cell.is_integer() and abs(cell) < 2**53 else float(f"{cell:.{_DIGITS}g}")
-
-
-def transposed(names: Iterable[str], lines: Sequence[Sequence[Cell]]) -> dict[str, list[Cell]]:
-    """Turn lines of cells into columns by name."""
-    return {name: [line[place] for line in lines] for place, name in enumerate(names)}

@@ -30,10 +30,11 @@ def columns(of: type[Struct]) -> dict[str, Kind]:
 
 def flat(row: Struct) -> list[Cell]:
     """Give a row's cells in the order of its columns: mappings as JSON text, flags joined by spaces."""
-    return [_cell(getattr(row, name)) for name in columns(type(row))]
+    return [cell(getattr(row, name)) for name in columns(type(row))]
 
 
-def _cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
+def cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
+    """Give a field's value as a plain cell."""
     if isinstance(value, dict):
         return canonical(value)
     return " ".join(value) if isinstance(value, tuple) else value

@@ -43,7 +43,7 @@ def page(report: Report) -> str:
     )
     summaries = [summarised(run.rows) for run in report.runs]
     drawn = sections(report, summaries)
-    tables = listings(report)
+    tables = listings(report, summaries)
     against = list(_against(report))
     made = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     return made.render(
@@ -89,8 +89,8 @@ def _title(report: Report) -> str:
 
 def _contents(drawn: Sequence[Section], tables: Sequence[Listing], against: Sequence[Json]) -> list[tuple[str, str]]:
     between = [("runs", "Runs")] if against else []
-    found = [(each.key, each.title) for each in (*drawn, *tables)]
-    return [("summary", "Summary"), *between, *found, ("environment", "Environment")]
+    figures_of, tables_of = ([(each.key, each.title) for each in group] for group in (drawn, tables))
+    return [("summary", "Summary"), *between, *figures_of, *tables_of, ("environment", "Environment")]
 
 
 def _told(report: Report, place: int, found: Summary) -> Json:

@@ -61,8 +61,7 @@ def lengths_axis(rows: Iterable[Row]) -> Axis:
 
 def comparable_axes(axes: Axes, report: Report) -> Axes:
     """Leave out the device where it only tells that runs are of different machines."""
-    devices = [{row.device for row in run.rows} for run in report.runs]
-    if report.several and all(len(each) == 1 for each in devices):
+    if report.has_one_device_a_run:
         return {name: value for name, value in axes.items() if name != "device"}
     return axes
 

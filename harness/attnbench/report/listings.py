@@ -7,47 +7,23 @@ from msgspec import Struct
 
 from attnbench.insight.compare import Comparison
 from attnbench.insight.courses import Axes
-from attnbench.insight.crossover import crossovers
 from attnbench.insight.rows import Row
 from attnbench.insight.scaling import growths
+from attnbench.insight.summary import Summary
 from attnbench.report.axes import TITLES, axis_text, variant_key
-from attnbench.report.columns import Coded, coded, transposed
-from attnbench.report.flat import Cell, columns, flat
+from attnbench.report.columns import Coded, coded
+from attnbench.report.flat import Cell, cell, columns
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 from attnbench.text import canonical
 
 _LEFT_OUT = ("medians", "facts", "task_options", "source", "environment", "probe", "primary", "higher_is_better")
-_OF_STATUS = ("run", "variant", "options", "metric", "passes", "level", "task", "seq_q", "seq_k", "heads", "kv_heads")
-_OF_STATUS += ("head_dim", "batch", "dtype", "device", "causal", "window", "inputs", "status", "detail")
-_OF_PAIRS = (
-    "metric",
-    "variant",
-    "options",
-    "passes",
-    "level",
-    "task",
-    "seq_q",
-    "seq_k",
-    "heads",
-    "kv_heads",
-    "head_dim",
+_CASE = (
+    *("passes", "level", "task", "seq_q", "seq_k", "heads", "kv_heads", "head_dim", "batch", "dtype", "device"),
+    *("causal", "window", "inputs"),
 )
-_OF_PAIRS += (
-    "batch",
-    "dtype",
-    "causal",
-    "window",
-    "inputs",
-    "base",
-    "new",
-    "ratio",
-    "low",
-    "high",
-    "unit",
-    "verdict",
-    "why",
-)
+_OF_STATUS = ("run", "variant", "options", "metric", *_CASE, "status", "detail")
+_OF_PAIRS = ("metric", "variant", "options", *_CASE, "base", "new", "ratio", "low", "high", "unit", "verdict", "why")
 
 
 class Listing(Struct, frozen=True, kw_only=True):
@@ -59,15 +35,15 @@ class Listing(Struct, frozen=True, kw_only=True):
     table: Coded
 
 
-def listings(report: Report) -> list[Listing]:
+def listings(report: Report, summaries: Sequence[Summary]) -> list[Listing]:
     """Give the tables that have a line."""
-    found = [_growth(report), _crossings(report), _statuses(report), _rows(report)]
+    found = [_growth(report), _crossings(report, summaries), _statuses(report), _rows(report)]
     return [each for each in found if each.table["count"]]
 
 
 def of_pairs(pairs: Sequence[Comparison]) -> Coded:
     """Give comparisons as columns."""
-    return _picked(pairs, _OF_PAIRS, of=Comparison)
+    return _picked(pairs, _OF_PAIRS)
 
 
 def _rows(report: Report) -> Listing:
@@ -78,7 +54,7 @@ def _rows(report: Report) -> Listing:
         title="All data",
         lead="Every row, in base units (s, bytes, J), rounded to seven digits. `attnbench show RUN --format csv` has "
         "the medians of the rounds besides.",
-        table=_picked(rows, names, of=Row),
+        table=_picked(rows, names),
     )
 
 
@@ -88,7 +64,7 @@ def _statuses(report: Report) -> Listing:
         key="statuses",
         title="No figure, and why",
         lead="Cells without a figure, and those of whose rounds some gave none.",
-        table=_picked(rows, _OF_STATUS, of=Row),
+        table=_picked(rows, _OF_STATUS),
     )
 
 
@@ -117,8 +93,8 @@ def _growth(report: Report) -> Listing:
     )
 
 
-def _crossings(report: Report) -> Listing:
-    found = [each for run in report.runs for each in crossovers(run.rows)]
+def _crossings(report: Report, summaries: Sequence[Summary]) -> Listing:
+    found = [each for summary in summaries for each in summary.crossed]
     lines = [
         {
             "run": each.winner.run,
@@ -152,8 +128,10 @@ def _axis(value: Any) -> Cell:
     return value if isinstance(value, int) and not isinstance(value, bool) else axis_text(value)
 
 
-def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str], *, of: type[Struct]) -> Coded:
-    every = list(columns(of))
-    places = [every.index(name) for name in names]
-    lines = [flat(row) for row in rows]
-    return coded(transposed(names, [[line[place] for place in places] for line in lines]))
+def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str]) -> Coded:
+    return coded({name: _cells([getattr(row, name) for row in rows]) for name in names})
+
+
+def _cells(values: list[Any]) -> list[Cell]:
+    """Flatten a column whose values are mappings or flags; of most columns they are cells already."""
+    return [cell(value) for value in values] if values and isinstance(values[0], dict | tuple) else values

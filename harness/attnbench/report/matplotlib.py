@@ -19,7 +19,7 @@ _MOST_LEVEL, _LONGEST_LEVEL = 8, 8  # marks of an axis, and signs of one, that s
 _FEW_DECADES = 100
 _SIDES = {"top": (0, 1, "center", "bottom"), "bottom": (0, -1, "center", "top")}
 _SIDES |= {"right": (1, 0, "left", "center"), "left": (-1, 0, "right", "center")}
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and set in a paper's own type
@@ -73,7 +73,7 @@ def _figure(axes: "Axes", figure: Figure, *, several: bool) -> None:
         return
     columns = -(-len(handles) // _LEGEND_ROWS)
     names = [_shown(series.name) for series in figure.series]
-    axes.figure.legend(handles, names, loc="outside right center", frameon=False, ncols=columns)  # type: ignore[call-arg]
+    axes.figure.legend(handles, names, loc="outside right center", frameon=False, ncols=columns)
 
 
 def _marks(which: Any, axis: Axis) -> None:
@@ -133,8 +133,8 @@ def _labels(axes: "Axes", several: Sequence[Series]) -> None:
                     (point.x, point.y),
                     xytext=(6 * across, 6 * up),
                     textcoords="offset points",
-                    ha=horizontal,  # type: ignore[arg-type]
-                    va=vertical,  # type: ignore[arg-type]
+                    ha=horizontal,
+                    va=vertical,
                 )
 
 

@@ -42,10 +42,16 @@ class Report:
         return tuple(row for run in self.runs for row in run.rows if not is_harness(row))
 
     @cached_property
+    def has_one_device_a_run(self) -> bool:
+        """Whether the device only tells that runs are of different machines."""
+        return self.several and all(len({row.device for row in run.rows}) == 1 for run in self.runs)
+
+    @cached_property
     def _drawn(self) -> dict[VariantKey, Row]:
         """One row for each variant; of one that several versions have, each, under the origin that tells it apart."""
-        first = {variant_key(row): row for row in reversed(self.rows)}
-        rows = dict(reversed(first.items()))
+        rows: dict[VariantKey, Row] = {}
+        for row in self.rows:
+            rows.setdefault(variant_key(row), row)
         return {
             key: replace(row, origin="") if self.several and key[:2] not in self._ambiguous else row
             for key, row in rows.items()

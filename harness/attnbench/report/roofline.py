@@ -7,7 +7,7 @@ from attnbench.insight.floor import is_harness
 from attnbench.insight.rows import Row
 from attnbench.record import Rates
 from attnbench.report.axes import variant_key
-from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, distinct, named, told
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import comparable_axes, facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
@@ -55,7 +55,7 @@ def _figure(
     known: Sequence[dict[_Place, Row]],
     scale: Scale,
     report: Report,
-) -> Drawn:
+) -> Figure:
     series = [_series(course, run, known[run], scale, report) for run, course in courses]
     series = [each for each in series if each.points]
     first = courses[0][1].row
