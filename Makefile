@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench speed parity clean
+.PHONY: demo test check bench learning speed parity clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -18,7 +18,11 @@ check: .venv/ready
 	$(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/pytest tests/bench -q -p no:cacheprovider --ignore tests/bench/test_speed.py
+	$(BIN)/pytest tests/bench -q -p no:cacheprovider --ignore tests/bench/test_speed.py --ignore tests/bench/test_learning.py
+
+# Every task learned at its preset tiny, and not learned from permuted answers: about a minute a task.
+learning: .venv/ready
+	$(BIN)/pytest tests/bench/test_learning.py -q -rP -p no:cacheprovider
 
 # Our mechanisms beside published ones: how much faster, with the C library's two ways to keep memory; and how equal.
 RETAINED := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456

@@ -8,12 +8,14 @@ import msgspec
 
 from attnbench import processor, registry, request, session, variant
 from attnbench.case import Case, Dtype, Mask, Shape
+from attnbench.collector import collector_paused
 from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
+from attnbench.insight.pareto import OBJECTIVES, Front, fronts
 from attnbench.insight.roofline import derived
 from attnbench.insight.rows import Row, rows
 from attnbench.insight.scaling import Growth, growths
@@ -46,6 +48,7 @@ class Run:
         """The run's name under its folder."""
         return self.path.name
 
+    @collector_paused()
     def rows(self) -> list[Row]:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
@@ -53,9 +56,7 @@ class Run:
 
     @staticmethod
     def _rows(store: Store) -> list[Row]:
-        planned = {job.key for job in store.plan.jobs}
-        known = [record for record in store.records() if record.job.key in planned]
-        found = rows(known, store.plan.jobs, run=store.plan.run)
+        found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
         return [*found, *derived(found, store.rates())]
 
     def scaling(self) -> list[Growth]:
@@ -65,6 +66,10 @@ class Run:
     def crossovers(self) -> list[Crossover]:
         """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
+
+    def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
+        """Find which variants no other one beats at no loss, at each place of the sweep and for each task."""
+        return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
         """Give what a stranger needs to measure this run again, as JSON values."""
@@ -81,6 +86,7 @@ class Run:
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
+    @collector_paused()
     def reported(self) -> Reported:
         """Give all that a report takes of the run, read once."""
         with Store.open(self.path, write=False) as store:
@@ -92,10 +98,12 @@ class Run:
                 circumstances=Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs),
             )
 
+    @collector_paused()
     def report(self, path: str | Path, *others: "Run") -> None:
         """Write the run, with others beside it, as one HTML file that needs no network."""
         write_page(Report([each.reported() for each in (self, *others)]), Path(path))
 
+    @collector_paused()
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
         return frame(self.rows())
@@ -163,6 +171,7 @@ def run(
     width: Sizes = None,
     batch: Sizes = None,
     tokens: Sizes = None,
+    shapes: Words = None,
     dtype: Words = None,
     causal: bool | None = None,
     window: Sizes = None,
@@ -199,6 +208,7 @@ def run(
         width=_text(width),
         batch=_text(batch),
         tokens=_text(tokens),
+        shapes=_text(shapes),
         dtype=_text(dtype),
         causal=causal,
         window=_text(window),

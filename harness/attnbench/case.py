@@ -72,6 +72,9 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     inputs: Annotated[
         Inputs, Meta(title="inputs", extra={"flag": "--inputs"}, description="how queries, keys and values are drawn")
     ] = "normal"
+    shape_name: Annotated[
+        str, Meta(title="shape", extra={"flag": "--shapes"}, description="the shape's name where the suite lists it")
+    ] = ""
     seed: Annotated[int, Meta(title="seed", extra={"flag": "--seed"}, description="of inputs, weights and order")] = 0
 
     @property

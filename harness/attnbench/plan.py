@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
+from attnbench.cells import Cell, cells
 from attnbench.errors import UsageError, suggestion
-from attnbench.ranges import parse_range
 from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
+from attnbench.search import first_jobs
 from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
 
@@ -67,26 +68,33 @@ class Exam(Struct, frozen=True, kw_only=True):
 
 
 class Workloads(Struct, frozen=True, kw_only=True):
-    """A sweep read and checked: each axis as values."""
+    """A sweep read and checked: its shapes with their masks, and each further axis as values."""
 
-    shapes: tuple[Shape, ...]
-    masks: tuple[Mask, ...]
+    cells: tuple[Cell, ...]
     dtypes: tuple[Dtype, ...]
     passes: tuple[Passes, ...]
     levels: tuple[Level, ...]
     inputs: tuple[Inputs, ...]
     metrics: tuple[ProbeKind, ...]
 
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of all cells, each once."""
+        return tuple(dict.fromkeys(cell.shape for cell in self.cells))
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The masks of all cells, each once."""
+        return tuple(dict.fromkeys(cell.mask for cell in self.cells))
+
 
 def read_sweep(sweep: Sweep) -> Workloads:
     """Turn a sweep's text into values. Raises UsageError naming the flag and the fix."""
-    windows = [None] if sweep.window is None else _range(sweep.window, "--window")
-    shapes = tuple(islice(_shapes(sweep), MOST_SHAPES + 1))
-    if len(shapes) > MOST_SHAPES:
+    found = tuple(islice(cells(sweep), MOST_SHAPES + 1))
+    if len(found) > MOST_SHAPES:
         raise UsageError(f"--seq: with the other axes it makes more than {MOST_SHAPES} shapes; narrow a range")
     return Workloads(
-        shapes=shapes,
-        masks=tuple(Mask(causal=bool(sweep.causal), window=window) for window in windows),
+        cells=found,
         dtypes=_choices(sweep.dtype, get_args(Dtype), flag="--dtype", default="float32"),
         passes=_choices(sweep.passes, PASSES, flag="--passes", default="forward"),
         levels=_choices(sweep.level, get_args(Level), flag="--level", default="core"),
@@ -176,13 +184,14 @@ def _timed(workloads: Workloads, candidates: Sequence[Candidate], setting: Setti
 def _measured(probe: Probe, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
     protocol = setting.protocol if probe.kind == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
     measured = passes_of(probe.kind, workloads.passes)
-    where = product(workloads.masks, workloads.dtypes, workloads.levels, workloads.inputs, measured, workloads.shapes)
-    for (mask, dtype, level, inputs, passes, shape), candidate in product(where, candidates):
+    where = product(workloads.dtypes, workloads.levels, workloads.inputs, measured, workloads.cells)
+    for (dtype, level, inputs, passes, cell), candidate in product(where, candidates):
         case = Case(
             variant=candidate.name,
             options=candidate.options,
-            shape=msgspec.structs.replace(shape, seq_q=1) if passes == "decode" else shape,
-            mask=mask,
+            shape=msgspec.structs.replace(cell.shape, seq_q=1) if passes == "decode" else cell.shape,
+            mask=cell.mask,
+            shape_name=cell.shape_name,
             dtype=dtype,
             device=setting.device,
             passes=passes,
@@ -208,72 +217,21 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
         probe = Probe(kind="accuracy", task=exam.label, task_options=exam.options, task_origin=exam.origin)
         threads = 1 if setting.device == "cpu" else setting.protocol.threads
         protocol = msgspec.structs.replace(setting.protocol, rounds=exam.seeds, threads=threads)
-        for seed in range(1, exam.seeds + 1):
-            yield Job(
-                case=case,
-                probe=probe,
-                protocol=protocol,
-                target=candidate.target,
-                origin=candidate.origin,
-                task_target=exam.target,
-                round=seed,
-            )
+        training = Job(
+            case=case,
+            probe=probe,
+            protocol=protocol,
+            target=candidate.target,
+            origin=candidate.origin,
+            task_target=exam.target,
+        )
+        yield from first_jobs(training)
 
 
 def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
     """Say in which passes a metric is measured where these are swept."""
     table = _PASSES_OF.get(metric)
     return tuple(dict.fromkeys(one for each in passes for one in (table[each] if table else (each,))))
-
-
-def _shapes(sweep: Sweep) -> Iterator[Shape]:
-    """Give every shape of the sweep, lengths innermost."""
-    lengths = _range(_needed(sweep.seq, "--seq"), "--seq")
-    key_lengths = [None] if sweep.seq_k is None else _range(sweep.seq_k, "--seq-k")
-    all_heads = _range(_needed(sweep.heads, "--heads"), "--heads")
-    kv_counts = [None] if sweep.kv_heads is None else _range(sweep.kv_heads, "--kv-heads")
-    for heads, kv_heads, sizes in product(all_heads, kv_counts, product(lengths, key_lengths)):
-        if kv_heads is not None and heads % kv_heads:
-            raise UsageError(
-                f"--kv-heads: {heads} heads cannot share {kv_heads} kv heads evenly; --heads must be a multiple"
-            )
-        seq, seq_k = sizes
-        for head_dim, batch in product(_head_dims(sweep, heads), _batches(sweep, seq)):
-            yield Shape(
-                batch=batch, heads=heads, kv_heads=kv_heads or heads, seq_q=seq, seq_k=seq_k or seq, head_dim=head_dim
-            )
-
-
-def _head_dims(sweep: Sweep, heads: int) -> tuple[int, ...]:
-    if sweep.width is None:
-        return _range(_needed(sweep.head_dim, "--head-dim"), "--head-dim")
-    widths = _range(sweep.width, "--width")
-    for width in widths:
-        if width % heads:
-            raise UsageError(
-                f"--width: {width} features cannot be shared by {heads} heads evenly; use a multiple of {heads}"
-            )
-    return tuple(width // heads for width in widths)
-
-
-def _batches(sweep: Sweep, seq: int) -> tuple[int, ...]:
-    if sweep.tokens is None:
-        return _range(_needed(sweep.batch, "--batch"), "--batch")
-    budgets = _range(sweep.tokens, "--tokens")
-    for tokens in budgets:
-        if tokens < seq:
-            raise UsageError(f"--tokens: {tokens} tokens hold no sequence of {seq}; use --tokens {seq} or more")
-    return tuple(tokens // seq for tokens in budgets)
-
-
-def _range(text: str | int, flag: str) -> tuple[int, ...]:
-    return parse_range(str(text), flag=flag)
-
-
-def _needed(value: str | int | None, flag: str) -> str | int:
-    if value is None:
-        raise UsageError(f"{flag}: neither the suite nor a flag gives it; add {flag}")
-    return value
 
 
 def _choices(text: str | None, known: tuple[Any, ...], *, flag: str, default: str) -> tuple[Any, ...]:

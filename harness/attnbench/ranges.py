@@ -1,7 +1,7 @@
-"""The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; spans of time are seconds."""
+"""The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; the rest is in base units."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from attnbench.errors import UsageError
 
@@ -13,6 +13,15 @@ _K = 1024
 DURATIONS = "90s, 10m, 1h30m or seconds"
 _DURATION = re.compile(r"(?=.)((?P<h>[0-9]{1,6})h)?((?P<m>[0-9]{1,6})m)?((?P<s>[0-9]{1,9})s?)?", re.ASCII)
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
+_AMOUNT = re.compile(r"(?P<number>[0-9]{1,15}(\.[0-9]{1,9})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
+AMOUNTS_OF_MEMORY = "24GiB, 512MiB, 24GB or bytes"
+_BYTES = {"": 1, "b": 1} | {
+    f"{prefix}{ending}": base**power
+    for power, prefix in enumerate("kmgt", start=1)
+    for ending, base in (("ib", 1024), ("b", 1000))
+}
+LATENCIES = "50ms, 200us, 1.5s or seconds"
+_LATENCY = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def parse_range(text: str, *, flag: str) -> tuple[int, ...]:
@@ -36,6 +45,23 @@ def parse_duration(text: str, *, flag: str) -> float:
     if seconds <= 0:
         raise UsageError(f"{flag}: {text!r} is no span of time; write {DURATIONS}")
     return float(seconds)
+
+
+def parse_bytes(text: str, *, flag: str) -> int:
+    """Turn '24GiB' (2^30 each), '24GB' (10^9 each) or a number into bytes. Raises UsageError, as `parse_duration`."""
+    return round(_amount(text.lower(), _BYTES, f"{flag}: {text!r} is no amount of memory; write {AMOUNTS_OF_MEMORY}"))
+
+
+def parse_latency(text: str, *, flag: str) -> float:
+    """Turn '50ms', '200us', '1.5s' or a number into seconds. Raises UsageError, as `parse_duration`."""
+    return _amount(text, _LATENCY, f"{flag}: {text!r} is no latency; write {LATENCIES}")
+
+
+def _amount(text: str, units: Mapping[str, float], mistake: str) -> float:
+    match = _AMOUNT.fullmatch(text.strip())
+    if match is None or match["unit"] not in units or not float(match["number"]):
+        raise UsageError(mistake)
+    return float(match["number"]) * units[match["unit"]]
 
 
 def _piece(piece: str, flag: str) -> Iterator[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from attnbench import plan, registry, suite
+from attnbench import cells, plan, registry, suite
 from attnbench.case import digest
 from attnbench.describe import Description, TaskDescription
 from attnbench.empty import FLOOR
@@ -53,9 +53,8 @@ class Request(Struct, frozen=True, kw_only=True):
 def check(request: Request) -> None:
     """Find the mistakes that can be found without starting a process. Raises UsageError."""
     _check_settings(request)
-    sweep = suite.overlay(find_suite(request.suite).for_device("cpu"), request.sweep)
-    metrics = plan.read_sweep(sweep).metrics
-    if "accuracy" in metrics and sweep.tasks is None:
+    sweep, workloads = _read(request, "cpu")
+    if "accuracy" in workloads.metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
     for spec in _tasks(sweep):
@@ -65,8 +64,7 @@ def check(request: Request) -> None:
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep = suite.overlay(find_suite(request.suite).for_device(machine.device), request.sweep)
-    workloads = plan.read_sweep(sweep)
+    sweep, workloads = _read(request, machine.device)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
     exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
@@ -134,6 +132,20 @@ def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] 
         return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
     except NoAnswer as end:
         return TaskDescription(origin=entry.origin, failure=f"its import {end}")
+
+
+def _read(request: Request, device: str) -> tuple[Sweep, Workloads]:
+    """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields."""
+    found = find_suite(request.suite).for_device(device)
+    try:
+        sweep = cells.asked(found, request.sweep)
+        return sweep, plan.read_sweep(sweep)
+    except UsageError as mistake:
+        flag, _, rest = str(mistake).partition(":")
+        field = flag.removeprefix("--").replace("-", "_")
+        if field not in found.given - request.sweep.given:
+            raise
+        raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
 
 
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:

@@ -20,6 +20,7 @@ from attnbench.known import Known
 from attnbench.plan import in_running_order, timed_like
 from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.request import Request, check, prepare, renew
+from attnbench.search import further_jobs, without_doubtful
 from attnbench.store import Plan, Store
 
 
@@ -64,6 +65,7 @@ def start(request: Request, out: Path, notify: Notify) -> Path:
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
             learn_rates(store, executor)
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
+            search_rates(store, executor, notify, environment=planned.environment)
             refine(store, executor, notify, environment=planned.environment)
             return store.path
 
@@ -80,12 +82,15 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         renewed, environment = renew(store.plan, executor)
         store.replan(renewed)
         store.append(environment)
-        jobs = store.pending(retry=RETRIED if retry_failed else ())
+        retried = RETRIED if retry_failed else ()
+        store.replan(replace(renewed, jobs=without_doubtful(renewed.jobs, store.pending(retry=retried))))
+        jobs = store.pending(retry=retried)
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
         learn_rates(store, executor)
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
+        search_rates(store, executor, notify, environment=environment)
         refine(store, executor, notify, environment=environment)
     return path
 
@@ -105,16 +110,26 @@ def learn_rates(store: Store, executor: Executor) -> None:
 
 
 def refine(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
-    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while.
-
-    Further jobs are planned before they are begun, so that an interrupted run goes on with them.
-    """
+    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while."""
     while store.plan.refine and _has_time(store.plan, store.records()) and (jobs := _between_lengths(store)):
-        plan = store.plan
-        store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
-        known = store.records()
-        notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
-        perform(store, jobs, executor, notify, environment=environment, history=known)
+        once_less = replace(store.plan, jobs=(*store.plan.jobs, *jobs), refine=store.plan.refine - 1)
+        _perform_further(store, once_less, executor, notify, environment=environment)
+
+
+def search_rates(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Follow up the trials of learning rates: further trials beyond the edges, then every seed at the best rate."""
+    while jobs := further_jobs(store.plan.jobs, store.records()):
+        plan = replace(store.plan, jobs=(*store.plan.jobs, *jobs))
+        _perform_further(store, plan, executor, notify, environment=environment)
+
+
+def _perform_further(store: Store, plan: Plan, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Work off the jobs that a plan adds to the run's; planned before they are begun, an interrupted run knows them."""
+    jobs = plan.jobs[len(store.plan.jobs) :]
+    store.replan(plan)
+    known = store.records()
+    notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
+    perform(store, jobs, executor, notify, environment=environment, history=known)
 
 
 def _has_time(plan: Plan, records: Sequence[Record]) -> bool:
@@ -178,7 +193,7 @@ def perform(
                 keep(job, skipped, started_s=time.time(), seconds=0.0)
 
     try:
-        for event in executor.run(wanted()):
+        for event in executor.run(wanted(), folder=store.path):
             if isinstance(event, Started):
                 under_way[event.job.key] = event.job
                 notify(event)

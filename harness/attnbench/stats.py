@@ -23,6 +23,7 @@ FEWEST_REPLICATES = 3
 _CONFIDENCE = 0.95
 _CONFIDENCE_OF_EQUALITY = 0.90  # both of two one-sided tests at 5%
 _MILD, _SEVERE = 1.5, 3.0
+_SHARES = (0, 0.05, 0.25, 0.5, 0.75, 0.95)  # below the quantiles of Quantiles
 _IQR_OF_NORMAL = 1.3489795003921634  # interquartile range of a normal distribution in standard deviations
 _LARGEST_LOG = math.log(np.finfo(np.float64).max)
 
@@ -65,8 +66,14 @@ class Quantiles(Struct, frozen=True):
 
 def quantiles(samples: FloatArray) -> Quantiles:
     """Describe at least one sample by its quantiles."""
-    ordered = np.sort(samples)
-    return Quantiles(ordered.size, *(_quantile(ordered, share) for share in (0, 0.05, 0.25, 0.5, 0.75, 0.95)))
+    (found,) = quantiles_of_each(samples[np.newaxis]).tolist()
+    return Quantiles(samples.size, *found)
+
+
+def quantiles_of_each(samples_NC: FloatArray) -> FloatArray:
+    """Describe N sets of equally many samples at once: the fields of Quantiles that follow `count`, [N, 6]."""
+    ordered_NC = np.sort(samples_NC, axis=1)
+    return np.stack([_quantile(ordered_NC, share) for share in _SHARES], axis=1)
 
 
 def median_of_processes(medians: Sequence[float]) -> Estimate:
@@ -157,25 +164,27 @@ def slope(x: Sequence[float], y: Sequence[float]) -> Estimate:
     return Estimate(value, value - half, value + half)
 
 
-def tukey_labels(samples: FloatArray, middle: Quantiles) -> NDArray[np.int8]:
-    """Label the samples of a process: 0 inside, 1 a mild outlier (over 1.5 IQR outside the quartiles), 2 severe (3)."""
-    outside = np.maximum(middle.p25 - samples, samples - middle.p75)
-    mild, severe = outside > _MILD * middle.iqr, outside > _SEVERE * middle.iqr
+def tukey_labels(samples: FloatArray, p25: float | FloatArray, p75: float | FloatArray) -> NDArray[np.int8]:
+    """Label the samples of a process: 0 inside, 1 a mild outlier (over 1.5 IQR outside the quartiles), 2 severe (3).
+
+    Quartiles of many processes are arrays that broadcast against their samples.
+    """
+    outside, iqr = np.maximum(p25 - samples, samples - p75), p75 - p25
+    mild, severe = outside > _MILD * iqr, outside > _SEVERE * iqr
     return mild.astype(np.int8) + severe.astype(np.int8)
 
 
-def relative_spread(processes: Sequence[Quantiles]) -> float | None:
+def relative_spread(medians: Sequence[float], samples: Quantiles) -> float | None:
     """Say how far a repetition would land, as a share of the figure: a standard deviation over the median.
 
     With two or more processes it is the sample standard deviation of their medians. With one it is that of a normal
     distribution with the samples' IQR (a single slow sample must not decide), which cannot see what differs between
     processes and so flatters. Null for a single sample, and around zero.
     """
-    medians = [process.median for process in processes]
-    if len(processes) > 1:
+    if len(medians) > 1:
         deviation = _deviation(medians)
-    elif processes[0].count > 1:
-        deviation = processes[0].iqr / _IQR_OF_NORMAL
+    elif samples.count > 1:
+        deviation = samples.iqr / _IQR_OF_NORMAL
     else:
         return None
     centre = abs(median(medians))
@@ -230,10 +239,12 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
-def _quantile(ordered: FloatArray, share: float) -> float:
-    place = share * (ordered.size - 1)
+def _quantile(ordered_NC: FloatArray, share: float) -> FloatArray:
+    place = share * (ordered_NC.shape[1] - 1)
     below = int(place)
-    low = float(ordered[below])
+    low_N: FloatArray = ordered_NC[:, below]
     if place == below:
-        return low
-    return low + (float(ordered[below + 1]) - low) * (place - below)
+        return low_N
+    high_N: FloatArray = ordered_NC[:, below + 1]
+    between_N: FloatArray = low_N + (high_N - low_N) * (place - below)
+    return between_N

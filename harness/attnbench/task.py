@@ -5,7 +5,7 @@ A task is a class built from its options, with a `form` and a method `examples`;
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 Answer = Literal["class", "tokens", "number"]
 Presets = Mapping[str, Mapping[str, Option]]
+Drawn: TypeAlias = "tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 
 # A target that is neither trained on nor counted: positions of a sequence at which nothing is asked.
 IGNORE = -100
@@ -27,6 +28,7 @@ IGNORE = -100
 _Count = Annotated[int, Meta(ge=1)]
 _Share = Annotated[float, Meta(ge=0, lt=1)]
 _Zero = Annotated[float, Meta(ge=0)]
+_Size = Annotated[int, Meta(ge=0)]
 
 
 class Form(Struct, frozen=True, kw_only=True):
@@ -35,26 +37,48 @@ class Form(Struct, frozen=True, kw_only=True):
     Inputs are tokens below `vocabulary` [count, length], or `features` numbers a position [count, length, features].
     Targets are a class below `outputs` [count], a token below `outputs` at each position, IGNORE where nothing is
     asked [count, length], or a number [count], which counts as right within `tolerance`.
+
+    With a `context_length` there is a second sequence, of another modality, to which the inputs attend: tokens below
+    `context_vocabulary` [count, context_length], or `context_features` numbers a position. `bits_per` names what a
+    token is, where the loss is to be told in bits a token or byte: a language model, whose best weights have the
+    lowest loss.
     """
 
     length: _Count
     answer: Answer
-    vocabulary: Annotated[int, Meta(ge=0)] = 0
-    features: Annotated[int, Meta(ge=0)] = 0
+    vocabulary: _Size = 0
+    features: _Size = 0
     outputs: _Count = 1
     causal: bool = False
     tolerance: _Zero = 0.04
+    context_length: _Size = 0
+    context_vocabulary: _Size = 0
+    context_features: _Size = 0
+    bits_per: Literal["", "token", "byte"] = ""
 
     def __post_init__(self) -> None:
         if (self.vocabulary > 0) == (self.features > 0):
             raise ValueError("a task's form has tokens (vocabulary=) or numbers (features=) as inputs, one of the two")
         if (self.answer == "number") != (self.outputs == 1):
             raise ValueError("a task's form has at least 2 classes or tokens as outputs (outputs=), or a single number")
+        kinds = (self.context_vocabulary > 0) + (self.context_features > 0)
+        if kinds != (self.context_length > 0):
+            raise ValueError(
+                "a task's form has a context of tokens (context_vocabulary=) or numbers (context_features=) with its "
+                "context_length, or none of the three"
+            )
+        if self.bits_per and self.answer != "tokens":
+            raise ValueError(f"a task's form counts bits per {self.bits_per} (bits_per=) where its answers are tokens")
 
     @property
     def mask(self) -> Mask:
-        """The mask of the task's attention."""
+        """The mask of the attention among the inputs; a context is seen whole."""
         return Mask(causal=self.causal)
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether the best weights are those of the lowest loss, and not those of the most right answers."""
+        return self.answer == "number" or self.bits_per != ""
 
     def count(self, targets: "torch.Tensor") -> int:
         """Count the answers that targets ask for."""
@@ -74,17 +98,21 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     norm: Annotated[Literal["pre", "post"], Meta(description="layer normalisation before or after each block")] = "pre"
     tied: Annotated[bool, Meta(description="token outputs share the weights of the embedding")] = False
     dropout: Annotated[_Share, Meta(description="on embeddings, attention outputs and feed-forward")] = 0.0
+    weight_dropout: Annotated[_Share, Meta(description="on attention weights, where a variant can drop them")] = 0.0
     steps: Annotated[_Count, Meta(description="updates of the weights")] = 1000
     batch: Annotated[_Count, Meta(description="sequences an update")] = 64
     accumulate: Annotated[_Count, Meta(description="parts in which a batch is computed; they divide it")] = 1
     optimizer: Annotated[Literal["adam", "adamw"], Meta(description="Adam, or with decoupled weight decay")] = "adamw"
-    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate, or the middle of those searched")] = 1e-3
+    rates: Annotated[
+        _Count, Meta(description="rates tried for each variant, half a decade apart; 1: the one above")
+    ] = 1
     beta2: Annotated[_Share, Meta(description="decay of Adam's mean of squares")] = 0.999
     warmup: Annotated[_Share, Meta(description="share of the steps in which the rate rises from 0")] = 0.1
     decay: Annotated[Literal["cosine", "linear", "none"], Meta(description="how the rate falls to 0 after that")] = (
         "cosine"
     )
-    weight_decay: Annotated[_Zero, Meta(description="pull of all weights towards 0")] = 0.0
+    weight_decay: Annotated[_Zero, Meta(description="pull of matrices towards 0; not of biases and norms")] = 0.0
     clip: Annotated[_Zero, Meta(description="largest norm of the gradient; 0 does not clip")] = 1.0
     validate_every: Annotated[_Count, Meta(description="steps between validations")] = 100
     patience: Annotated[
@@ -109,8 +137,11 @@ class Task(Protocol):
 
     form: Form
 
-    def examples(self, split: Split, count: int, generator: "torch.Generator") -> "tuple[torch.Tensor, torch.Tensor]":
-        """Give at most `count` (inputs, targets) of a split: the same ones for a generator in the same state."""
+    def examples(self, split: Split, count: int, generator: "torch.Generator") -> Drawn:
+        """Give at most `count` examples of a split: the same ones for a generator in the same state.
+
+        They are (inputs, targets), or (inputs, context, targets) where the form has a context.
+        """
         ...
 
 
@@ -185,6 +216,8 @@ def build_task(task: Any, settings: Settings) -> Task:
 def shape_of(form: Form, training: Training) -> Shape:
     """Give the shape in which the variant is called while training: one part of a batch at the task's length.
 
+    Of a task with a context it is that of the attention to it: the inputs ask, the context is what they see.
+
     Raises UsageError naming the option that does not divide another.
     """
     heads, width = training.heads, training.width
@@ -196,8 +229,10 @@ def shape_of(form: Form, training: Training) -> Shape:
         raise UsageError("tied=true: only a task whose outputs are the tokens of its inputs can share their weights")
     if training.positions == "rotary" and width // heads % 2:
         raise UsageError(f"positions=rotary turns pairs of features; width={width} over heads={heads} is odd")
-    length = form.length
-    return Shape(batch=training.part, heads=heads, kv_heads=heads, seq_q=length, seq_k=length, head_dim=width // heads)
+    keys = form.context_length or form.length
+    return Shape(
+        batch=training.part, heads=heads, kv_heads=heads, seq_q=form.length, seq_k=keys, head_dim=width // heads
+    )
 
 
 def _convert(task: Any, given: Mapping[str, object]) -> Settings:

@@ -50,6 +50,12 @@ def digits(value: float) -> str:
     return f"{value:.{max(0, _SIGNIFICANT - 1 - exponent)}f}"
 
 
+def amount(value: float, unit: str) -> str:
+    """Write one value with the unit that suits it: 31.0 GiB, 12.5 ms, 0.42."""
+    scale = scale_for(unit, [value / 10])  # of a column 0.1 is enough, alone it should be 1
+    return f"{digits(value / scale.size)} {scale.name}".rstrip()
+
+
 def duration(seconds: float) -> str:
     """Write a span of time as a person says it: 850 ms, 12 s, 3 min 20 s, 2 h 05 min."""
     milliseconds = round(seconds * 1000)

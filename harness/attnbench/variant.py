@@ -121,6 +121,24 @@ class FromTokens(Protocol):
         ...
 
 
+class Shares(Protocol):
+    """What a mechanism has besides its call if the layers of a model may share weights."""
+
+    def share(self, first: Any, /) -> None:
+        """Take over what all layers have in common from the mechanism of the first one, before anything is trained."""
+        ...
+
+
+class DropsWeights(Protocol):
+    """What a mechanism has besides its call if it can drop attention weights while it is trained: one number.
+
+    Its next call drops that share of its weights at random, by torch's global generator, and lets the others grow by
+    1 / (1 - share). It is 0.0 until the trained model sets it, and again while the model is scored.
+    """
+
+    weight_dropout: float
+
+
 _PLAIN_FUNCTION = Support(
     causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
     window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
@@ -178,6 +196,13 @@ def check_support(support: Support, case: Case) -> None:
         raise Unsupported("its queries are its keys too, so there must be as many of both, in as many heads")
 
 
+def check_cross(support: Support) -> None:
+    """Raise Unsupported where keys and values are another sequence's, as long as the queries' or not."""
+    _allowed(support.cross, "it needs as many queries as keys")
+    if support.ties_qk:
+        raise Unsupported("its queries are its keys too, so it cannot attend to another sequence")
+
+
 def _check_mask(support: Support, mask: Mask) -> None:
     if mask.causal:
         _allowed(support.causal, "it has no causal form")
@@ -225,6 +250,16 @@ def has_steps(attention: object) -> TypeGuard[Steps]:
 def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
     """Tell whether a mechanism has a way of its own from tokens, besides its call."""
     return callable(getattr(attention, "from_tokens", None))
+
+
+def has_share(attention: object) -> TypeGuard[Shares]:
+    """Tell whether a mechanism may share weights with those of other layers."""
+    return callable(getattr(attention, "share", None))
+
+
+def drops_weights(attention: object) -> TypeGuard[DropsWeights]:
+    """Tell whether a mechanism can drop attention weights while it is trained."""
+    return isinstance(getattr(attention, "weight_dropout", None), float)
 
 
 def backend_of(attention: Attention) -> str:

@@ -35,7 +35,12 @@ def records() -> Iterator[Record]:
         for number in range(1, 6):
             samples = tuple(round(cost_ns * lot.gauss(1, 0.01)) for _ in range(25))
             timed = job(**case, round=number)
-            counts = {"flops": 10**9 * case["seq"], "bytes": 10**6 * case["seq"], "calls_ns": 10**8}
+            counts = {
+                "flops": 10**9 * case["seq"],
+                "bytes_least": 10**6 * case["seq"],
+                "bytes_executed": 10**7 * case["seq"],
+                "calls_ns": 10**8,
+            }
             yield record(timed, Measurement(metric="latency", unit="ns", values=samples), facts=counts)
         held = 4 * case["seq"] * case["heads"] * (64 + place % VARIANTS)
         peaks = (value(held, "memory", "bytes"), value(held + 5, "memory_first", "bytes"))

@@ -37,7 +37,7 @@ def records() -> list[Any]:
         found += [*memories(name, LENGTHS), *agreements(name, LENGTHS)]
     found += [timing(job(name, seq=seq), 1e-3) for name in HOSTILE for seq in LENGTHS]
     found += [failed(job(name, "memory", seq=512), "crash", name) for name in HOSTILE]
-    facts = {"flops": 10**9, "bytes": 10**7}
+    facts = {"flops": 10**9, "bytes_least": 10**7, "bytes_executed": 10**7}
     return [replace(each, outcome=replace(each.outcome, facts=facts)) for each in found]
 
 

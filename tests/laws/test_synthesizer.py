@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask, Unsupported
-from attnbench.measure.counting import counted_flops
+from attnbench.measure.counting import counted
 from attnbench.measure.effective import effective_matrix
 from attnbench_variants.low_rank import synthesizer
 from attnbench_variants.low_rank.synthetic_scores import factors
@@ -134,7 +134,7 @@ def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes,
         if passes == "forward-backward":
             out.sum().backward()
 
-    assert counted_flops(call) == variant("synthesizer").flops(case)
+    assert counted(call).flops == variant("synthesizer").flops(case)
 
 
 def test_memory_of_the_dense_form_grows_with_the_length_with_gradients_too():

@@ -9,33 +9,25 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from attnbench import IGNORE, Case, Form
+from attnbench import IGNORE, Form
 from attnbench.describe import TaskDescription, describe_task
-from attnbench.record import Job, Probe, Protocol
-from attnbench.registry import entries, load
-from attnbench.task import Split, Task, Training, build_task, presets_of, settings_of, shape_of
-from attnbench.train.accuracy import build_model
-from attnbench.train.data import Examples, draw_splits
-from attnbench.train.loop import Score, evaluate, train
-from attnbench.train.model import Model
+from attnbench.registry import load
+from attnbench.task import Split, Task, Training, presets_of
+from attnbench.train.data import Examples, draw, draw_splits
+from attnbench.train.loop import Score, evaluate
 from attnbench_suites.tasks.mqar import BLANK, Mqar
-from laws.workloads import ENTRIES, case_for, mask_of, ties
+from helpers.learning import TASKS, Permuted, built, model_of, trained
+from helpers.made_files import options_for
+from laws.workloads import ENTRIES, ties
 
-TASKS = {name: entry for name, claims in entries("tasks").items() for entry in claims}
 PRESETS = [(name, preset) for name, entry in TASKS.items() for preset in presets_of(load(entry.target))]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-def built(name: str, **given: object) -> tuple[Task, Training]:
-    plugin = load(TASKS[name].target)
-    settings = settings_of(plugin, given)
-    return build_task(plugin, settings), settings.training
-
-
 def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> Examples:
-    return Examples(*task.examples(split, count, Generator().manual_seed(seed)))
+    return draw(task, split, count, Generator().manual_seed(seed))
 
 
 # Every task.
@@ -43,18 +35,20 @@ def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> E
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_of_a_task_can_be_planned(name: str, preset: str) -> None:
-    found = describe_task(TASKS[name], {"preset": preset})
+    given = {"preset": preset, **options_for(name)}
+    found = describe_task(TASKS[name], given)
     assert (found.failure, found.mistake) == ("", "")
-    assert found.label == f"{name}:preset={preset}"
+    assert found.label == f"{name}:" + ",".join(f"{key}={value}" for key, value in given.items())
     assert found.summary
     assert all(field.meaning for field in found.fields)
     assert msgspec.json.decode(msgspec.json.encode(found), type=TaskDescription) == found
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_can_be_had_tiny_and_as_published(name: str) -> None:
-    assert next(iter(presets_of(load(TASKS[name].target)))) == "tiny"
-    assert "paper" in presets_of(load(TASKS[name].target))
+def test_a_task_can_be_had_tiny_small_and_as_published(name: str) -> None:
+    assert tuple(presets_of(load(TASKS[name].target))) == ("tiny", "small", "paper")
+    assert built(name, preset="small")[1].seeds == 3
+    assert built(name, preset="paper")[1].seeds == 5
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
@@ -76,6 +70,16 @@ def test_examples_are_as_the_form_says_and_no_input_stands_in_two_splits(name: s
     splits = draw_splits(task, training, seed=0, device="cpu")
     inputs = [{row.numpy().tobytes() for row in splits[split].inputs} for split in SPLITS]
     assert len(set.union(*inputs)) == sum(map(len, inputs))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_few_steps_bring_the_loss_on_what_is_learned_down(name: str) -> None:
+    budget = {"steps": 10, "batch": 8, "validate_every": 10, "learning_rate": 3e-3, "dropout": 0.0}
+    task, training = built(name, **budget, train_examples=8, validation_examples=8, test_examples=8)
+    splits = draw_splits(task, training, seed=0, device="cpu")
+    before = evaluate(model_of("vanilla", task, training), splits["train"], training.part)
+    model, _ = trained("vanilla", task, training)
+    assert evaluate(model, splits["train"], training.part).loss < before.loss
 
 
 # Multi-query associative recall.
@@ -198,33 +202,9 @@ COUNTS = {"train_examples": 3000, "validation_examples": 300, "test_examples": 1
 VALUES = 8
 
 
-class Permuted:
-    """A task whose answers are dealt out anew: nothing is left to learn but which answer is the commonest."""
-
-    def __init__(self, task: Task) -> None:
-        self.task, self.form = task, task.form
-
-    def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        inputs_NT, targets_NT = self.task.examples(split, count, generator)
-        asked = targets_NT != IGNORE
-        answers = targets_NT[asked]
-        targets_NT[asked] = answers[torch.randperm(len(answers), generator=generator)]
-        return inputs_NT, targets_NT
-
-
-def model_of(name: str, task: Task, training: Training) -> Model:
-    shape = shape_of(task.form, training)
-    mask = task.form.mask if task.form.causal else mask_of(name)
-    case = case_for(name, Case(variant=name, shape=shape, mask=mask, passes=""), {}, dtype="float32")
-    probe = Probe(kind="accuracy", task="mqar")
-    job = Job(case=case, probe=probe, protocol=Protocol(), target=ENTRIES[name].target)
-    return build_model(job, task, training, seed=0)
-
-
 def scores_of(name: str, task: Task, training: Training) -> tuple[Score, Score]:
     """Train a variant from seed 0; give its scores on the test split and on what it was trained on."""
-    model, splits = model_of(name, task, training), draw_splits(task, training, seed=0, device="cpu")
-    train(model, splits, training, seed=0, tell=lambda _text: None)
+    model, splits = trained(name, task, training)
     return evaluate(model, splits["test"], training.part), evaluate(model, splits["train"], training.part)
 
 

@@ -22,6 +22,7 @@ OTHER = {
     "passes": "backward",
     "level": "layer",
     "inputs": "outliers",
+    "shape_name": "bert-base",
     "seed": 1,
 }
 SIZES = st.integers(1, 2**31)

@@ -105,7 +105,7 @@ def test_decode_asks_one_query_against_all_keys() -> None:
 
 def test_tokens_make_the_batch_and_width_makes_the_head_dimension() -> None:
     sweep = replace(SWEEP, batch=None, tokens=4096, head_dim=None, width=512, heads="4,8")
-    shapes = read_sweep(sweep).shapes
+    shapes = [cell.shape for cell in read_sweep(sweep).cells]
     assert {(shape.seq_q, shape.batch) for shape in shapes} == {(512, 8), (1024, 4), (2048, 2)}
     assert {(shape.heads, shape.head_dim) for shape in shapes} == {(4, 128), (8, 64)}
 

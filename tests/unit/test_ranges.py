@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.errors import UsageError
-from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_duration, parse_range
+from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_bytes, parse_duration, parse_latency, parse_range
 
 SIZES = st.integers(1, LARGEST)
 
@@ -116,3 +116,30 @@ def test_a_span_of_time_is_read_as_seconds(text: str, seconds: float) -> None:
 def test_what_is_no_span_of_time_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(UsageError, match=r"--time-budget.*1h30m"):
         parse_duration(text, flag="--time-budget")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("24GiB", 24 << 30),
+        ("1.5 GiB", 3 << 29),
+        ("512MiB", 512 << 20),
+        ("24GB", 24 * 10**9),
+        ("1gb", 10**9),
+        ("77", 77),
+    ],
+)
+def test_an_amount_of_memory_is_read_as_bytes(text: str, size: int) -> None:
+    assert parse_bytes(text, flag="--memory") == size
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("50ms", 0.05), ("200us", 2e-4), ("1.5s", 1.5), ("2", 2.0)])
+def test_a_latency_is_read_as_seconds(text: str, seconds: float) -> None:
+    assert parse_latency(text, flag="--max-latency") == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "24G", "-1GiB", "0", "1e9", "2 cows", "9" * 30])
+def test_what_is_no_amount_is_refused_with_the_grammar(text: str) -> None:
+    for parse, example in ((parse_bytes, "24GiB"), (parse_latency, "50ms")):
+        with pytest.raises(UsageError, match=f"^--flag: .*{example}"):
+            parse(text, flag="--flag")

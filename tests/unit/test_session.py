@@ -22,7 +22,7 @@ class Scripted:
     def __init__(self, answer: Answer) -> None:
         self.answer, self.done, self.closed = answer, list[Job](), False
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
         for one in jobs:
             yield Started(job=one)
             outcome = self.answer(one)

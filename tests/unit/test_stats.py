@@ -96,18 +96,30 @@ def test_a_score_that_all_seeds_reach_is_given_exactly():
 
 
 def test_outliers_are_labelled_by_how_far_they_lie_outside_the_quartiles():
-    middle = stats.Quantiles(count=100, min=-40, p05=0, p25=10, median=12, p75=14, p95=20)  # fences 4, 20 and -2, 26
-    samples = np.array([12.0, 4.0, 20.0, 3.9, 20.1, -2.0, 26.0, -2.1, 26.1])
-    assert stats.tukey_labels(samples, middle).tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2]
+    samples = np.array([12.0, 4.0, 20.0, 3.9, 20.1, -2.0, 26.0, -2.1, 26.1])  # fences 4, 20 and -2, 26
+    assert stats.tukey_labels(samples, 10.0, 14.0).tolist() == [0, 0, 0, 1, 1, 1, 1, 2, 2]
 
 
 def test_labelling_keeps_every_sample():
     samples = np.array([1.0] * 20 + [50.0])
-    assert len(stats.tukey_labels(samples, stats.quantiles(samples))) == 21
+    middle = stats.quantiles(samples)
+    assert len(stats.tukey_labels(samples, middle.p25, middle.p75)) == 21
+
+
+def test_many_processes_described_at_once_are_described_as_each_alone():
+    samples = np.random.default_rng(0).normal(size=(3, 26))
+    alone = [stats.quantiles(one) for one in samples]
+    assert stats.quantiles_of_each(samples).tolist() == [
+        [one.min, one.p05, one.p25, one.median, one.p75, one.p95] for one in alone
+    ]
+    lower, upper = (np.array([[getattr(one, name)] for one in alone]) for name in ("p25", "p75"))
+    labels = [stats.tukey_labels(one, middle.p25, middle.p75) for one, middle in zip(samples, alone, strict=True)]
+    assert stats.tukey_labels(samples, lower, upper).tolist() == np.stack(labels).tolist()
 
 
 def spread(*processes):
-    return stats.relative_spread([stats.quantiles(np.array(process, dtype=float)) for process in processes])
+    medians = [stats.quantiles(np.array(process, dtype=float)).median for process in processes]
+    return stats.relative_spread(medians, stats.quantiles(np.concatenate(processes).astype(float)))
 
 
 def test_the_spread_of_several_processes_is_that_of_their_medians_whatever_happens_within():

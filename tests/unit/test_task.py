@@ -43,6 +43,32 @@ def test_a_form_has_several_classes_or_tokens_to_choose_from_or_one_number(answe
         Form(length=8, features=1, answer=answer, outputs=outputs)
 
 
+@pytest.mark.parametrize(
+    "context",
+    [
+        {"context_length": 4},
+        {"context_vocabulary": 4},
+        {"context_features": 2},
+        {"context_length": 4, "context_vocabulary": 3, "context_features": 2},
+    ],
+)
+def test_a_context_has_a_length_and_one_kind_of_content_or_is_left_out(context: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="with its context_length, or none of the three"):
+        Form(length=8, features=1, answer="class", outputs=2, **context)
+
+
+def test_bits_are_counted_per_token_and_of_nothing_else() -> None:
+    with pytest.raises(ValueError, match="bits_per="):
+        Form(length=8, features=1, answer="class", outputs=2, bits_per="byte")
+
+
+def test_what_is_best_is_told_by_the_loss_of_numbers_and_of_a_language_model() -> None:
+    assert Form(length=8, features=1, answer="number").by_loss
+    assert msgspec.structs.replace(TOKENS, bits_per="byte").by_loss
+    assert not TOKENS.by_loss
+    assert not CLASSES.by_loss
+
+
 def test_the_mask_of_a_form_is_causal_where_it_says_so() -> None:
     assert TOKENS.mask == Mask()
     assert msgspec.structs.replace(TOKENS, causal=True).mask == Mask(causal=True)
@@ -177,6 +203,12 @@ def test_what_is_unset_against_the_preset_is_typed_as_null() -> None:
 def test_the_shape_is_that_of_one_part_of_a_batch_at_the_task_s_length() -> None:
     training = Training(width=48, heads=4, batch=60, accumulate=3)
     assert shape_of(TOKENS, training) == Shape(batch=20, heads=4, kv_heads=4, seq_q=32, seq_k=32, head_dim=12)
+
+
+def test_with_a_context_the_shape_is_that_of_the_attention_to_it() -> None:
+    form = msgspec.structs.replace(CLASSES, context_length=9, context_features=3)
+    expected = Shape(batch=64, heads=2, kv_heads=2, seq_q=32, seq_k=9, head_dim=32)
+    assert shape_of(form, Training()) == expected
 
 
 @pytest.mark.parametrize(

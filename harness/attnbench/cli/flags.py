@@ -1,10 +1,24 @@
 """The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from attnbench.suite import Sweep
+
 SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
+NEEDS = "What must hold"
+
+
+def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
+    """Give the sweep that flags ask for, each by its name."""
+    import msgspec
+
+    from attnbench.suite import Sweep
+
+    return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
 
 
 def _flag(panel: str, meaning: str, metavar: str) -> Any:
@@ -32,6 +46,7 @@ HeadDim = Annotated[str | None, _flag(SWEEP, "Features of a head.", "RANGE")]
 Width = Annotated[str | None, _flag(SWEEP, "Features of all heads: heads x head dim.", "RANGE")]
 Batch = Annotated[str | None, _flag(SWEEP, "Sequences in a batch.", "RANGE")]
 Tokens = Annotated[str | None, _flag(SWEEP, "Tokens in a batch: batch = tokens / seq.", "RANGE")]
+Shapes = Annotated[str | None, _flag(SWEEP, "Of the shapes that a suite lists (models), only these.", "NAME,...")]
 Dtype = Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")]
 Causal = Annotated[
     bool | None,
@@ -51,6 +66,14 @@ Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accu
 Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
 Refine = Annotated[bool, _switch("--refine", MEASURE, "Measure between lengths where variants change places.")]
 Fit = Annotated[bool, _later("--fit")]
+MostMemory = Annotated[str | None, _flag(NEEDS, "Most memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE")]
+MaxLatency = Annotated[str | None, _flag(NEEDS, "Longest time of a call: 50ms, 200us, 1.5s.", "T")]
+MaxError = Annotated[float | None, _flag(NEEDS, "Largest approximation error.", "X")]
+MinAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on the task.", "X")]
+Task = Annotated[str | None, _flag(NEEDS, "The task that accuracy is asked on: mqar:preset=tiny", "NAME")]
+OneSeq = Annotated[str, _flag(SWEEP, "Sequence length: 8192 or 8k.", "N")]
+Anywhere = Annotated[bool, _switch("--anywhere", WHERE, "Also ask runs of other machines or versions.")]
+Measure = Annotated[bool, _switch("--measure", MEASURE, "Measure now what is not known at this length.")]
 Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 Devices = Annotated[str | None, _later("--devices")]
 Threads = Annotated[int | None, _flag(HOW, "Threads of the CPU; default: every core.", "N")]

@@ -4,8 +4,6 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.errors import UsageError
@@ -13,7 +11,6 @@ from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
     from attnbench.request import Request
-    from attnbench.suite import Sweep
 
 Asked = Mapping[str, Any]
 
@@ -37,6 +34,7 @@ def run(
     width: flags.Width = None,
     batch: flags.Batch = None,
     tokens: flags.Tokens = None,
+    shapes: flags.Shapes = None,
     dtype: flags.Dtype = None,
     causal: flags.Causal = None,
     window: flags.Window = None,
@@ -107,7 +105,7 @@ def _request(asked: Asked) -> "Request":
     return Request(
         threads=cores() if asked["threads"] is None else asked["threads"],
         suite=asked["suite"] or "standard",
-        sweep=_sweep(asked),
+        sweep=flags.sweep_of(asked),
         device=asked["device"] or "auto",
         profile=asked["profile"] or "default",
         rounds=asked["rounds"],
@@ -120,12 +118,6 @@ def _request(asked: Asked) -> "Request":
         refine=asked["refine"],
         command=tuple(sys.argv[1:]),
     )
-
-
-def _sweep(asked: Asked) -> "Sweep":
-    from attnbench.suite import Sweep
-
-    return msgspec.convert({name: asked[name] for name in Sweep.__struct_fields__}, Sweep)
 
 
 def _flag(name: str) -> str:

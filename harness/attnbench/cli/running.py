@@ -13,7 +13,7 @@ from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
 from attnbench.record import Status
 from attnbench.report.json import to_json
-from attnbench.report.table import tables
+from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
 from attnbench.request import Request
 from attnbench.store import find_run
@@ -48,7 +48,7 @@ def _conclude(run: Run, show: Showing) -> None:
     if show.as_json:
         emit(to_json(rows))
     else:
-        Console(highlight=False).print(Tables(tables(rows)))
+        Console(highlight=False).print(Tables(blocks(rows)))
         print(file=sys.stderr)
     print(plain(run.spent().sentence()), file=sys.stderr)
     print(plain(f"Results: {run.path}  (again: attnbench show {place(run.path)})"), file=sys.stderr)

@@ -45,7 +45,7 @@ def show(
 
     from attnbench.api import Run
     from attnbench.report.formats import FORMATS, rendered
-    from attnbench.report.table import tables
+    from attnbench.report.summary import blocks
     from attnbench.report.terminal import Tables
     from attnbench.store import find_run
 
@@ -65,7 +65,7 @@ def show(
         if name not in known:
             raise UsageError(f"--metric: this run has no {name!r}; {suggestion(name, known)}")
     if chosen == "table" and output is None:
-        Console(highlight=False).print(Tables(tables(rows, metrics)))
+        Console(highlight=False).print(Tables(blocks(rows, metrics)))
     else:
         deliver(rendered(rows, chosen, metrics), output)
 

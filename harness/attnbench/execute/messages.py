@@ -48,10 +48,14 @@ class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
 
 
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
-    """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with."""
+    """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with.
+
+    `checkpoint` is the path at which a training leaves how far it is, and looks for it first; empty for none.
+    """
 
     job: Job
     memory_bytes: int | None = None
+    checkpoint: str = ""
 
 
 Question = DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform

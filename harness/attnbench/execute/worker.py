@@ -36,7 +36,6 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "agreement": agreement.measure,
-    "accuracy": accuracy.measure,
     "energy": energy.measure,
 }
 
@@ -64,13 +63,15 @@ def assert_fork_is_safe() -> None:
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
-def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome:
+def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
         _choose_device(job.case.device)
         if job.case.device == "cpu":
             _warm_threads(job.protocol.threads)
             limits.bound_memory(memory_bytes)
+        if job.probe.kind == "accuracy":
+            return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
@@ -90,9 +91,9 @@ def _reply(question: Question, tell: Tell) -> object:
             return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
-        case Perform(job=job, memory_bytes=memory_bytes):
+        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
             limits.prefer_as_victim()
-            return perform(job, tell, memory_bytes=memory_bytes)
+            return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)
 
 
 def _try(target: str, case: Case) -> str:

@@ -76,6 +76,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     new_variant: str
     new_options: dict[str, Option]
     new_origin: str
+    shape_name: str = ""
 
 
 class Comparisons(Struct, frozen=True, kw_only=True):

@@ -76,4 +76,16 @@ def _case(row: Row) -> tuple[object, ...]:
     sizes = (row.seq_q, row.seq_k, row.heads, row.kv_heads, row.head_dim, row.batch)
     mask = (row.causal, row.window)
     plugin = (row.variant, canonical(row.options), row.source)
-    return row.run, *plugin, row.passes, row.level, *sizes, *mask, row.dtype, row.device, row.inputs, row.seed
+    return (
+        row.run,
+        *plugin,
+        row.passes,
+        row.level,
+        *sizes,
+        *mask,
+        row.dtype,
+        row.device,
+        row.inputs,
+        row.seed,
+        row.shape_name,
+    )

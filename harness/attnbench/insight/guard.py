@@ -41,6 +41,12 @@ def mismatches(base: Circumstances, new: Circumstances) -> list[Mismatch]:
     return list(told.values())
 
 
+def elsewhere(environments: Iterable[Environment], machine: Environment) -> list[Mismatch]:
+    """Name in what the machines, and the software, that a run was measured with differ from this one; each once."""
+    there, here = (Circumstances(environments=tuple(each), jobs=()) for each in (environments, (machine,)))
+    return mismatches(there, here)
+
+
 def _of_machines(base: Circumstances, new: Circumstances) -> Iterator[Sides]:
     one, other = base.environments, new.environments
     for name in _OF_THE_MACHINE:

@@ -1,6 +1,6 @@
 """Which figures of two runs, or of two variants of one, answer the same question: by every column of the case."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -94,8 +94,8 @@ def match(
 
 def _only(spec: Spec, rows: Iterable[Row]) -> list[Row]:
     """Keep the rows of the one variant that a person means."""
-    named = [row for row in rows if row.variant == spec.name or spec.name.endswith(f":{row.variant}")]
-    found = [row for row in named if _has(row.options, spec.options)]
+    named = [row for row in rows if _is_called(row, spec.name)]
+    found = [row for row in named if has_options(row.options, spec.options)]
     known = {with_options(row.variant, row.options, keys=row.options): None for row in found}
     if not found:
         has = {with_options(row.variant, row.options, keys=row.options): None for row in named or rows}
@@ -113,7 +113,17 @@ def _refuse_the_same(variants: Two, sides: Sequence[Sequence[Row]]) -> None:
         )
 
 
-def _has(options: dict[str, Option], asked: dict[str, str]) -> bool:
+def is_of(row: Row, spec: Spec) -> bool:
+    """Tell whether a row is of a variant that a person names, with the options that he gives."""
+    return _is_called(row, spec.name) and has_options(row.options, spec.options)
+
+
+def _is_called(row: Row, name: str) -> bool:
+    return row.variant == name or name.endswith(f":{row.variant}")
+
+
+def has_options(options: Mapping[str, Option], asked: Mapping[str, str]) -> bool:
+    """Tell whether options are what was asked for, as text; what was not asked for may be anything."""
     return all(key in options and _equal(option_text(options[key]), text) for key, text in asked.items())
 
 

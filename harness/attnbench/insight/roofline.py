@@ -12,15 +12,16 @@ from attnbench.record import Rates
 _FORWARD = 4  # operations for a pair and a feature: a multiply-add in each of two products
 # Five matrix products for the forward pass's two, as the scores are made once more (flash-attention's convention).
 _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3.5}
-LEAST_BYTES, ABOVE_ROOFLINE = "least_bytes", "above_roofline"
+LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
 
 def derived(rows: Iterable[Row], rates: Rates | None) -> list[Row]:
     """Give further rows for latencies whose work is known, with intervals from theirs.
 
     `flop_rate` is what exact attention needs over the time, `flop_rate_executed` what was executed, `bandwidth` what
-    was moved; `roofline_share` is the least time that the machine's own rates allow over the time taken. A count or a
-    rate that is unknown gives no row. A share above 1 is flagged: a count or a rate is wrong.
+    its operations read and wrote, if from a cache; `roofline_share` is the least time that the machine's own rates
+    allow over the time taken. A count or a rate that is unknown gives no row. A share above 1 is flagged: a count or a
+    rate is wrong.
     """
     return [row for latency in rows if _is_timed(latency) for row in _derived(latency, rates)]
 
@@ -52,29 +53,43 @@ def _is_timed(row: Row) -> bool:
 
 
 def _derived(row: Row, rates: Rates | None) -> Iterator[Row]:
-    flops, moved = row.facts.get("flops"), row.facts.get("bytes")
-    least = (LEAST_BYTES,) if row.facts.get("bytes_by") == "least" else ()
+    flops, moved = row.facts.get("flops"), row.facts.get("bytes_executed")
     if row.level == "core":  # what is around the mechanism is not exact attention's
         yield _per_time(row, "flop_rate", flops_exact(row), unit="FLOP/s")
     if isinstance(flops, int) and flops:
         yield _per_time(row, "flop_rate_executed", flops, unit="FLOP/s")
     if isinstance(moved, int) and moved:
-        yield _per_time(row, "bandwidth", moved, unit="bytes/s", flags=least)
-    bound_s = _bound_s(row, flops, moved, rates)
+        flags = (OPERAND_BYTES,) if row.facts.get("bytes_by") == "counter" else ()
+        yield _per_time(row, "bandwidth", moved, unit="bytes/s", flags=flags)
+    bound_s = _bound_s(row, flops, rates)
     if bound_s is not None:
-        share = _per_time(row, "roofline_share", bound_s, unit="1", flags=least)
+        flags = () if row.facts.get("bytes_by") == "variant" else (LEAST_BYTES,)
+        share = _per_time(row, "roofline_share", bound_s, unit="1", flags=flags)
         above = (ABOVE_ROOFLINE,) if share.value is not None and share.value > 1 else ()
         yield replace(share, flags=share.flags + above)
 
 
-def _bound_s(row: Row, flops: object, moved: object, rates: Rates | None) -> float | None:
+def _bound_s(row: Row, flops: object, rates: Rates | None) -> float | None:
     """Give the least time for the work: that of its products or of its traffic, whichever is longer."""
-    if rates is None or not isinstance(flops, int) or not isinstance(moved, int):
+    moved = bytes_at_least(row)
+    if rates is None or not isinstance(flops, int) or moved is None:
         return None
     matrix = rates.flops_per_s.get(row.dtype)
     if not matrix or not rates.bytes_per_s:
         return None
     return max(flops / matrix, moved / rates.bytes_per_s)
+
+
+def bytes_at_least(row: Row) -> int | None:
+    """Give what memory must move: a variant's own count, else inputs and results once.
+
+    What its operations move may stay in a cache, and is less than that where a mechanism leaves inputs unread.
+    """
+    executed, least = row.facts.get("bytes_executed"), row.facts.get("bytes_least")
+    if row.facts.get("bytes_by") == "variant" and isinstance(executed, int):
+        return executed
+    known = [count for count in (executed, least) if isinstance(count, int)]
+    return min(known, default=None)
 
 
 def _per_time(row: Row, metric: str, work: float, *, unit: str, flags: tuple[str, ...] = ()) -> Row:

@@ -148,9 +148,13 @@ def _leads(cells: Sequence[_Cell], floors: Sequence[Floor]) -> tuple[Lead, ...]:
     everyone = [[_duel(cell, row) for row in cell.rows[1:]] for cell in contested]
     verdicts = iter(judged([pair for pairs in everyone for pair in pairs], floors))
     found = [[next(verdicts) for _ in pairs] for pairs in everyone]
-    hardest = [each.index(min(each, key=_ease)) for each in found]
+    hardest = [_hardest(each) for each in found]
     closest = judged([pairs[place] for pairs, place in zip(everyone, hardest, strict=True)], floors)
     return tuple(map(_lead, contested, found, hardest, closest))
+
+
+def _hardest(found: Sequence[Comparison]) -> int:
+    return min(range(len(found)), key=lambda place: _ease(found[place]))
 
 
 def _lead(cell: _Cell, found: Sequence[Comparison], hardest: int, rival: Comparison) -> Lead:

@@ -1,34 +1,55 @@
-"""What one call of a pass executes and moves: the variant's own counts, else torch's count and the least traffic."""
+"""What one call of a pass executes and moves: the variant's own counts, else those of torch's operations."""
 
 # B batch, H heads, T queries, S keys, D head dimension
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from attnbench.case import Case, Option
 from attnbench.measure import failure
+from attnbench.measure.traffic import Traffic
 from attnbench.measure.workload import Workload
 from attnbench.record import Job
 
 _LONGEST_CALL_NS = 500_000_000  # a longer one is not made once more only to be counted
 _LARGEST = 2**63  # what a stored whole number can hold
+_FACTS = {"flops": "flops", "bytes": "bytes_executed"}  # what a variant may count itself, and the fact that it becomes
+UNSEEN = "a kernel took part that torch's counter cannot see"
 _aten = torch.ops.aten
 
 Counted = dict[str, Option]
 Size = Sequence[int]
 
 
-def counts(job: Job, workload: Workload, *, call_ns: float) -> Counted:
-    """Give the facts `flops` and `bytes` of one call, and by what they were counted (`flops_by`, `bytes_by`).
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operations of a call do: multiply and add, a multiply-add as two; read operands and write results.
 
-    Without a count of the variant's own, torch's counter watches one further call, in the first round and where a call
-    is short; it misses what custom kernels do, so that zero is unknown. Traffic is then the least there can be: inputs
-    read once and results written once. An unknown count is null, with the reason in `flops_unknown`.
+    `whole` is false where a kernel took part that is not among torch's operations, and so in no count.
     """
-    return _flops(job, workload, call_ns=call_ns) | _bytes(workload)
+
+    flops: int
+    bytes: int
+    whole: bool
+
+
+def counts(job: Job, workload: Workload, *, call_ns: float) -> Counted:
+    """Give the facts `flops`, `bytes_executed` and `bytes_least` of one call; `flops_by` and `bytes_by` tell whose.
+
+    Where the variant lacks a count of its own, one further call is watched, in the first round and where a call is
+    short. An unknown count is null, with the reason in `flops_unknown` or `bytes_unknown`: so are both where a kernel
+    took part that cannot be watched, and a number of products that is zero.
+    """
+    own = {name: _own(workload.callee.plugin, name, workload.case) for name in _FACTS}
+    found = {name: facts for name, facts in own.items() if facts}
+    if len(found) < len(_FACTS) and job.round == 1:  # the first round's counts hold for all
+        found = _watched(workload, call_ns=call_ns) | found
+    return {"bytes_least": least_bytes(workload)} | {
+        name: fact for each in found.values() for name, fact in each.items()
+    }
 
 
 def least_bytes(workload: Workload) -> int:
@@ -43,12 +64,13 @@ def least_bytes(workload: Workload) -> int:
     return moved + written
 
 
-def counted_flops(call: Callable[[], object]) -> int:
-    """Count the matrix products of a call by torch's formulas, those of the CPU's fused attention kernel included."""
+def counted(call: Callable[[], object]) -> Work:
+    """Count a call's work: matrix products by torch's formulas, those of the CPU's fused attention kernel included."""
     counter = _Counter()
     with counter:
-        call()
-    return counter.flops
+        result = call()
+    counter.traffic.gave(result)
+    return Work(flops=counter.flops, bytes=counter.traffic.bytes, whole=not counter.traffic.unseen)
 
 
 class _Counter(TorchDispatchMode):
@@ -56,7 +78,7 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        self.flops = 0
+        self.flops, self.traffic = 0, Traffic()
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -73,48 +95,49 @@ class _Counter(TorchDispatchMode):
             if made is not NotImplemented:
                 return made
         out = func(*args, **named)
+        self.traffic.saw(func, args, named, out)
         if formula is not None:
             self.flops += int(formula(*args, **named, out_val=out))
         return out
 
 
-def _flops(job: Job, workload: Workload, *, call_ns: float) -> Counted:
+def _watched(workload: Workload, *, call_ns: float) -> dict[str, Counted]:
+    """Count one further call; always of the first inputs, for what a call does may depend on them."""
+    if call_ns > _LONGEST_CALL_NS:
+        reason = "a call takes too long to be made once more for its counts"
+        return {name: _unknown(name, reason) for name in _FACTS}
     try:
-        own = _own(workload.callee.plugin, "flops", workload.case)
-        if own is not None:
-            return {"flops": own, "flops_by": "variant"}
-        if job.round > 1:
-            return {}  # the first round's count holds for all
-        if call_ns > _LONGEST_CALL_NS:
-            return {"flops": None, "flops_unknown": "a call takes too long to be made once more for its count"}
-        (call,) = workload.calls(1)
-        found = counted_flops(call)
+        found = counted(workload.call_on_first())
     except Exception as error:
-        return {"flops": None, "flops_unknown": failure.reason(error)}
-    if found == 0:
-        return {"flops": None, "flops_unknown": "torch's counter saw no matrix product"}
-    return {"flops": found, "flops_by": "counter"}
+        return {name: _unknown(name, failure.reason(error)) for name in _FACTS}
+    if not found.whole:
+        return {name: _unknown(name, UNSEEN) for name in _FACTS}
+    traffic = _known("bytes", found.bytes, by="counter")
+    if not found.flops:
+        return {"flops": _unknown("flops", "torch's counter saw no matrix product"), "bytes": traffic}
+    return {"flops": _known("flops", found.flops, by="counter"), "bytes": traffic}
 
 
-def _bytes(workload: Workload) -> Counted:
-    try:
-        own = _own(workload.callee.plugin, "bytes", workload.case)
-    except Exception as error:
-        return {"bytes": None, "bytes_unknown": failure.reason(error)}
-    if own is None:
-        return {"bytes": least_bytes(workload), "bytes_by": "least"}
-    return {"bytes": own, "bytes_by": "variant"}
+def _known(name: str, count: int, *, by: str) -> Counted:
+    return {_FACTS[name]: count, f"{name}_by": by}
 
 
-def _own(plugin: Any, name: str, case: Case) -> int | None:
-    """Ask a variant for a count of its own; None where it has none, or none of the projections around it."""
+def _unknown(name: str, reason: str) -> Counted:
+    return {_FACTS[name]: None, f"{name}_unknown": reason}
+
+
+def _own(plugin: Any, name: str, case: Case) -> Counted:
+    """Ask a variant for a count of its own; nothing where it has none, or none of the projections around it."""
     count = getattr(plugin, name, None)
     if count is None or case.level != "core":
-        return None
-    found = count(case)
-    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < _LARGEST:
-        raise TypeError(f"{name}(case) gave {found!r}, which is no count")
-    return found
+        return {}
+    try:
+        found = count(case)
+        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < _LARGEST:
+            raise TypeError(f"{name}(case) gave {found!r}, which is no count")  # noqa: TRY301 - of a kind with its own
+    except Exception as error:
+        return _unknown(name, failure.reason(error))
+    return _known(name, found, by="variant")
 
 
 # Formulas as torch's are called: with a kernel's arguments as they were given, and tensors as their shapes.

@@ -245,4 +245,5 @@ class _Sampler:
 
 def _noise(samples: list[int]) -> float:
     """Give the relative deviation by the quartiles: a slow sample now and then does not move the median."""
-    return stats.relative_spread([stats.quantiles(np.asarray(samples, dtype=np.float64))]) or 0.0
+    middle = stats.quantiles(np.asarray(samples, dtype=np.float64))
+    return stats.relative_spread([middle.median], middle) or 0.0

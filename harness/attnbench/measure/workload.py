@@ -77,12 +77,13 @@ class Workload:
         attend = self.watch if first < _WATCHED else self.callee.call
         turns = [(first + index) % len(self.sets) for index in range(len(self.sets))]
         if self.case.passes == "backward":
-            return [self._backward(attend, turn) for turn in islice(cycle(turns), count)]
-        if self.case.passes == "forward-backward":
-            calls: list[Call] = [partial(self._forward_backward, attend, turn) for turn in turns]
-        else:
-            calls = [partial(attend, *self._arguments[turn]) for turn in turns]
-        return islice(cycle(calls), count)
+            return [self._call(attend, turn) for turn in islice(cycle(turns), count)]
+        return islice(cycle([self._call(attend, turn) for turn in turns]), count)
+
+    def call_on_first(self) -> Call:
+        """Give a call of the pass on the first set, whichever the turn is; a backward pass's graph is built here."""
+        self.examine()
+        return self._call(self.callee.call, 0)
 
     def watch(self, *arguments: Any) -> torch.Tensor:
         """Call the mechanism, and keep what the first calls give back until it is examined."""
@@ -121,8 +122,12 @@ class Workload:
         if len(set(self._answers)) < len(self._answers):
             raise InvalidOutput("different inputs give the very same output: an answer is kept between calls")
 
-    def _backward(self, attend: Attend, turn: int) -> Call:
-        return partial(self._gradients, attend(*self._arguments[turn]), turn)
+    def _call(self, attend: Attend, turn: int) -> Call:
+        if self.case.passes == "backward":
+            return partial(self._gradients, attend(*self._arguments[turn]), turn)
+        if self.case.passes == "forward-backward":
+            return partial(self._forward_backward, attend, turn)
+        return partial(attend, *self._arguments[turn])
 
     def _forward_backward(self, attend: Attend, turn: int) -> tuple[torch.Tensor | None, ...]:
         return self._gradients(attend(*self._arguments[turn]), turn)

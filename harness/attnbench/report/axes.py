@@ -6,6 +6,7 @@ Axes and their headings are the fields of Shape, Mask and Case, so a new axis ne
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,13 +17,21 @@ from attnbench.insight.rows import Row
 from attnbench.text import canonical, plain, with_options
 
 Placed = Row | Comparison  # what has a place in a table
-Column = tuple[str, int]  # the task, empty where there is none, and the sequence length
+Column = tuple[str, int]  # the task or the listed shape, empty where there is none, and the sequence length
 Value = bool | int | str | None
 VariantKey = tuple[str, str, str]
 Named = tuple[str, Mapping[str, Option]]
 
 _STRUCTS: tuple[type[Struct], ...] = (Shape, Mask, Case)
-_NOT_AXES = ("shape", "mask", "variant", "options", "passes", "seq_q")  # what names a block, a line or a column
+_NOT_AXES = (
+    "shape",
+    "mask",
+    "variant",
+    "options",
+    "passes",
+    "seq_q",
+    "shape_name",
+)  # what names a block, a line or a column
 _SELF_EXPLAINING = ("dtype", "device")  # said without their heading, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8
@@ -45,6 +54,25 @@ AXES = tuple(
 _DEFAULTS = {field.name: field.default for struct in _STRUCTS for field in msgspec.structs.fields(struct)}
 
 
+class OfVariant(Protocol):
+    """What a variant's name can be read from."""
+
+    @property
+    def variant(self) -> str:
+        """The name as asked."""
+        ...
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """Its options, complete."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from."""
+        ...
+
+
 class Layout(Struct, frozen=True, kw_only=True):
     """How a block's axes are laid out: `labels` are the axes that get a column of labels, `context` the rest."""
 
@@ -54,13 +82,15 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 def column_of(row: Placed) -> Column:
-    """Say in which column a row stands: by its keys when decoding, else by its queries; a task is part of it."""
-    return row.task, row.seq_k if row.passes == "decode" else row.seq_q
+    """Say in which column a row stands: by its keys when decoding, else by its queries; under its task or shape."""
+    return row.task or row.shape_name, row.seq_k if row.passes == "decode" else row.seq_q
 
 
 def column_heading(row: Placed) -> str:
     """Name the axis that runs across the columns."""
-    return "task (seq)" if row.task else TITLES["seq_k" if row.passes == "decode" else "seq_q"]
+    length = TITLES["seq_k" if row.passes == "decode" else "seq_q"]
+    named = "task" if row.task else TITLES["shape_name"] if row.shape_name else ""
+    return f"{named} ({length})" if named else length
 
 
 def layout(rows: Sequence[Placed]) -> Layout:
@@ -92,7 +122,7 @@ def axis_text(value: Value) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(rows: Iterable[Placed]) -> dict[VariantKey, str]:
+def variant_labels(rows: Iterable[OfVariant]) -> dict[VariantKey, str]:
     """Name variants apart: by the options in which namesakes differ, and by their origin where that is all.
 
     The key is that of `variant_key`.
@@ -106,14 +136,14 @@ def variant_labels(rows: Iterable[Placed]) -> dict[VariantKey, str]:
     }
 
 
-def variant_key(row: Placed) -> VariantKey:
+def variant_key(row: OfVariant) -> VariantKey:
     """Give what tells one variant from another: name, options and origin."""
     return row.variant, canonical(row.options), row.origin
 
 
 def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[str, ...]:
-    """Head the columns: with the length, and before it the task with the options in which namesakes differ."""
-    tasks = {row.task: task_of(row) for row in rows}
+    """Head the columns: with the length, and before it the shape, or the task with the options that tell it apart."""
+    tasks = {column_of(row)[0]: task_of(row) for row in rows}
     names = _labels(tasks.values())
     keys = {task: (name, canonical(options)) for task, (name, options) in tasks.items()}
     return tuple(f"{names[keys[task]]} ({length})" if task else str(length) for task, length in columns)
@@ -122,13 +152,13 @@ def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[st
 def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
     found = dict.fromkeys(column_of(row) for row in rows)
     tasks = list(dict.fromkeys(task_of(row)[0] for row in rows))
-    first = {row.task: tasks.index(task_of(row)[0]) for row in rows}
+    first = {column_of(row)[0]: tasks.index(task_of(row)[0]) for row in rows}
     return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
 
 
 def task_of(row: Placed) -> Named:
-    """Split a task from its options as typed, less those that only repeat the length."""
-    name, *typed = _OPTIONS.split(row.task)
+    """Split a task from its options as typed, less those that only repeat the length; a listed shape has none."""
+    name, *typed = _OPTIONS.split(column_of(row)[0])
     options = dict(piece.split("=", 1) for piece in typed)
     return name, {key: value for key, value in options.items() if value != str(row.seq_q)}
 

@@ -76,7 +76,7 @@ def rendered(found: Comparisons, form: str) -> str:
 def label(pair: Comparison) -> str:
     """Name a comparison in a sentence."""
     name = plain(pair.variant if pair.variant == pair.new_variant else f"{pair.new_variant} against {pair.variant}")
-    where = plain(pair.task) or f"{column_heading(pair)} {column_of(pair)[1]}"
+    where = plain(pair.task or pair.shape_name) or f"{column_heading(pair)} {column_of(pair)[1]}"
     return " ".join(filter(None, (name, pair.metric, pair.passes, where)))
 
 

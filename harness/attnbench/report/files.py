@@ -9,7 +9,7 @@ from attnbench.report.html import figures, page
 from attnbench.report.latex import latex
 from attnbench.report.matplotlib import rendered
 from attnbench.report.reported import Report
-from attnbench.report.table import tables
+from attnbench.report.summary import blocks
 from attnbench.store.files import replace_file
 
 TABLES = "tables.tex"
@@ -48,7 +48,7 @@ def write_figures(report: Report, folder: Path, formats: Collection[str]) -> lis
 
 
 def _files(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    yield TABLES, latex(tables([row for run in report.runs for row in run.rows])).encode()
+    yield TABLES, latex(blocks([row for run in report.runs for row in run.rows])).encode()
     for figure in figures(report):
         for form, data in rendered(figure, formats, several=report.several).items():
             yield f"{figure.name}.{form}", data

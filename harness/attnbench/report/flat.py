@@ -1,7 +1,9 @@
 """A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
 
 import typing
+from collections.abc import Iterable
 from functools import cache
+from operator import attrgetter
 from typing import Literal
 
 from msgspec import Struct
@@ -30,11 +32,20 @@ def columns(of: type[Struct]) -> dict[str, Kind]:
 
 def flat(row: Struct) -> list[Cell]:
     """Give a row's cells in the order of its columns: mappings as JSON text, flags joined by spaces."""
-    return [cell(getattr(row, name)) for name in columns(type(row))]
+    return [_cell(getattr(row, name)) for name in columns(type(row))]
 
 
-def cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
-    """Give a field's value as a plain cell."""
+def column(rows: Iterable[Struct], name: str) -> list[Cell]:
+    """Give one column of many rows, cells as in `flat`; what several rows share is written once."""
+    values = list(map(attrgetter(name), rows))
+    if not values or not isinstance(values[0], dict | tuple):
+        return values
+    shared = {id(value): value for value in values}
+    texts = {key: _cell(value) for key, value in shared.items()}
+    return [texts[id(value)] for value in values]
+
+
+def _cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
     if isinstance(value, dict):
         return canonical(value)
     return " ".join(value) if isinstance(value, tuple) else value

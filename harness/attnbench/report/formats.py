@@ -10,7 +10,7 @@ from attnbench.report.csv import to_csv
 from attnbench.report.json import to_json
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
-from attnbench.report.table import tables
+from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
 
 Metrics = Collection[str] | None
@@ -24,16 +24,16 @@ def rendered(rows: Sequence[Row], form: str, metrics: Metrics = None) -> str | b
 
 def _table(rows: Sequence[Row], metrics: Metrics) -> str:
     page = io.StringIO()
-    Console(file=page, width=_FILE_WIDTH).print(Tables(tables(rows, metrics)))
+    Console(file=page, width=_FILE_WIDTH).print(Tables(blocks(rows, metrics)))
     return page.getvalue()
 
 
 def _markdown(rows: Sequence[Row], metrics: Metrics) -> str:
-    return markdown(tables(rows, metrics))
+    return markdown(blocks(rows, metrics))
 
 
 def _latex(rows: Sequence[Row], metrics: Metrics) -> str:
-    return latex(tables(rows, metrics))
+    return latex(blocks(rows, metrics))
 
 
 def _csv(rows: Sequence[Row], metrics: Metrics) -> str:

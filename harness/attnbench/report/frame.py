@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.errors import UsageError
 from attnbench.insight.rows import Row
-from attnbench.report.flat import Kind, columns, flat
+from attnbench.report.flat import Kind, column, columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,9 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    lines = [flat(row) for row in rows]
-    cells = {
-        name: pd.Series([line[place] for line in lines], dtype=_DTYPES[kind])
-        for place, (name, kind) in enumerate(columns(Row).items())
-    }
-    return pd.DataFrame(cells)
+    return pd.DataFrame(
+        {name: pd.Series(column(rows, name), dtype=_DTYPES[kind]) for name, kind in columns(Row).items()}
+    )
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

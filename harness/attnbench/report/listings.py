@@ -12,7 +12,7 @@ from attnbench.insight.scaling import growths
 from attnbench.insight.summary import Summary
 from attnbench.report.axes import TITLES, axis_text, variant_key
 from attnbench.report.columns import Coded, coded
-from attnbench.report.flat import Cell, cell, columns
+from attnbench.report.flat import Cell, column, columns
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 from attnbench.text import canonical
@@ -129,9 +129,4 @@ def _axis(value: Any) -> Cell:
 
 
 def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str]) -> Coded:
-    return coded({name: _cells([getattr(row, name) for row in rows]) for name in names})
-
-
-def _cells(values: list[Any]) -> list[Cell]:
-    """Flatten a column whose values are mappings or flags; of most columns they are cells already."""
-    return [cell(value) for value in values] if values and isinstance(values[0], dict | tuple) else values
+    return coded({name: column(rows, name) for name in names})

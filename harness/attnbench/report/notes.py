@@ -16,8 +16,11 @@ _FLAGS = {
     "later_tokens": "its output depends on later tokens, though the mask hides them (mask_leak, hidden_mass)",
     "hidden_tokens": "its output depends on tokens that the mask hides (mask_leak, hidden_mass)",
     "least_bytes": "bytes are inputs read once and output written, the least: the bound is optimistic",
+    "operand_bytes": "bytes are those that each operation reads and writes, also where a cache serves them",
     "above_roofline": "above the roofline: a count or a rate is wrong (or a cache held everything)",
     "diverged": "a training diverged, its best weights before that were tested",
+    "weights_kept": "it cannot drop attention weights (weight_dropout), its output was dropped alone",
+    "edge_rate": "the best learning rate lies at the end of those searched",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
 _LONGEST_REASON = 300

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from attnbench.insight.courses import Axes, Course, fields, length_of
 from attnbench.insight.floor import is_harness
+from attnbench.insight.roofline import bytes_at_least
 from attnbench.insight.rows import Row
 from attnbench.record import Rates
 from attnbench.report.axes import variant_key
@@ -15,10 +16,10 @@ from attnbench.text import canonical
 from attnbench.units import Scale, digits
 
 _LEAD = (
-    "Operations executed for each byte, and their rate; the line is what this machine's own bandwidth and matrix rate "
-    "allow. Bytes are often the least there can be, so a point may belong further left."
+    "Operations executed for each byte that memory must move at least, and their rate; the line is what this machine's "
+    "own bandwidth and matrix rate allow."
 )
-_RATE, _BANDWIDTH, _SHARE = "flop_rate_executed", "bandwidth", "roofline_share"
+_RATE, _SHARE = "flop_rate_executed", "roofline_share"
 
 _Place = tuple[object, ...]
 _Panel = tuple[Axes, list[tuple[int, Course]]]
@@ -26,10 +27,7 @@ _Panel = tuple[Axes, list[tuple[int, Course]]]
 
 def by_intensity(report: Report) -> Iterator[Section]:
     """Draw rates against intensities, a figure for every setting; nothing where no work was counted."""
-    known = [
-        {(row.metric, *_place(row)): row for row in run.rows if row.metric in (_BANDWIDTH, _SHARE)}
-        for run in report.runs
-    ]
+    known = [{_place(row): row for row in run.rows if row.metric == _SHARE} for run in report.runs]
     panels: dict[str, _Panel] = {}
     for run, reported in enumerate(report.runs):
         rows = (row for row in reported.rows if row.metric == _RATE and not is_harness(row))
@@ -65,7 +63,7 @@ def _figure(
         name=named(["roofline", first.passes, *apart]),
         title=f"Roofline, {first.passes}, {first.dtype}",
         facets=facets,
-        x=Axis(title="operations executed per byte", log=True),
+        x=Axis(title="operations per byte", log=True),
         y=Axis(title=f"rate ({scale.name})", log=True),
         series=(*bounds, *series),
         notes=() if bounds else ("the machine's own rates are not known for this dtype: no bound is drawn",),
@@ -75,17 +73,22 @@ def _figure(
 def _series(course: Course, run: int, known: dict[_Place, Row], scale: Scale, report: Report) -> Series:
     name = report.name(course.row, run)
     points = [
-        _point(row, moved.value, known.get((_SHARE, *_place(row))), scale, name=name)
+        _point(row, intensity, known.get(_place(row)), scale, name=name)
         for row in course.rows.values()
-        if (moved := known.get((_BANDWIDTH, *_place(row)))) and moved.value
+        if (intensity := _intensity(row)) is not None
     ]
     return Series(name=name, variant=report.order[variant_key(course.row)], run=run, points=tuple(points))
 
 
-def _point(row: Row, moved: float, share: Row | None, scale: Scale, *, name: str) -> Point:
+def _intensity(row: Row) -> float | None:
+    """Give operations for each byte that memory must move; null where nobody has counted both."""
+    flops, moved = row.facts.get("flops"), bytes_at_least(row)
+    return flops / moved if isinstance(flops, int) and moved else None
+
+
+def _point(row: Row, intensity: float, share: Row | None, scale: Scale, *, name: str) -> Point:
     assert row.value is not None
     reached = [f"{share.value:.1%} of the roofline"] if share and share.value is not None else []
-    intensity = row.value / moved
     return Point(
         x=intensity,
         y=row.value / scale.size,

@@ -54,6 +54,7 @@ _TITLES = {
     "mask_leak": "largest change of an output when hidden tokens change",
     "flop_rate": "rate of the operations that exact attention needs",
     "flop_rate_executed": "rate of the operations executed",
+    "bandwidth": "bandwidth: what the operations read and write, over the time",
     "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
 }
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
@@ -167,6 +168,7 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     shown = [row for row in rows if not is_harness(row)] or rows
     axes, scale = layout(shown), block_scale(shown[0].unit, (row.value for row in shown))
     headings = column_labels(shown, axes.columns)
+    apart = ("shape_name", *axes.labels) if len({row.shape_name for row in shown}) > 1 else axes.labels
     pass_of = f", {shown[0].passes}" if shown[0].passes else ""
     return Block(
         title=f"{title}{pass_of}{f' ({scale.name})' if scale.name else ''}",
@@ -177,14 +179,14 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
         groups=_groups(shown, axes, names, scale),
         notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
         floor=_floor(rows) if shown is not rows else "",
-        grown=grown(shown, names, axes.labels),
-        crossings=crossings(shown, names, axes.labels),
+        grown=grown(shown, names, apart),
+        crossings=crossings(shown, names, apart),
         replicates=_replicates(shown),
     )
 
 
 def title_of(metric: str, run: str = "") -> str:
-    """Name a metric as a person reads it, with its run before it where there are several."""
+    """Name a metric in a block's heading, after the run where there are several."""
     name = _TITLES.get(metric, plain(metric.replace("_", " ")))
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 
@@ -235,17 +237,17 @@ def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tu
 def _lines(
     lines: Mapping[VariantKey, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
 ) -> tuple[Line, ...]:
-    best = {column: _best(line[column] for line in lines.values() if column in line) for column in columns}
+    best = {column: best_of(line[column] for line in lines.values() if column in line) for column in columns}
     return tuple(
         Line(
             name=names[variant],
-            cells=tuple(_cell(line[column], scale, best[column]) if column in line else Cell() for column in columns),
+            cells=tuple(cell_of(line[column], scale, best[column]) if column in line else Cell() for column in columns),
         )
         for variant, line in lines.items()
     )
 
 
-def _best(rows: Iterable[Row]) -> float | None:
+def best_of(rows: Iterable[Row]) -> float | None:
     """Find the best value of several; none for agreement, where the least rounding is no merit."""
     known = [row for row in rows if row.value is not None and row.probe != "agreement"]
     if len(known) < 2:
@@ -254,7 +256,8 @@ def _best(rows: Iterable[Row]) -> float | None:
     return max(values) if known[0].higher_is_better else min(values)
 
 
-def _cell(row: Row, scale: Scale, best: float | None) -> Cell:
+def cell_of(row: Row, scale: Scale, best: float | None) -> Cell:
+    """Show a row's figure in a block's unit, or the word for why there is none."""
     if row.value is None:
         return Cell(text=_word(row))
     return Cell(

@@ -2,7 +2,7 @@
 
 from attnbench.store.lines import Broken, EnvironmentSeen, Plan
 from attnbench.store.run import Store
-from attnbench.store.runs import RESULTS, RunSummary, find_run, list_runs, new_run_id
+from attnbench.store.runs import RESULTS, RunSummary, checkpoint_path, find_run, list_runs, new_run_id, run_paths
 from attnbench.store.verify import Report, verify
 
 __all__ = [
@@ -13,8 +13,10 @@ __all__ = [
     "Report",
     "RunSummary",
     "Store",
+    "checkpoint_path",
     "find_run",
     "list_runs",
     "new_run_id",
+    "run_paths",
     "verify",
 ]

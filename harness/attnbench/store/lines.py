@@ -3,16 +3,15 @@
 `plan.json` is one such line, `events.jsonl` many: {"crc32":"1a2b3c4d","event":{"event":"record","schema":1,...}}.
 """
 
-import gc
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
+from attnbench.collector import collector_paused
 from attnbench.errors import DamagedStore, UsageError
 from attnbench.record import SCHEMA, Environment, Job, Rates, Record
 
@@ -89,6 +88,10 @@ class _Header(Struct):
     schema: int
 
 
+# What `to_line` writes before a checksum, between it and the event, and at an event's start: read without a parser.
+_BEFORE, _BETWEEN, _AFTER = b'{"crc32":"', b'","event":', b"}"
+_RAW = slice(len(_BEFORE) + 8 + len(_BETWEEN), -len(_AFTER))
+_CURRENT = b'{"event":"record","schema":%d,' % SCHEMA
 _LINE = msgspec.json.Decoder(_Line)
 _HEADER = msgspec.json.Decoder(_Header)
 _EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -115,11 +118,7 @@ def from_line(line: bytes) -> Event | None:
     Raises ValueError saying what is wrong with the line, and UsageError where a newer version wrote it.
     """
     try:
-        parts = _LINE.decode(line)
-        found = f"{zlib.crc32(parts.event):08x}"
-        if found != parts.crc32:
-            raise ValueError(f"its checksum is {found}, not {parts.crc32} as written")
-        return _event(parts.event)
+        return _event(_as_written(line.removesuffix(b"\n")) or _checked(line))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no event: {error}") from None
 
@@ -130,7 +129,8 @@ def read_plan(path: Path) -> Plan:
     Raises DamagedStore where it is missing or altered, and UsageError where it cannot be read.
     """
     try:
-        event = from_line(_read(path / PLAN))
+        with collector_paused():
+            event = from_line(_read(path / PLAN))
     except FileNotFoundError:
         raise DamagedStore(f"{path} has no {PLAN}: it is no run, or a damaged one") from None
     except ValueError as error:
@@ -146,7 +146,7 @@ def read_journal(path: Path) -> Journal:
         data = _read(path / EVENTS)
     except FileNotFoundError:  # killed after the plan was written, or before anything was measured
         return Journal()
-    with _collector_paused():
+    with collector_paused():
         return _parse(data)
 
 
@@ -183,7 +183,23 @@ def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         offset += len(line) + 1
 
 
-def _event(raw: msgspec.Raw) -> Event | None:
+def _as_written(line: bytes) -> bytes:
+    """Give the event of a line that is byte for byte as `to_line` writes it, else nothing; it takes half the time."""
+    raw = line[_RAW]
+    return raw if line == b"%s%08x%s%s%s" % (_BEFORE, zlib.crc32(raw), _BETWEEN, raw, _AFTER) else b""
+
+
+def _checked(line: bytes) -> msgspec.Raw:
+    parts = _LINE.decode(line)
+    found = f"{zlib.crc32(parts.event):08x}"
+    if found != parts.crc32:
+        raise ValueError(f"its checksum is {found}, not {parts.crc32} as written")
+    return parts.event
+
+
+def _event(raw: bytes | msgspec.Raw) -> Event | None:
+    if isinstance(raw, bytes) and raw.startswith(_CURRENT):
+        return _EVENT.decode(raw)
     header = _HEADER.decode(raw)
     if header.schema > SCHEMA:
         raise UsageError(
@@ -222,15 +238,3 @@ def _read(path: Path) -> bytes:
         raise FileNotFoundError(path) from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the cyclic collector: decoded records hold no cycles, and its passes over them cost more than decoding."""
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()

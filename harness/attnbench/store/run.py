@@ -107,6 +107,10 @@ class Store:
         """Read the record that counts for each job measured: of its highest attempt, the one written last."""
         return list(standing(self._read().records).values())
 
+    def history(self) -> tuple[Record, ...]:
+        """Read every record, in the order written."""
+        return self._read().records
+
     def rates(self) -> Rates | None:
         """Read what the device itself was seen to do; None where nobody has looked."""
         return self._read().rates

@@ -9,12 +9,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Status
+from attnbench.record import Job, Status
 from attnbench.store.lines import EVENTS, PLAN, read_journal, read_plan
 from attnbench.store.progress import tally
 
 RESULTS = Path("results")  # where runs are kept unless told
 LATEST = "latest"
+CHECKPOINTS = "checkpoints"
 _SHOWN = 3
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that is read as another
 _ID = re.compile(rf"[0-9]{{8}}-[0-9]{{6}}-[{_LETTERS}]{{4}}")
@@ -43,6 +44,11 @@ def list_runs(out: Path) -> list[RunSummary]:
     return [_summary(out / name) for name in _run_names(out)]
 
 
+def run_paths(out: Path) -> list[Path]:
+    """Give the folders of all runs under a folder, in the order of their ids, damaged ones too."""
+    return [out / name for name in _run_names(out)]
+
+
 def find_run(name: str, out: Path) -> Path:
     """Give the folder of the run that a person names: by id under `out`, its beginning, `latest`, or a path.
 
@@ -63,6 +69,11 @@ def find_run(name: str, out: Path) -> Path:
             raise UsageError(f"no run is called {name!r} under {out}; {_hint(name, names)}")
         case several:
             raise UsageError(f"{name!r} begins more than one run under {out}: {', '.join(several[-_SHOWN:])}")
+
+
+def checkpoint_path(run: Path, job: Job) -> Path:
+    """Give the file, in a run's folder, in which a training leaves how far it is, and at its end the best weights."""
+    return run.resolve() / CHECKPOINTS / f"{job.key}.pt"
 
 
 def _summary(path: Path) -> RunSummary:

@@ -1,6 +1,7 @@
 """The model that every variant is trained in: a standard layer stack in which the variant is all that changes."""
 
-# B batch, T positions, E width, H heads, D head dimension, F features or tokens put in, N answers, C outputs
+# B batch, T positions, S positions of the context, E width, H heads, D head dimension, F features put in, N answers,
+# C outputs
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from attnbench.task import IGNORE, Form, Training
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
-from attnbench.variant import Attention, InvalidOutput
+from attnbench.variant import Attention, InvalidOutput, drops_weights
 
 
 class MultiHead(nn.Module):
@@ -21,24 +22,38 @@ class MultiHead(nn.Module):
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training, *, tied: bool) -> None:
         super().__init__()
         self.mechanism, self.rotary, self.heads, self.tied = mechanism, rotary, training.heads, tied
+        self.weight_dropout = training.weight_dropout
         self.split = _linear(training.width, training.width * (2 if tied else 3))
         self.join = _linear(training.width, training.width)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
         """Let the positions of x attend to one another."""
-        heads = self.split(x_BTE).unflatten(-1, (-1, self.heads, x_BTE.shape[-1] // self.heads))
-        q_BHTD, *k_BHTD, v_BHTD = heads.permute(2, 0, 3, 1, 4)
-        q_BHTD = self._turned(q_BHTD)
-        out_BHTD = self.mechanism(q_BHTD, self._turned(k_BHTD[0]) if k_BHTD else q_BHTD, v_BHTD)
-        if not isinstance(out_BHTD, Tensor):
-            raise InvalidOutput(f"the output is a {type(out_BHTD).__name__}, not a tensor")
-        if (out_BHTD.shape, out_BHTD.dtype) != (q_BHTD.shape, q_BHTD.dtype):
-            given, due = (f"{each.dtype} {list(each.shape)}" for each in (out_BHTD, q_BHTD))
-            raise InvalidOutput(f"the output is {given} where {due} is due")
-        return cast("Tensor", self.join(out_BHTD.transpose(1, 2).flatten(2)))
+        *qk_BHTD, v_BHTD = _heads(self.split(x_BTE), self.heads, x_BTE.shape[-1])
+        turned_BHTD = [_turned(self.rotary, each_BHTD) for each_BHTD in qk_BHTD]
+        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
+        return cast("Tensor", self.join(_attended(self.mechanism, turned_BHTD[0], turned_BHTD[-1], v_BHTD)))
 
-    def _turned(self, q_BHTD: Tensor) -> Tensor:
-        return self.rotary(q_BHTD) if self.rotary is not None else q_BHTD
+
+class Cross(nn.Module):
+    """Attend by the variant to a second sequence: queries of the inputs, keys and values of the context.
+
+    Rotary positions turn keys alone: positions of two sequences have no distance, but the context has an order.
+    """
+
+    def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training) -> None:
+        super().__init__()
+        self.mechanism, self.rotary, self.heads = mechanism, rotary, training.heads
+        self.weight_dropout = training.weight_dropout
+        self.ask = _linear(training.width, training.width)
+        self.split = _linear(training.width, training.width * 2)
+        self.join = _linear(training.width, training.width)
+
+    def forward(self, x_BTE: Tensor, y_BSE: Tensor) -> Tensor:
+        """Let the positions of x attend to those of y."""
+        (q_BHTD,) = _heads(self.ask(x_BTE), self.heads, x_BTE.shape[-1])
+        k_BHSD, v_BHSD = _heads(self.split(y_BSE), self.heads, x_BTE.shape[-1])
+        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
+        return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _turned(self.rotary, k_BHSD), v_BHSD)))
 
 
 class Residual(nn.Module):
@@ -50,15 +65,34 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(training.width)
         self.dropout = nn.Dropout(training.dropout)
 
-    def forward(self, x_BTE: Tensor) -> Tensor:
+    def forward(self, x_BTE: Tensor, *context: Tensor) -> Tensor:
         """Give x with the block's output added."""
         if self.before:
-            return cast("Tensor", x_BTE + self.dropout(self.block(self.norm(x_BTE))))
-        return cast("Tensor", self.norm(x_BTE + self.dropout(self.block(x_BTE))))
+            return cast("Tensor", x_BTE + self.dropout(self.block(self.norm(x_BTE), *context)))
+        return cast("Tensor", self.norm(x_BTE + self.dropout(self.block(x_BTE, *context))))
+
+
+class Context(nn.Module):
+    """Put the second sequence in: an embedding and positions of its own, normalised for the keys and values of it."""
+
+    def __init__(self, form: Form, training: Training) -> None:
+        super().__init__()
+        self.embed = _embedding(form.context_vocabulary, form.context_features, training.width)
+        self.positions = _positions(form.context_length, training)
+        self.dropout = nn.Dropout(training.dropout)
+        self.norm = nn.LayerNorm(training.width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Turn a context [B, S] or [B, S, F] into y_BSE."""
+        return cast("Tensor", self.norm(self.dropout(self.positions(self.embed(context)))))
 
 
 class Model(nn.Module):
-    """Embedding, positions, layers of attention and feed-forward, and a head for the task's kind of answer."""
+    """Embedding, positions, layers of attention and feed-forward, and a head for the task's kind of answer.
+
+    Each layer attends by a mechanism of its own; where the form has a context, by one of `crossing` to that as well,
+    between self-attention and feed-forward (Vaswani et al. 2017, section 3.1).
+    """
 
     def __init__(
         self,
@@ -66,33 +100,46 @@ class Model(nn.Module):
         training: Training,
         mechanisms: Sequence[Attention],
         *,
+        crossing: Sequence[Attention] = (),
         ties_qk: bool,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.form, self.dtype = form, dtype
         width = training.width
-        self.embed = _embedding(form, width)
-        self.positions = _positions(form, training)
+        self.embed = _embedding(form.vocabulary, form.features, width)
+        self.positions = _positions(form.length, training)
         self.dropout = nn.Dropout(training.dropout)
-        rotary = Rotary(form.length, width // training.heads) if training.positions == "rotary" else None
+        self.context = Context(form, training) if form.context_length else None
+        rotary, rotary_context = _rotary(form.length, training), _rotary(form.context_length, training)
         blocks: list[nn.Module] = []
-        for mechanism in mechanisms:
+        for layer, mechanism in enumerate(mechanisms):
             blocks.append(MultiHead(mechanism, rotary, training, tied=ties_qk))
+            if self.context is not None:
+                blocks.append(Cross(crossing[layer], rotary_context, training))
             if training.feed_forward:
                 blocks.append(_feed_forward(training))
         self.mechanisms = mechanisms
-        self.blocks = nn.Sequential(*(Residual(block, training) for block in blocks))
+        self.blocks = nn.ModuleList(Residual(block, training) for block in blocks)
         self.norm = nn.LayerNorm(width) if training.norm == "pre" else nn.Identity()
         self.head = _linear(width, form.outputs, bias=not training.tied)
         if training.tied and isinstance(self.embed, nn.Embedding):  # tokens are read out by the table that put them in
             self.head.weight = self.embed.weight
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Turn inputs [B, T] or [B, T, F] into states x_BTE."""
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Turn inputs [B, T] or [B, T, F], and the context [B, S] or [B, S, F] if any, into states x_BTE."""
         # Mixed precision: weights stay in float32, products are in the case's dtype (Micikevicius et al. 2018).
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            x_BTE = self.norm(self.blocks(self.dropout(self.positions(self.embed(inputs)))))
+            x_BTE = self.dropout(self.positions(self.embed(inputs)))
+            y_BSE = () if self.context is None else (self.context(context),)
+            for residual in self.blocks:
+                x_BTE = residual(x_BTE, *(y_BSE if isinstance(residual.block, Cross) else ()))
+            x_BTE = self.norm(x_BTE)
         return cast("Tensor", x_BTE.float())
 
     def answers(self, x_BTE: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,23 +155,53 @@ class Model(nn.Module):
         return answers_NC.squeeze(-1) if self.form.answer == "number" else answers_NC, targets
 
 
-def _embedding(form: Form, width: int) -> nn.Module:
+def _heads(x_BTN: Tensor, heads: int, width: int) -> tuple[Tensor, ...]:
+    """Cut what was projected into tensors of heads, [B, H, T, D] each."""
+    return tuple(x_BTN.unflatten(-1, (-1, heads, width // heads)).permute(2, 0, 3, 1, 4))
+
+
+def _turned(rotary: Rotary | None, q_BHTD: Tensor) -> Tensor:
+    return q_BHTD if rotary is None else cast("Tensor", rotary(q_BHTD))
+
+
+def _drop_weights(mechanism: Attention, share: float) -> None:
+    """Tell a mechanism what share of its weights to drop, if it can."""
+    if drops_weights(mechanism):
+        mechanism.weight_dropout = share
+
+
+def _attended(mechanism: Attention, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
+    """Call the variant, hold its output against what is due, and join the heads: [B, T, E]."""
+    out_BHTD = mechanism(q_BHTD, k_BHSD, v_BHSD)
+    if not isinstance(out_BHTD, Tensor):
+        raise InvalidOutput(f"the output is a {type(out_BHTD).__name__}, not a tensor")
+    if (out_BHTD.shape, out_BHTD.dtype) != (q_BHTD.shape, q_BHTD.dtype):
+        given, due = (f"{each.dtype} {list(each.shape)}" for each in (out_BHTD, q_BHTD))
+        raise InvalidOutput(f"the output is {given} where {due} is due")
+    return out_BHTD.transpose(1, 2).flatten(2)
+
+
+def _embedding(vocabulary: int, features: int, width: int) -> nn.Module:
     """Embed tokens by a table, numbers by a projection; the rows of a table have length one on average."""
-    if not form.vocabulary:
-        return _linear(form.features, width)
-    table = nn.Embedding(form.vocabulary, width)
+    if not vocabulary:
+        return _linear(features, width)
+    table = nn.Embedding(vocabulary, width)
     nn.init.normal_(table.weight, std=width**-0.5)
     return table
 
 
-def _positions(form: Form, training: Training) -> nn.Module:
+def _positions(length: int, training: Training) -> nn.Module:
     match training.positions:
         case "sinusoidal":
-            return Sinusoidal(form.length, training.width)
+            return Sinusoidal(length, training.width)
         case "learned":
-            return Learned(form.length, training.width)
+            return Learned(length, training.width)
         case _:
             return nn.Identity()
+
+
+def _rotary(length: int, training: Training) -> Rotary | None:
+    return Rotary(length, training.width // training.heads) if training.positions == "rotary" else None
 
 
 def _feed_forward(training: Training) -> nn.Module:

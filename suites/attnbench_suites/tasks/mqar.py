@@ -22,7 +22,7 @@ class Mqar:
     repetition within a sequence.
 
     Attention looks the key up; a mechanism that keeps a state of fixed size must hold all pairs in it. Causal in the
-    preset `paper`, as published; `tiny` lets every position see all others, so that mechanisms without a causal form
+    preset `paper`, as published; the others let every position see all others, so that mechanisms without a causal form
     stand in the table too: what is asked stays the same, since no position but a pair's own shows a value.
 
     `paper` is the longest configuration of the paper's figure 2: 2 layers, 1 head, no feed-forward block, tied output,
@@ -59,6 +59,27 @@ class Mqar:
             "validation_examples": 512,
             "test_examples": 512,
         },
+        "small": {
+            "length": 64,
+            "pairs": 8,
+            "vocabulary": 256,
+            "causal": False,
+            "heads": 1,
+            "width": 64,
+            "feed_forward": 0.0,
+            "tied": True,
+            "steps": 1200,
+            "batch": 64,
+            "learning_rate": 4e-3,
+            "rates": 3,
+            "seeds": 3,
+            "beta2": 0.95,
+            "validate_every": 50,
+            "enough": 0.99,
+            "train_examples": 20_000,
+            "validation_examples": 1000,
+            "test_examples": 1000,
+        },
         "paper": {
             "length": 256,
             "pairs": 16,
@@ -72,6 +93,7 @@ class Mqar:
             "steps": 25_024,
             "batch": 256,
             "learning_rate": 1e-3,
+            "rates": 4,
             "warmup": 0.0,
             "weight_decay": 0.1,
             "clip": 0.0,

@@ -10,7 +10,14 @@ from unit.insight.courses_planted import row, sweep
 from unit.report.planted import OWN
 
 RATES = Rates(device="cpu", threads=2, bytes_per_s=10e9, flops_per_s={"float32": 100e9, "bfloat16": None})
-FACTS = {"flops": 2 * 10**9, "flops_by": "variant", "bytes": 10**8, "bytes_by": "least"}
+FACTS = {
+    "flops": 2 * 10**9,
+    "flops_by": "variant",
+    "bytes_executed": 3 * 10**8,
+    "bytes_by": "counter",
+    "bytes_least": 10**8,
+}
+OWN_BYTES = {"bytes_executed": 5 * 10**8, "bytes_by": "variant"}
 
 
 def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):
@@ -50,22 +57,34 @@ def test_the_exact_count_is_that_of_two_products_and_five_backward(passes, times
 def test_rates_are_work_over_time():
     assert of("flop_rate").value == pytest.approx(4 * 8 * 512 * 512 * 64 / 0.1)
     assert of("flop_rate_executed").value == pytest.approx(2e10)
-    assert of("bandwidth").value == pytest.approx(1e9)
+    assert of("bandwidth").value == pytest.approx(3e9)
     assert [of(name).unit for name in ("flop_rate", "bandwidth", "roofline_share")] == ["FLOP/s", "bytes/s", "1"]
 
 
 def test_the_share_is_the_longer_of_both_bounds_over_the_time():
     assert of("roofline_share").value == pytest.approx(0.2)  # 20 ms of products, 10 ms of traffic
-    traffic = of("roofline_share", facts=FACTS | {"bytes": 5 * 10**8})
+    traffic = of("roofline_share", facts=FACTS | {"bytes_executed": 10**9, "bytes_least": 5 * 10**8})
     assert traffic.value == pytest.approx(0.5)
+
+
+def test_the_bound_is_made_of_the_least_traffic_or_of_a_variant_s_own_count_for_operands_may_lie_in_a_cache():
+    assert of("roofline_share", facts=FACTS | {"bytes_executed": 10**12}).value == pytest.approx(0.2)
+    assert of("roofline_share", facts=FACTS | OWN_BYTES).value == pytest.approx(0.5)
+    long = FACTS | {"bytes_executed": None, "bytes_least": 5 * 10**8}
+    assert of("roofline_share", facts=long).value == pytest.approx(0.5)
+
+
+def test_a_mechanism_that_leaves_inputs_unread_is_bounded_by_what_it_reads():
+    unread = FACTS | {"bytes_executed": 4 * 10**8, "bytes_least": 5 * 10**8}
+    assert of("roofline_share", facts=unread).value == pytest.approx(0.4)
 
 
 def test_the_interval_is_that_of_the_latency_turned_over():
     (timed,) = sweep({"v": lambda n: 0.1}, noise=0.05, lengths=(512,), facts=FACTS)
     found = {each.metric: each for each in derived([timed], RATES)}
-    assert found["bandwidth"].low == pytest.approx(1e8 / timed.high)
-    assert found["bandwidth"].high == pytest.approx(1e8 / timed.low)
-    assert found["bandwidth"].medians == {number: 1e8 / each for number, each in timed.medians.items()}
+    assert found["bandwidth"].low == pytest.approx(3e8 / timed.high)
+    assert found["bandwidth"].high == pytest.approx(3e8 / timed.low)
+    assert found["bandwidth"].medians == {number: 3e8 / each for number, each in timed.medians.items()}
     assert found["bandwidth"].higher_is_better
 
 
@@ -74,16 +93,19 @@ def test_a_share_above_one_is_flagged():
     assert "above_roofline" not in of("roofline_share").flags
 
 
-def test_bytes_that_are_only_the_least_are_flagged_and_a_variant_s_own_are_not():
-    assert "least_bytes" in of("bandwidth").flags
-    assert of("bandwidth", facts=FACTS | {"bytes_by": "variant"}).flags == ()
+def test_whose_count_the_bytes_are_is_flagged_and_a_variant_s_own_needs_no_word():
+    assert of("bandwidth").flags == ("operand_bytes",)
+    assert of("roofline_share").flags == ("least_bytes",)
+    assert of("bandwidth", facts=FACTS | OWN_BYTES).flags == ()
+    assert of("roofline_share", facts=FACTS | OWN_BYTES).flags == ()
 
 
 @pytest.mark.parametrize(
     ("lacking", "missing"),
     [
         ({"facts": FACTS | {"flops": None}}, {"flop_rate_executed", "roofline_share"}),
-        ({"facts": FACTS | {"bytes": None}}, {"bandwidth", "roofline_share"}),
+        ({"facts": FACTS | {"bytes_executed": None}}, {"bandwidth"}),
+        ({"facts": FACTS | {"bytes_least": None, "bytes_executed": None}}, {"bandwidth", "roofline_share"}),
         ({"facts": {}}, {"flop_rate_executed", "bandwidth", "roofline_share"}),
         ({"rates": None}, {"roofline_share"}),
         ({"dtype": "bfloat16"}, {"roofline_share"}),
@@ -96,6 +118,6 @@ def test_what_is_unknown_gives_no_row(lacking, missing):
 
 
 def test_the_harness_and_what_failed_have_no_rates():
-    harness = row("empty", 512, [1e-6], origin=str(OWN), facts={"flops": 0, "bytes": 0})
+    harness = row("empty", 512, [1e-6], origin=str(OWN), facts={"flops": 0, "bytes_executed": 0})
     failed = msgspec.structs.replace(row("v", 512, [1.0]), value=None, status="timeout")
     assert derived([harness, failed], RATES) == []

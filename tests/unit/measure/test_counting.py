@@ -1,4 +1,4 @@
-"""What a call executes and moves: the variant's own count, torch's, and the least traffic."""
+"""What a call executes and moves: the variant's own counts, those of its operations, and the least traffic."""
 
 import subprocess
 import sys
@@ -53,9 +53,9 @@ def fused(*, causal: bool) -> torch.Tensor:
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_cpu_s_fused_kernel_is_counted_as_the_pairs_that_its_mask_leaves(causal: bool) -> None:
     pairs = 256 * 257 // 2 if causal else 256 * 256
-    assert counting.counted_flops(lambda: fused(causal=causal)) == 4 * 8 * pairs * 64
+    assert counting.counted(lambda: fused(causal=causal)).flops == 4 * 8 * pairs * 64
     out = fused(causal=causal).sum()
-    assert counting.counted_flops(out.backward) == 10 * 8 * pairs * 64
+    assert counting.counted(out.backward).flops == 10 * 8 * pairs * 64
 
 
 def test_the_count_is_that_of_torch_s_own_counter() -> None:
@@ -68,17 +68,17 @@ def test_the_count_is_that_of_torch_s_own_counter() -> None:
 
     with FlopCounterMode(display=False) as torchs:
         products()
-    assert counting.counted_flops(products) == torchs.get_total_flops() > 0
+    assert counting.counted(products).flops == torchs.get_total_flops() > 0
     with torch.inference_mode():
-        assert counting.counted_flops(products) == torchs.get_total_flops()
+        assert counting.counted(products).flops == torchs.get_total_flops()
 
 
 def test_counting_does_not_import_the_compiler_which_takes_seconds() -> None:
     code = (
         "import sys, torch\n"
-        "from attnbench.measure.counting import counted_flops\n"
+        "from attnbench.measure.counting import counted\n"
         "x = torch.randn(8, 8)\n"
-        "print(counted_flops(lambda: x @ x), 'torch._dynamo' in sys.modules)\n"
+        "print(counted(lambda: x @ x).flops, 'torch._dynamo' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1024 False\n"
@@ -124,35 +124,91 @@ def test_a_count_that_is_none_is_unknown_and_says_why(tmp_path: Path, answer: st
         "    bytes = flops\n"
     )
     found = facts(planned(written(tmp_path, source)))
-    assert (found["flops"], found["bytes"]) == (None, None)
+    assert (found["flops"], found["bytes_executed"]) == (None, None)
     assert found["flops_unknown"]
     assert found["bytes_unknown"]
+    assert "flops_by" not in found
+    assert "bytes_by" not in found
 
 
 def test_a_long_call_and_a_later_round_are_not_made_once_more(tmp_path: Path) -> None:
     one = planned(written(tmp_path, PLAIN))
-    assert facts(one, call_ns=6e8)["flops"] is None
-    assert "flops" not in facts(replace(one, round=2))
+    long = facts(one, call_ns=6e8)
+    assert (long["flops"], long["bytes_executed"]) == (None, None)
+    assert "too long" in str(long["flops_unknown"])
+    assert "too long" in str(long["bytes_unknown"])
+    assert facts(replace(one, round=2)).keys() == {"bytes_least"}
+
+
+def test_what_a_variant_counts_itself_holds_for_long_calls_and_every_round() -> None:
+    one = planned(built_in("vanilla"))
+    assert facts(one, call_ns=6e8)["flops_by"] == "variant"
+    assert "flops_unknown" not in facts(one, call_ns=6e8)
+    assert facts(replace(one, round=2)).keys() == {"flops", "flops_by", "bytes_least"}
+
+
+def test_a_variant_that_counts_all_itself_is_not_called_for_it(tmp_path: Path) -> None:
+    source = "def Mine(q, k, v):\n    raise RuntimeError\nMine.bytes = Mine.flops = lambda case: 7\n"
+    found = facts(planned(written(tmp_path, source)))
+    assert (found["flops"], found["bytes_executed"]) == (7, 7)
+
+
+def test_the_bytes_of_a_call_are_those_of_its_operations(tmp_path: Path) -> None:
+    found = facts(planned(written(tmp_path, PLAIN)))
+    scores, shared = 8 * 256 * 256 * 4, 4 * TENSOR  # two products read three tensors and write one, beside the scores
+    assert (found["bytes_executed"], found["bytes_by"]) == (shared + 6 * scores, "counter")
+
+
+def test_what_a_mechanism_does_is_counted_on_the_first_inputs_however_many_calls_there_were(tmp_path: Path) -> None:
+    source = (
+        "def Mine(q, k, v):\n    return v * (q[0, 0, 0, 0] + k[k > 0].sum())\n"  # how much is chosen: the inputs say
+    )
+    one = planned(written(tmp_path, source))
+    workload = Workload.of(one)
+    before = counting.counts(one, workload, call_ns=1e6)
+    for call in workload.calls(1):
+        call()
+    assert counting.counts(one, workload, call_ns=1e6) == before
+
+
+def test_where_a_kernel_takes_part_that_is_not_torch_s_what_it_does_is_unknown(tmp_path: Path) -> None:
+    source = (
+        "import torch\n"
+        "def Mine(q, k, v):\n"
+        "    out = torch.empty_like(q)\n"
+        "    out.numpy()[:] = (q @ k.mT @ v).numpy()\n"
+        "    return out\n"
+    )
+    found = facts(planned(written(tmp_path, source)))
+    assert (found["flops"], found["bytes_executed"]) == (None, None)
+    assert found["bytes_unknown"] == found["flops_unknown"] == counting.UNSEEN
+
+
+def test_a_call_that_fails_while_it_is_watched_leaves_the_variant_s_own_count(tmp_path: Path) -> None:
+    source = "def Mine(q, k, v):\n    raise RuntimeError('not now')\nMine.flops = lambda case: 7\n"
+    found = facts(planned(written(tmp_path, source)))
+    assert (found["flops"], found["bytes_executed"]) == (7, None)
+    assert "not now" in str(found["bytes_unknown"])
 
 
 @pytest.mark.parametrize(("passes", "tensors"), [("forward", 4), ("backward", 7), ("forward-backward", 8)])
 def test_the_least_traffic_is_what_goes_in_and_what_comes_out_once(passes: str, tensors: int) -> None:
     found = facts(planned(built_in("vanilla"), passes=passes))
-    assert (found["bytes"], found["bytes_by"]) == (tensors * TENSOR, "least")
+    assert found["bytes_least"] == tensors * TENSOR
 
 
 def test_tied_queries_and_keys_are_read_once_and_parameters_too() -> None:
-    assert facts(planned(built_in("reformer")))["bytes"] == 3 * TENSOR
-    assert facts(planned(built_in("linformer"), options={"k": 32}))["bytes"] > 4 * TENSOR
+    assert facts(planned(built_in("reformer")))["bytes_least"] == 3 * TENSOR
+    assert facts(planned(built_in("linformer"), options={"k": 32}))["bytes_least"] > 4 * TENSOR
 
 
 def test_a_variant_s_own_counts_are_those_of_the_core_and_say_nothing_of_a_layer(tmp_path: Path) -> None:
     target = written(tmp_path, PLAIN + "Mine.bytes = lambda case: 7\nMine.flops = lambda case: 9\n")
     found = facts(planned(target))
-    assert (found["bytes"], found["bytes_by"], found["flops"]) == (7, "variant", 9)
+    assert (found["bytes_executed"], found["bytes_by"], found["flops"]) == (7, "variant", 9)
     layer = facts(planned(target, level="layer"))
     assert (layer["bytes_by"], layer["flops_by"], layer["flops"]) == (
-        "least",
+        "counter",
         "counter",
         FORWARD + 4 * 2 * 256 * WIDTH**2,
     )
@@ -162,4 +218,4 @@ def test_a_latency_job_tells_its_counts() -> None:
     base = planned(built_in("flash"), mask=Mask(causal=True), shape=replace(SHAPE, seq_q=64, seq_k=64))
     found = latency.measure(base, lambda _text: None).facts
     assert found["flops"] == 4 * 8 * (64 * 65 // 2) * 64
-    assert {"flops_by", "bytes", "bytes_by"} <= set(found)
+    assert {"flops_by", "bytes_executed", "bytes_by", "bytes_least"} <= set(found)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from attnbench import Projections
 from attnbench.case import Case, Shape
-from attnbench.measure.counting import counted_flops
+from attnbench.measure.counting import counted
 from attnbench.measure.workload import Workload
 from attnbench.registry import find, load
 from attnbench.variant import InvalidOutput
@@ -43,10 +43,10 @@ def test_a_way_of_its_own_from_tokens_is_taken_and_gives_what_the_call_gives(
     shape: Shape, passes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = replace(LAYER, shape=shape, passes=passes)
-    found, counted = a_call(case, MixesTokens)(), counted_flops(a_call(case, MixesTokens))
+    found, work = a_call(case, MixesTokens)(), counted(a_call(case, MixesTokens))
     monkeypatch.delattr(MixesTokens, "from_tokens")
     torch.testing.assert_close(found, a_call(case, MixesTokens)())
-    assert counted < counted_flops(a_call(case, MixesTokens))
+    assert work.flops < counted(a_call(case, MixesTokens)).flops
 
 
 def test_a_way_of_its_own_from_tokens_is_not_taken_in_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_what_a_way_from_tokens_gives_is_examined_as_heads(monkeypatch: pytest.M
 def test_linformer_projects_the_sequence_before_the_heads_where_that_is_less_work() -> None:
     def flops(seq: int, sharing: str) -> int:
         case = replace(LAYER, shape=replace(SHAPE, seq_q=seq, seq_k=seq), options={"k": 4, "sharing": sharing})
-        return counted_flops(a_call(case, load(find("linformer", "variants", flag="").target)))
+        return counted(a_call(case, load(find("linformer", "variants", flag="").target))).flops
 
     outside, attend, batch, width, columns = 2 * 64 * 32 * 32, 2 * 64 * 4 * 32, 2, 32, 4
     heads_first = outside + attend + 2 * 64 * width * width + 2 * columns * 64 * width

@@ -202,7 +202,9 @@ def test_the_trade_off_against_a_task_is_on_a_plain_axis():
 def worked(variant, flops, moved, seconds):
     of = [job(variant, seq=seq, round=number) for seq in LENGTHS for number in (1, 2, 3)]
     timed = [timing(each, seconds, noise=0.001) for each in of]
-    return [replace(each, outcome=replace(each.outcome, facts={"flops": flops, "bytes": moved})) for each in timed]
+    return [
+        replace(each, outcome=replace(each.outcome, facts={"flops": flops, "bytes_least": moved})) for each in timed
+    ]
 
 
 def test_a_point_of_the_roofline_is_what_was_executed_for_each_byte_and_its_rate():

@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from torch import Generator, Tensor
 
 from attnbench.task import IGNORE, Form, Split, Training
-from attnbench.train.data import Examples, batches, draw_splits, generator_of
-from unit.train.toys import CLASSES, NUMBERS, SMALL, TOKENS, Sign, examples_of
+from attnbench.train.data import Batches, Examples, draw_splits, generator_of
+from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 
 BITS = 6
 FEW = Training(train_examples=40, validation_examples=40, test_examples=40)
@@ -26,8 +26,8 @@ class Parity:
 class Given:
     """Give the same examples whatever is asked."""
 
-    def __init__(self, form: Form, inputs: object, targets: object) -> None:
-        self.form, self.given = form, (inputs, targets)
+    def __init__(self, form: Form, *given: object) -> None:
+        self.form, self.given = form, given
 
     def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         return self.given
@@ -89,6 +89,26 @@ def test_streams_of_two_purposes_of_one_seed_are_not_the_same() -> None:
     assert not torch.equal(first, other)
 
 
+class Words:
+    """Ask one of five questions about one of eight scenes: there are forty examples in all."""
+
+    form = Form(length=1, vocabulary=5, answer="class", outputs=40, context_length=1, context_vocabulary=8)
+
+    def examples(self, split: Split, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        questions_NT, scenes_NS = (torch.randint(below, (count, 1), generator=generator) for below in (5, 8))
+        return questions_NT, scenes_NS, (8 * questions_NT + scenes_NS)[:, 0]
+
+
+def test_the_same_question_about_another_scene_is_another_example() -> None:
+    few = replace(FEW, train_examples=20, validation_examples=20, test_examples=20)
+    splits = draw_splits(Words(), few, seed=0, device="cpu")
+    for one, other in itertools.combinations(splits.values(), 2):
+        assert not set(one.targets.tolist()) & set(other.targets.tolist())
+        assert rows(one) & rows(other)
+    for examples in splits.values():
+        assert torch.equal(examples.targets, (8 * examples.inputs + examples.context)[:, 0])
+
+
 # What a task gives, held against its form.
 
 INPUTS, TARGETS = torch.zeros(4, 6, 2), torch.zeros(4, dtype=torch.long)
@@ -118,6 +138,25 @@ def test_examples_that_are_not_as_the_form_says_are_refused_and_both_are_named(f
         draw_splits(Given(form, inputs, targets), SMALL, seed=0, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ((torch.zeros(4, 6).long(), TARGETS), "2 tensors where its form asks for inputs, context, targets"),
+        ((torch.zeros(4, 6).long(), torch.zeros(4, 3, 2), TARGETS), r"context as torch.float32 \[4, 3, 2\] where"),
+        ((torch.zeros(4, 6).long(), torch.zeros(3, 4, 2), TARGETS), r"context as torch.float32 \[3, 4, 2\] where"),
+        ((torch.zeros(4, 6).long(), torch.zeros(4, 4).long(), TARGETS), "context as torch.int64"),
+    ],
+)
+def test_a_context_that_is_not_as_the_form_says_is_refused(given: tuple[Tensor, ...], reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        draw_splits(Given(PAIRED, *given), SMALL, seed=0, device="cpu")
+
+
+def test_a_context_that_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(TypeError, match="3 tensors where its form asks for inputs, targets"):
+        draw_splits(Given(CLASSES, INPUTS, INPUTS, TARGETS), SMALL, seed=0, device="cpu")
+
+
 def test_a_task_that_asks_for_nothing_is_refused() -> None:
     silent = Given(TOKENS, torch.zeros(4, 6).long(), torch.full((4, 6), IGNORE))
     with pytest.raises(ValueError, match="nothing is asked in the train examples"):
@@ -130,7 +169,7 @@ def test_a_task_that_asks_for_nothing_is_refused() -> None:
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (10, 4), (7, 3), (5, 5), (3, 8), (9, 1)])
 def test_every_example_comes_once_before_any_comes_again_in_an_order_of_its_own(count: int, size: int) -> None:
     examples = Examples(torch.arange(count), 10 * torch.arange(count))
-    taken = list(itertools.islice(batches(examples, size, seed=0), 8 * count))
+    taken = list(itertools.islice(Batches(examples, size, seed=0), 8 * count))
     assert {len(batch) for batch in taken} == {min(size, count)}
     seen = torch.cat([batch.inputs for batch in taken])
     epochs = [tuple(epoch.tolist()) for epoch in seen.split(count) if len(epoch) == count]
@@ -141,15 +180,16 @@ def test_every_example_comes_once_before_any_comes_again_in_an_order_of_its_own(
 
 def test_the_order_of_batches_follows_from_the_seed() -> None:
     examples = Examples(torch.arange(100), torch.arange(100))
-    first, again, other = (next(batches(examples, 50, seed=seed)).inputs for seed in (0, 0, 1))
+    first, again, other = (next(Batches(examples, 50, seed=seed)).inputs for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_examples_are_cut_into_parts_in_their_order_and_none_is_lost() -> None:
-    examples = examples_of(CLASSES, 10)
+    examples = examples_of(PAIRED, 10)
     parts = list(examples.parts(4))
     assert [len(part) for part in parts] == [4, 4, 2]
     assert torch.equal(torch.cat([part.inputs for part in parts]), examples.inputs)
     assert torch.equal(torch.cat([part.targets for part in parts]), examples.targets)
+    assert torch.equal(torch.cat([part.context for part in parts]), examples.context)
     assert [len(examples.first(count)) for count in (3, 30)] == [3, 10]

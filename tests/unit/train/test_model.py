@@ -10,9 +10,20 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, multi_head_attention_forward
 
 from attnbench.task import IGNORE, Form
-from attnbench.train.model import Model, MultiHead, Residual
+from attnbench.train.model import Cross, Model, MultiHead, Residual
 from attnbench.variant import InvalidOutput
-from unit.train.toys import CLASSES, FORMS, LENGTH, NUMBERS, SMALL, TOKENS, examples_of, model_of, softmax_attention
+from unit.train.toys import (
+    CLASSES,
+    FORMS,
+    LENGTH,
+    NUMBERS,
+    PAIRED,
+    SMALL,
+    TOKENS,
+    examples_of,
+    model_of,
+    softmax_attention,
+)
 
 X_BTE = torch.randn(3, LENGTH, SMALL.width, generator=torch.Generator().manual_seed(0))
 
@@ -122,6 +133,41 @@ def test_feed_forward_zero_leaves_attention_alone_in_each_layer() -> None:
     assert [type(residual.block) for residual in model.blocks] == [MultiHead, MultiHead]
 
 
+# A second sequence.
+
+Y_BSE = torch.randn(3, 4, SMALL.width, generator=torch.Generator().manual_seed(1))
+
+
+def test_attention_to_a_context_is_torch_s_with_queries_of_the_inputs_and_the_rest_of_the_context() -> None:
+    torch.manual_seed(1)
+    block, width = Cross(softmax_attention, None, SMALL), SMALL.width
+    weights, bias = (torch.cat([getattr(block.ask, name), getattr(block.split, name)]) for name in ("weight", "bias"))
+    x_TBE, y_SBE = X_BTE.transpose(0, 1), Y_BSE.transpose(0, 1)
+    out_TBE, _ = multi_head_attention_forward(
+        *(x_TBE, y_SBE, y_SBE, width, block.heads, weights, bias),
+        *(None, None, False, 0.0, block.join.weight, block.join.bias),
+    )
+    torch.testing.assert_close(block(X_BTE, Y_BSE), out_TBE.transpose(0, 1))
+
+
+def test_each_layer_attends_to_its_inputs_then_to_the_context_by_mechanisms_of_their_own() -> None:
+    spies = [Spy() for _ in range(4)]
+    model = Model(PAIRED, SMALL, spies[:2], crossing=spies[2:], ties_qk=False)
+    kinds = [type(residual.block) for residual in model.blocks]
+    assert kinds == [MultiHead, Cross, torch.nn.Sequential] * 2
+    examples = examples_of(PAIRED)
+    model(examples.inputs, examples.context)
+    assert [tuple(each.shape[2] for each in spy.called_with) for spy in spies] == [(6, 6, 6)] * 2 + [(6, 4, 4)] * 2
+
+
+def test_the_order_of_a_context_matters_where_there_are_positions_and_only_there() -> None:
+    examples = examples_of(PAIRED)
+    for positions in ("none", "sinusoidal", "learned", "rotary"):
+        model = model_of(PAIRED, replace(SMALL, positions=positions))
+        states, turned = (model(examples.inputs, each) for each in (examples.context, examples.context.flip(1)))
+        assert torch.allclose(states, turned, atol=1e-5) == (positions == "none"), positions
+
+
 # Answers.
 
 
@@ -160,7 +206,7 @@ def test_tokens_are_read_where_one_is_asked_for_and_nowhere_else() -> None:
 def test_every_weight_has_a_part_in_the_answer(answer: str) -> None:
     form = FORMS[answer]
     model, examples = model_of(form), examples_of(form)
-    model.answers(model(examples.inputs), examples.targets)[0].square().sum().backward()
+    model.answers(model(examples.inputs, examples.context), examples.targets)[0].square().sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
@@ -206,6 +252,26 @@ def test_dropout_is_for_training_only() -> None:
     model.eval()
     assert torch.equal(model(inputs), model(inputs))
     torch.testing.assert_close(model(inputs), model_of(CLASSES)(inputs))
+
+
+class Dropping(Spy):
+    """A mechanism that can drop its weights, and keeps the share that it was told."""
+
+    weight_dropout = 0.0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.told = self.weight_dropout
+        return super().__call__(q, k, v)
+
+
+@pytest.mark.parametrize("form", [CLASSES, PAIRED])
+def test_a_mechanism_that_can_drops_weights_in_training_and_none_when_it_is_scored(form: Form) -> None:
+    spy = Dropping()
+    model, examples = model_of(form, replace(SMALL, weight_dropout=0.3), mechanism=spy), examples_of(form)
+    for training, share in ((True, 0.3), (False, 0.0), (True, 0.3)):
+        model.train(training)
+        model(examples.inputs, examples.context)
+        assert spy.told == share
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])

@@ -16,7 +16,8 @@ LENGTH = 6
 CLASSES = Form(length=LENGTH, features=2, answer="class", outputs=3)
 TOKENS = Form(length=LENGTH, vocabulary=11, answer="tokens", outputs=11)
 NUMBERS = Form(length=LENGTH, features=2, answer="number")
-FORMS = {"class": CLASSES, "tokens": TOKENS, "number": NUMBERS}
+PAIRED = Form(length=LENGTH, vocabulary=5, answer="class", outputs=3, context_length=4, context_features=2)
+FORMS = {"class": CLASSES, "tokens": TOKENS, "number": NUMBERS, "paired": PAIRED}
 
 SMALL = Training(
     width=8,
@@ -45,7 +46,8 @@ def model_of(
     seed: int = 0,
 ) -> Model:
     torch.manual_seed(seed)
-    return Model(form, training, [mechanism] * training.layers, ties_qk=ties_qk)
+    each = [mechanism] * training.layers
+    return Model(form, training, each, crossing=each if form.context_length else (), ties_qk=ties_qk)
 
 
 def examples_of(form: Form, count: int = 8, *, seed: int = 0, asked: Sequence[int] | None = None) -> Examples:
@@ -56,14 +58,19 @@ def examples_of(form: Form, count: int = 8, *, seed: int = 0, asked: Sequence[in
         if form.vocabulary
         else torch.randn(count, form.length, form.features, generator=generator)
     )
+    context = (
+        torch.randn(count, form.context_length, form.context_features, generator=generator)
+        if form.context_length
+        else None
+    )
     if form.answer == "number":
-        return Examples(inputs, torch.randn(count, generator=generator))
+        return Examples(inputs, torch.randn(count, generator=generator), context)
     if form.answer == "class":
-        return Examples(inputs, torch.randint(form.outputs, (count,), generator=generator))
+        return Examples(inputs, torch.randint(form.outputs, (count,), generator=generator), context)
     targets_NT = torch.randint(form.outputs, (count, form.length), generator=generator)
     for row, places in enumerate(asked or [form.length] * count):
         targets_NT[row, places:] = IGNORE
-    return Examples(inputs, targets_NT)
+    return Examples(inputs, targets_NT, context)
 
 
 class Sign:

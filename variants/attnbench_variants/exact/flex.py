@@ -16,7 +16,7 @@ MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tor
 
 
 class Flex:
-    """torch.nn.attention.flex_attention, compiled (Dong et al. 2024, "Flex Attention", sections 3 and 4).
+    """torch.nn.attention.flex_attention, compiled (Dong et al. 2024, "Flex Attention").
 
     The kernel is compiled in the first call, for this one shape: the first call's time tells what that costs (a cache
     on disk makes it less in later processes), and no other figure holds it. Where there is no compiler, or it refuses
@@ -55,6 +55,13 @@ class Flex:
         rows_N, columns_M = _lengths(shape.seq_q), _lengths(shape.seq_k)
         pairs = int((some_NM * rows_N[:, None] * columns_M).sum())
         return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+
+    @staticmethod
+    def bytes(case: Case) -> int:
+        """Count what its kernel must move, which no counter of operations sees: q, k and v read, the output written."""
+        shape, width = case.shape, torch.finfo(getattr(torch, case.dtype)).bits // 8
+        forward = 2 * shape.batch * (shape.heads * shape.seq_q + shape.kv_heads * shape.seq_k) * shape.head_dim * width
+        return {"backward": 2 * forward, "forward-backward": 3 * forward}.get(case.passes, forward)
 
 
 def block_mask(case: Case) -> BlockMask | None:

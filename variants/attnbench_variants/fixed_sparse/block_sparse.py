@@ -23,8 +23,8 @@ class BlockSparse:
     density. Time: O(N log N) for the butterfly, O(N^2) times the density otherwise. Memory: O(T + S).
 
     - `butterfly`: block i sees itself and i XOR 1, 2, 4, 8, ... as far as there are such blocks, in all heads alike
-      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly", section 3.2 and
-      definition 3.4). Pixelfly's further low-rank term is not part of it: that would be global blocks.
+      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly"). Pixelfly's further
+      low-rank term is not part of it: that would be global blocks.
     - `random`: every row of blocks keeps the share `density` of those that exact attention would see, rounded, its own
       and others drawn from the seed for each head.
     """

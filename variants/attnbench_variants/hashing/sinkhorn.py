@@ -23,14 +23,14 @@ _CACHED_ELEMENTS = 2**20
 
 
 class Sinkhorn(torch.nn.Module):
-    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention", section 3).
+    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention").
 
     Keys are cut into blocks. A sorting network scores for each block, from the sum of its keys, every place that it
     could be moved to; Sinkhorn's iterations make of exp(scores / temperature) a relaxed permutation, rows (a block's
     places) and columns (a place's blocks) summing to one in turn, columns last. By it keys and values are sorted, each
     place a mixture of blocks. A query attends to its own block and to the one sorted to its place, in one softmax.
 
-    Causal (section 3.3, causal Sinkhorn balancing): only earlier blocks may move to a place, and the first place gets
+    Causal ("Causal Sinkhorn Balancing"): only earlier blocks may move to a place, and the first place gets
     none. One block is exact attention. Queries are the last T positions of the keys.
 
     Time: O(S C D) for attention and O(S^2 D / C) to mix the blocks: the first is more in the usual lengths (with blocks

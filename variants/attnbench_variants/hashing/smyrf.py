@@ -19,7 +19,7 @@ from attnbench_variants.hashing.rounds import Qkv
 
 
 class Smyrf(torch.nn.Module):
-    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering", section 3).
+    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering").
 
     Queries and keys get two features each that bring all of them to one sphere, on which a query is nearer to a key
     the larger their product is: F(q) = [q; 0; sqrt(M_Q^2 + M_K^2 - |q|^2)], G(k) = [k; sqrt(M_Q^2 + M_K^2 - |k|^2); 0],

@@ -27,7 +27,7 @@ _STEPS = 0.001, 0.1
 
 
 class GatedDeltaNet(Recurrent):
-    """Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024, eq. 10): S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T.
+    """Gated DeltaNet (Yang et al., ICLR 2025, eq. 10): S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T.
 
     o_t = S_t q_t. The gate is Mamba-2's, a_t = exp(-A softplus(x_t . w_a + c)), with A and c learned for each head;
     b_t = sigmoid(x_t . w_b); q and k are SiLU(.) divided by their length (section 3.4). Computed in chunks of 64 with a

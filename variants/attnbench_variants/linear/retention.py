@@ -22,10 +22,10 @@ class Retention(Recurrent):
     Sums are held in float32 or wider. Time and memory: O((T + S) D^2), O((T + S) D).
 
     As in the authors' code (torchscale) q . k is divided by sqrt(D), and each head's output by its root mean square,
-    without a learned scale, where the paper writes GroupNorm. The paper's two other normalisations (section 2.4: of the
-    decays' and of the scores' sums) cancel in it and are left out; so are the gate swish(X W_G) of eq. 8, which needs
-    the tokens, and the rotation of queries and keys (xPos), which is the model's: positions=rotary. Query heads that
-    share keys decay each in its own way, so that each has a state.
+    without a learned scale, where the paper writes GroupNorm. The paper's two other normalisations ("Retention Score
+    Normalization": of the decays' and of the scores' sums) cancel in it and are left out; so are the gate swish(X W_G)
+    of eq. 8, which needs the tokens, and the rotation of queries and keys (xPos), which is the model's:
+    positions=rotary. Query heads that share keys decay each in its own way, so that each has a state.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):

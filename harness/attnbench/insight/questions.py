@@ -1,0 +1,119 @@
+"""The questions of a run: jobs that differ in nothing but their round, each with the record of every round."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from attnbench.case import Option
+from attnbench.record import Job, Measurement, Record, Status
+
+PENDING = "not measured yet"
+ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
+
+ByRound = dict[int, Measurement]
+
+
+class Question(Struct, eq=False):
+    """All that is known of one question of one run: its record for each round, of the highest attempt."""
+
+    run: str
+    job: Job
+    planned: set[int]  # the rounds that the run's plan asks for
+    rounds: dict[int, Record]
+
+    def add(self, record: Record) -> None:
+        """Keep a record, unless one of a later attempt is known."""
+        known = self.rounds.get(record.job.round)
+        if known is None or record.job.attempt >= known.job.attempt:
+            self.rounds[record.job.round] = record
+
+    @property
+    def records(self) -> list[Record]:
+        """Give the records in the order of their rounds."""
+        return [self.rounds[number] for number in sorted(self.rounds)]
+
+
+def questions(records: Iterable[Record], planned: Iterable[Job], *, run: str, stray: bool = True) -> list[Question]:
+    """Group jobs and records by what they ask: those of `planned` first, which are jobs of `run`.
+
+    Without `stray`, records of jobs that are not planned are left out.
+    """
+    known: dict[tuple[str, bytes], Question] = {}
+    for job in planned:
+        asked = run, _asked(job)
+        if asked not in known:
+            known[asked] = Question(run, job, set(), {})
+        known[asked].planned.add(job.round)
+    for record in records:
+        asked = record.run, _asked(record.job)
+        question = known.get(asked)
+        if question is None:
+            if not stray:
+                continue
+            question = known[asked] = Question(record.run, record.job, set(), {})
+        if stray or record.job.round in question.planned:
+            question.add(record)
+    return list(known.values())
+
+
+def verdict(records: Sequence[Record], good: Sequence[Record], *, measured: bool) -> tuple[Status, str]:
+    """Choose the status that stands for all rounds, and say why; `good` are the records that are ok.
+
+    `measured` says whether those hold any figure.
+
+    A round is skipped because an earlier one failed or was measured once, so it is that earlier one that counts.
+    """
+    if not records:
+        return "interrupted", PENDING
+    if not good:
+        told = [record for record in records if record.outcome.status != "skipped"] or records
+        return told[-1].outcome.status, told[-1].outcome.detail
+    if not measured:
+        return "ok", "it measured nothing"
+    if len(good) == len(records):
+        return "ok", ""
+    once = any("once" in measurement.flags for record in good for measurement in record.outcome.measurements)
+    expected = ("ok", "skipped") if once else ("ok",)
+    lost = [record for record in records if record.outcome.status not in expected]
+    return "ok", _reasons([record for record in lost if ENOUGH not in record.outcome.facts])
+
+
+def by_metric(good: Iterable[Record]) -> dict[str, ByRound]:
+    """Give each metric's measurement of each round, courses of values over a training left out."""
+    measured: dict[str, ByRound] = {}
+    for record in good:
+        for measurement in record.outcome.measurements:
+            if measurement.values and not _is_curve(measurement):
+                measured.setdefault(measurement.metric, {})[record.job.round] = measurement
+    return measured
+
+
+def facts_of(records: Iterable[Record]) -> dict[str, Option]:
+    """Give what the rounds found out besides; where they differ, the last one's."""
+    facts: dict[str, Option] = {}
+    for record in records:
+        facts.update(record.outcome.facts)
+    return facts
+
+
+def _asked(job: Job) -> bytes:
+    """Tell a job from those that ask something else, as `Job.question` does at the cost of a digest."""
+    return msgspec.json.encode((job.case, job.probe, job.protocol, job.origin), order="deterministic")
+
+
+def _reasons(lost: Iterable[Record]) -> str:
+    """Say of each round why it gave no figure, rounds with the same reason together."""
+    reasons: dict[str, list[int]] = {}
+    for record in lost:
+        reason = ": ".join(filter(None, (record.outcome.status, record.outcome.detail)))
+        reasons.setdefault(reason, []).append(record.job.round)
+    return "; ".join(
+        f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} {reason}"
+        for reason, numbers in reasons.items()
+    )
+
+
+def _is_curve(measurement: Measurement) -> bool:
+    """Tell a course of values over one training from values that repeat one another: it has no mean to report."""
+    return "curve" in measurement.flags or measurement.metric.endswith("_curve")

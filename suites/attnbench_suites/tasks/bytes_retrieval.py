@@ -1,0 +1,141 @@
+"""Two papers as bytes, does one cite the other: Long Range Arena's retrieval task, on files or from its archive."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from msgspec import Meta
+from torch import Generator, Tensor
+
+from attnbench import Form, Unsupported
+from attnbench import Options as BaseOptions
+from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, check_source, chosen, tokens_of
+
+ARCHIVE = "https://storage.googleapis.com/long-range-arena/lra_release.gz"
+FILES = {
+    "train": "new_aan_pairs.train.tsv",
+    "validation": "new_aan_pairs.eval.tsv",
+    "test": "new_aan_pairs.test.tsv",
+}
+SEPARATOR = TOKENS
+
+
+class Pair(NamedTuple):
+    """A line of a file, of which the names of the papers are left out."""
+
+    label: int
+    first: bytes
+    second: bytes
+
+
+class BytesRetrieval:
+    """Tell whether one paper cites the other (Tay et al. 2020, "Long Range Arena", section 2.2.3; Radev et al. 2013).
+
+    Papers of the ACL Anthology Network, byte by byte. Both stand in one sequence, the first, a separator, the second,
+    each cut at half of it, then padding. That is not what was published: there an encoder turns each paper alone into a
+    vector, and layers on top compare the two, so that no attention passes between papers. Here it may, and a model that
+    compares word by word can do better; figures do not stand beside the published ones.
+
+    The pairs are `path`, a folder with Long Range Arena's files (new_aan_pairs.train.tsv, .eval.tsv, .test.tsv: label,
+    two names and two texts, between tabs), or those of its archive, downloaded when a case first needs them
+    (`pip install 'attnbench[hub]'`). That is several GB, and nothing is said meanwhile: give `--timeout` time for it.
+
+    `paper` has the published 4 layers and 4 heads of 128 features, 5000 steps of batch 32, and 8192 positions for twice
+    4000 bytes. Other than there, beside what is said above: the answer is read from the mean of all positions, padding
+    is a token like others and not masked, attention weights are not dropped out, and the rate falls by a cosine after
+    the rise, which there is longer than the training.
+    """
+
+    class Options(BaseOptions, frozen=True, kw_only=True):
+        """Where the papers are and how much of them is read."""
+
+        length: Annotated[int, Meta(ge=3, description="bytes that are read of both papers, and a separator")] = 8192
+        path: Annotated[str, Meta(description="folder of new_aan_pairs.*.tsv; empty: from the archive")] = ""
+
+    presets: ClassVar = {
+        "tiny": {
+            "length": 256,
+            "heads": 2,
+            "width": 64,
+            "steps": 400,
+            "batch": 32,
+            "learning_rate": 2e-3,
+            "train_examples": 10_000,
+            "validation_examples": 500,
+            "test_examples": 2000,
+        },
+        "small": {
+            "length": 1024,
+            "heads": 4,
+            "width": 64,
+            "dropout": 0.1,
+            "steps": 1000,
+            "batch": 32,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "seeds": 3,
+            "train_examples": 20_000,
+            "validation_examples": 500,
+            "test_examples": 2000,
+        },
+        "paper": {
+            "length": 8192,
+            "layers": 4,
+            "heads": 4,
+            "width": 128,
+            "dropout": 0.1,
+            "steps": 5000,
+            "batch": 32,
+            "learning_rate": 3.5e-4,
+            "warmup": 0.4,
+            "weight_decay": 0.1,
+            "validate_every": 250,
+            "seeds": 5,
+            "train_examples": 147_086,
+            "validation_examples": 2000,
+            "test_examples": 17_437,
+        },
+    }
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.form = Form(length=options.length, answer="class", vocabulary=SEPARATOR + 1, outputs=2)
+        check_source(options.path, tuple(FILES.values()), what="Long Range Arena's archive")
+        for name in FILES.values() if options.path else ():
+            _read(Lines(Path(options.path) / name), [0])
+
+    def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Draw inputs_NT and targets_N of the pairs of a split; fewer than `count` where it has no more."""
+        folder = Path(self.options.path) if self.options.path else from_archive()
+        lines = Lines(folder / FILES[split])
+        found = _read(lines, chosen(range(len(lines)), count, generator))
+        half = (self.options.length - 1) // 2
+        texts = [[*tokens_of(pair.first[:half]), SEPARATOR, *tokens_of(pair.second[:half])] for pair in found]
+        return as_tokens(texts, self.options.length), torch.tensor([pair.label for pair in found])
+
+
+def from_archive() -> Path:
+    """Download the archive and unpack it, or find it where it was kept. Raises Unsupported where that fails."""
+    import datasets
+
+    try:
+        folder: Any = datasets.DownloadManager().download_and_extract(ARCHIVE)
+        return next(Path(folder).rglob(FILES["train"])).parent
+    except Exception as error:
+        raise Unsupported(
+            f"Long Range Arena's archive could not be had from the network ({type(error).__name__}: {error}); "
+            f"connect to it, or give path=FOLDER with {' and '.join(FILES.values())}"
+        ) from error
+
+
+def _read(lines: Lines, numbers: list[int]) -> list[Pair]:
+    """Read pairs by their number. Raises ValueError for a line that is none."""
+    if not len(lines):
+        raise ValueError(f"{lines.path} is empty; it has a pair of papers a line")
+    found = []
+    for line in lines.at(numbers):
+        fields = line.split(b"\t")
+        if len(fields) != 5 or fields[0] not in (b"0", b"0.0", b"1", b"1.0"):
+            raise ValueError(f"{lines.path} has a line that is not a label, two names and two texts between tabs")
+        found.append(Pair(label=int(float(fields[0])), first=fields[3], second=fields[4]))
+    return found

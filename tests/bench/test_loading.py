@@ -1,0 +1,93 @@
+"""How long a large run takes to load: 100,000 records as a sweep leaves them, from the disk to a DataFrame.
+
+The run is written once for all of these: 20,000 cells (4 variants, 5000 lengths), timed in 5 rounds.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from attnbench.case import Case, Shape
+from attnbench.record import Job, Measurement, Origin, Outcome, Probe, Protocol, Rates, Record
+from attnbench.store import Store
+from attnbench.store.lines import to_line
+from helpers.command import environment
+from helpers.planted import ENVIRONMENT, plan
+
+ROUNDS, LENGTHS = 5, 5000
+OPTIONS = {"vanilla": {}, "linear": {"features": "elu"}, "reformer": {"rounds": 4, "bucket": 64}, "flash": {}}
+RECORDS = ROUNDS * LENGTHS * len(OPTIONS)
+ROWS_OF_A_CELL = 6  # latency and first call; four rates that follow from latency
+LOAD = """
+import json, resource, sys, time
+wall, cpu = time.perf_counter(), time.process_time()
+import attnbench
+frame = attnbench.load(sys.argv[1])
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"rows": len(frame), "wall_s": wall, "cpu_s": cpu, "peak_bytes": peak}))
+"""
+
+
+def jobs() -> Iterator[Job]:
+    """Plan a sweep as `plan_jobs` does: a round at a time."""
+    for number in range(1, ROUNDS + 1):
+        for length in range(1, LENGTHS + 1):
+            shape = Shape(batch=1, heads=8, kv_heads=8, seq_q=length, seq_k=length, head_dim=64)
+            for variant, options in OPTIONS.items():
+                yield Job(
+                    case=Case(variant=variant, options=options, shape=shape),
+                    probe=Probe(kind="latency"),
+                    protocol=Protocol(threads=2),
+                    target=f"attnbench_variants.{variant}:Mechanism",
+                    origin=Origin(distribution="attnbench", version="0.1.0", source_hash=f"{variant:0<16}"),
+                    round=number,
+                )
+
+
+def outcome(job: Job, lot: Random) -> Outcome:
+    """Give what a latency job tells, at its usual size: 20 samples and some twenty facts."""
+    centre = 1000 * job.case.shape.seq_q
+    samples = tuple(round(centre * lot.gauss(1, 0.01)) for _ in range(20))
+    latency = Measurement(metric="latency", unit="ns", values=samples)
+    first = Measurement(metric="first_call", unit="ns", values=(40 * centre,))
+    work = {"flops": 4 * 64 * job.case.shape.seq_q, "flops_by": "variant", "bytes": 1 << 20, "bytes_by": "least"}
+    calls = {"stop": "steady", "group": 2, "warmup_calls": 4, "warmup_ns": 260921039, "calls_ns": 2004028123}
+    machine = {"threads": 2, "cpu_mhz_before": 2445.402, "load_before": 1.19, "cpu_mhz": 2445.402, "load": 1.34}
+    return Outcome(
+        status="ok", measurements=(latency, first), backend="torch-matmul 2.13.0", facts=calls | work | machine
+    )
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the run; its journal all at once, for 100,000 times to the disk is not what is measured."""
+    planned, lot = list(jobs()), Random(0)
+    with Store.create(tmp_path_factory.mktemp("results"), plan(planned)) as store:
+        store.append(ENVIRONMENT)
+        store.append(Rates(device="cpu", threads=2, bytes_per_s=2e10, flops_per_s={"float32": 1e11}))
+    with (store.path / "events.jsonl").open("ab") as journal:
+        for number, job in enumerate(planned):
+            of = Record(run=plan([]).run, job=job, outcome=outcome(job, lot), environment=ENVIRONMENT.key, seconds=2.5)
+            journal.write(to_line(of))
+            lot.seed(number)
+    return store.path
+
+
+def test_a_hundred_thousand_records_are_a_data_frame_in_under_3_s(run: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(run)], capture_output=True, text=True, check=True, env=environment()
+    )
+    told = json.loads(done.stdout)
+    size = sum(file.stat().st_size for file in run.iterdir()) / 2**20
+    print(
+        f"{RECORDS} records ({size:.0f} MiB) as {told['rows']} rows: {told['wall_s']:.2f} s, "
+        f"{told['cpu_s']:.2f} s of one core, peak {told['peak_bytes'] / 2**20:.0f} MiB"
+    )
+    assert told["rows"] == RECORDS // ROUNDS * ROWS_OF_A_CELL
+    assert told["wall_s"] < 3

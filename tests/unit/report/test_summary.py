@@ -1,0 +1,64 @@
+"""The block that ends a run's tables: what each variant costs and gives up, and whether it is on the front."""
+
+import io
+
+from rich.cells import cell_len
+from rich.console import Console
+
+from attnbench.insight.rows import rows
+from attnbench.report.latex import latex
+from attnbench.report.markdown import markdown
+from attnbench.report.summary import blocks, summaries
+from attnbench.report.table import tables
+from attnbench.report.terminal import Tables
+from unit.insight.test_pareto import once, planted, scores, times
+from unit.report.scenarios import SCENARIOS
+
+
+def found():
+    whole = planted(fast=(1e-3, 0.5), slow=(2e-3, 0.4), exact=(4e-3, 0.99))
+    sizes = {"fast": 2**20, "slow": 2**19, "exact": 2**24}
+    whole += [each for name, size in sizes.items() for each in once(name, "memory", size, "bytes")]
+    whole += [times("odd", 1.5e-3), *scores("odd", 0.45, seeds=1)]
+    return whole
+
+
+def marks(block):
+    (group,) = block.groups
+    place = block.columns.index("front")
+    return {line.name: tuple(cell.text for cell in line.cells[place:]) for line in group.lines}
+
+
+def test_each_variant_has_its_figures_and_a_mark_and_the_notes_say_by_whom_it_is_dominated():
+    (block,) = summaries(found())
+    assert block.columns == ("latency (ms)", "memory (MiB)", "accuracy", "front", "of all 3")
+    assert marks(block) == {
+        "fast": ("yes", "yes"),
+        "slow": ("no", "yes"),
+        "exact": ("yes", "yes"),
+        "odd": ("unsure", ""),
+    }
+    assert block.notes[1:] == ("slow dominated by fast", "odd perhaps dominated by fast")
+
+
+def test_it_says_of_which_length_and_heads_the_costs_are_and_that_the_accuracy_has_its_own():
+    (block,) = summaries(found())
+    assert "costs at seq 512, heads 8, batch 1" in block.context
+    assert "mqar:preset=tiny,length=64,pairs=8" in block.context
+    assert block.context.endswith("lengths of their own: seq 64, heads 4")
+
+
+def test_it_fits_80_columns_and_stands_in_markdown_and_latex_as_well():
+    page = io.StringIO()
+    Console(file=page, width=80).print(Tables(summaries(found())))
+    assert max(map(cell_len, page.getvalue().splitlines())) <= 80
+    assert "| slow | 2.00 | 0.500 | 0.400 | no | yes |" in markdown(summaries(found())).replace("**", "")
+    assert r"of all 3 \\" in latex(summaries(found()))
+
+
+def test_it_ends_the_tables_unless_metrics_are_asked_for_or_there_is_nothing_to_weigh():
+    complete = rows(*SCENARIOS["complete"]())
+    assert blocks(complete) == [*tables(complete), *summaries(complete)]
+    assert len(summaries(complete)) == 1
+    assert blocks(complete, ["latency"]) == tables(complete, ["latency"])
+    assert summaries(rows(*SCENARIOS["heads"]())) == []

@@ -1,0 +1,112 @@
+"""Suite files: those that are installed can be planned everywhere; what is wrong in one is said with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from attnbench import registry, request
+from attnbench.describe import describe_task, describe_variant
+from attnbench.errors import UsageError
+from attnbench.plan import PROFILES, Candidate, Setting, plan_jobs, read_sweep
+from attnbench.record import Origin
+from attnbench.specs import parse_specs
+from attnbench.suite import Sweep, read_suite
+
+SUITES = sorted(registry.entries("suites"))
+FLOOR = Candidate(name="empty", target="attnbench.empty:Empty", origin=Origin(), options={})
+GOOD = 'description = "d"\n[sweep]\nvariants = "vanilla"\nheads = 2\nhead_dim = 16\nseq = 64\nbatch = 1\n'
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
+@pytest.mark.parametrize("name", SUITES)
+def test_every_installed_suite_can_be_planned_on_every_kind_of_device(name: str, device: str) -> None:
+    sweep = request.find_suite(name).for_device(device)
+    assert sweep.variants
+    candidates = [
+        Candidate(name=spec.name, target=f"m:{spec.name}", origin=Origin(), options=dict(spec.options))
+        for spec in parse_specs(sweep.variants, flag="--variants")
+    ]
+    setting = Setting(device=device, protocol=PROFILES["quick"], floor=FLOOR)
+    jobs = plan_jobs(read_sweep(sweep), candidates, [], setting)
+    assert {job.case.variant for job in jobs} == {"empty", *(each.name for each in candidates)}
+    assert len(jobs) < 5000
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_installed_suite_names_variants_and_tasks_that_there_are_with_options_that_they_have(name: str) -> None:
+    suite = request.find_suite(name)
+    sweeps = [suite.for_device(device) for device in ("cpu", "cuda", "mps")]
+    for text in {sweep.variants for sweep in sweeps} - {None}:
+        for spec in parse_specs(text, flag="--variants"):
+            found = describe_variant(registry.find(spec.name, "variants", flag="--variants"), spec.options)
+            assert (found.failure, found.mistake) == ("", "")
+    for text in {sweep.tasks for sweep in sweeps} - {None}:
+        for spec in parse_specs(text, flag="--tasks"):
+            found = describe_task(registry.find(spec.name, "tasks", flag="--tasks"), spec.options)
+            assert (found.failure, found.mistake) == ("", "")
+
+
+def test_the_list_of_suites_fits_80_columns() -> None:
+    for name in SUITES:
+        assert len(f"{max(SUITES, key=len)}  attnbench 0.1.0  {request.find_suite(name).description}") <= 80
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("heads = 2", "heads = = 2"), "line 4"),
+        (
+            GOOD.replace("heads = 2", "haeds = 2"),
+            ", line 4, in sweep: no field is called 'haeds'; did you mean 'heads'?",
+        ),
+        (GOOD.replace("[sweep]", "[swep]"), ", line 2: no field is called 'swep'; did you mean 'sweep'?"),
+        (GOOD.replace("seq = 64", "seq = [64]"), "line 6, sweep.seq: Expected `int | str | null`, got `array`"),
+        (GOOD + "[on.gpu]\nseq = 32\n", "on"),
+        (GOOD + "[on.cuda]\nseqk = 32\n", "no field is called 'seqk'; did you mean 'seq_k'?"),
+        (GOOD + '[[sweep.shapes]]\nname = "a"\ndtype = "float32"\n', "'dtype'; there are: batch, causal"),
+        (GOOD + '[[sweep.shapes]]\nname = "a"\n[[sweep.shapes]]\nname = "a"\n', "two shapes are called 'a'"),
+        (GOOD + "[[sweep.shapes]]\nseq = 9\n", "`name`"),
+        (GOOD + '[[sweep.shapes]]\nname = "a,b"\n', "'a,b' cannot be a shape's name"),
+        (GOOD.replace('description = "d"\n', ""), "`description`"),
+        (GOOD.replace("[sweep]", "[sweep]\nshapes = 'a'"), "[[sweep.shapes]]"),
+    ],
+)
+def test_a_wrong_file_is_answered_with_its_line_or_field_and_the_nearest_name(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_suite(path)
+    said = str(caught.value)
+    assert said.startswith(f"--suite: '{path}'")
+    assert told in said
+    assert "$" not in said
+
+
+def test_a_file_that_is_no_text_or_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b'description = "\xff"')
+    with pytest.raises(UsageError, match="is not UTF-8 at byte 15"):
+        read_suite(tmp_path / "bytes.toml")
+    with pytest.raises(UsageError, match="No such file"):
+        read_suite(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "told"),
+    [
+        (GOOD.replace("seq = 64", 'seq = "64.."'), Sweep(), "seq: '64..' is not a range"),
+        (GOOD + 'dtype = "float31"\n', Sweep(), "dtype: 'float31' is not one of"),
+        (GOOD + '[[sweep.shapes]]\nname = "odd"\nkv_heads = 3\n', Sweep(), "kv_heads: 2 heads cannot share 3"),
+        (GOOD + 'dtype = "float31"\n', Sweep(seq="9.."), "--seq: '9..'"),
+    ],
+)
+def test_a_wrong_value_is_told_as_the_suites_where_it_is_the_suites_and_as_a_flags_where_it_is_a_flags(
+    tmp_path: Path, text: str, flags: Sweep, told: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        request.check(request.Request(threads=1, suite=str(path), sweep=flags))
+    said = str(caught.value)
+    assert said.startswith(told if told.startswith("--") else f"--suite: {str(path)!r}: {told}")
