@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -35,13 +36,19 @@ def flat(row: Struct) -> list[Cell]:
     return [_cell(value) for value in astuple(row)]
 
 
+def column(rows: Iterable[Struct], name: str) -> Sequence[Cell]:
+    """Give the cells of one column; what several rows share is written once."""
+    return _cells(tuple(map(attrgetter(name), rows)))
+
+
 def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
-    """Give the same cells column by column; what several rows share is written once."""
-    for values in zip(*map(astuple, rows), strict=True):
-        yield _written(values) if isinstance(values[0], dict | tuple) else values
+    """Give the cells of every column in turn."""
+    return map(_cells, zip(*map(astuple, rows), strict=True))
 
 
-def _written(values: Sequence[Any]) -> list[Cell]:
+def _cells(values: Sequence[Any]) -> Sequence[Cell]:
+    if not values or not isinstance(values[0], dict | tuple):
+        return values
     apart = {id(value): value for value in values}
     write = canonical_each if isinstance(values[0], dict) else partial(map, _cell)
     texts = dict(zip(apart, write(apart.values()), strict=True))
