@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
 from attnbench.plan import Candidate, Exam, Setting, Workloads
-from attnbench.ranges import parse_duration
+from attnbench.ranges import parse_duration, parse_range
 from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Origin, Profile, Protocol
 from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
 from attnbench.store import Plan, new_run_id
 from attnbench.suite import Sweep
 
+_MOST_EXAMS = 1000
 _REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
@@ -67,7 +69,8 @@ def prepare(request: Request, executor: Executor) -> Plan:
     sweep, workloads = _read(request, machine.device)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
-    exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
+    asked = _tasks(sweep) if "accuracy" in workloads.metrics else ()
+    exams = [_exam(each, executor) for spec in asked for each in _swept(spec, executor)]
     setting = Setting(
         device=machine.device,
         protocol=_protocol(request),
@@ -162,7 +165,7 @@ def _variants(sweep: Sweep) -> tuple[Spec, ...]:
 
 
 def _tasks(sweep: Sweep) -> tuple[Spec, ...]:
-    return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks")
+    return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks", ranges=True)
 
 
 def _candidate(spec: Spec, executor: Executor) -> Candidate:
@@ -173,6 +176,21 @@ def _candidate(spec: Spec, executor: Executor) -> Candidate:
         raise UsageError(f"--variants: {spec}: {found.mistake}")
     options: dict[str, Any] = dict(spec.options) if found.failure else found.options
     return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options)
+
+
+def _swept(spec: Spec, executor: Executor) -> Iterator[Spec]:
+    """Give a task once for each value of its whole-number options that are given as ranges."""
+    ranges = {name: text for name, text in spec.options.items() if text[:1].isdigit() and not text.isdigit()}
+    if ranges:
+        entry = registry.find(spec.name, "tasks", flag="--tasks")
+        fields = describe_task(executor, entry).fields
+        whole = {field.name for field in fields if "int" in field.type.split("|")}
+        ranges = {name: text for name, text in ranges.items() if name in whole}
+    values = [parse_range(text, flag=f"--tasks: {spec.name}:{name}") for name, text in ranges.items()]
+    if math.prod(map(len, values)) > _MOST_EXAMS:
+        raise UsageError(f"--tasks: {spec}: its ranges make more than {_MOST_EXAMS} tasks; narrow one")
+    for numbers in product(*values):
+        yield Spec(name=spec.name, options={**spec.options, **dict(zip(ranges, map(str, numbers), strict=True))})
 
 
 def _exam(spec: Spec, executor: Executor) -> Exam:

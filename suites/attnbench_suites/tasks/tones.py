@@ -89,6 +89,7 @@ class Tones:
             "train_examples": 20_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -110,6 +111,7 @@ class Tones:
             "train_examples": 24_000,
             "validation_examples": 5000,
             "test_examples": 5000,
+            "rates": 4,
             "seeds": 5,
         },
     }
