@@ -100,7 +100,9 @@ class BytesLm:
                     f"length={options.length}: the {split} files of {sysconfig.get_path('stdlib')} have {size} bytes; "
                     "lower it, or use a Python that ships its library's source"
                 )
-        self.form = Form(length=options.length, answer="tokens", vocabulary=256, outputs=256, causal=True)
+        self.form = Form(
+            length=options.length, answer="tokens", vocabulary=256, outputs=256, causal=True, bits_per="byte"
+        )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Cut inputs_NT and targets_NT out of a split's files: fewer than `count` where they have no more."""

@@ -42,8 +42,9 @@ class Digits:
     presets: ClassVar = {
         "tiny": {
             "patch": 1,
-            "steps": 700,
-            "batch": 64,
+            "heads": 4,
+            "steps": 500,
+            "batch": 32,
             "learning_rate": 3e-3,
             "train_examples": 6500,
             "validation_examples": 147,
@@ -55,8 +56,8 @@ class Digits:
             "heads": 4,
             "width": 64,
             "dropout": 0.1,
-            "steps": 3000,
-            "batch": 64,
+            "steps": 2500,
+            "batch": 32,
             "learning_rate": 2e-3,
             "weight_decay": 0.01,
             "train_examples": 32_500,

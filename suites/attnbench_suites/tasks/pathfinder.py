@@ -21,7 +21,7 @@ MIRRORS_M22 = torch.tensor(
 
 
 class Pathfinder:
-    """Tell whether one dashed path joins two dots (Linsley et al. 2018, section 3; Houtkamp and Roelfsema 2010).
+    """Tell whether one dashed path joins two dots (Linsley et al. 2018; Houtkamp and Roelfsema 2010).
 
     A drawing has two long paths of equally many dashes, and shorter ones to distract. Consecutive dashes keep their
     heading or turn by 45 degrees; between them are `gap` blank pixels, while different paths are further apart than
@@ -33,22 +33,22 @@ class Pathfinder:
     alone and the dots alone are alike for both answers: neither the dots' distance, nor how much is drawn, nor what is
     drawn where tells them apart, and a model must hop from dash to dash.
 
-    `paper` is Long Range Arena's Pathfinder of 32 x 32 pixels and its hardest setting (Tay et al. 2020, section 2.2.5,
-    and the published configuration): 14 dashes, distractors of a third of that, 1 layer of 4 heads, 200 epochs of
-    160,000 drawings. Its Path-X is `side=128`. Other than there, drawings are made at their final size (dashes on the
-    pixels' grid, eight headings, three shades) and not shrunk from 300 x 300; distractors are as many as find room
-    out of `distractors`; both projections are as wide as the model.
+    `paper` follows Long Range Arena's Pathfinder of 32 x 32 pixels (Tay et al. 2020, section 2.2.5) and its published
+    configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`.
+    Other than there, drawings are made at their final size (dashes on the pixels' grid, eight headings, three shades)
+    and not shrunk from 300 x 300: a path of 7 dashes is 20 of 32 pixels long, one of their hardest 14 dashes half the
+    side; of `distractors` as many are drawn as find room, each a third as long; heads share the model's whole width.
 
-    `tiny` is easy on purpose, so that attention learns it in a minute: 16 x 16 pixels in patches, paths of few dashes,
-    no distractors.
+    `tiny` is easy on purpose, so that attention learns it in a minute: 16 x 16 pixels in patches of 4 x 4, paths of 3
+    dashes, no distractors.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What is drawn; the defaults are Long Range Arena's, as far as the grid allows."""
+        """What is drawn; the defaults are those of `paper`."""
 
         side: Annotated[int, Meta(ge=8, le=256, description="pixels of the drawing's side")] = 32
         patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side; 1: pixels as tokens")] = 1
-        dashes: Annotated[int, Meta(ge=2, description="dashes of each of the two long paths")] = 9
+        dashes: Annotated[int, Meta(ge=2, description="dashes of each of the two long paths")] = 7
         dash: Annotated[int, Meta(ge=1, description="pixels of a dash")] = 2
         gap: Annotated[int, Meta(ge=1, description="blank pixels between dashes; paths are further apart")] = 1
         distractors: Annotated[int, Meta(ge=0, description="shorter paths, as far as there is room")] = 6
@@ -57,37 +57,37 @@ class Pathfinder:
     presets: ClassVar = {
         "tiny": {
             "side": 16,
-            "patch": 2,
+            "patch": 4,
             "dashes": 3,
             "distractors": 0,
             "heads": 4,
-            "steps": 1000,
-            "batch": 64,
+            "steps": 1400,
+            "batch": 128,
             "learning_rate": 2e-3,
-            "train_examples": 20_000,
-            "validation_examples": 500,
-            "test_examples": 1000,
+            "train_examples": 40_000,
+            "validation_examples": 1000,
+            "test_examples": 2000,
         },
         "small": {
             "side": 16,
-            "patch": 1,
+            "patch": 4,
             "dashes": 4,
             "distractors": 2,
             "heads": 4,
             "layers": 3,
-            "steps": 4000,
-            "batch": 64,
+            "steps": 3000,
+            "batch": 256,
             "learning_rate": 1e-3,
             "train_examples": 100_000,
-            "validation_examples": 1000,
-            "test_examples": 2000,
+            "validation_examples": 1500,
+            "test_examples": 2500,
             "rates": 3,
             "seeds": 3,
         },
         "paper": {
             "side": 32,
             "patch": 1,
-            "dashes": 9,
+            "dashes": 7,
             "distractors": 6,
             "layers": 1,
             "heads": 4,

@@ -37,16 +37,16 @@ class Tones:
 
     A word has `syllables` vowels out of the first `vowels` of Peterson and Barney's ten (1952), every sequence of them
     with no vowel twice in a row being a class. Pulses of a voice with some breath go through one resonator for each of
-    `formants` formants, one after the other (Klatt 1980, equations 1 to 3), whose frequencies glide from vowel to
+    `formants` formants, one after the other (Klatt 1980, equations 1 and 2), whose frequencies glide from vowel to
     vowel. Speakers differ in pitch, which falls or rises in the word, and in the length of their vocal tract; words
     differ in when they begin and end and in how their time is shared out among syllables (warp). White noise comes on
     top; a word's samples have mean square 1.
 
-    The words differ in the order of their vowels only, so what is heard at one place must be held against another, at
-    a distance of thousands of samples. Raw samples are the hardest way to hear it: as in the raw variant of Speech
-    Commands that Gu et al. 2022 (section 4.3) test, whose second of 16,000 samples the preset `paper` has. There are
-    real words; here sounds are generated, so that nothing is downloaded, and there is no published result to compare
-    with. `frame` samples make a position: `tiny` takes 24 of 6000 a second, `paper` one of 16,000.
+    Every vowel begins words and ends words, so what is heard at one place must be held against another, thousands of
+    samples away. Raw samples are the hardest way to hear it, as in the raw form of Speech Commands (Warden 2018), whose
+    second of 16,000 samples the preset `paper` has. There are real words; here sounds are generated, so that nothing is
+    downloaded, and there is no published result to compare with. `frame` samples make a position: `tiny` takes 24 of
+    6000 a second, `paper` one of 16,000.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -66,10 +66,11 @@ class Tones:
             "samples": 1152,
             "rate": 6000,
             "frame": 24,
-            "vowels": 3,
+            "vowels": 4,
             "formants": 2,
             "heads": 4,
-            "steps": 600,
+            "noise_db": 10.0,
+            "steps": 400,
             "batch": 32,
             "learning_rate": 2e-3,
             "train_examples": 8000,
@@ -79,12 +80,13 @@ class Tones:
         "small": {
             "samples": 3072,
             "rate": 8000,
-            "frame": 24,
+            "frame": 48,
             "vowels": 5,
             "heads": 4,
             "layers": 3,
-            "steps": 3000,
-            "batch": 64,
+            "noise_db": 10.0,
+            "steps": 2000,
+            "batch": 32,
             "learning_rate": 1e-3,
             "train_examples": 20_000,
             "validation_examples": 1000,
@@ -204,7 +206,7 @@ def _gliding(targets_NS: Tensor, place_NT: Tensor) -> Tensor:
 
 
 def _resonate(wave_NT: Tensor, hertz_NT: Tensor, bandwidth: float, rate: int) -> Tensor:
-    """Pass waves through a resonator: y[t] = a x[t] + b y[t-1] + c y[t-2] (Klatt 1980, equations 1 to 3)."""
+    """Pass waves through a resonator: y[t] = a x[t] + b y[t-1] + c y[t-2] (Klatt 1980, equations 1 and 2)."""
     decay = math.exp(-math.pi * bandwidth / rate)
     c = -(decay**2)
     b_TN = (2 * decay * torch.cos(2 * math.pi * hertz_NT / rate)).T.contiguous()
