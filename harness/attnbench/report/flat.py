@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -38,10 +39,17 @@ def flat(row: Struct) -> list[Cell]:
 def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
     """Give the same cells column by column; what several rows share is written once."""
     for values in zip(*map(astuple, rows), strict=True):
-        yield _written(values) if isinstance(values[0], dict | tuple) else values
+        yield _written(values)
 
 
-def _written(values: Sequence[Any]) -> list[Cell]:
+def column(rows: Iterable[Struct], name: str) -> Sequence[Cell]:
+    """Give one of those columns."""
+    return _written(list(map(attrgetter(name), rows)))
+
+
+def _written(values: Sequence[Any]) -> Sequence[Cell]:
+    if not values or not isinstance(values[0], dict | tuple):
+        return values
     apart = {id(value): value for value in values}
     write = canonical_each if isinstance(values[0], dict) else partial(map, _cell)
     texts = dict(zip(apart, write(apart.values()), strict=True))
