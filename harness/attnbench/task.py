@@ -98,17 +98,21 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     norm: Annotated[Literal["pre", "post"], Meta(description="layer normalisation before or after each block")] = "pre"
     tied: Annotated[bool, Meta(description="token outputs share the weights of the embedding")] = False
     dropout: Annotated[_Share, Meta(description="on embeddings, attention outputs and feed-forward")] = 0.0
+    weight_dropout: Annotated[_Share, Meta(description="on attention weights, where a variant can drop them")] = 0.0
     steps: Annotated[_Count, Meta(description="updates of the weights")] = 1000
     batch: Annotated[_Count, Meta(description="sequences an update")] = 64
     accumulate: Annotated[_Count, Meta(description="parts in which a batch is computed; they divide it")] = 1
     optimizer: Annotated[Literal["adam", "adamw"], Meta(description="Adam, or with decoupled weight decay")] = "adamw"
-    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate, or the middle of those searched")] = 1e-3
+    rates: Annotated[
+        _Count, Meta(description="rates tried for each variant, half a decade apart; 1: the one above")
+    ] = 1
     beta2: Annotated[_Share, Meta(description="decay of Adam's mean of squares")] = 0.999
     warmup: Annotated[_Share, Meta(description="share of the steps in which the rate rises from 0")] = 0.1
     decay: Annotated[Literal["cosine", "linear", "none"], Meta(description="how the rate falls to 0 after that")] = (
         "cosine"
     )
-    weight_decay: Annotated[_Zero, Meta(description="pull of all weights towards 0")] = 0.0
+    weight_decay: Annotated[_Zero, Meta(description="pull of matrices towards 0; not of biases and norms")] = 0.0
     clip: Annotated[_Zero, Meta(description="largest norm of the gradient; 0 does not clip")] = 1.0
     validate_every: Annotated[_Count, Meta(description="steps between validations")] = 100
     patience: Annotated[

@@ -93,3 +93,17 @@ def test_flash_counts_only_the_pairs_that_a_query_sees():
     case = case_for("flash", WORKLOADS["causal"])
     pairs = sum(range(1, case.shape.seq_q + 1))
     assert variant("flash").flops(case) == 4 * 2 * 2 * pairs * 4
+
+
+def test_vanilla_drops_its_weights_and_nothing_else_and_on_average_nothing():
+    case = _sized("vanilla", 32)
+    attention, (q, k, v) = built("vanilla", case), draw("vanilla", case)
+    eye = torch.eye(32, dtype=v.dtype).expand(*v.shape[:2], 32, 32)
+    weights = attention(q, k, eye)
+    attention.weight_dropout = 0.25
+    torch.manual_seed(0)
+    dropped = torch.stack([attention(q, k, eye) for _ in range(400)])
+    grown = weights / (1 - 0.25)
+    assert ((dropped == 0) | torch.isclose(dropped, grown)).all()
+    assert (dropped == 0).double().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert_near(dropped.mean(dim=0), weights, 0.1)

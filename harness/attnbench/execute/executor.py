@@ -1,6 +1,7 @@
 """What every executor can do: answer questions and work jobs off, on this machine or elsewhere."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from attnbench.execute.events import Event
@@ -21,8 +22,11 @@ class Executor(Protocol):
         """Answer a question that is no job. Raises UsageError, and NoAnswer where its process broke."""
         ...
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
-        """Work through jobs in order; each is taken from the iterable when there is room for it."""
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+        """Work through jobs in order; each is taken from the iterable when there is room for it.
+
+        `folder` is the run's: there a training leaves its checkpoints.
+        """
         ...
 
     def close(self) -> None:

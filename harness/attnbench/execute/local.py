@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from attnbench.execute.executor import NoAnswer
 from attnbench.execute.messages import Perform, Question
 from attnbench.execute.spawn import Spawner
 from attnbench.record import Allocator, Job, Outcome
+from attnbench.store import checkpoint_path
 
 T = TypeVar("T")
 
@@ -43,7 +45,7 @@ class _Running(Struct, frozen=True, kw_only=True):
 class LocalExecutor:
     """Forks a child for each job from a server that has torch imported; each round has a server of its own.
 
-    `slots` training jobs run at a time; `memory_bytes` bounds a CPU job (default: what the machine has to spare).
+    `slots` training jobs run at a time; `memory_bytes` bounds a job (default, on the CPU: what the machine can spare).
     `spawn` starts a new interpreter for each job instead: where fork is unsafe, and slower by an import of torch.
     """
 
@@ -67,12 +69,15 @@ class LocalExecutor:
                 if isinstance(event, Ended) and event.id == name:
                     return _decoded(event, kind)
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
-        """Work through jobs in their order, and yield what happens. A job is taken only when there is room for it."""
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+        """Work through jobs in their order, and yield what happens. A job is taken only when there is room for it.
+
+        Trainings leave their checkpoints in the run's `folder`, and go on from those that are there.
+        """
         for job in jobs:
             while not self._room_for(job):
                 yield from self._step()
-            failed = self._start(job)
+            failed = self._start(job, folder)
             yield Started(job=job)
             if failed is not None:
                 yield failed
@@ -94,12 +99,15 @@ class LocalExecutor:
         alike = all(_key(other.job) == _key(job) for other in self._running.values())
         return alike and _shares(job) and len(self._running) < self.slots
 
-    def _start(self, job: Job) -> Finished | None:
+    def _start(self, job: Job, folder: Path | None) -> Finished | None:
         """Start a job's process; where even a new server is lost, give the job's end instead."""
-        memory = limits.available_bytes() if self.memory_bytes is None else self.memory_bytes
+        memory = self.memory_bytes
+        if memory is None and job.case.device == "cpu":
+            memory = limits.available_bytes()
         share = memory // self.slots if memory is not None and _shares(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
-        question = Perform(job=job, memory_bytes=share)
+        kept = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""
+        question = Perform(job=job, memory_bytes=share, checkpoint=kept)
         try:
             self._running[self._asked(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
         except ServerLost as loss:

@@ -12,7 +12,7 @@ import torch
 from attnbench import describe, environment, registry
 from attnbench.case import Case
 from attnbench.errors import UsageError
-from attnbench.execute import limits
+from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
     Answered,
     DescribeMachine,
@@ -21,6 +21,8 @@ from attnbench.execute.messages import (
     MeasureRates,
     Perform,
     Question,
+    ReadMatrices,
+    ReadTrained,
     Told,
     TryVariant,
 )
@@ -36,7 +38,6 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "agreement": agreement.measure,
-    "accuracy": accuracy.measure,
     "energy": energy.measure,
 }
 
@@ -64,13 +65,18 @@ def assert_fork_is_safe() -> None:
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
-def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None) -> Outcome:
+def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
         _choose_device(job.case.device)
         if job.case.device == "cpu":
             _warm_threads(job.protocol.threads)
             limits.bound_memory(memory_bytes)
+        elif memory_bytes is not None and job.case.device.startswith("cuda"):
+            whole = torch.cuda.get_device_properties(job.case.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
+        if job.probe.kind == "accuracy":
+            return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
@@ -90,9 +96,11 @@ def _reply(question: Question, tell: Tell) -> object:
             return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
-        case Perform(job=job, memory_bytes=memory_bytes):
+        case ReadMatrices() | ReadTrained():
+            return reading.read(question, tell)
+        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
             limits.prefer_as_victim()
-            return perform(job, tell, memory_bytes=memory_bytes)
+            return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)
 
 
 def _try(target: str, case: Case) -> str:

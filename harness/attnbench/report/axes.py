@@ -143,7 +143,7 @@ def variant_key(row: OfVariant) -> VariantKey:
 
 def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[str, ...]:
     """Head the columns: with the length, and before it the shape, or the task with the options that tell it apart."""
-    tasks = {column_of(row)[0]: _task(row) for row in rows}
+    tasks = {column_of(row)[0]: task_of(row) for row in rows}
     names = _labels(tasks.values())
     keys = {task: (name, canonical(options)) for task, (name, options) in tasks.items()}
     return tuple(f"{names[keys[task]]} ({length})" if task else str(length) for task, length in columns)
@@ -151,12 +151,12 @@ def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[st
 
 def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
     found = dict.fromkeys(column_of(row) for row in rows)
-    tasks = list(dict.fromkeys(_task(row)[0] for row in rows))
-    first = {column_of(row)[0]: tasks.index(_task(row)[0]) for row in rows}
+    tasks = list(dict.fromkeys(task_of(row)[0] for row in rows))
+    first = {column_of(row)[0]: tasks.index(task_of(row)[0]) for row in rows}
     return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
 
 
-def _task(row: Placed) -> Named:
+def task_of(row: Placed) -> Named:
     """Split a task from its options as typed, less those that only repeat the length; a listed shape has none."""
     name, *typed = _OPTIONS.split(column_of(row)[0])
     options = dict(piece.split("=", 1) for piece in typed)

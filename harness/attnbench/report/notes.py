@@ -19,6 +19,8 @@ _FLAGS = {
     "operand_bytes": "bytes are those that each operation reads and writes, also where a cache serves them",
     "above_roofline": "above the roofline: a count or a rate is wrong (or a cache held everything)",
     "diverged": "a training diverged, its best weights before that were tested",
+    "weights_kept": "it cannot drop attention weights (weight_dropout), its output was dropped alone",
+    "edge_rate": "the best learning rate lies at the end of those searched",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
 _LONGEST_REASON = 300

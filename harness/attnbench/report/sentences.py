@@ -82,18 +82,22 @@ def _by_setting(leads: Iterable[Lead]) -> list[list[Lead]]:
 
 
 def _of_setting(topic: str, leads: Sequence[Lead], names: Names, *, place: str) -> Iterator[Told]:
-    """Tell the leads of one setting, lengths that follow one another and have one outcome together."""
+    """Tell the leads of one setting, lengths of one outcome together, what is open last."""
+    open_ = []
     for outcome, group in groupby(leads, lambda lead: (lead.sure, lead.even, _contenders(lead, names))):
         sure, even, contenders = outcome
         stretch = list(group)
         if sure:
             text = f"{contenders[0]} {_BEST[stretch[0].metric]} {_span(stretch)}: {_by_how_much(stretch, names)}"
+            yield Told(topic=topic, text=f"{place}{text}", claims=True)
         elif even and len(contenders) == 2:
             within = f"within {stretch[0].rival.band:.1%}"
             text = f"{' and '.join(contenders)} {_EVEN[stretch[0].metric]} {_span(stretch)}, {within}"
+            yield Told(topic=topic, text=f"{place}{text}")
         else:
-            text = f"nothing is decided {_span(stretch)}: {_listed(contenders)} are not told apart"
-        yield Told(topic=topic, text=f"{place}{text}", claims=sure)
+            open_.append(f"{_span(stretch)} ({_listed(contenders)})")
+    if open_:
+        yield Told(topic=topic, text=f"{place}not told apart, so nothing is decided: {'; '.join(open_)}")
 
 
 def _contenders(lead: Lead, names: Names) -> tuple[str, ...]:

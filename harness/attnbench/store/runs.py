@@ -9,12 +9,13 @@ from pathlib import Path
 from msgspec import Struct
 
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Status
+from attnbench.record import Job, Status
 from attnbench.store.lines import EVENTS, PLAN, read_journal, read_plan
 from attnbench.store.progress import tally
 
 RESULTS = Path("results")  # where runs are kept unless told
 LATEST = "latest"
+CHECKPOINTS = "checkpoints"
 _SHOWN = 3
 _LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # none that is read as another
 _ID = re.compile(rf"[0-9]{{8}}-[0-9]{{6}}-[{_LETTERS}]{{4}}")
@@ -68,6 +69,11 @@ def find_run(name: str, out: Path) -> Path:
             raise UsageError(f"no run is called {name!r} under {out}; {_hint(name, names)}")
         case several:
             raise UsageError(f"{name!r} begins more than one run under {out}: {', '.join(several[-_SHOWN:])}")
+
+
+def checkpoint_path(run: Path, job: Job) -> Path:
+    """Give the file, in a run's folder, in which a training leaves how far it is, and at its end the best weights."""
+    return run.resolve() / CHECKPOINTS / f"{job.key}.pt"
 
 
 def _summary(path: Path) -> RunSummary:

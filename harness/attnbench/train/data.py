@@ -4,6 +4,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from operator import itemgetter
+from typing import Self
 
 import torch
 from msgspec import Struct
@@ -90,16 +91,32 @@ def draw_splits(task: Task, training: Training, *, seed: int, device: str) -> di
     return splits
 
 
-def batches(examples: Examples, size: int, *, seed: int) -> Iterator[Examples]:
-    """Give batches without end: every example once, in an order of its own, before any comes again."""
-    generator = generator_of(seed, "order")
-    size = min(size, len(examples))
-    waiting_N = torch.empty(0, dtype=torch.long)
-    while True:
-        waiting_N = torch.cat((waiting_N, torch.randperm(len(examples), generator=generator)))
-        while len(waiting_N) >= size:  # what is left over goes first in the next epoch
-            rows_N, waiting_N = waiting_N[:size], waiting_N[size:]
-            yield examples.at(rows_N.to(examples.inputs.device))
+class Batches:
+    """Batches without end: every example once, in an order of its own, before any comes again."""
+
+    def __init__(self, examples: Examples, size: int, *, seed: int) -> None:
+        self.examples, self.size = examples, min(size, len(examples))
+        self.generator = generator_of(seed, "order")
+        self.waiting_N = torch.empty(0, dtype=torch.long)
+
+    def __next__(self) -> Examples:
+        if len(self.waiting_N) < self.size:  # what is left over goes first in the next epoch
+            order_N = torch.randperm(len(self.examples), generator=self.generator)
+            self.waiting_N = torch.cat((self.waiting_N, order_N))
+        rows_N, self.waiting_N = self.waiting_N[: self.size], self.waiting_N[self.size :]
+        return self.examples.at(rows_N.to(self.examples.inputs.device))
+
+    def __iter__(self) -> Self:
+        return self
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the place in the order, as tensors."""
+        return {"generator": self.generator.get_state(), "waiting": self.waiting_N.clone()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from a place in the order."""
+        self.generator.set_state(state["generator"])
+        self.waiting_N = state["waiting"]
 
 
 def generator_of(seed: int, purpose: str) -> torch.Generator:

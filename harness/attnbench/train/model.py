@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnbench.task import IGNORE, Form, Training
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
-from attnbench.variant import Attention, InvalidOutput
+from attnbench.variant import Attention, InvalidOutput, drops_weights
 
 
 class MultiHead(nn.Module):
@@ -22,6 +22,7 @@ class MultiHead(nn.Module):
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training, *, tied: bool) -> None:
         super().__init__()
         self.mechanism, self.rotary, self.heads, self.tied = mechanism, rotary, training.heads, tied
+        self.weight_dropout = training.weight_dropout
         self.split = _linear(training.width, training.width * (2 if tied else 3))
         self.join = _linear(training.width, training.width)
 
@@ -29,6 +30,7 @@ class MultiHead(nn.Module):
         """Let the positions of x attend to one another."""
         *qk_BHTD, v_BHTD = _heads(self.split(x_BTE), self.heads, x_BTE.shape[-1])
         turned_BHTD = [_turned(self.rotary, each_BHTD) for each_BHTD in qk_BHTD]
+        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
         return cast("Tensor", self.join(_attended(self.mechanism, turned_BHTD[0], turned_BHTD[-1], v_BHTD)))
 
 
@@ -41,6 +43,7 @@ class Cross(nn.Module):
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training) -> None:
         super().__init__()
         self.mechanism, self.rotary, self.heads = mechanism, rotary, training.heads
+        self.weight_dropout = training.weight_dropout
         self.ask = _linear(training.width, training.width)
         self.split = _linear(training.width, training.width * 2)
         self.join = _linear(training.width, training.width)
@@ -49,6 +52,7 @@ class Cross(nn.Module):
         """Let the positions of x attend to those of y."""
         (q_BHTD,) = _heads(self.ask(x_BTE), self.heads, x_BTE.shape[-1])
         k_BHSD, v_BHSD = _heads(self.split(y_BSE), self.heads, x_BTE.shape[-1])
+        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
         return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _turned(self.rotary, k_BHSD), v_BHSD)))
 
 
@@ -122,6 +126,11 @@ class Model(nn.Module):
         if training.tied and isinstance(self.embed, nn.Embedding):  # tokens are read out by the table that put them in
             self.head.weight = self.embed.weight
 
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Turn inputs [B, T] or [B, T, F], and the context [B, S] or [B, S, F] if any, into states x_BTE."""
         # Mixed precision: weights stay in float32, products are in the case's dtype (Micikevicius et al. 2018).
@@ -153,6 +162,12 @@ def _heads(x_BTN: Tensor, heads: int, width: int) -> tuple[Tensor, ...]:
 
 def _turned(rotary: Rotary | None, q_BHTD: Tensor) -> Tensor:
     return q_BHTD if rotary is None else cast("Tensor", rotary(q_BHTD))
+
+
+def _drop_weights(mechanism: Attention, share: float) -> None:
+    """Tell a mechanism what share of its weights to drop, if it can."""
+    if drops_weights(mechanism):
+        mechanism.weight_dropout = share
 
 
 def _attended(mechanism: Attention, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:

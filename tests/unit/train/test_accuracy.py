@@ -15,6 +15,8 @@ from attnbench.record import Job, Outcome, Probe
 from attnbench.registry import find, load
 from attnbench.task import build_task, settings_of
 from attnbench.train import accuracy
+from attnbench.train.data import draw_splits
+from attnbench.train.loop import evaluate
 from attnbench.train.model import Model
 from attnbench.variant import InvalidOutput, Unsupported
 from distributions import forget_imports
@@ -81,7 +83,8 @@ def test_a_stranger_s_task_of_classes_is_learned() -> None:
 def test_a_stranger_s_task_of_numbers_is_learned() -> None:
     outcome = measured("linear", RICH)
     assert figures(outcome)["accuracy"][0] > 0.9  # within 0.2
-    assert figures(outcome)["test_loss"][0] < 0.2**2
+    assert figures(outcome)["mse"] == figures(outcome)["test_loss"] < (0.2**2,)
+    assert figures(outcome)["rmse"][0] ** 2 == pytest.approx(figures(outcome)["mse"][0])
 
 
 def test_a_stranger_s_task_of_two_modalities_is_learned() -> None:
@@ -94,9 +97,13 @@ def test_an_outcome_tells_the_score_what_it_was_held_against_and_how_it_came_abo
     outcome = measured("flash", "mqar", **MQAR)
     found = figures(outcome)
     assert list(found) == [
-        *("accuracy", "test_loss", "train_accuracy", "generalisation_gap", "steps_to_best", "validation_curve")
+        *("accuracy", "test_loss", "perplexity", "train_accuracy", "train_loss", "generalisation_gap"),
+        *("steps_to_best", "parameters"),
+        *("step_curve", "validation_curve", "validation_loss_curve", "train_loss_curve"),
     ]
-    assert len(found["validation_curve"]) == 3
+    assert found["step_curve"] == (2, 4, 6)
+    assert {len(found[name]) for name in found if name.endswith("_curve")} == {3}
+    assert found["perplexity"][0] == pytest.approx(math.exp(found["test_loss"][0]))
     assert found["steps_to_best"][0] in (2, 4, 6)
     assert found["generalisation_gap"][0] == pytest.approx(found["train_accuracy"][0] - found["accuracy"][0])
     assert 0 < found["test_loss"][0] < 10
@@ -111,6 +118,41 @@ def test_an_outcome_tells_the_score_what_it_was_held_against_and_how_it_came_abo
 def test_the_parameters_are_those_of_the_whole_model_with_the_variant_s_own() -> None:
     plain, projecting = (measured(name, "mqar", **MQAR).facts["parameters"] for name in ("flash", "linformer"))
     assert projecting - plain == 2 * 2 * 256 * 16  # two layers, E and F, 256 columns of 16 keys
+
+
+@pytest.mark.parametrize(("variant", "flags"), [("vanilla", ()), ("linear", ("weights_kept",))])
+def test_a_variant_that_cannot_drop_the_weights_that_were_to_be_dropped_says_so(
+    variant: str, flags: tuple[str, ...]
+) -> None:
+    outcome = measured(variant, "mqar", **MQAR, weight_dropout=0.1)
+    assert outcome.measurements[0].flags == flags
+
+
+def test_a_language_model_is_told_in_bits_too(tmp_path: Path) -> None:
+    text = (
+        "class Mine:\n"
+        "    def __init__(self, options):\n"
+        "        self.form = Form(length=4, vocabulary=3, answer='tokens', outputs=3, bits_per='byte', causal=True)\n"
+        "    def examples(self, split, count, generator):\n"
+        "        tokens = torch.randint(3, (count, 5), generator=generator)\n"
+        "        return tokens[:, :-1], tokens[:, 1:]\n"
+    )
+    counts = {"train_examples": 20, "validation_examples": 20, "test_examples": 20}
+    found = figures(measured("vanilla", written(tmp_path, text), **counts, width=8, steps=3, validate_every=1))
+    assert found["bits_per_byte"][0] == pytest.approx(math.log2(found["perplexity"][0]))
+    assert found["bits_per_byte"][0] == pytest.approx(math.log2(3), rel=0.3)
+
+
+def test_the_best_weights_are_loaded_from_the_file_alone(tmp_path: Path) -> None:
+    planned, file = exam("linformer", "mqar", **MQAR), tmp_path / "checkpoints" / "a.pt"
+    outcome = accuracy.measure(planned, silently, checkpoint=file)
+    job, model = accuracy.load_best(file)
+    assert job == planned
+    settings = settings_of(load(job.task_target), job.probe.task_options)
+    task = build_task(load(job.task_target), settings)
+    splits = draw_splits(task, settings.training, seed=accuracy.seed_of(job), device="cpu")
+    tested = evaluate(model, splits["test"], settings.training.part)
+    assert (tested.accuracy,) == figures(outcome)["accuracy"]
 
 
 def test_a_training_tells_of_every_validation() -> None:
@@ -224,6 +266,19 @@ def test_what_a_variant_draws_for_itself_follows_from_the_seed(tmp_path: Path) -
 def test_each_layer_has_a_variant_built_from_a_seed_of_its_own() -> None:
     first, second = untrained(exam("linformer", "mqar", **MQAR), seed=3).mechanisms
     assert not torch.equal(first.project_keys, second.project_keys)
+
+
+def test_layers_may_share_what_a_variant_learns_and_are_trained_so() -> None:
+    planned = exam("linformer", "mqar", **MQAR)
+    planned = replace(planned, case=replace(planned.case, options={"k": 256, "sharing": "layerwise"}))
+    model = untrained(planned, seed=3)
+    first, second = model.mechanisms
+    assert first.project_keys is second.project_keys is second.project_values
+    alone = untrained(exam("linformer", "mqar", **MQAR), seed=3).mechanisms[0]
+    assert torch.equal(first.project_keys, alone.project_keys)
+    outcome = accuracy.measure(planned, silently)
+    plain = measured("flash", "mqar", **MQAR)
+    assert outcome.facts["parameters"] - plain.facts["parameters"] == 256 * 16  # one matrix in both layers
 
 
 # Divergence.

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from torch import Generator, Tensor
 
 from attnbench.task import IGNORE, Form, Split, Training
-from attnbench.train.data import Examples, batches, draw_splits, generator_of
+from attnbench.train.data import Batches, Examples, draw_splits, generator_of
 from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 
 BITS = 6
@@ -169,7 +169,7 @@ def test_a_task_that_asks_for_nothing_is_refused() -> None:
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (10, 4), (7, 3), (5, 5), (3, 8), (9, 1)])
 def test_every_example_comes_once_before_any_comes_again_in_an_order_of_its_own(count: int, size: int) -> None:
     examples = Examples(torch.arange(count), 10 * torch.arange(count))
-    taken = list(itertools.islice(batches(examples, size, seed=0), 8 * count))
+    taken = list(itertools.islice(Batches(examples, size, seed=0), 8 * count))
     assert {len(batch) for batch in taken} == {min(size, count)}
     seen = torch.cat([batch.inputs for batch in taken])
     epochs = [tuple(epoch.tolist()) for epoch in seen.split(count) if len(epoch) == count]
@@ -180,7 +180,7 @@ def test_every_example_comes_once_before_any_comes_again_in_an_order_of_its_own(
 
 def test_the_order_of_batches_follows_from_the_seed() -> None:
     examples = Examples(torch.arange(100), torch.arange(100))
-    first, again, other = (next(batches(examples, 50, seed=seed)).inputs for seed in (0, 0, 1))
+    first, again, other = (next(Batches(examples, 50, seed=seed)).inputs for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -184,7 +184,7 @@ def test_a_step_is_taken_at_its_own_rate() -> None:
     model = model_of(CLASSES)
     optimizer = make_optimizer(model.parameters(), PLAN)
     update(model, examples_of(CLASSES), PLAN, optimizer=optimizer, step=5)
-    assert [group["lr"] for group in optimizer.param_groups] == [rate(PLAN, 5)]
+    assert {group["lr"] for group in optimizer.param_groups} == {rate(PLAN, 5)}
 
 
 # The optimizer.
@@ -192,10 +192,20 @@ def test_a_step_is_taken_at_its_own_rate() -> None:
 
 @pytest.mark.parametrize(("optimizer", "expected"), [("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.5)])
 def test_adamw_decays_weights_apart_from_the_gradient_and_adam_through_it(optimizer: str, expected: float) -> None:
-    weight = torch.nn.Parameter(torch.ones(1))
-    weight.grad = torch.zeros(1)
+    weight = torch.nn.Parameter(torch.ones(1, 1))
+    weight.grad = torch.zeros(1, 1)
     make_optimizer([weight], Training(optimizer=optimizer, learning_rate=0.1, weight_decay=0.5)).step()
     assert weight.item() == pytest.approx(expected)
+
+
+def test_matrices_and_tables_decay_and_biases_and_norms_do_not() -> None:
+    model = model_of(TOKENS)
+    for weight in model.parameters():
+        weight.data.fill_(1.0)
+        weight.grad = torch.zeros_like(weight)
+    make_optimizer(model.parameters(), replace(SMALL, weight_decay=0.5)).step()
+    still = {name for name, weight in model.named_parameters() if bool((weight == 1).all())}
+    assert still == {name for name, _ in model.named_parameters() if "norm" in name or name.endswith("bias")}
 
 
 def test_beta2_is_how_long_adam_remembers_squares() -> None:
@@ -240,6 +250,15 @@ def test_patience_is_a_number_of_validations_without_a_better_one(
 @pytest.mark.parametrize(("enough", "expected"), [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
 def test_enough_is_an_accuracy_at_which_nothing_is_left_to_learn(enough: float, expected: bool) -> None:
     assert gave_up(history(0.5, 0.9), Training(enough=enough)) is expected
+
+
+def test_a_language_model_s_best_validation_has_the_lowest_loss() -> None:
+    scores = [(0.5, 0.3), (0.4, 0.1), (0.6, 0.2)]
+    curve = tuple(
+        Validation(step=n, score=Score(loss=loss, accuracy=accuracy, answers=1))
+        for n, (accuracy, loss) in enumerate(scores)
+    )
+    assert Trained(curve=curve, steps=3, diverged=False, by_loss=True).best is curve[1]
 
 
 def test_the_best_validation_has_the_most_right_answers_and_of_equals_the_lowest_loss() -> None:

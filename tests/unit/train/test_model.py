@@ -254,6 +254,26 @@ def test_dropout_is_for_training_only() -> None:
     torch.testing.assert_close(model(inputs), model_of(CLASSES)(inputs))
 
 
+class Dropping(Spy):
+    """A mechanism that can drop its weights, and keeps the share that it was told."""
+
+    weight_dropout = 0.0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.told = self.weight_dropout
+        return super().__call__(q, k, v)
+
+
+@pytest.mark.parametrize("form", [CLASSES, PAIRED])
+def test_a_mechanism_that_can_drops_weights_in_training_and_none_when_it_is_scored(form: Form) -> None:
+    spy = Dropping()
+    model, examples = model_of(form, replace(SMALL, weight_dropout=0.3), mechanism=spy), examples_of(form)
+    for training, share in ((True, 0.3), (False, 0.0), (True, 0.3)):
+        model.train(training)
+        model(examples.inputs, examples.context)
+        assert spy.told == share
+
+
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_what_a_block_adds_is_dropped_feature_by_feature_and_what_it_adds_to_is_not(norm: str) -> None:
     torch.manual_seed(0)

@@ -18,6 +18,7 @@ class Vanilla:
 
     supports = Support(window=True, grouped=True, exact=True, growth=2)
     backend = f"torch-matmul {TORCH}"
+    weight_dropout = 0.0
 
     def __init__(self, case: Case) -> None:
         self._mask = case.mask
@@ -34,7 +35,10 @@ class Vanilla:
         if visible is not None:
             with torch.no_grad():  # softmax gives what is masked no gradient by itself; autograd would copy all for it
                 scores.view(-1, queries, keys).masked_fill_(visible.logical_not_(), float("-inf"))
-        out = torch.bmm(_softmax(scores), v_BGSD.reshape(batch * groups, keys, -1))
+        weights = _softmax(scores)
+        if self.weight_dropout:
+            weights = torch.dropout(weights, self.weight_dropout, train=True)
+        out = torch.bmm(weights, v_BGSD.reshape(batch * groups, keys, -1))
         return out.view(batch, heads, queries, -1)
 
     @staticmethod
