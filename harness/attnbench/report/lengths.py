@@ -186,8 +186,8 @@ def _lacking(panel: _Panel, report: Report) -> Iterator[str]:
     for run, course in panel.courses:
         if missing := [str(length) for length in every if length not in course.rows]:
             lacking.setdefault(", ".join(missing), []).append(report.name(course.row, run))
-    for missing, names in list(lacking.items())[:_MOST_NOTES]:
-        yield f"no figure at {missing}: {_listed(names)}"
+    for lengths, names in list(lacking.items())[:_MOST_NOTES]:
+        yield f"no figure at {lengths}: {_listed(names)}"
     if len(lacking) > _MOST_NOTES:
         yield "others lack figures too: see the table of those"
 
