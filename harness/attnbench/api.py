@@ -178,6 +178,8 @@ def run(
     prune: bool = True,
     time_budget: str | None = None,
     refine: bool = False,
+    fit: bool = False,
+    memory: str | int | None = None,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -219,6 +221,8 @@ def run(
         prune=prune,
         time_budget=time_budget,
         refine=refine,
+        fit=fit,
+        memory=None if memory is None else str(memory),
         seed=seed,
         command=("attnbench.run",),
     )

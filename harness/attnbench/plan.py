@@ -15,6 +15,7 @@ from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
 from attnbench.search import first_jobs
 from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
+from attnbench.variant import Tune
 
 PROFILES: dict[Profile, Protocol] = {
     "quick": Protocol(profile="quick", rounds=1),
@@ -47,12 +48,13 @@ _PASSES_OF["energy"] = _PASSES_OF["memory"]
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A variant with complete options, ready to be planned: what it is called, and what to import."""
+    """A variant with complete options, ready to be planned: what it is called, what to import, and what it may tune."""
 
     name: str
     target: str
     origin: Origin
     options: dict[str, Any]
+    tunes: dict[str, Tune] = {}
 
 
 class Exam(Struct, frozen=True, kw_only=True):

@@ -27,6 +27,9 @@ Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 
+# Facts of a memory job: bytes that building the mechanism and its inputs took at most, and what of it stays.
+BUILDING, HELD = "building_bytes", "held_bytes"
+
 # What a row is named after when a job has nothing to show but its status.
 PRIMARY_METRIC: dict[ProbeKind, str] = {
     "latency": "latency",

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 NEUTRAL = ("the", "a", "film", "plot", "scene", "actor", "of", "and", "with", "in", "it", "was", "there", "minute")
 VERDICTS = (["dull", "weak", "awful", "poor"], ["bright", "strong", "lovely", "rich"])
 RELATIONS = ("we propose", "we follow")
@@ -36,11 +38,28 @@ def papers(folder: Path, *, train: int = 3000, test: int = 1200) -> None:
         (folder / f"new_aan_pairs.{name}.tsv").write_text("\n".join(rows) + "\n")
 
 
+def photographs(folder: Path, *, train: int = 3000, test: int = 1500) -> None:
+    """Write noisy images as CIFAR-10's binary version has them: each class is bright at a place of its own."""
+    chance = np.random.default_rng(0)
+    for name, count in (*((f"data_batch_{number}", train // 5) for number in range(1, 6)), ("test_batch", test)):
+        classes, images = chance.integers(10, size=count), chance.integers(0, 120, size=(count, 3, 32, 32))
+        for place in range(10):
+            row, column = 8 * (place // 4), 8 * (place % 4)
+            images[classes == place, :, row : row + 8, column : column + 8] += 60
+        as_records(folder / f"{name}.bin", classes, images)
+
+
+def as_records(file: Path, classes: np.ndarray, images: np.ndarray) -> None:
+    """Write a byte of the class and the image's red, green and blue, each row by row, one image after the other."""
+    records = np.concatenate((classes[:, None], images.reshape(len(classes), -1)), axis=1)
+    file.write_bytes(records.astype(np.uint8).tobytes())
+
+
 def words_of(seed: str) -> list[str]:
     return random.Random(seed).choices(NEUTRAL, k=12)
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {"bytes-text": reviews, "bytes-retrieval": papers}
+MAKERS: dict[str, Callable[[Path], None]] = {"bytes-text": reviews, "bytes-retrieval": papers, "pixels": photographs}
 
 
 @functools.cache

@@ -17,9 +17,7 @@ def recommend(
     seq: flags.OneSeq,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[RUN]...", help="Runs to ask, of any machine; else all under --out.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Runs to ask, of any machine; else all under --out.", show_default=False),
     ] = None,
     seq_k: flags.SeqK = None,
     heads: flags.Heads = None,

@@ -45,7 +45,7 @@ class _Running(Struct, frozen=True, kw_only=True):
 class LocalExecutor:
     """Forks a child for each job from a server that has torch imported; each round has a server of its own.
 
-    `slots` training jobs run at a time; `memory_bytes` bounds a CPU job (default: what the machine has to spare).
+    `slots` training jobs run at a time; `memory_bytes` bounds a job (default, on the CPU: what the machine can spare).
     `spawn` starts a new interpreter for each job instead: where fork is unsafe, and slower by an import of torch.
     """
 
@@ -101,7 +101,9 @@ class LocalExecutor:
 
     def _start(self, job: Job, folder: Path | None) -> Finished | None:
         """Start a job's process; where even a new server is lost, give the job's end instead."""
-        memory = limits.available_bytes() if self.memory_bytes is None else self.memory_bytes
+        memory = self.memory_bytes
+        if memory is None and job.case.device == "cpu":
+            memory = limits.available_bytes()
         share = memory // self.slots if memory is not None and _shares(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
         kept = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from attnbench.insight.fit import context_rows
 from attnbench.insight.floor import is_harness
 from attnbench.insight.guard import Circumstances
 from attnbench.insight.roofline import derived
@@ -31,7 +32,7 @@ class Reported(Struct, frozen=True, kw_only=True):
 def rows_of(store: Store) -> list[Row]:
     """Make the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
     found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-    return [*found, *derived(found, store.rates())]
+    return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
 
 
 def read(store: Store) -> Reported:

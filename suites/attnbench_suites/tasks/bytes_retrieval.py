@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from attnbench import Form, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, check_source, chosen, tokens_of
+from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, tokens_of
+from attnbench_suites.tasks.sources import check_source, chosen
 
 ARCHIVE = "https://storage.googleapis.com/long-range-arena/lra_release.gz"
 FILES = {
@@ -73,6 +74,7 @@ class BytesRetrieval:
             "batch": 32,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
+            "rates": 3,
             "seeds": 3,
             "train_examples": 20_000,
             "validation_examples": 500,
@@ -90,6 +92,7 @@ class BytesRetrieval:
             "warmup": 0.4,
             "weight_decay": 0.1,
             "validate_every": 250,
+            "rates": 4,
             "seeds": 5,
             "train_examples": 147_086,
             "validation_examples": 2000,

@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 
 from attnbench import Form, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, check_source, chosen, tokens_of
+from attnbench_suites.tasks.documents import TOKENS, Lines, as_tokens, tokens_of
+from attnbench_suites.tasks.sources import check_source, chosen
 
 ON_HUB = "stanfordnlp/imdb"
 FILES = ("train.jsonl", "test.jsonl")
@@ -67,6 +68,7 @@ class BytesText:
             "batch": 32,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
+            "rates": 3,
             "seeds": 3,
             "train_examples": 22_500,
             "validation_examples": 500,
@@ -84,6 +86,7 @@ class BytesText:
             "warmup": 0.4,
             "weight_decay": 0.1,
             "validate_every": 500,
+            "rates": 4,
             "seeds": 5,
             "train_examples": 22_500,
             "validation_examples": 2500,

@@ -3,13 +3,13 @@
 # keys, C = stride, U keys that sum up blocks
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.lse_kernels import Chunks
@@ -43,6 +43,7 @@ class SparseFixed:
         stride: Stride = None
         c: Annotated[int, Meta(ge=1, description="last positions of a block, which sum it up for other blocks")] = 8
 
+    tunes: ClassVar = {"c": Tune("1..64")}
     supports = Support(window="its blocks are its own: set stride and c instead", grouped=True, growth=1.5)
 
     def __init__(self, case: Case, options: Options) -> None:

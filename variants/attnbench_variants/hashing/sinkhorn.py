@@ -3,7 +3,7 @@
 # queries (the last N of the M), C positions of a block, R rows of logits that are sorted (all M or all but the last)
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
@@ -11,7 +11,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -58,6 +58,7 @@ class Sinkhorn(torch.nn.Module):
         iterations: Annotated[int, Meta(ge=1, description="times that rows and columns are made to sum to one")] = 7
         temperature: Annotated[float, Meta(gt=0, description="the lower, the nearer to a permutation")] = 0.75
 
+    tunes: ClassVar = {"block": Tune("16..1024")}
     supports = Support(
         window="which blocks a query sees is learned, not a window of positions", grouped=True, growth=1.25
     )

@@ -1,13 +1,13 @@
 """Hierarchical attention: near keys one by one, far ones in clusters that grow with their distance."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, N positions (= T = S) or clusters
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.heads import per_query_head
@@ -43,6 +43,7 @@ class Hierarchical:
             int, Meta(ge=2, multiple_of=2, description="positions or clusters of a block at each level (N_r), even")
         ] = 16
 
+    tunes: ClassVar = {"block": Tune("8..1024")}
     supports = Support(
         passes=("forward", "backward", "forward-backward"),
         window="its near field is its own: set block instead",

@@ -1,14 +1,14 @@
 """Performer: the softmax's kernel estimated by positive random features, which linear attention then shares."""
 # D head dimension, F features, N blocks of D directions
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Generator
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.feature_maps import RandomExponential, RandomRelu
 from attnbench_variants.blocks.feature_sums import FeatureAttention, count_by_features
@@ -45,6 +45,7 @@ class Performer(FeatureAttention):
             ),
         ] = "softmax"
 
+    tunes: ClassVar = {"features": Tune("32..4096", monotone=False)}
     supports = Support(
         window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
     )

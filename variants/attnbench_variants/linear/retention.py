@@ -2,15 +2,13 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.recurrent import EARLIER_ONLY, NO_WINDOW, Recurrent, operations, widened
+from attnbench_variants.blocks.recurrent import Norm, Recurrent, operations, widened
 from attnbench_variants.blocks.scan import Writes
 
 
@@ -31,12 +29,7 @@ class Retention(Recurrent):
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Decays are fixed by the number of heads."""
 
-        norm: Annotated[
-            Literal["head", "none"],
-            Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
-        ] = "head"
-
-    supports = Support(full=EARLIER_ONLY, window=NO_WINDOW, grouped=True, growth=1)
+        norm: Norm = "head"
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, normed=options.norm == "head", scaled=False)

@@ -3,13 +3,13 @@
 # keys become
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Projections, Support, Unsupported
+from attnbench import Case, Projections, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -37,6 +37,7 @@ class Linformer(torch.nn.Module):
             ),
         ] = "headwise"
 
+    tunes: ClassVar = {"k": Tune("16..2048")}
     supports = Support(
         causal="each projected column mixes keys of the whole sequence, later ones too: Linformer is an encoder",
         window="each projected column mixes keys of the whole sequence, so that none can be left out",

@@ -2,14 +2,14 @@
 # B batch, H heads, G key/value heads, T queries, S keys, N positions (T or S), D head dimension; M landmarks of the
 # queries, L of the keys; W width of the convolution, P blocks of C positions
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -44,6 +44,7 @@ class Nystrom(torch.nn.Module):
         iterations: Annotated[int, Meta(ge=1, description="steps towards the pseudo-inverse")] = 6
         conv: Annotated[int, Meta(ge=0, description="width of the values' convolution; 0 leaves it out")] = 33
 
+    tunes: ClassVar = {"landmarks": Tune("16..512"), "conv": Tune((0,))}
     supports = Support(
         causal="each landmark is a mean of a stretch of the sequence, later tokens too: Nystromformer is an encoder",
         window="each landmark stands for a stretch of the whole sequence, so that no key can be left out",

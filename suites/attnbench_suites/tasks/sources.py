@@ -1,0 +1,25 @@
+"""Where data that is not generated comes from: a folder or the hub, and which of it a seed gives."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+
+def check_source(path: str, files: Sequence[str], *, what: str) -> None:
+    """Find what can be found without reading: raise ValueError where a folder lacks a file, or there is no package."""
+    if not path and find_spec("datasets") is None:
+        raise ValueError(
+            f"{what} is downloaded by the package datasets, which is not installed: "
+            f"pip install 'attnbench[hub]', or give path=FOLDER with {' and '.join(files)}"
+        )
+    for name in files if path else ():
+        if not (Path(path) / name).is_file():
+            raise ValueError(f"path={path} has no {name}; give a folder with {' and '.join(files)}")
+
+
+def chosen(numbers: Sequence[int], count: int, generator: Generator) -> list[int]:
+    """Choose at most `count` of a split's rows, in a random order."""
+    return [numbers[place] for place in torch.randperm(len(numbers), generator=generator)[:count].tolist()]
