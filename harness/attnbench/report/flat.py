@@ -3,7 +3,6 @@
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
-from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -39,15 +38,11 @@ def flat(row: Struct) -> list[Cell]:
 def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
     """Give the same cells column by column; what several rows share is written once."""
     for values in zip(*map(astuple, rows), strict=True):
-        yield _written(values)
+        yield written(values)
 
 
-def column(rows: Iterable[Struct], name: str) -> Sequence[Cell]:
-    """Give one of those columns."""
-    return _written(list(map(attrgetter(name), rows)))
-
-
-def _written(values: Sequence[Any]) -> Sequence[Cell]:
+def written(values: Sequence[Any]) -> Sequence[Cell]:
+    """Give a column's values as cells; of most columns they are cells already."""
     if not values or not isinstance(values[0], dict | tuple):
         return values
     apart = {id(value): value for value in values}
