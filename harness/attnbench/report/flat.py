@@ -38,10 +38,13 @@ def flat(row: Struct) -> list[Cell]:
 def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
     """Give the same cells column by column; what several rows share is written once."""
     for values in zip(*map(astuple, rows), strict=True):
-        yield _written(values) if isinstance(values[0], dict | tuple) else values
+        yield written(values)
 
 
-def _written(values: Sequence[Any]) -> list[Cell]:
+def written(values: Sequence[Any]) -> Sequence[Cell]:
+    """Give a column's values as cells; of most columns they are cells already."""
+    if not values or not isinstance(values[0], dict | tuple):
+        return values
     apart = {id(value): value for value in values}
     write = canonical_each if isinstance(values[0], dict) else partial(map, _cell)
     texts = dict(zip(apart, write(apart.values()), strict=True))

@@ -28,8 +28,7 @@ class Motif:
     matrices, which is the best that can be done, answers nearly all.
 
     The motifs are drawn, not those of a catalogue, and stand on one strand. `paper` has the 1000 bases of DeepSEA's
-    inputs (Zhou and Troyanskaya 2015), and as many motifs of as many bases as are common in vertebrates; there is no
-    published result to compare with.
+    inputs (Zhou and Troyanskaya 2015); there is no published result to compare with.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from attnbench import Options as BaseOptions
 from attnbench import Unsupported
 from attnbench_suites.tasks.images import as_sequence, image_form
-from attnbench_suites.tasks.sources import check_source, chosen
+from attnbench_suites.tasks.sources import check_source, chosen, listed
 
 SIDE, LEVELS, CLASSES = 32, 256, 10
 RECORD = 1 + 3 * SIDE**2
@@ -136,7 +136,7 @@ def from_hub(part: str) -> tuple[Tensor, Tensor]:
     except Exception as error:
         raise Unsupported(
             f"CIFAR-10 ({ON_HUB}) could not be had from the hub ({type(error).__name__}: {error}); "
-            f"give path=FOLDER with {' and '.join(FILES)}"
+            f"connect to it, or give path=FOLDER with {listed(FILES)}"
         ) from error
 
 
