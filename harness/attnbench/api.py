@@ -13,18 +13,16 @@ from attnbench.errors import UsageError, suggestion
 from attnbench.insight.compare import Comparisons
 from attnbench.insight.compare import compare as compare_rows
 from attnbench.insight.crossover import Crossover, crossovers
-from attnbench.insight.fit import context_rows
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
 from attnbench.insight.pareto import OBJECTIVES, Front, fronts
-from attnbench.insight.roofline import derived
-from attnbench.insight.rows import Row, rows
+from attnbench.insight.rows import Row
 from attnbench.insight.scaling import Growth, growths
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
 from attnbench.report.files import write_page
 from attnbench.report.frame import frame
-from attnbench.report.reported import Report, Reported
+from attnbench.report.reported import Report, Reported, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
@@ -53,12 +51,7 @@ class Run:
     def rows(self) -> list[Row]:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            return self._rows(store)
-
-    @staticmethod
-    def _rows(store: Store) -> list[Row]:
-        found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-        return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
+            return rows_of(store)
 
     def scaling(self) -> list[Growth]:
         """Fit latency and memory of each variant as a power of the sequence length."""
@@ -91,13 +84,7 @@ class Run:
     def reported(self) -> Reported:
         """Give all that a report takes of the run, read once."""
         with Store.open(self.path, write=False) as store:
-            return Reported(
-                run=store.plan.run,
-                rows=tuple(self._rows(store)),
-                rates=store.rates(),
-                reproduction=reproduction(store.plan, store.environments()),
-                circumstances=Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs),
-            )
+            return read(store)
 
     @collector_paused()
     def report(self, path: str | Path, *others: "Run") -> None:

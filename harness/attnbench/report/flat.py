@@ -3,7 +3,6 @@
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
-from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -36,17 +35,14 @@ def flat(row: Struct) -> list[Cell]:
     return [_cell(value) for value in astuple(row)]
 
 
-def column(rows: Iterable[Struct], name: str) -> Sequence[Cell]:
-    """Give the cells of one column; what several rows share is written once."""
-    return _cells(tuple(map(attrgetter(name), rows)))
-
-
 def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
-    """Give the cells of every column in turn."""
-    return map(_cells, zip(*map(astuple, rows), strict=True))
+    """Give the same cells column by column; what several rows share is written once."""
+    for values in zip(*map(astuple, rows), strict=True):
+        yield written(values)
 
 
-def _cells(values: Sequence[Any]) -> Sequence[Cell]:
+def written(values: Sequence[Any]) -> Sequence[Cell]:
+    """Give a column's values as cells; of most columns they are cells already."""
     if not values or not isinstance(values[0], dict | tuple):
         return values
     apart = {id(value): value for value in values}

@@ -10,6 +10,7 @@ import msgspec
 from attnbench.insight.compare import compare
 from attnbench.insight.guard import mismatches
 from attnbench.insight.summary import Summary, summarised
+from attnbench.report.comparison import SESSIONS
 from attnbench.report.comparison import summary as compared_in_words
 from attnbench.report.csv import FORMULA
 from attnbench.report.figure import Drawn, Section
@@ -111,7 +112,7 @@ def _against(report: Report) -> Iterator[Json]:
         if found.pairs:
             yield {
                 "title": f"{report.run_names[place]} against {report.run_names[0]}",
-                "texts": compared_in_words(told),
+                "texts": [*compared_in_words(told), SESSIONS],
                 "table": f"runs-{place}",
                 "coded": of_pairs(found.pairs),
             }

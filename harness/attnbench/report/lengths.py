@@ -17,6 +17,7 @@ from attnbench.text import canonical, plain, with_options
 from attnbench.units import Scale
 
 _AGREEMENT = ("approximation_error", "numerical_error", "kept_mass")
+_MOST_NOTES, _MOST_NAMED = 3, 6
 _SHARES = ("kept_mass", "cosine")  # between 0 and 1: on a logarithmic axis nobody would see them
 _LEADS = {
     "latency": "Time of one call; lower is better. Bars are 95% intervals over rounds.",
@@ -179,9 +180,18 @@ def _point(row: Row, scale: Scale, name: str) -> Point:
 
 
 def _lacking(panel: _Panel, report: Report) -> Iterator[str]:
-    """Say which lengths a variant lacks that another has."""
+    """Say who lacks a length that another has, together who lack the same; the reasons are a table's business."""
     every = sorted({length for _, course in panel.courses for length in course.rows})
+    lacking: dict[str, list[str]] = {}
     for run, course in panel.courses:
-        missing = [str(length) for length in every if length not in course.rows]
-        if missing:
-            yield f"{report.name(course.row, run)} has no figure at {', '.join(missing)}"
+        if missing := [str(length) for length in every if length not in course.rows]:
+            lacking.setdefault(", ".join(missing), []).append(report.name(course.row, run))
+    for lengths, names in list(lacking.items())[:_MOST_NOTES]:
+        yield f"no figure at {lengths}: {_listed(names)}"
+    if len(lacking) > _MOST_NOTES:
+        yield "others lack figures too: see the table of those"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"

@@ -12,7 +12,7 @@ from attnbench.insight.scaling import growths
 from attnbench.insight.summary import Summary
 from attnbench.report.axes import TITLES, axis_text, variant_key
 from attnbench.report.columns import Coded, coded
-from attnbench.report.flat import Cell, column, columns
+from attnbench.report.flat import Cell, columns, written
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 from attnbench.text import canonical
@@ -129,4 +129,4 @@ def _axis(value: Any) -> Cell:
 
 
 def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str]) -> Coded:
-    return coded({name: column(rows, name) for name in names})
+    return coded({name: written([getattr(row, name) for row in rows]) for name in names})

@@ -7,11 +7,15 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from attnbench.insight.fit import context_rows
 from attnbench.insight.floor import is_harness
 from attnbench.insight.guard import Circumstances
-from attnbench.insight.rows import Row
+from attnbench.insight.roofline import derived
+from attnbench.insight.rows import Row, rows
 from attnbench.record import Rates
 from attnbench.report.axes import VariantKey, variant_key, variant_labels
+from attnbench.report.reproduction import reproduction
+from attnbench.store import Store
 from attnbench.text import plain
 
 
@@ -23,6 +27,24 @@ class Reported(Struct, frozen=True, kw_only=True):
     rates: Rates | None
     reproduction: dict[str, Any]
     circumstances: Circumstances
+
+
+def rows_of(store: Store) -> list[Row]:
+    """Make the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
+    found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
+    return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
+
+
+def read(store: Store) -> Reported:
+    """Read all that a report takes of a stored run."""
+    environments = store.environments()
+    return Reported(
+        run=store.plan.run,
+        rows=tuple(rows_of(store)),
+        rates=store.rates(),
+        reproduction=reproduction(store.plan, environments),
+        circumstances=Circumstances(environments=tuple(environments.values()), jobs=store.plan.jobs),
+    )
 
 
 class Report:
@@ -49,12 +71,12 @@ class Report:
     @cached_property
     def _drawn(self) -> dict[VariantKey, Row]:
         """One row for each variant; of one that several versions have, each, under the origin that tells it apart."""
-        rows: dict[VariantKey, Row] = {}
+        first: dict[VariantKey, Row] = {}
         for row in self.rows:
-            rows.setdefault(variant_key(row), row)
+            first.setdefault(variant_key(row), row)
         return {
             key: replace(row, origin="") if self.several and key[:2] not in self._ambiguous else row
-            for key, row in rows.items()
+            for key, row in first.items()
         }
 
     @cached_property
