@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench learning speed parity clean
+.PHONY: demo test check bench learning speed parity readme clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -32,6 +32,10 @@ speed: .venv/peers
 
 parity: .venv/peers
 	$(BIN)/pytest tests/peers -q -p no:cacheprovider
+
+# What the documents take from the code and from the reference run.
+readme: .venv/ready
+	$(BIN)/python docs/make.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -6,6 +6,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import attnbench
+from attnbench import request
+from attnbench.suite import Sweep
 from helpers.command import SMALL
 from helpers.command import attnbench as command
 
@@ -56,3 +58,17 @@ def test_build_run_and_load_work_as_the_readme_says(tmp_path: Path) -> None:
     )
     frame = attnbench.load(run.path)
     assert set(frame[frame.metric == "latency"].variant) == {"flash", "linear", "empty"}
+
+
+def test_the_suite_of_the_readme_can_be_planned(tmp_path: Path) -> None:
+    (suite,) = [block for block in code("toml") if "[[sweep.shapes]]" in block]
+    (tmp_path / "mine.toml").write_text(suite)
+    request.check(request.Request(threads=1, suite=str(tmp_path / "mine.toml"), sweep=Sweep(shapes="large")))
+
+
+def test_every_installed_suite_and_paper_is_named() -> None:
+    told = README.read_text().partition("## Commands")[2].partition("## Mechanisms")[0]
+    for group in ("suites", "papers"):
+        assert {point.name for point in entry_points(group=f"attnbench.{group}")} <= set(
+            re.findall(r"`([\w-]+)`", told)
+        )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from attnbench.case import Case, Mask, Shape
 from attnbench.errors import UsageError
 from attnbench.task import IGNORE, Form
-from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
+from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Tune, Unsupported
 
 if TYPE_CHECKING:
     from attnbench.api import Run, build, compare, load, run
@@ -22,6 +22,7 @@ __all__ = [
     "Run",
     "Shape",
     "Support",
+    "Tune",
     "Unsupported",
     "UsageError",
     "build",

@@ -20,18 +20,17 @@ from attnbench.insight.recommend import recommend as recommend_from
 from attnbench.insight.rows import Row
 from attnbench.plan import read_sweep
 from attnbench.ranges import parse_bytes, parse_latency
-from attnbench.record import Environment
+from attnbench.record import Environment, Profile
 from attnbench.request import ask_machine, find_suite
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, find_run, run_paths
-from attnbench.suite import Sweep, overlay
+from attnbench.suite import USUAL, Sweep, overlay
 from attnbench.text import with_options
 
 T = TypeVar("T")
 
 _STANDARD = "standard"  # the suite whose variants and task are measured where nobody names any
-_USUAL = Sweep(heads=8, head_dim=64, batch=1, passes="forward", level="core", inputs="normal")
 
 
 class Place(Struct, frozen=True, kw_only=True):
@@ -42,7 +41,7 @@ class Place(Struct, frozen=True, kw_only=True):
     anywhere: bool = False
     device: str = "auto"
     threads: int | None = None
-    profile: str | None = None
+    profile: Profile | None = None
 
     @property
     def is_open(self) -> bool:
@@ -99,7 +98,7 @@ def recommend(
     """
     place = place or Place()
     found = _sources(place)
-    asked = overlay(_USUAL, sweep)
+    asked = overlay(USUAL, sweep)
     asked = asked if asked.dtype else replace(asked, dtype="bfloat16" if found.device.startswith("cuda") else "float32")
     workload = _workload(asked, found.device)
     variants = parse_specs(sweep.variants, flag="--variants") if sweep.variants else None
@@ -157,10 +156,11 @@ def _of_any_machine(paths: Sequence[Path], place: Place) -> _Sources:
 
 def _workload(asked: Sweep, device: str) -> Case:
     read = read_sweep(asked)
+    cell = _one(read.cells, "--seq")
     return Case(
         variant="",
-        shape=_one(read.shapes, "--seq"),
-        mask=_one(read.masks, "--window"),
+        shape=cell.shape,
+        mask=cell.mask,
         dtype=_one(read.dtypes, "--dtype"),
         device=device,
         passes=_one(read.passes, "--passes"),
@@ -195,7 +195,12 @@ def _measured(lacking: Sweep, place: Place, *, device: str, notify: Notify) -> R
     """Measure as `attnbench run` does."""
     fields = {name: getattr(lacking, name) for name in lacking.__struct_fields__}
     return api.run(
-        **fields, device=device, threads=place.threads, profile=place.profile or "default", out=place.out, notify=notify
+        **fields,
+        device=device,
+        threads=place.threads,
+        profile=place.profile or "default",
+        out=place.out,
+        notify=notify,
     )
 
 

@@ -16,12 +16,13 @@ from attnbench.insight.crossover import Crossover, crossovers
 from attnbench.insight.guard import Circumstances, mismatches
 from attnbench.insight.match import Two
 from attnbench.insight.pareto import OBJECTIVES, Front, fronts
-from attnbench.insight.roofline import derived
-from attnbench.insight.rows import Row, rows
+from attnbench.insight.rows import Row
 from attnbench.insight.scaling import Growth, growths
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
+from attnbench.report.files import write_page
 from attnbench.report.frame import frame
+from attnbench.report.reported import Report, Reported, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
@@ -50,8 +51,7 @@ class Run:
     def rows(self) -> list[Row]:
         """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-            return [*found, *derived(found, store.rates())]
+            return rows_of(store)
 
     def scaling(self) -> list[Growth]:
         """Fit latency and memory of each variant as a power of the sequence length."""
@@ -79,6 +79,17 @@ class Run:
         """Give where and how the run was measured: what makes its figures comparable with another's, or not."""
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
+
+    @collector_paused()
+    def reported(self) -> Reported:
+        """Give all that a report takes of the run, read once."""
+        with Store.open(self.path, write=False) as store:
+            return read(store)
+
+    @collector_paused()
+    def report(self, path: str | Path, *others: "Run") -> None:
+        """Write the run, with others beside it, as one HTML file that needs no network."""
+        write_page(Report([each.reported() for each in (self, *others)]), Path(path))
 
     @collector_paused()
     def frame(self) -> "pd.DataFrame":
@@ -167,6 +178,8 @@ def run(
     prune: bool = True,
     time_budget: str | None = None,
     refine: bool = False,
+    fit: bool = False,
+    memory: str | int | None = None,
     seed: int = 0,
     out: str | Path = RESULTS,
     notify: Notify = quietly,
@@ -208,6 +221,8 @@ def run(
         prune=prune,
         time_budget=time_budget,
         refine=refine,
+        fit=fit,
+        memory=None if memory is None else str(memory),
         seed=seed,
         command=("attnbench.run",),
     )

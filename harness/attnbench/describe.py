@@ -21,7 +21,7 @@ from attnbench.case import Mask, Option, Shape
 from attnbench.errors import UsageError
 from attnbench.record import Origin
 from attnbench.registry import Entry, load
-from attnbench.variant import Support, complete_options, options_type, support_of
+from attnbench.variant import Support, Tune, complete_options, options_type, support_of, tunes_of
 
 D = TypeVar("D", "Description", "TaskDescription")
 
@@ -49,6 +49,7 @@ class Description(Struct, frozen=True, kw_only=True):
     support: Support | None = None
     fields: tuple[OptionField, ...] = ()
     options: dict[str, Option] = {}
+    tunes: dict[str, Tune] = {}
     failure: str = ""
     mistake: str = ""
 
@@ -78,8 +79,10 @@ def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
     try:
         variant = load(entry.target)
         support, fields = support_of(variant), option_fields(options_type(variant))
-        origin = _with_sources(entry, before)
-        described = _as_received(Description(summary=_summary(variant), origin=origin, support=support, fields=fields))
+        origin, tunes = _with_sources(entry, before), tunes_of(variant)
+        described = _as_received(
+            Description(summary=_summary(variant), origin=origin, support=support, fields=fields, tunes=tunes)
+        )
     except (Exception, SystemExit) as error:
         return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
     try:

@@ -12,8 +12,10 @@ from attnbench.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
 from attnbench.cells import Cell, cells
 from attnbench.errors import UsageError, suggestion
 from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
+from attnbench.search import first_jobs
 from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
+from attnbench.variant import Tune
 
 PROFILES: dict[Profile, Protocol] = {
     "quick": Protocol(profile="quick", rounds=1),
@@ -46,12 +48,13 @@ _PASSES_OF["energy"] = _PASSES_OF["memory"]
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A variant with complete options, ready to be planned: what it is called, and what to import."""
+    """A variant with complete options, ready to be planned: what it is called, what to import, and what it may tune."""
 
     name: str
     target: str
     origin: Origin
     options: dict[str, Any]
+    tunes: dict[str, Tune] = {}
 
 
 class Exam(Struct, frozen=True, kw_only=True):
@@ -75,6 +78,16 @@ class Workloads(Struct, frozen=True, kw_only=True):
     levels: tuple[Level, ...]
     inputs: tuple[Inputs, ...]
     metrics: tuple[ProbeKind, ...]
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of all cells, each once."""
+        return tuple(dict.fromkeys(cell.shape for cell in self.cells))
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The masks of all cells, each once."""
+        return tuple(dict.fromkeys(cell.mask for cell in self.cells))
 
 
 def read_sweep(sweep: Sweep) -> Workloads:
@@ -206,16 +219,15 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
         probe = Probe(kind="accuracy", task=exam.label, task_options=exam.options, task_origin=exam.origin)
         threads = 1 if setting.device == "cpu" else setting.protocol.threads
         protocol = msgspec.structs.replace(setting.protocol, rounds=exam.seeds, threads=threads)
-        for seed in range(1, exam.seeds + 1):
-            yield Job(
-                case=case,
-                probe=probe,
-                protocol=protocol,
-                target=candidate.target,
-                origin=candidate.origin,
-                task_target=exam.target,
-                round=seed,
-            )
+        training = Job(
+            case=case,
+            probe=probe,
+            protocol=protocol,
+            target=candidate.target,
+            origin=candidate.origin,
+            task_target=exam.target,
+        )
+        yield from first_jobs(training)
 
 
 def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:

@@ -1,5 +1,6 @@
 """What is planned and what came of it: jobs, outcomes and records, as they stand in a run's journal."""
 
+import re
 from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -26,6 +27,9 @@ Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 
+# Facts of a memory job: bytes that building the mechanism and its inputs took at most, and what of it stays.
+BUILDING, HELD = "building_bytes", "held_bytes"
+
 # What a row is named after when a job has nothing to show but its status.
 PRIMARY_METRIC: dict[ProbeKind, str] = {
     "latency": "latency",
@@ -34,6 +38,8 @@ PRIMARY_METRIC: dict[ProbeKind, str] = {
     "accuracy": "accuracy",
     "energy": "energy",
 }
+TRIAL_METRIC = "search_accuracy"
+_RATE = re.compile(r",learning_rate=[^,]*")
 
 
 class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,6 +75,8 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is asked of a case; an accuracy probe names its task with complete options.
 
     `twin` marks the second of two identical measurements, by which a run tells what its machine makes of no difference.
+    `trial` marks a training that only tells how good a learning rate is. A training at another `rate` than its task's
+    was chosen from those `searched`.
     """
 
     kind: ProbeKind
@@ -76,11 +84,26 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     task: str = ""
     task_options: dict[str, Option] = {}
     task_origin: Origin | None = None
+    trial: bool = False
+    rate: float | None = None
+    searched: tuple[float, ...] = ()
 
     @property
     def metric(self) -> str:
         """The metric by which this probe is known in a table."""
-        return PRIMARY_METRIC[self.kind]
+        return TRIAL_METRIC if self.trial else PRIMARY_METRIC[self.kind]
+
+    @property
+    def primary(self) -> bool:
+        """Whether a table shows it unless another metric is asked for."""
+        return not (self.twin or self.trial)
+
+    @property
+    def label(self) -> str:
+        """The task as a row names it: a trial's with its learning rate."""
+        if not self.trial:
+            return self.task
+        return f"{_RATE.sub('', self.task)},learning_rate={self.rate:g}"
 
 
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ from msgspec import Struct
 from attnbench.errors import UsageError, is_text, suggestion
 from attnbench.record import Origin
 
-Group = Literal["variants", "tasks", "suites"]
+Group = Literal["variants", "tasks", "suites", "papers"]
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -75,14 +75,19 @@ def load(target: str) -> Any:
 
 
 def resource(entry: Entry) -> Path:
-    """Give the path of a file that an entry point names as `package:file`, without importing the package."""
+    """Give the path of a file that an entry point names as `package:file`, without importing the package.
+
+    An entry point holds no slash: `package:folder.file.toml` is folder/file.toml, unless there is a file of that name.
+    """
     package, _, name = entry.target.partition(":")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
             f"{entry.name!r} names {entry.target!r}, but {package!r} is no installed package; reinstall it"
         )
-    return Path(spec.submodule_search_locations[0]) / name
+    folder = Path(spec.submodule_search_locations[0])
+    *folders, file, suffix = name.split(".") if "." in name else (name, "")
+    return folder / name if not folders or (folder / name).exists() else folder.joinpath(*folders, f"{file}.{suffix}")
 
 
 def _installed_by(distribution: Distribution) -> Origin:

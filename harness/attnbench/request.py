@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,24 @@ from msgspec import Struct
 
 from attnbench import cells, plan, registry, suite
 from attnbench.case import digest
-from attnbench.describe import Description, TaskDescription
+from attnbench.describe import Description
 from attnbench.empty import FLOOR
 from attnbench.errors import UsageError, is_text, suggestion
+from attnbench.exams import asked_tasks, plan_exams
 from attnbench.execute.executor import Executor, NoAnswer
-from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
+from attnbench.execute.limits import available_bytes
+from attnbench.execute.messages import DescribeMachine, DescribeVariant
+from attnbench.insight.fit import first_lengths
 from attnbench.plan import Candidate, Exam, Setting, Workloads
-from attnbench.ranges import parse_duration
-from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Origin, Profile, Protocol
+from attnbench.ranges import parse_bytes, parse_duration
+from attnbench.record import ALLOCATORS, Allocator, Environment, Job, Profile, Protocol
 from attnbench.registry import Entry
 from attnbench.specs import Spec, parse_specs
-from attnbench.store import Plan, new_run_id
+from attnbench.store import Fit, Plan, new_run_id
 from attnbench.suite import Sweep
 
 _REFINED = 3  # times that lengths are added around crossings
 _LONGEST_TIMEOUT_S = 30 * 86_400
-# The harness's own revision may change while a run is resumed: each record names the environment it was measured in.
-_MAY_DIFFER_ON_RESUME = ("commit", "dirty")
 _ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
@@ -47,61 +48,81 @@ class Request(Struct, frozen=True, kw_only=True):
     prune: bool = True
     time_budget: str | None = None
     refine: bool = False
+    fit: bool = False
+    memory: str | None = None
     command: tuple[str, ...] = ()
 
 
 def check(request: Request) -> None:
     """Find the mistakes that can be found without starting a process. Raises UsageError."""
     _check_settings(request)
-    sweep, workloads = _read(request, "cpu")
+    sweep, workloads, _ = _read(request, "cpu")
     if "accuracy" in workloads.metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
-    for spec in _tasks(sweep):
+    for spec in asked_tasks(sweep):
         registry.find(spec.name, "tasks", flag="--tasks")
+
+
+class Answered(Struct, frozen=True, kw_only=True):
+    """What the machine and the plugins said of a request: all that a plan is made of."""
+
+    machine: Environment
+    sweep: Sweep
+    workloads: Workloads
+    candidates: tuple[Candidate, ...]
+    exams: tuple[Exam, ...]
+    setting: Setting
+    fit: Fit | None
 
 
 def prepare(request: Request, executor: Executor) -> Plan:
     """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
-    machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep, workloads = _read(request, machine.device)
-    _check_dtypes(workloads, machine)
-    candidates = list({digest(one): one for one in (_candidate(spec, executor) for spec in _variants(sweep))}.values())
-    exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
-    setting = Setting(
-        device=machine.device,
-        protocol=_protocol(request),
-        floor=_candidate(Spec(name=FLOOR), executor),
-        seed=request.seed,
-    )
-    created_s = time.time()
+    found = ask(request, executor)
+    return planned(request, found, plan.plan_jobs(found.workloads, found.candidates, found.exams, found.setting))
+
+
+def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
+    """Make the plan of a new run of these jobs."""
+    created_s, memory_bytes = time.time(), _memory_bytes(request)
+    allowed_bytes = memory_bytes or _spare_bytes(found.machine)
     return Plan(
         run=new_run_id(created_s),
         created_s=created_s,
         command=request.command,
-        sweep=msgspec.to_builtins(sweep),
-        jobs=plan.plan_jobs(workloads, candidates, exams, setting),
-        environment=machine,
+        sweep=msgspec.to_builtins(found.sweep),
+        jobs=jobs,
+        environment=found.machine,
         prune=request.prune,
         budget_s=_budget_s(request),
         refine=_REFINED if request.refine else 0,
+        fit=found.fit and msgspec.structs.replace(found.fit, allowed_bytes=allowed_bytes),
+        memory_bytes=memory_bytes,
     )
 
 
-def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
-    """Plan a stored run anew: the same jobs with the sources that its plugins have today, and today's environment.
-
-    Raises UsageError, naming what changed, where the machine or its software is not what it was.
-    """
-    was = old.environment
-    now = ask_machine(executor, was.device, threads=was.threads, allocator=was.allocator)
-    for field in Environment.__struct_fields__:
-        if field not in _MAY_DIFFER_ON_RESUME and getattr(was, field) != getattr(now, field):
-            raise UsageError(
-                f"--resume: {field.replace('_', ' ')} was {getattr(was, field)!r} and is {getattr(now, field)!r}; "
-                "numbers of both would not be comparable, so start a new run"
-            )
-    return msgspec.structs.replace(old, jobs=tuple(_with_todays_sources(old.jobs, executor))), now
+def ask(request: Request, executor: Executor) -> Answered:
+    """Ask the machine and the plugins what they are. Raises UsageError."""
+    machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
+    sweep, workloads, fit = _read(request, machine.device)
+    _check_dtypes(workloads, machine)
+    candidates = list({digest(one): one for one in (candidate(spec, executor) for spec in _variants(sweep))}.values())
+    exams = plan_exams(sweep, executor) if "accuracy" in workloads.metrics else ()
+    setting = Setting(
+        device=machine.device,
+        protocol=_protocol(request),
+        floor=candidate(Spec(name=FLOOR), executor),
+        seed=request.seed,
+    )
+    return Answered(
+        machine=machine,
+        sweep=sweep,
+        workloads=workloads,
+        candidates=tuple(candidates),
+        exams=tuple(exams),
+        setting=setting,
+        fit=fit,
+    )
 
 
 def find_suite(name: str) -> suite.Suite:
@@ -126,26 +147,41 @@ def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, objec
         return Description(origin=entry.origin, failure=f"its import {end}")
 
 
-def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> TaskDescription:
-    """Ask a child what a task is, likewise."""
-    try:
-        return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
-    except NoAnswer as end:
-        return TaskDescription(origin=entry.origin, failure=f"its import {end}")
+def _spare_bytes(machine: Environment) -> int | None:
+    """Tell what a job may take where nobody bounds it: a GPU's memory, or what the machine has to spare now."""
+    return machine.device_memory_bytes if machine.device.startswith("cuda") else available_bytes()
 
 
-def _read(request: Request, device: str) -> tuple[Sweep, Workloads]:
-    """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields."""
+def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
+    """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields.
+
+    Of a search for the longest context, the first lengths are what is swept.
+    """
     found = find_suite(request.suite).for_device(device)
     try:
-        sweep = cells.asked(found, request.sweep)
-        return sweep, plan.read_sweep(sweep)
+        sweep, fit = cells.asked(found, request.sweep), None
+        if request.fit:
+            sweep, fit = first_lengths(sweep, request.sweep)
+        return sweep, plan.read_sweep(sweep), fit
     except UsageError as mistake:
         flag, _, rest = str(mistake).partition(":")
         field = flag.removeprefix("--").replace("-", "_")
         if field not in found.given - request.sweep.given:
             raise
         raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
+
+
+def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
+    """Complete a variant's options. One that cannot be imported is planned all the same: its rows will say why.
+
+    Raises UsageError, naming the flag, for a name or an option that there is not.
+    """
+    entry = registry.find(spec.name, "variants", flag=flag)
+    found = describe_variant(executor, entry, spec.options)
+    if found.mistake:
+        raise UsageError(f"{flag}: {spec}: {found.mistake}")
+    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
+    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
 
 
 def _variants(sweep: Sweep) -> tuple[Spec, ...]:
@@ -159,53 +195,6 @@ def _variants(sweep: Sweep) -> tuple[Spec, ...]:
     given = {spec.name for spec in named}
     others = (Spec(name=name) for name in registry.entries("variants") if name != FLOOR and name not in given)
     return *(spec for spec in named if spec != _ALL), *others
-
-
-def _tasks(sweep: Sweep) -> tuple[Spec, ...]:
-    return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks")
-
-
-def _candidate(spec: Spec, executor: Executor) -> Candidate:
-    """Complete a variant's options. One that cannot be imported is planned all the same: its rows will say why."""
-    entry = registry.find(spec.name, "variants", flag="--variants")
-    found = describe_variant(executor, entry, spec.options)
-    if found.mistake:
-        raise UsageError(f"--variants: {spec}: {found.mistake}")
-    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
-    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options)
-
-
-def _exam(spec: Spec, executor: Executor) -> Exam:
-    entry = registry.find(spec.name, "tasks", flag="--tasks")
-    found = describe_task(executor, entry, spec.options)
-    if found.mistake or found.failure or found.shape is None:
-        raise UsageError(f"--tasks: {spec}: {found.mistake or found.failure}")
-    return Exam(
-        label=found.label,
-        target=entry.target,
-        origin=found.origin,
-        options=found.options,
-        shape=found.shape,
-        mask=found.mask,
-        seeds=found.seeds,
-    )
-
-
-def _with_todays_sources(jobs: Iterable[Job], executor: Executor) -> Iterator[Job]:
-    """Give jobs the source hashes that their plugins have now, so that an edited plugin is measured again."""
-    origins: dict[str, Origin] = {}
-
-    def today(target: str, origin: Origin, *, is_task: bool) -> Origin:
-        if target not in origins:
-            entry = Entry(name=target, target=target, origin=origin)
-            origins[target] = (describe_task if is_task else describe_variant)(executor, entry).origin
-        return origins[target]
-
-    for job in jobs:
-        probe = job.probe
-        if probe.task_origin is not None:
-            probe = msgspec.structs.replace(probe, task_origin=today(job.task_target, probe.task_origin, is_task=True))
-        yield msgspec.structs.replace(job, probe=probe, origin=today(job.target, job.origin, is_task=False))
 
 
 def _named_once(entries: Sequence[Entry]) -> None:
@@ -248,8 +237,13 @@ def _budget_s(request: Request) -> float | None:
     return None if request.time_budget is None else parse_duration(request.time_budget, flag="--time-budget")
 
 
+def _memory_bytes(request: Request) -> int | None:
+    return None if request.memory is None else parse_bytes(request.memory, flag="--memory")
+
+
 def _check_settings(request: Request) -> None:
     _budget_s(request)
+    _memory_bytes(request)
     _one_of(request.profile, plan.PROFILES, flag="--profile")
     _one_of(request.allocator, ALLOCATORS, flag="--allocator")
     for flag, value in (("--threads", request.threads), ("--rounds", request.rounds), ("--timeout", request.timeout_s)):

@@ -14,12 +14,15 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.insight.crossover import crossovers, refinements
+from attnbench.insight.further import further
 from attnbench.insight.rows import rows
 from attnbench.insight.spent import spent
 from attnbench.known import Known
 from attnbench.plan import in_running_order, timed_like
 from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
-from attnbench.request import Request, check, prepare, renew
+from attnbench.renewal import renew
+from attnbench.request import Request, check, prepare
+from attnbench.search import further_jobs, without_doubtful
 from attnbench.store import Plan, Store
 
 
@@ -34,6 +37,7 @@ class Opened(Struct, frozen=True, kw_only=True):
 
 Notice = Opened | Started | Progressed | Record
 Notify = Callable[[Notice], None]
+Planner = Callable[[Request, Executor], Plan]
 
 RETRIED: tuple[Status, ...] = (
     "error",
@@ -51,20 +55,23 @@ def quietly(_notice: Notice) -> None:
     """Hear what happens, and say nothing."""
 
 
-def start(request: Request, out: Path, notify: Notify) -> Path:
+def start(request: Request, out: Path, notify: Notify, *, planner: Planner = prepare) -> Path:
     """Plan a run, make its folder under `out` and measure it; give the folder.
 
     Raises UsageError before anything is written.
     """
     check(request)
     with closing(LocalExecutor(slots=request.threads)) as executor:
-        planned = prepare(request, executor)
+        planned = planner(request, executor)
         with Store.create(out, planned) as store:
             store.append(planned.environment)
             notify(Opened(path=store.path, plan=store.plan, jobs=planned.jobs))
             learn_rates(store, executor)
+            executor.memory_bytes = planned.memory_bytes
             perform(store, planned.jobs, executor, notify, environment=planned.environment)
+            search_rates(store, executor, notify, environment=planned.environment)
             refine(store, executor, notify, environment=planned.environment)
+            pursue(store, executor, notify, environment=planned.environment)
             return store.path
 
 
@@ -80,13 +87,18 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         renewed, environment = renew(store.plan, executor)
         store.replan(renewed)
         store.append(environment)
-        jobs = store.pending(retry=RETRIED if retry_failed else ())
+        retried = RETRIED if retry_failed else ()
+        store.replan(replace(renewed, jobs=without_doubtful(renewed.jobs, store.pending(retry=retried))))
+        jobs = store.pending(retry=retried)
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
         learn_rates(store, executor)
+        executor.memory_bytes = store.plan.memory_bytes
         telling = [record for record in known if record.outcome.status == "ok" or not retry_failed]
         perform(store, jobs, executor, notify, environment=environment, history=telling)
+        search_rates(store, executor, notify, environment=environment)
         refine(store, executor, notify, environment=environment)
+        pursue(store, executor, notify, environment=environment)
     return path
 
 
@@ -105,16 +117,34 @@ def learn_rates(store: Store, executor: Executor) -> None:
 
 
 def refine(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
-    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while.
-
-    Further jobs are planned before they are begun, so that an interrupted run goes on with them.
-    """
+    """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while."""
     while store.plan.refine and _has_time(store.plan, store.records()) and (jobs := _between_lengths(store)):
-        plan = store.plan
-        store.replan(replace(plan, jobs=(*plan.jobs, *jobs), refine=plan.refine - 1))
-        known = store.records()
-        notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
-        perform(store, jobs, executor, notify, environment=environment, history=known)
+        once_less = replace(store.plan, jobs=(*store.plan.jobs, *jobs), refine=store.plan.refine - 1)
+        _perform_further(store, once_less, executor, notify, environment=environment)
+
+
+def pursue(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Measure what the records so far call for, until they call for nothing: a search says what it asks next."""
+    while jobs := further(store.plan, store.records()):
+        plan = replace(store.plan, jobs=(*store.plan.jobs, *jobs))
+        _perform_further(store, plan, executor, notify, environment=environment)
+        search_rates(store, executor, notify, environment=environment)
+
+
+def search_rates(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Follow up the trials of learning rates: further trials beyond the edges, then every seed at the best rate."""
+    while jobs := further_jobs(store.plan.jobs, store.records()):
+        plan = replace(store.plan, jobs=(*store.plan.jobs, *jobs))
+        _perform_further(store, plan, executor, notify, environment=environment)
+
+
+def _perform_further(store: Store, plan: Plan, executor: Executor, notify: Notify, *, environment: Environment) -> None:
+    """Work off the jobs that a plan adds to the run's; planned before they are begun, an interrupted run knows them."""
+    jobs = plan.jobs[len(store.plan.jobs) :]
+    store.replan(plan)
+    known = store.records()
+    notify(Opened(path=store.path, plan=store.plan, jobs=jobs, records=tuple(known)))
+    perform(store, jobs, executor, notify, environment=environment, history=known)
 
 
 def _has_time(plan: Plan, records: Sequence[Record]) -> bool:

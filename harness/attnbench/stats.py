@@ -246,4 +246,5 @@ def _quantile(ordered_NC: FloatArray, share: float) -> FloatArray:
     if place == below:
         return low_N
     high_N: FloatArray = ordered_NC[:, below + 1]
-    return low_N + (high_N - low_N) * (place - below)
+    between_N: FloatArray = low_N + (high_N - low_N) * (place - below)
+    return between_N

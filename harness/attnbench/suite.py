@@ -67,6 +67,10 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _ALTERNATIVES = (("head_dim", "width"), ("batch", "tokens"))
 
 
+# The workload of an answer that is for one, where nobody says otherwise.
+USUAL = Sweep(heads=8, head_dim=64, batch=1, passes="forward", level="core", inputs="normal")
+
+
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named sweep. `on` holds what differs on a kind of device."""
 

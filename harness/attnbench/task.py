@@ -103,7 +103,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch: Annotated[_Count, Meta(description="sequences an update")] = 64
     accumulate: Annotated[_Count, Meta(description="parts in which a batch is computed; they divide it")] = 1
     optimizer: Annotated[Literal["adam", "adamw"], Meta(description="Adam, or with decoupled weight decay")] = "adamw"
-    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate, or the middle of those searched")] = 1e-3
+    rates: Annotated[
+        _Count, Meta(description="rates tried for each variant, half a decade apart; 1: the one above")
+    ] = 1
     beta2: Annotated[_Share, Meta(description="decay of Adam's mean of squares")] = 0.999
     warmup: Annotated[_Share, Meta(description="share of the steps in which the rate rises from 0")] = 0.1
     decay: Annotated[Literal["cosine", "linear", "none"], Meta(description="how the rate falls to 0 after that")] = (

@@ -19,6 +19,12 @@ def canonical(options: Mapping[str, Option] | Mapping[int, float]) -> str:
     return msgspec.json.encode(dict(sorted(options.items()))).decode()
 
 
+def canonical_each(several: Iterable[Mapping[str, Option]] | Iterable[Mapping[int, float]]) -> list[str]:
+    """Write mappings as `canonical` does, all at once."""
+    lines = msgspec.json.Encoder().encode_lines([dict(sorted(each.items())) for each in several])
+    return [line.decode() for line in lines.split(b"\n")[:-1]]  # no other sign of a line's end is one in JSON
+
+
 def option_text(value: Option) -> str:
     """Write an option as it is typed on the command line."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

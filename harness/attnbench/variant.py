@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard
 import msgspec
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Dtype, Level, Mask, Passes
+from attnbench.case import Case, Dtype, Level, Mask, Option, Passes
+from attnbench.ranges import parse_range
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,17 @@ class InvalidOutput(Exception):  # noqa: N818 - it names a status
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of a plugin's options: typed fields with defaults; meanings in `Annotated[..., Meta(description=...)]`."""
+
+
+class Tune(Struct, frozen=True):
+    """Values of an option that trades time for quality, the cheapest first: themselves, or a range as of `--seq`.
+
+    A variant's `tunes` maps options to these; `attnbench tune` searches them. Where `monotone`, quality does not fall
+    along them while other options stay as they are, and the search may halve; else each value is tried.
+    """
+
+    values: str | tuple[Option, ...]
+    monotone: bool = True
 
 
 class Support(Struct, frozen=True, kw_only=True):
@@ -121,6 +133,14 @@ class FromTokens(Protocol):
         ...
 
 
+class Shares(Protocol):
+    """What a mechanism has besides its call if the layers of a model may share weights."""
+
+    def share(self, first: Any, /) -> None:
+        """Take over what all layers have in common from the mechanism of the first one, before anything is trained."""
+        ...
+
+
 class DropsWeights(Protocol):
     """What a mechanism has besides its call if it can drop attention weights while it is trained: one number.
 
@@ -153,6 +173,17 @@ def options_type(variant: Any) -> type[Options]:
     if not (inspect.isclass(declared) and issubclass(declared, Options)):
         raise TypeError(f"{_name(variant)}.Options must be a class derived from attnbench.Options")
     return declared
+
+
+def tunes_of(variant: Any) -> dict[str, Tune]:
+    """Read which options of a variant trade time for quality, with their values. Raises TypeError for a wrong one."""
+    known, found = options_type(variant).__struct_fields__, {}
+    for name, tune in getattr(variant, "tunes", {}).items():
+        if name not in known or not isinstance(tune, Tune):
+            raise TypeError(f"{_name(variant)}.tunes: {name!r} must be an option, and its value an attnbench.Tune(...)")
+        values = parse_range(tune.values, flag=f"tunes[{name!r}]") if isinstance(tune.values, str) else tune.values
+        found[name] = Tune(values, tune.monotone)
+    return found
 
 
 def complete_options(variant: Any, given: Mapping[str, object]) -> Options:
@@ -242,6 +273,11 @@ def has_steps(attention: object) -> TypeGuard[Steps]:
 def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
     """Tell whether a mechanism has a way of its own from tokens, besides its call."""
     return callable(getattr(attention, "from_tokens", None))
+
+
+def has_share(attention: object) -> TypeGuard[Shares]:
+    """Tell whether a mechanism may share weights with those of other layers."""
+    return callable(getattr(attention, "share", None))
 
 
 def drops_weights(attention: object) -> TypeGuard[DropsWeights]:

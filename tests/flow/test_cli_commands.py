@@ -46,7 +46,7 @@ def test_attnbench_alone_shows_its_help_and_is_no_error(tmp_path: Path) -> None:
 
 
 def test_help_fits_80_columns_cuts_no_word_and_gives_examples_a_line_each(tmp_path: Path) -> None:
-    for name in ("run", "show", "compare", "list", "verify", "doctor"):
+    for name in ("run", "show", "compare", "recommend", "tune", "replay", "list", "verify", "doctor"):
         told = attnbench(name, "--help", cwd=tmp_path).stdout
         lines = [line.strip() for line in told.splitlines()]
         assert max(map(len, told.splitlines())) <= 80

@@ -46,6 +46,11 @@ def test_windows_stand_in_the_files_of_their_split_and_targets_are_the_next_byte
         assert inputs[1:].tolist() == targets[:-1].tolist()
 
 
+def test_the_next_byte_is_told_in_bits_and_no_position_sees_it() -> None:
+    form = BytesLm(BytesLm.Options(length=100)).form
+    assert (form.bits_per, form.causal, form.vocabulary, form.outputs) == ("byte", True, 256, 256)
+
+
 def test_every_file_is_of_the_library_and_in_one_split_most_of_them_in_training() -> None:
     files = {split: set(library_files(split)) for split in SPLITS}
     assert len(set.union(*files.values())) == sum(map(len, files.values()))

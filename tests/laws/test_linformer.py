@@ -11,7 +11,7 @@ def _linformer(options, **changes):
     return case, built("linformer", case)
 
 
-@pytest.mark.parametrize("sharing", ["headwise", "key-value", "none"])
+@pytest.mark.parametrize("sharing", ["headwise", "key-value", "layerwise", "none"])
 def test_as_many_columns_as_keys_and_identity_projections_are_exact_attention(sharing):
     case, attention = _linformer({"k": 13, "sharing": sharing})
     for projection in (attention.project_keys, attention.project_values):
@@ -23,8 +23,48 @@ def test_as_many_columns_as_keys_and_identity_projections_are_exact_attention(sh
 def test_sharing_decides_how_many_projections_are_learned():
     case = case_for("linformer", WORKLOADS["full"])
     for sharing, count in (("key-value", 1), ("headwise", 2), ("none", 2 * case.shape.kv_heads)):
-        _, attention = case, built("linformer", case_for("linformer", WORKLOADS["full"], {"k": 6, "sharing": sharing}))
+        attention = built("linformer", case_for("linformer", WORKLOADS["full"], {"k": 6, "sharing": sharing}))
         assert sum(p.numel() for p in attention.parameters()) == count * 6 * case.shape.seq_k
+
+
+def _stack(sharing, *, layers=3):
+    """Build layers as a model does: a seed each, the first told to the others."""
+    cases = [_linformer({"k": 6, "sharing": sharing}, seed=seed)[0] for seed in range(layers)]
+    stack = [built("linformer", case) for case in cases]
+    for later in stack[1:]:
+        later.share(stack[0])
+    return cases[0], torch.nn.ModuleList(stack)
+
+
+# The paper's own example: of 12 layers, 24, 12 and 1 matrices.
+@pytest.mark.parametrize(("sharing", "matrices"), [("headwise", 24), ("key-value", 12), ("layerwise", 1)])
+def test_layers_share_their_projections_as_the_paper_counts_them(sharing, matrices):
+    case, stack = _stack(sharing, layers=12)
+    assert sum(p.numel() for p in stack.parameters()) == matrices * 6 * case.shape.seq_k
+
+
+def test_a_matrix_that_layers_share_learns_from_each_of_them():
+    case, stack = _stack("layerwise")
+    q, k, v = (x.detach() for x in draw("linformer", case))
+    (shared,) = stack.parameters()
+
+    def slow(weights):
+        """Run the stack by its equation: each layer's answer asks the next one."""
+        x = q
+        for _ in stack:
+            short_keys, short_values = ((weights @ y).repeat_interleave(2, dim=1) for y in (k, v))
+            x = torch.softmax(x @ short_keys.mT / x.shape[-1] ** 0.5, dim=-1) @ short_values
+        return x
+
+    x = q
+    for layer in stack:
+        x = layer(x, k, v)
+    weights = shared.detach().clone().requires_grad_()
+    assert_near(x, slow(weights), 1e-12)
+    (learned,), (expected,) = (
+        torch.autograd.grad(y.square().sum(), w) for y, w in ((x, shared), (slow(weights), weights))
+    )
+    assert_near(learned, expected, 1e-12)
 
 
 def test_the_seed_draws_the_projections_and_every_dtype_has_the_same():

@@ -128,3 +128,36 @@ class WrongGradient(Causal):
         if k.requires_grad:
             k.register_hook(lambda gradient: 1.001 * gradient)
         return causal_weights(q, k) @ v
+
+
+class OneByOne:
+    """Exact: adds what a key weighs, and the weight, to sums in its dtype, one key after another."""
+
+    supports = Support(exact=True)
+
+    def __init__(self, case: Case) -> None:
+        pass
+
+    def __call__(self, q, k, v):
+        total_BHT1, out_BHTD = 0, 0
+        for weight_BHT1, v_BH1D in zip(self.weights(q, k).split(1, dim=-1), v.split(1, dim=-2), strict=True):
+            total_BHT1, out_BHTD = total_BHT1 + weight_BHT1, out_BHTD + weight_BHT1 * v_BH1D
+        return out_BHTD / total_BHT1
+
+    def weights(self, q, k):
+        return torch.exp(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5)
+
+
+class RoughExponentials(OneByOne):
+    """Calls itself exact, and its exponentials are good to 16 bits."""
+
+    def weights(self, q, k):
+        weights = super().weights(q, k)
+        return weights * (1 + 2.0**-16 * torch.sin(1e4 * weights))
+
+
+class NarrowWeights(OneByOne):
+    """Calls itself exact, and holds its weights in bfloat16."""
+
+    def weights(self, q, k):
+        return super().weights(q, k).bfloat16().to(q.dtype)

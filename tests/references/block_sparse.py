@@ -1,4 +1,4 @@
-"""Block-sparse attention by asking of each pair whether the layout keeps its block (Dao et al. 2022, eq. of 3.3)."""
+"""Block-sparse attention by asking of each pair whether the layout keeps its block (Dao et al. 2022, section 3.3)."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""cosFormer by its definition: relu(q_i) . relu(k_j) times the cosine of their distance (Qin et al. 2022, eq. 10)."""
+"""cosFormer by its definition: relu(q_i) . relu(k_j) times the cosine of their distance (Qin et al. 2022)."""
 
 import torch
 from torch import Tensor

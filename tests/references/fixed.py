@@ -1,4 +1,4 @@
-"""Fixed sparse attention by asking of each pair (Child et al. 2019, section 4.2), both ways if not causal."""
+"""Fixed sparse attention by asking of each pair (Child et al. 2019, section 4.3), both ways if not causal."""
 
 import math
 

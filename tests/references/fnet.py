@@ -1,4 +1,4 @@
-"""FNet by its sum: every token and feature of the input, turned by its angle (Lee-Thorp et al. 2021, eqs. 1 and 3)."""
+"""FNet by its sum: every token and feature of the input, turned by its angle (Lee-Thorp et al. 2021)."""
 
 import torch
 

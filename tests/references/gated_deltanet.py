@@ -1,4 +1,4 @@
-"""Gated DeltaNet token by token (Yang, Kautz and Hatamizadeh 2024, section 3.1), states transposed: o_t = q_t S_t."""
+"""Gated DeltaNet token by token (Yang, Kautz, Hatamizadeh, ICLR 2025, eq. 10), states transposed: o_t = q_t S_t."""
 
 import torch
 

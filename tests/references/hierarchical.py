@@ -1,4 +1,4 @@
-"""Hierarchical attention by asking of each pair at which level it meets (Zhu and Soricut 2021, section 6)."""
+"""Hierarchical attention by asking of each pair at which level it meets (Zhu and Soricut 2021)."""
 
 from functools import partial
 

@@ -27,7 +27,12 @@ def _of_group(projection: torch.Tensor, group: int) -> torch.Tensor:
 REFERENCES = {
     "linformer": Reference(
         attend,
-        options=({"k": 6}, {"k": 3, "sharing": "none"}, {"k": 64, "sharing": "key-value"}),
+        options=(
+            {"k": 6},
+            {"k": 3, "sharing": "none"},
+            {"k": 64, "sharing": "key-value"},
+            {"k": 5, "sharing": "layerwise"},
+        ),
         breaks={
             "sums": "its values are mixed by a learned matrix, whose rows sum to anything",
             "signs": "and have either sign",

@@ -1,4 +1,4 @@
-"""Nystromformer by its equations, a head at a time: softmax(q k'^T) Z softmax(q' k^T) v (Xiong et al. 2021, 3.2)."""
+"""Nystromformer by its equations, a head at a time: softmax(q k'^T) Z softmax(q' k^T) v (Xiong et al. 2021)."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Performer by its estimator: a weight f(q) . f(k) for every pair (Choromanski et al. 2020, lemma 1 and eq. 7)."""
+"""Performer by its estimator: a weight f(q) . f(k) for every pair (Choromanski et al. 2020, lemma 1)."""
 
 from torch import Tensor
 

@@ -19,7 +19,7 @@ def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: 
 
 
 def sinkhorn(q_TD: Tensor, k_SD: Tensor, v_SD: Tensor, network: tuple[Tensor, Tensor], case: Case) -> Tensor:
-    """One head of Tay et al. 2020, section 3. Differentiable; returns [T, D]."""
+    """One head of Tay et al. 2020. Differentiable; returns [T, D]."""
     keys, block, causal = len(k_SD), case.options["block"], case.mask.causal
     members = [range(first, min(first + block, keys)) for first in range(0, keys, block)]
     scores = [(sum(k_SD[s] for s in each) @ network[0] + network[1]) / case.options["temperature"] for each in members]

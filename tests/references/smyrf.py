@@ -21,7 +21,7 @@ def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: 
 
 
 def smyrf(q_TD: Tensor, k_SD: Tensor, v_SD: Tensor, directions_DR: Tensor, *, size: int) -> Tensor:
-    """One head of Daras et al. 2020, section 3. Differentiable; returns [T, D]."""
+    """One head of Daras et al. 2020. Differentiable; returns [T, D]."""
     seen = [clusters_of(on_sphere(q_TD, k_SD), direction, size=size) for direction in directions_DR.unbind(1)]
     outputs = []
     for t, query in enumerate(q_TD):

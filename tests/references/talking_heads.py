@@ -1,4 +1,4 @@
-"""Talking-heads attention, a pair of heads at a time (Shazeer et al. 2020, section 4)."""
+"""Talking-heads attention, a pair of heads at a time (Shazeer et al. 2020)."""
 
 import torch
 

@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from attnbench.execute.events import Event, Finished, Started
 from attnbench.execute.executor import NoAnswer
-from attnbench.record import Job, Outcome, Rates, Record
-from attnbench.session import Notice, learn_rates, perform, refine
-from attnbench.store import Store
+from attnbench.record import Job, Measurement, Outcome, Rates, Record
+from attnbench.session import Notice, learn_rates, perform, pursue, refine
+from attnbench.store import Fit, Store
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
 Answer = Callable[[Job], Outcome]
@@ -186,6 +186,31 @@ def test_an_interrupted_refinement_goes_on_where_it_was(tmp_path: Path) -> None:
         assert len(left) == 6
         perform(again, left, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
         assert refined(again, Scripted(curved)) == []
+
+
+def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    def until_4096(one: Job) -> Outcome:
+        if one.case.shape.seq_q > 4096:
+            return Outcome(status="oom_host", detail="full")
+        return Outcome(status="ok", measurements=(Measurement(metric="memory", unit="bytes", values=(1,)),))
+
+    def interrupted(one: Job) -> Outcome:
+        raise KeyboardInterrupt
+
+    jobs = [job("a", kind="memory", seq=seq) for seq in (512, 1024, 2048)]
+    fit = Fit(lengths=(512, 1024, 2048), most=65536)
+    with Store.create(tmp_path, replace(plan(jobs), fit=fit)) as store:
+        perform(store, jobs, Scripted(until_4096), lambda _notice: None, environment=ENVIRONMENT)
+        with pytest.raises(KeyboardInterrupt):
+            pursue(store, Scripted(interrupted), lambda _notice: None, environment=ENVIRONMENT)
+    with Store.open(store.path, write=True) as again:
+        assert [one.case.shape.seq_q for one in again.pending()] == [8192]
+        perform(again, again.pending(), Scripted(until_4096), lambda _notice: None, environment=ENVIRONMENT)
+        executor = Scripted(until_4096)
+        pursue(again, executor, lambda _notice: None, environment=ENVIRONMENT)
+        assert not again.pending()
+        tried = [one.case.shape.seq_q for one in executor.done]
+        assert min(each for each in (*tried, 8192) if each > 4096) < 1.06 * max(each for each in tried if each <= 4096)
 
 
 class Asked:

@@ -12,7 +12,7 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from attnbench.cli import compare, doctor, listing, recommend, run, show, streams, verify
+from attnbench.cli import compare, doctor, listing, mapping, recommend, replay, report, run, show, streams, tune, verify
 from attnbench.errors import DamagedStore, NotStored, UsageError
 from attnbench.text import plain
 
@@ -32,7 +32,11 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(show.show)
 app.command("compare")(compare.compare)
+app.command("report")(report.report)
 app.command("recommend")(recommend.recommend)
+app.command("tune")(tune.tune)
+app.command("map")(mapping.map_matrices)
+app.command("replay")(replay.replay)
 app.command("list")(listing.list_things)
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)

@@ -1,6 +1,7 @@
 """The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,14 @@ def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
     from attnbench.suite import Sweep
 
     return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
+
+
+def one_workload(asked: Mapping[str, Any]) -> "Sweep":
+    """Give the one workload that an answer is for: what flags leave out is the usual."""
+    from attnbench.suite import USUAL, overlay
+
+    given = {**asked, "tasks": asked.get("task")}
+    return overlay(USUAL, sweep_of(given))
 
 
 def _flag(panel: str, meaning: str, metavar: str) -> Any:
@@ -65,13 +74,20 @@ Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (in groups), outl
 Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy, energy.", "NAME,...")]
 Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
 Refine = Annotated[bool, _switch("--refine", MEASURE, "Measure between lengths where variants change places.")]
-Fit = Annotated[bool, _later("--fit")]
+Fit = Annotated[bool, _switch("--fit", MEASURE, "Find the longest context that fits, up to the end of --seq.")]
+Memory = Annotated[str | None, _flag(HOW, "A job may take so much: 24GiB; else what is free.", "SIZE")]
 MostMemory = Annotated[str | None, _flag(NEEDS, "Most memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE")]
 MaxLatency = Annotated[str | None, _flag(NEEDS, "Longest time of a call: 50ms, 200us, 1.5s.", "T")]
 MaxError = Annotated[float | None, _flag(NEEDS, "Largest approximation error.", "X")]
 MinAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on the task.", "X")]
 Task = Annotated[str | None, _flag(NEEDS, "The task that accuracy is asked on: mqar:preset=tiny", "NAME")]
 OneSeq = Annotated[str, _flag(SWEEP, "Sequence length: 8192 or 8k.", "N")]
+Match = Annotated[float | None, _flag(NEEDS, "Largest approximation error that is good enough.", "X")]
+MatchAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on --task that is good enough.", "X")]
+OptionValues = Annotated[
+    list[str] | None, _flag(SWEEP, "Values of an option instead of its own: k=64..1024", "NAME=VALUES")
+]
+Against = Annotated[str, typer.Option(help="What speed is compared with.", metavar="NAME", rich_help_panel=MEASURE)]
 Anywhere = Annotated[bool, _switch("--anywhere", WHERE, "Also ask runs of other machines or versions.")]
 Measure = Annotated[bool, _switch("--measure", MEASURE, "Measure now what is not known at this length.")]
 Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]
@@ -89,4 +105,20 @@ Executor = Annotated[str | None, _later("--executor")]
 Ranks = Annotated[int | None, _later("--ranks")]
 Resume = Annotated[str | None, _flag(WHERE, "Go on with a run, as it was asked for.", "RUN")]
 RetryFailed = Annotated[bool, _switch("--retry-failed", WHERE, "With --resume: measure failed cases again.")]
+Checkpoint = Annotated[str | None, _flag(SWEEP, "A run whose trained models are looked at instead.", "RUN")]
+TrainedTask = Annotated[str | None, _flag(SWEEP, "Which task, where the run trained on several.", "NAME")]
+ShownHeads = Annotated[str, _flag(MEASURE, "Heads, from 0: 0,3 or all; default: 0.", "N,...")]
+ShownLayers = Annotated[str | None, _flag(MEASURE, "Layers of trained models, likewise; default: all.", "N,...")]
+LogScale = Annotated[bool, _switch("--log", MEASURE, "Colours by the logarithm of a weight.")]
+Pictures = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "-o",
+        "--output",
+        help="PNG, SVG, PDF or NPZ (arrays) by its ending; may be given several times. Default: a PNG here.",
+        rich_help_panel=WHERE,
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Strict = Annotated[bool, _switch("--strict", WHERE, "Exit with 1 where a case failed.")]

@@ -17,9 +17,7 @@ def recommend(
     seq: flags.OneSeq,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[RUN]...", help="Runs to ask, of any machine; else all under --out.", show_default=False
-        ),
+        typer.Argument(metavar="RUN", help="Runs to ask, of any machine; else all under --out.", show_default=False),
     ] = None,
     seq_k: flags.SeqK = None,
     heads: flags.Heads = None,
@@ -61,7 +59,12 @@ def recommend(
         memory=memory, max_latency=max_latency, max_error=max_error, min_accuracy=min_accuracy, task=task
     )
     place = advice.Place(
-        out=out, runs=tuple(runs or ()), anywhere=anywhere, device=device or "auto", threads=threads, profile=profile
+        out=out,
+        runs=tuple(runs or ()),
+        anywhere=anywhere,
+        device=device or "auto",
+        threads=threads,
+        profile=asked["profile"],
     )
     with display() as notify:
         found = advice.recommend(flags.sweep_of(asked), needs, place=place, measure=measure, notify=notify)

@@ -16,10 +16,10 @@ Asked = Mapping[str, Any]
 
 # What there is already of a flag whose other values come later.
 _NOW = {"executor": "local"}
-_LATER = (*_NOW, "fit", "devices", "ranks")
+_LATER = (*_NOW, "devices", "ranks")
 _HOW = (
     *("device", "threads", "profile", "rounds", "timeout", "time_budget", "no_prune", "refine"),
-    *("seed", "hot", "allocator"),
+    *("fit", "memory", "seed", "hot", "allocator"),
 )
 
 
@@ -52,6 +52,7 @@ def run(
     rounds: flags.Rounds = None,
     timeout: flags.Timeout = None,
     time_budget: flags.TimeBudget = None,
+    memory: flags.Memory = None,
     no_prune: flags.NoPrune = False,
     seed: flags.Seed = None,
     hot: flags.Hot = False,
@@ -116,6 +117,8 @@ def _request(asked: Asked) -> "Request":
         prune=not asked["no_prune"],
         time_budget=asked["time_budget"],
         refine=asked["refine"],
+        fit=asked["fit"],
+        memory=asked["memory"],
         command=tuple(sys.argv[1:]),
     )
 

@@ -12,8 +12,8 @@ from attnbench.api import Run
 from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
 from attnbench.record import Status
+from attnbench.report.contexts import blocks
 from attnbench.report.json import to_json
-from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
 from attnbench.request import Request
 from attnbench.store import find_run

@@ -44,8 +44,8 @@ def show(
     from rich.console import Console
 
     from attnbench.api import Run
+    from attnbench.report.contexts import blocks
     from attnbench.report.formats import FORMATS, rendered
-    from attnbench.report.summary import blocks
     from attnbench.report.terminal import Tables
     from attnbench.store import find_run
 

@@ -48,7 +48,7 @@ class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
 
 
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
-    """Do this job. Answered by an Outcome; `memory_bytes` bounds what a CPU job may take above what it starts with.
+    """Do this job. Answered by an Outcome; `memory_bytes` bounds what it may take, on the CPU above its start.
 
     `checkpoint` is the path at which a training leaves how far it is, and looks for it first; empty for none.
     """
@@ -58,7 +58,48 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     checkpoint: str = ""
 
 
-Question = DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform
+class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
+    """How does this variant weigh the keys of each query, on inputs drawn for `case`? Answered by Reading."""
+
+    target: str
+    case: Case
+    heads: tuple[int, ...]
+    path: str
+
+
+class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
+    """How does a trained model weigh them, on an example of its task? Answered by Reading. No heads or layers: all."""
+
+    checkpoint: str
+    heads: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
+    path: str
+
+
+class HeadRead(Struct, frozen=True, kw_only=True):
+    """What a matrix's distances from exact attention's are, and whose it is; `measure.maps` defines them."""
+
+    layer: int
+    head: int
+    error: float
+    variation: float
+    kept: float
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """Matrices that were read, or the reason why there are none.
+
+    At the question's `path` lies an .npz file with `matrices` and `exact`, [N, T, S] in the order of `heads`, and
+    `visible`, [T, S]: what the mask leaves.
+    """
+
+    heads: tuple[HeadRead, ...] = ()
+    reason: str = ""
+
+
+Question = (
+    DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform | ReadMatrices | ReadTrained
+)
 
 
 class Told(Struct, frozen=True, kw_only=True, tag="told"):

@@ -12,7 +12,7 @@ import torch
 from attnbench import describe, environment, registry
 from attnbench.case import Case
 from attnbench.errors import UsageError
-from attnbench.execute import limits
+from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
     Answered,
     DescribeMachine,
@@ -21,6 +21,8 @@ from attnbench.execute.messages import (
     MeasureRates,
     Perform,
     Question,
+    ReadMatrices,
+    ReadTrained,
     Told,
     TryVariant,
 )
@@ -70,6 +72,9 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint
         if job.case.device == "cpu":
             _warm_threads(job.protocol.threads)
             limits.bound_memory(memory_bytes)
+        elif memory_bytes is not None and job.case.device.startswith("cuda"):
+            whole = torch.cuda.get_device_properties(job.case.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
         if job.probe.kind == "accuracy":
             return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
@@ -91,6 +96,8 @@ def _reply(question: Question, tell: Tell) -> object:
             return rates.measure(device, threads=threads, dtypes=dtypes)
         case TryVariant(target=target, case=case):
             return _try(target, case)
+        case ReadMatrices() | ReadTrained():
+            return reading.read(question, tell)
         case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
             limits.prefer_as_victim()
             return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)

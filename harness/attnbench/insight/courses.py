@@ -54,9 +54,12 @@ class Field(Struct, frozen=True, kw_only=True):
     courses: tuple[Course, ...]
 
 
-def fields(rows: Iterable[Row]) -> list[Field]:
-    """Sort the rows whose value is above zero into fields; of two rows for one cell the later one counts."""
-    known = [row for row in rows if row.value is not None and row.value > 0]
+def fields(rows: Iterable[Row], *, positive: bool = True) -> list[Field]:
+    """Sort the rows whose value is above zero into fields; of two rows for one cell the later one counts.
+
+    Without `positive` any value will do: for what is not drawn or fitted by its logarithm.
+    """
+    known = [row for row in rows if row.value is not None and (row.value > 0 or not positive)]
     is_square = all(row.seq_q == row.seq_k for row in known if row.passes != "decode")
     alike: dict[object, list[Row]] = {}
     for row in known:

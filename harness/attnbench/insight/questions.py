@@ -1,6 +1,7 @@
 """The questions of a run: jobs that differ in nothing but their round, each with the record of every round."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import msgspec
 from msgspec import Struct
@@ -84,7 +85,7 @@ def by_metric(good: Iterable[Record]) -> dict[str, ByRound]:
     measured: dict[str, ByRound] = {}
     for record in good:
         for measurement in record.outcome.measurements:
-            if measurement.values and not _is_curve(measurement):
+            if measurement.values and not _is_curve(measurement.metric, measurement.flags):
                 measured.setdefault(measurement.metric, {})[record.job.round] = measurement
     return measured
 
@@ -114,6 +115,7 @@ def _reasons(lost: Iterable[Record]) -> str:
     )
 
 
-def _is_curve(measurement: Measurement) -> bool:
+@cache
+def _is_curve(metric: str, flags: tuple[str, ...]) -> bool:
     """Tell a course of values over one training from values that repeat one another: it has no mean to report."""
-    return "curve" in measurement.flags or measurement.metric.endswith("_curve")
+    return "curve" in flags or metric.endswith("_curve")

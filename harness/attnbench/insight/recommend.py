@@ -28,11 +28,13 @@ from attnbench.text import canonical
 Verdict = Literal["meets", "fails", "unknown"]
 METRICS: dict[ProbeKind, str] = {"latency": "latency", "memory": "memory", "agreement": "approximation_error"}
 _SPENT: tuple[Status, ...] = ("oom_device", "oom_host", "timeout")
+# What names a case's parts, what is looked up, and what is a name or a lot and no workload.
+_NOT_AXES = ("shape", "mask", "variant", "options", "seq_q", "seq_k", "passes", "shape_name", "seed")
 _AXES = tuple(
     field.name
     for struct in (Shape, Mask, Case)
     for field in msgspec.structs.fields(struct)
-    if field.name not in ("shape", "mask", "variant", "options", "seq_q", "seq_k", "seed", "passes")
+    if field.name not in _NOT_AXES
 )
 
 

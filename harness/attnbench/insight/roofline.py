@@ -71,7 +71,7 @@ def _derived(row: Row, rates: Rates | None) -> Iterator[Row]:
 
 def _bound_s(row: Row, flops: object, rates: Rates | None) -> float | None:
     """Give the least time for the work: that of its products or of its traffic, whichever is longer."""
-    moved = _bytes_at_least(row)
+    moved = bytes_at_least(row)
     if rates is None or not isinstance(flops, int) or moved is None:
         return None
     matrix = rates.flops_per_s.get(row.dtype)
@@ -80,7 +80,7 @@ def _bound_s(row: Row, flops: object, rates: Rates | None) -> float | None:
     return max(flops / matrix, moved / rates.bytes_per_s)
 
 
-def _bytes_at_least(row: Row) -> int | None:
+def bytes_at_least(row: Row) -> int | None:
     """Give what memory must move: a variant's own count, else inputs and results once.
 
     What its operations move may stay in a cache, and is less than that where a mechanism leaves inputs unread.

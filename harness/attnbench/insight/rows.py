@@ -4,10 +4,10 @@ Tables, exports, comparisons and fits are made from rows and from nothing else.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from attnbench import stats
@@ -29,17 +29,25 @@ _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 _REPEATED = ("latency", "memory", "energy")  # a seed or an input that differs is no repetition
 
 
-class Row(Struct, frozen=True, kw_only=True):
-    """A figure or the reason why there is none. Names and order up to `detail` are a promise; later ones may follow."""
+def _figure(description: str) -> Meta:
+    return Meta(description=description, extra={"unit": "`unit`"})
 
-    run: str
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A figure or the reason why there is none. Names and order up to `detail` are a promise; later ones may follow.
+
+    What a column means that is no field of a case (those say it themselves) is its description here; `_figure` marks
+    numbers in the row's own unit.
+    """
+
+    run: Annotated[str, Meta(description="id of the run: the name of its folder")]
     variant: str
     options: dict[str, Option]
-    origin: str
-    metric: str
+    origin: Annotated[str, Meta(description="where the variant comes from: distribution and version, or a file")]
+    metric: Annotated[str, Meta(description="what was measured")]
     passes: Passes
     level: Level
-    task: str  # as it is typed: mqar:preset=tiny,pairs=8
+    task: Annotated[str, Meta(description="the task as it is typed (mqar:preset=tiny,pairs=8), or empty")]
     seq_q: int
     seq_k: int
     heads: int
@@ -50,38 +58,48 @@ class Row(Struct, frozen=True, kw_only=True):
     device: str
     causal: bool
     window: int | None
-    status: Status
-    value: float | None = None  # in `unit`: the median of the process medians, or the mean over seeds
-    low: float | None = None  # the 95% interval
-    high: float | None = None
-    unit: str  # s, bytes, J or 1
-    samples: int = 0
-    rounds: int = 0  # those that gave a figure
-    noise: stats.Noise = ""
-    backend: str
-    detail: str = ""  # why there is no figure, or which rounds gave none
+    status: Annotated[Status, Meta(description="ok, or what became of the case instead")]
+    value: Annotated[
+        float | None, _figure("the reported figure: median of the process medians, or mean over seeds; null unless ok")
+    ] = None
+    low: Annotated[float | None, _figure("lower end of its 95% interval; null below 3 rounds or seeds")] = None
+    high: Annotated[float | None, _figure("upper end of it")] = None
+    unit: Annotated[str, Meta(description="of the figures of this row: a base unit (s, bytes, J), a rate of it, or 1")]
+    samples: Annotated[int, Meta(description="values that the figure is made of, over all rounds")] = 0
+    rounds: Annotated[int, Meta(description="rounds, or seeds, that gave a figure")] = 0
+    noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, unusable")] = ""
+    backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")]
+    detail: Annotated[str, Meta(description="why there is no figure, or which rounds gave none")] = ""
     inputs: Inputs
     seed: int
-    shape_name: str = ""  # where the suite lists shapes by name
-    min: float | None = None  # of all samples, as are the next three
-    p05: float | None = None
-    p95: float | None = None
-    iqr: float | None = None
-    spread: float | None = None  # what `noise` judges, as a share of the value
-    medians: dict[int, float] = {}  # of each round's process: what comparisons are made from
-    outliers: int = 0  # samples outside Tukey's fences of their process
-    flags: tuple[str, ...] = ()
-    probe: ProbeKind
-    primary: bool  # whether this metric is the one by which its probe is known
-    higher_is_better: bool = False
-    task_options: dict[str, Option]
-    facts: dict[str, Option] = {}  # what the rounds found out besides; where they differ, the last one
-    source: str  # hash of the plugin's source
-    environment: str = ""  # key of the last round's environment
-    profile: Profile
-    threads: int
-    hot: bool
-    allocator: str
+    shape_name: str = ""
+    min: Annotated[float | None, _figure("smallest sample of all processes")] = None
+    p05: Annotated[float | None, _figure("5% of all samples lie below")] = None
+    p95: Annotated[float | None, _figure("95% of all samples lie below")] = None
+    iqr: Annotated[float | None, _figure("width of the middle half of all samples")] = None
+    spread: Annotated[
+        float | None, Meta(description="standard deviation of a repetition over the value", extra={"unit": "share"})
+    ] = None
+    medians: Annotated[
+        dict[int, float], _figure("median of each round's process, by round: what comparisons are made from")
+    ] = {}
+    outliers: Annotated[int, Meta(description="samples beyond Tukey's fences (1.5 IQR) of their process")] = 0
+    flags: Annotated[
+        tuple[str, ...], Meta(description="what to know of the figure: once, few_samples, diverged, ...")
+    ] = ()
+    probe: Annotated[ProbeKind, Meta(description="the probe that measured it, as in `--metrics`")]
+    primary: Annotated[bool, Meta(description="whether this is the metric by which its probe is known in tables")]
+    higher_is_better: Annotated[bool, Meta(description="whether a larger value is a better one")] = False
+    task_options: Annotated[dict[str, Option], Meta(description="of the task and the training, complete")]
+    facts: Annotated[
+        dict[str, Option], Meta(description="what the rounds found out besides; where they differ, the last one's")
+    ] = {}
+    source: Annotated[str, Meta(description="hash of the plugin's source files")]
+    environment: Annotated[str, Meta(description="key of the last round's environment in the journal")] = ""
+    profile: Annotated[Profile, Meta(description="the protocol in one word")]
+    threads: Annotated[int, Meta(description="threads of the CPU")]
+    hot: Annotated[bool, Meta(description="CUDA: whether the L2 was left as it was between samples")]
+    allocator: Annotated[str, Meta(description="C heap: default, or retained (never given back)")]
 
 
 class _Draft(Struct, frozen=True, eq=False):
@@ -154,14 +172,14 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
         **_fields_of(case),
         origin=str(job.origin),
         metric=job.probe.metric + TWIN * job.probe.twin,
-        task=job.probe.task,
+        task=job.probe.label,
         status=status,
         unit=_UNIT_OF_PROBE[job.probe.kind],
         rounds=len(good),
         backend=", ".join(backends),
         detail=detail,
         probe=job.probe.kind,
-        primary=not job.probe.twin,
+        primary=job.probe.primary,
         task_options=job.probe.task_options,
         facts=facts_of(good or records),
         flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),

@@ -45,37 +45,37 @@ def described(figures: Sequence[Sequence[Measurement]]) -> list[Described]:
     kept = np.where(usable, samples, 0.0)
     medians, outliers = _of_processes(kept, counts)
     told = zip(
-        [_base_unit(figure[0])[0] for figure in figures],
-        np.split(samples, starts[1:]),
+        [_base_unit(figure[0].unit)[0] for figure in figures],
+        [samples[start:end] for start, end in zip(starts.tolist(), (starts + totals).tolist(), strict=True)],
         (totals - np.add.reduceat(usable.astype(np.int64), starts)).tolist(),
         np.add.reduceat(outliers, first).tolist(),
-        [each.tolist() for each in np.split(medians, first[1:])],
+        [medians[start : start + len(figure)] for start, figure in zip(first.tolist(), figures, strict=True)],
         _pooled(kept, totals),
         strict=True,
     )
     return [Described(*each) for each in told]
 
 
-def _base_unit(measurement: Measurement) -> tuple[str, float]:
-    return _BASE_UNIT.get(measurement.unit, (measurement.unit, 1.0))
+def _base_unit(unit: str) -> tuple[str, float]:
+    return _BASE_UNIT.get(unit, (unit, 1.0))
 
 
 def _in_base_units(measured: Sequence[Measurement], counts: Counts) -> FloatArray:
     values = list(chain.from_iterable([each.values for each in measured]))
-    sizes = np.array([_base_unit(each)[1] for each in measured])
+    sizes = np.array([_base_unit(each.unit)[1] for each in measured])
     samples = np.array(values, dtype=np.float64)  # null is now NaN
     samples /= np.repeat(sizes, counts)
     return samples
 
 
-def _of_processes(samples: FloatArray, counts: Counts) -> tuple[FloatArray, Counts]:
+def _of_processes(samples: FloatArray, counts: Counts) -> tuple[list[float], Counts]:
     """Give each process's median, and how many of its samples lie outside its own fences."""
     medians, outliers = np.empty(len(counts)), np.empty(len(counts), dtype=np.int64)
     for these, samples_NC in _of_one_size(samples, counts):
         _, _, p25_N, median_N, p75_N, _ = stats.quantiles_of_each(samples_NC).T
         labels_NC = stats.tukey_labels(samples_NC, p25_N[:, np.newaxis], p75_N[:, np.newaxis])
         medians[these], outliers[these] = median_N, np.count_nonzero(labels_NC, axis=1)
-    return medians, outliers
+    return medians.tolist(), outliers
 
 
 def _pooled(samples: FloatArray, counts: Counts) -> list[Quantiles]:
@@ -94,5 +94,5 @@ def _of_one_size(samples: FloatArray, counts: Counts) -> Iterator[tuple[Counts, 
 
 
 def _starts(counts: Sequence[int] | Counts) -> Counts:
-    ends = np.cumsum(counts)
-    return ends - np.asarray(counts)
+    starts: Counts = np.cumsum(counts) - np.asarray(counts)
+    return starts

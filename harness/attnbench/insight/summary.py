@@ -59,7 +59,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     """What one run shows.
 
     `leads` are of latency, memory and accuracy; `close` of latency among those within CLOSE of exact attention; in
-    `against` every variant stands against the sweep's first; `crossings` have both of their sides shown; `errors` are
+    `against` every variant stands against the sweep's first; `crossings` have both of their sides shown, `crossed`
+    are all that there may be; `errors` are
     those at the longest length of each setting; `rounds` is the most rounds that a latency has.
     """
 
@@ -69,6 +70,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     close: tuple[Lead, ...]
     against: tuple[Standing, ...]
     crossings: tuple[Crossover, ...]
+    crossed: tuple[Crossover, ...]
     errors: tuple[Row, ...]
     missing: tuple[Row, ...]
     noisy: int
@@ -100,13 +102,15 @@ def summarised(rows: Iterable[Row]) -> Summary:
     leads = _leads(cells, floors)
     better = _better([*(pair for each in against for pair in each.pairs), *(lead.rival for lead in leads)])
     counted = [cell for field in fields(row for row in shown if row.metric == "memory") for cell in _cells(field)]
+    crossed = tuple(crossovers(timed))
     return Summary(
         run=shown[0].run if shown else "",
         baseline=timed[0] if timed else None,
         leads=(*leads, *_leads(counted, floors), *_leads(_scored(shown), floors)),
         close=_leads(_near(cells, shown), floors),
         against=against,
-        crossings=tuple(each for each in crossovers(timed) if _is_shown(each, better)),
+        crossings=tuple(each for each in crossed if _is_shown(each, better)),
+        crossed=crossed,
         errors=_errors(shown),
         missing=tuple(row for row in shown if row.primary and row.value is None and row.detail != PENDING),
         noisy=sum(row.noise == "unusable" for row in timed),
@@ -144,9 +148,13 @@ def _leads(cells: Sequence[_Cell], floors: Sequence[Floor]) -> tuple[Lead, ...]:
     everyone = [[_duel(cell, row) for row in cell.rows[1:]] for cell in contested]
     verdicts = iter(judged([pair for pairs in everyone for pair in pairs], floors))
     found = [[next(verdicts) for _ in pairs] for pairs in everyone]
-    hardest = [min(range(len(each)), key=lambda place, each=each: _ease(each[place])) for each in found]
+    hardest = [_hardest(each) for each in found]
     closest = judged([pairs[place] for pairs, place in zip(everyone, hardest, strict=True)], floors)
     return tuple(map(_lead, contested, found, hardest, closest))
+
+
+def _hardest(found: Sequence[Comparison]) -> int:
+    return min(range(len(found)), key=lambda place: _ease(found[place]))
 
 
 def _lead(cell: _Cell, found: Sequence[Comparison], hardest: int, rival: Comparison) -> Lead:

@@ -17,7 +17,7 @@ from attnbench import registry
 from attnbench.case import Option
 from attnbench.measure import failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
-from attnbench.measure.effective import repeatable
+from attnbench.measure.effective import repeatable, summation
 from attnbench.measure.figure import figure
 from attnbench.measure.inputs import Inputs, Tokens, differentiates
 from attnbench.measure.layer import exact_layer_gradients, exact_outputs
@@ -41,7 +41,7 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
 
     At layer level exact attention stands between the same projections, whose gradients are compared too.
     Raises Unsupported; InvalidOutput for gradients that are not finite, and where a mechanism that calls itself exact
-    errs more than twice as much as the plain formula in its dtype, or depends on what the mask hides.
+    errs more than twice as much as the plain formula in its dtype, rounding aside, or depends on what the mask hides.
     """
     del tell  # an agreement job is a few seconds of calls
     workload = Workload.of(job, sets=2)
@@ -61,7 +61,8 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         wide = inputs.widened()
         exact = _exact_results(workload, wide, rows_R)
         if workload.support.exact:
-            _hold_to_exactness(own, exact, plain=_exact_results(workload, inputs, rows_R), names=names)
+            plain, shape = _exact_results(workload, inputs, rows_R), job.case.shape
+            _hold_to_exactness(own, exact, plain=plain, names=names, terms=max(shape.seq_q, shape.seq_k))
     looks, why_not = _looks(workload, call_s=call_s)
     flags = _hold_to_mask(looks, workload)
     twin = partial(_twin_results, workload, job, wide, rows_R)
@@ -218,16 +219,18 @@ def _hold_to_finiteness(own: Tensors, names: Sequence[str]) -> None:
         raise InvalidOutput(f"not finite: {', '.join(told)}")
 
 
-def _hold_to_exactness(own: Tensors, exact: Tensors, *, plain: Tensors, names: Sequence[str]) -> None:
-    """Hold each result's error to twice the plain formula's in its dtype, and a rounding of all of its kind.
+def _hold_to_exactness(own: Tensors, exact: Tensors, *, plain: Tensors, names: Sequence[str], terms: int) -> None:
+    """Hold each result's error to twice the plain formula's in its dtype, and the roundings of a sum of so many terms.
 
-    (A gradient may be nothing at all, and be rounded beside the others: that of a query which sees one key.)
+    A matrix library adds in many lanes, a kernel that passes over the keys once adds one after another. (A gradient may
+    be nothing at all, and be rounded beside the others: that of a query which sees one key.)
     """
     for name, ours, wanted, theirs in zip(names, own, exact, plain, strict=True):
         of_its_kind = exact[:1] if name == "output" else exact[1:]
         size = math.sqrt(sum(float(each.double().square().sum()) for each in of_its_kind)) or 1.0
         error, allowed = (float((each.double() - wanted).norm()) / size for each in (ours, theirs))
-        if not error <= 2 * allowed + torch.finfo(ours.dtype).eps + _REFERENCE_ROUNDING:
+        room = torch.finfo(ours.dtype).eps + summation(ours.dtype, terms) + _REFERENCE_ROUNDING
+        if not error <= 2 * allowed + room:
             raise InvalidOutput(
                 f"it calls itself exact and errs by {error:.2g} in {name}; the plain formula in the same dtype errs by "
                 f"{allowed:.2g}"

@@ -109,12 +109,18 @@ def repeatable(attention: Callable[..., torch.Tensor], *, seed: int) -> Callable
 
 
 def rounding(dtype: torch.dtype, keys: int) -> float:
-    """Give the relative difference that rounding explains between two ways to one result.
+    """Give the relative difference that rounding explains between two ways to one result, each stored in its dtype."""
+    return _STORED * torch.finfo(dtype).eps + 2 * summation(dtype, keys)
 
-    Each is stored in its dtype, and a sum over keys is held in float32 or wider.
+
+def summation(dtype: torch.dtype, terms: int) -> float:
+    """Give the relative error that is to be expected of a sum of so many terms, one after another.
+
+    Roundings that know nothing of one another add up as the root of their number (Higham and Mary 2019, "A new approach
+    to probabilistic rounding error analysis"); a sum is held in float32 or wider.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    return _STORED * torch.finfo(dtype).eps + math.sqrt(keys) * torch.finfo(wide).eps
+    return math.sqrt(terms) * torch.finfo(wide).eps / 2
 
 
 def _hold_to_linearity(product: torch.Tensor, own: torch.Tensor, *, bound: float) -> None:

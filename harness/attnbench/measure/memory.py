@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from msgspec import Struct
 from attnbench.case import Option
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.workload import Call, Workload
-from attnbench.record import Job, Measurement, Outcome
+from attnbench.record import BUILDING, HELD, Job, Measurement, Outcome
 
 _GAP_SHARE = 0.1
 _CPU_GAP_LEAST_BYTES = 4_000_000
@@ -36,12 +37,10 @@ class Peak(Struct, frozen=True, kw_only=True):
 def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
     """Measure the first call (which may build what later ones reuse) and the steady state, above the inputs."""
     del tell  # a memory job is two calls
-    workload = Workload.of(job)
     peak_of = _cpu_peak
     if job.case.device.startswith("cuda"):
         peak_of = partial(_cuda_peak, Gpu(job.case.device))
-    else:
-        allocator_peak(lambda: None)  # the profiler's own buffers are there before anything is measured
+    workload, building = _built(job)
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         started = time.perf_counter()
         first = peak_of(_next(workload))
@@ -55,21 +54,43 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
     found += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
-    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=steady.facts)
+    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=steady.facts | building)
 
 
 def allocator_peak(call: Call) -> int:
     """Give the peak of the CPU allocator during a call, from the profiler's allocation events: exact to the byte."""
+    return max(0, *_held(call))
+
+
+def _built(job: Job) -> tuple[Workload, dict[str, Option]]:
+    """Build the mechanism and draw its inputs; say what that took at most, and what stays.
+
+    (It is what a context needs besides its call. That two calls see different inputs takes two sets.)
+    """
+    built: list[Workload] = []
+
+    def build() -> None:
+        built.append(Workload.of(job, sets=2))
+
+    if job.case.device.startswith("cuda"):
+        build()
+        device = job.case.device
+        peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    else:
+        course = _held(build)
+        peak, held = max(0, *course), course[-1]
+    return built[0], {BUILDING: peak, HELD: held}
+
+
+def _held(call: Call) -> list[int]:
+    """Give the course of what the CPU allocator holds of a call's."""
     gc.collect()  # what was left before must not be freed during the call: it would lower the count
     cpu = torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
         call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    ordered = sorted(events, key=lambda event: event.start_ns())
+    return list(accumulate((event.nbytes() for event in ordered), initial=0))
 
 
 def _next(workload: Workload) -> Call:

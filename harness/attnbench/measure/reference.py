@@ -76,6 +76,13 @@ def heaviest_keys(
     return torch.stack([top.values for top in each]).view(size), torch.stack([top.indices for top in each]).view(size)
 
 
+def attention_weights(q_TD: torch.Tensor, k_SD: torch.Tensor, *, mask: Mask) -> torch.Tensor:
+    """Give the matrix of exact attention for one head, [T, S], in float64."""
+    queries, keys = len(q_TD), len(k_SD)
+    rows_T = torch.arange(queries, device=q_TD.device)
+    return _weights(q_TD.double(), k_SD.double(), ~visible(mask, rows_T, queries=queries, keys=keys))
+
+
 def _one_head(q_RD: torch.Tensor, k_SD: torch.Tensor, v_SD: torch.Tensor, *, hidden_RS: torch.Tensor) -> torch.Tensor:
     return _weights(q_RD, k_SD, hidden_RS) @ v_SD
 

@@ -32,7 +32,7 @@ from attnbench.units import Scale, digits
 _COLUMNS = ("base", "new", "ratio", "low", "high", "verdict")
 _FILE_WIDTH = 120
 _PLAIN_RATIO = 10.0  # above it, three significant digits say more than three decimals
-_SESSIONS = "two sessions: a machine that was slower in one of them looks the same as a slower mechanism"
+SESSIONS = "two sessions: a machine that was slower in one of them looks the same as a slower mechanism"
 
 Names = dict[VariantKey, str]
 
@@ -204,7 +204,7 @@ def _meanings(pairs: Sequence[Comparison]) -> Iterator[str]:
         f"same: the 90% interval within {tested.band:.1%}; low, high: 95% interval, {how}"
     )
     if not tested.paired and tested.unit == "s":
-        yield _SESSIONS
+        yield SESSIONS
 
 
 def _table(found: Comparisons) -> str:

@@ -10,7 +10,7 @@ from attnbench.insight.rows import Row
 from attnbench.report.flat import Cell, columns, flat
 from attnbench.text import plain
 
-_FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
 
 
 def to_csv(rows: Sequence[Struct], *, of: type[Struct] = Row) -> str:
@@ -30,6 +30,6 @@ def _written(cell: Cell) -> Cell:
         case bool():
             return str(cell).lower()
         case str():
-            return f"'{plain(cell)}" if cell.startswith(_FORMULA) else plain(cell)
+            return f"'{plain(cell)}" if cell.startswith(FORMULA) else plain(cell)
         case _:
             return cell

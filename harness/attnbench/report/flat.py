@@ -1,14 +1,14 @@
 """A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
 
 import typing
-from collections.abc import Iterable
-from functools import cache
-from operator import attrgetter
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from attnbench.text import canonical
+from attnbench.text import canonical, canonical_each
 
 Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
@@ -32,20 +32,26 @@ def columns(of: type[Struct]) -> dict[str, Kind]:
 
 def flat(row: Struct) -> list[Cell]:
     """Give a row's cells in the order of its columns: mappings as JSON text, flags joined by spaces."""
-    return [_cell(getattr(row, name)) for name in columns(type(row))]
+    return [_cell(value) for value in astuple(row)]
 
 
-def column(rows: Iterable[Struct], name: str) -> list[Cell]:
-    """Give one column of many rows, cells as in `flat`; what several rows share is written once."""
-    values = list(map(attrgetter(name), rows))
+def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
+    """Give the same cells column by column; what several rows share is written once."""
+    for values in zip(*map(astuple, rows), strict=True):
+        yield written(values)
+
+
+def written(values: Sequence[Any]) -> Sequence[Cell]:
+    """Give a column's values as cells; of most columns they are cells already."""
     if not values or not isinstance(values[0], dict | tuple):
         return values
-    shared = {id(value): value for value in values}
-    texts = {key: _cell(value) for key, value in shared.items()}
+    apart = {id(value): value for value in values}
+    write = canonical_each if isinstance(values[0], dict) else partial(map, _cell)
+    texts = dict(zip(apart, write(apart.values()), strict=True))
     return [texts[id(value)] for value in values]
 
 
-def _cell(value: Cell | dict[str, Cell] | dict[int, float] | tuple[str, ...]) -> Cell:
+def _cell(value: Any) -> Cell:
     if isinstance(value, dict):
         return canonical(value)
     return " ".join(value) if isinstance(value, tuple) else value

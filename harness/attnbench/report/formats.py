@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 from rich.console import Console
 
 from attnbench.insight.rows import Row
+from attnbench.report.contexts import blocks
 from attnbench.report.csv import to_csv
 from attnbench.report.json import to_json
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
-from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
 
 Metrics = Collection[str] | None

@@ -3,16 +3,17 @@
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from attnbench.errors import UsageError
 from attnbench.insight.rows import Row
-from attnbench.report.flat import Kind, column, columns
+from attnbench.report.flat import Cell, Kind, cells_of, columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_DTYPES: dict[Kind, str] = {
+DTYPES: dict[Kind, str] = {
     "int": "Int64",
     "float": "Float64",
     "bool": "boolean",
@@ -28,9 +29,20 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.DataFrame(
-        {name: pd.Series(column(rows, name), dtype=_DTYPES[kind]) for name, kind in columns(Row).items()}
-    )
+    kinds = columns(Row)
+    cells = cells_of(rows) if rows else repeat(())
+    return pd.DataFrame({name: _array(next(cells), kind) for name, kind in kinds.items()})
+
+
+def _array(cells: Sequence[Cell], kind: Kind) -> Any:
+    """Give a column its type; numbers by way of numpy, which is the faster."""
+    import numpy as np
+    import pandas as pd
+
+    if kind == "float":
+        numbers = np.array(cells, dtype=np.float64)  # null is now NaN
+        return pd.arrays.FloatingArray(numbers, np.isnan(numbers))
+    return pd.Series(list(cells), dtype=DTYPES[kind])
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

@@ -19,7 +19,7 @@ from attnbench.units import digits
 
 _MOST_SETTINGS = 3  # of which each gets sentences of its own
 _MOST_NAMED = 8
-_MOST_CROSSINGS = 6
+_MOST_CROSSINGS, _MOST_TOLD_CROSSING = 6, 6  # sentences, and settings of which there may be some
 _BEST = {"latency": "is the fastest", "memory": "needs the least memory"}
 _EVEN = {"latency": "are equally fast", "memory": "need the same memory"}
 
@@ -82,18 +82,22 @@ def _by_setting(leads: Iterable[Lead]) -> list[list[Lead]]:
 
 
 def _of_setting(topic: str, leads: Sequence[Lead], names: Names, *, place: str) -> Iterator[Told]:
-    """Tell the leads of one setting, lengths that follow one another and have one outcome together."""
+    """Tell the leads of one setting, lengths of one outcome together, what is open last."""
+    open_ = []
     for outcome, group in groupby(leads, lambda lead: (lead.sure, lead.even, _contenders(lead, names))):
         sure, even, contenders = outcome
         stretch = list(group)
         if sure:
             text = f"{contenders[0]} {_BEST[stretch[0].metric]} {_span(stretch)}: {_by_how_much(stretch, names)}"
+            yield Told(topic=topic, text=f"{place}{text}", claims=True)
         elif even and len(contenders) == 2:
             within = f"within {stretch[0].rival.band:.1%}"
             text = f"{' and '.join(contenders)} {_EVEN[stretch[0].metric]} {_span(stretch)}, {within}"
+            yield Told(topic=topic, text=f"{place}{text}")
         else:
-            text = f"nothing is decided {_span(stretch)}: {_listed(contenders)} are not told apart"
-        yield Told(topic=topic, text=f"{place}{text}", claims=sure)
+            open_.append(f"{_span(stretch)} ({_listed(contenders)})")
+    if open_:
+        yield Told(topic=topic, text=f"{place}not told apart, so nothing is decided: {'; '.join(open_)}")
 
 
 def _contenders(lead: Lead, names: Names) -> tuple[str, ...]:
@@ -137,8 +141,10 @@ def _counted(topic: str, leads: Sequence[Lead], names: Names, *, among: str) -> 
     won = Counter(names[variant_of(lead.best)] for lead in leads if lead.sure)
     parts = [f"{name} {_BEST[leads[0].metric]} in {count}" for name, count in won.most_common(_MOST_NAMED)]
     open_ = len(leads) - sum(won.values())
+    if not won:
+        return Told(topic=topic, text=f"{among}in none of {len(leads)} cells is one shown to be better than all others")
     rest = [f"in {open_} nothing is decided"] if open_ else []
-    return Told(topic=topic, text=f"{among}of {len(leads)} cells, {'; '.join([*parts, *rest])}", claims=bool(won))
+    return Told(topic=topic, text=f"{among}of {len(leads)} cells, {'; '.join([*parts, *rest])}", claims=True)
 
 
 def _against(standings: Sequence[Standing], names: Names) -> Iterator[Told]:
@@ -179,13 +185,17 @@ def _counted_against(topic: str, standings: Sequence[Standing], names: Names) ->
 
 def _crossings(found: Summary, names: Names) -> Iterator[Told]:
     labels = differing([each.axes for each in found.crossings])
-    for each in found.crossings[:_MOST_CROSSINGS]:
+    told = found.crossings[:_MOST_CROSSINGS]
+    if len({canonical(each.axes) for each in found.crossings}) > _MOST_TOLD_CROSSING:
+        told = ()
+    for each in told:
         words = sentence(each, names[variant_of(each.winner)], names[variant_of(each.loser)])
         topic = f"Latency, {each.winner.passes}"
         yield Told(topic=topic, text=f"{where(each.axes, labels)}{words}", claims=True)
-    left = len(found.crossings) - _MOST_CROSSINGS
+    left = len(found.crossings) - len(told)
     if left > 0:
-        yield Told(topic="Latency", text=f"{left} more crossings are listed below")
+        text = f"{left} {'more ' if told else ''}times one variant overtakes another: see the list of crossings"
+        yield Told(topic="Latency", text=text, claims=True)
 
 
 def _errors(rows: Sequence[Row], names: Names) -> Iterator[Told]:

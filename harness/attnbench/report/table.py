@@ -121,7 +121,7 @@ def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
             chosen.setdefault((row.run if several else "", metric, row.passes), []).append(row)
     return [
         _with_aa_floor(
-            _block(_title(metric, run), _latest(group), names), metric, (row for row in rows if run in ("", row.run))
+            _block(title_of(metric, run), _latest(group), names), metric, (row for row in rows if run in ("", row.run))
         )
         for (run, metric, _), group in chosen.items()
     ]
@@ -185,7 +185,8 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     )
 
 
-def _title(metric: str, run: str) -> str:
+def title_of(metric: str, run: str = "") -> str:
+    """Name a metric in a block's heading, after the run where there are several."""
     name = _TITLES.get(metric, plain(metric.replace("_", " ")))
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Struct
 
+from attnbench.case import Option
 from attnbench.collector import collector_paused
 from attnbench.errors import DamagedStore, UsageError
 from attnbench.record import SCHEMA, Environment, Job, Rates, Record
@@ -22,11 +23,55 @@ EVENTS = "events.jsonl"
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
+class Fit(Struct, frozen=True, kw_only=True):
+    """A search for the longest context that fits: after `lengths`, lengths up to `most` are chosen as records come in.
+
+    `allowed_bytes` is what a prediction goes by; null where nobody knows.
+    """
+
+    lengths: tuple[int, ...]
+    most: int
+    allowed_bytes: int | None = None
+
+
+class Axis(Struct, frozen=True, kw_only=True):
+    """Values of an option, the cheapest first; where `monotone`, quality does not fall along them."""
+
+    option: str
+    values: tuple[Option, ...]
+    monotone: bool = True
+
+
+class Searched(Struct, frozen=True, kw_only=True):
+    """A variant whose options are searched: all of them as they are to begin with, and the values of some."""
+
+    variant: str
+    options: dict[str, Option]
+    axes: tuple[Axis, ...]
+
+
+class Search(Struct, frozen=True, kw_only=True):
+    """A search for the cheapest options that reach a quality: trials are chosen as records come in, then timings.
+
+    `metric` must be at most `bound`, or at least with `at_least`. `timed` are the latency jobs of one setting of every
+    variant, and of the `reference`, with which their speed is compared.
+    """
+
+    metric: str
+    bound: float
+    at_least: bool = False
+    reference: str
+    reference_options: dict[str, Option] = {}
+    variants: tuple[Searched, ...]
+    timed: tuple[Job, ...]
+
+
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
 
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
-    `refine` is how many more times lengths are added around crossings.
+    `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context,
+    `search` that for options. `memory_bytes` bounds what a job may take; null is what the machine has to spare.
     """
 
     schema: int = SCHEMA
@@ -39,6 +84,9 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     prune: bool = True
     budget_s: float | None = None
     refine: int = 0
+    fit: Fit | None = None
+    search: Search | None = None
+    memory_bytes: int | None = None
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):

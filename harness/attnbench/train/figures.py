@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from attnbench.record import Measurement
+from attnbench.record import TRIAL_METRIC, Measurement
 from attnbench.task import Form
 from attnbench.train.loop import Score, Trained
 
@@ -25,6 +25,14 @@ def measurements(
     yield _figure("generalisation_gap", learned.accuracy - tested.accuracy)
     yield _figure("steps_to_best", float(trained.best.step) if trained.curve else 0.0)
     yield _figure("parameters", parameters)
+    yield from _curves(trained)
+
+
+def trial(trained: Trained) -> Iterator[Measurement]:
+    """Give what a learning rate is judged by: the best validation, without a look at what is tested in the end."""
+    best = trained.best.score if trained.curve else None
+    yield _figure(TRIAL_METRIC, best.accuracy if best else math.nan, higher=True)
+    yield _figure("search_loss", best.loss if best else math.nan)
     yield from _curves(trained)
 
 

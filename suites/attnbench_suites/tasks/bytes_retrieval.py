@@ -43,8 +43,8 @@ class BytesRetrieval:
 
     `paper` has the published 4 layers and 4 heads of 128 features, 5000 steps of batch 32, and 8192 positions for twice
     4000 bytes. Other than there, beside what is said above: the answer is read from the mean of all positions, padding
-    is a token like others and not masked, attention weights are not dropped out, and the rate falls by a cosine after
-    the rise, which there is longer than the training.
+    is a token like others and not masked, and the rate falls by a cosine after the rise, which there is longer than the
+    training.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -58,8 +58,8 @@ class BytesRetrieval:
             "length": 256,
             "heads": 2,
             "width": 64,
-            "steps": 400,
-            "batch": 32,
+            "steps": 300,
+            "batch": 16,
             "learning_rate": 2e-3,
             "train_examples": 10_000,
             "validation_examples": 500,
@@ -74,6 +74,7 @@ class BytesRetrieval:
             "batch": 32,
             "learning_rate": 1e-3,
             "weight_decay": 0.01,
+            "rates": 3,
             "seeds": 3,
             "train_examples": 20_000,
             "validation_examples": 500,
@@ -85,12 +86,14 @@ class BytesRetrieval:
             "heads": 4,
             "width": 128,
             "dropout": 0.1,
+            "weight_dropout": 0.1,
             "steps": 5000,
             "batch": 32,
             "learning_rate": 3.5e-4,
             "warmup": 0.4,
             "weight_decay": 0.1,
             "validate_every": 250,
+            "rates": 4,
             "seeds": 5,
             "train_examples": 147_086,
             "validation_examples": 2000,

@@ -63,6 +63,7 @@ class Digits:
             "train_examples": 32_500,
             "validation_examples": 147,
             "test_examples": 1000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -82,6 +83,7 @@ class Digits:
             "train_examples": 65_000,
             "validation_examples": 147,
             "test_examples": 1000,
+            "rates": 4,
             "seeds": 5,
         },
     }

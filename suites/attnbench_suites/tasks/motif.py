@@ -70,6 +70,7 @@ class Motif:
             "train_examples": 50_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -90,6 +91,7 @@ class Motif:
             "train_examples": 200_000,
             "validation_examples": 5000,
             "test_examples": 5000,
+            "rates": 4,
             "seeds": 5,
         },
     }

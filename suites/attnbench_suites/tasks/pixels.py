@@ -67,6 +67,7 @@ class Pixels:
             "train_examples": 45_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -86,6 +87,7 @@ class Pixels:
             "train_examples": 45_000,
             "validation_examples": 5000,
             "test_examples": 10_000,
+            "rates": 4,
             "seeds": 5,
         },
     }

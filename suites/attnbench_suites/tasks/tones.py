@@ -91,6 +91,7 @@ class Tones:
             "train_examples": 20_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -112,6 +113,7 @@ class Tones:
             "train_examples": 24_000,
             "validation_examples": 5000,
             "test_examples": 5000,
+            "rates": 4,
             "seeds": 5,
         },
     }

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -32,6 +33,18 @@ def test_a_cuda_job_runs_with_its_device_chosen(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setitem(worker.PROBES, "latency", probe)
     assert worker.perform(planned_on("cuda:1"), lambda _text: None).detail == "on ['cuda:1']"
+
+
+def test_a_bound_on_memory_is_a_share_of_the_gpu_s_and_none_is_set_unasked(
+    monkeypatch: pytest.MonkeyPatch, chosen: list[str]
+) -> None:
+    shares: list[tuple[float, str]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(total_memory=80 << 30))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: shares.append(given))
+    monkeypatch.setitem(worker.PROBES, "latency", lambda _job, _tell: Outcome(status="ok"))
+    for memory_bytes in (None, 20 << 30, 160 << 30):
+        assert worker.perform(planned_on("cuda:1"), lambda _text: None, memory_bytes=memory_bytes).status == "ok"
+    assert (shares, chosen[0]) == ([(0.25, "cuda:1"), (1.0, "cuda:1")], "cuda:1")
 
 
 def test_a_variant_is_tried_with_its_device_chosen(chosen: list[str]) -> None:

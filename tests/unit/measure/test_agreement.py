@@ -51,6 +51,22 @@ def test_an_exact_mechanism_that_sees_the_next_key_is_refused_however_little_it_
         measured("LooksAhead", mask=CAUSAL)
 
 
+LONG = Shape(batch=1, heads=1, kv_heads=1, seq_q=64, seq_k=4096, head_dim=16)
+
+
+def test_an_exact_kernel_that_adds_one_key_after_another_errs_as_a_sum_does_and_is_believed() -> None:
+    found = figures(measured("OneByOne", shape=LONG))
+    plain = figures(measured("vanilla", shape=LONG))
+    assert (found["approximation_error"] or 0) > 2 * (plain["approximation_error"] or 1) + 2**-23
+
+
+@pytest.mark.parametrize("name", ["RoughExponentials", "NarrowWeights"])
+@pytest.mark.parametrize("shape", [SMALL, LONG], ids=["short", "long"])
+def test_what_is_no_rounding_of_sums_is_found_among_as_many_keys(name: str, shape: Shape) -> None:
+    with pytest.raises(InvalidOutput, match="errs by"):
+        measured(name, shape=shape)
+
+
 def test_an_approximate_mechanism_that_sees_the_next_key_is_reported_not_judged() -> None:
     found = measured("LooksAheadALittle", mask=CAUSAL)
     assert flags(found) == {"later_tokens"}

@@ -114,7 +114,7 @@ def test_a_frame_keeps_options_as_canonical_json():
 def test_parquet_reads_back_as_the_same_frame():
     found = frame(planted("hostile"))
     read = pd.read_parquet(io.BytesIO(to_parquet(planted("hostile"))))
-    pd.testing.assert_frame_equal(read, found, check_categorical=False)
+    pd.testing.assert_frame_equal(read, found)
 
 
 def test_parquet_without_pyarrow_names_the_extra(monkeypatch):

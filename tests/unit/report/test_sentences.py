@@ -31,7 +31,7 @@ def test_a_planted_tie_is_told_as_one_and_claims_nothing():
 
 def test_noise_is_told_as_undecided_and_claims_nothing():
     first, *rest = told(sweep({"one": float, "other": lambda n: 1.03 * n}, noise=0.2))
-    assert first.text == "nothing is decided from N = 512 to 4096: one, other are not told apart"
+    assert first.text == "not told apart, so nothing is decided: from N = 512 to 4096 (one, other)"
     assert not any(each.claims for each in (first, *rest))
 
 

@@ -268,6 +268,19 @@ def test_each_layer_has_a_variant_built_from_a_seed_of_its_own() -> None:
     assert not torch.equal(first.project_keys, second.project_keys)
 
 
+def test_layers_may_share_what_a_variant_learns_and_are_trained_so() -> None:
+    planned = exam("linformer", "mqar", **MQAR)
+    planned = replace(planned, case=replace(planned.case, options={"k": 256, "sharing": "layerwise"}))
+    model = untrained(planned, seed=3)
+    first, second = model.mechanisms
+    assert first.project_keys is second.project_keys is second.project_values
+    alone = untrained(exam("linformer", "mqar", **MQAR), seed=3).mechanisms[0]
+    assert torch.equal(first.project_keys, alone.project_keys)
+    outcome = accuracy.measure(planned, silently)
+    plain = measured("flash", "mqar", **MQAR)
+    assert outcome.facts["parameters"] - plain.facts["parameters"] == 256 * 16  # one matrix in both layers
+
+
 # Divergence.
 
 BREAKS = (

@@ -39,7 +39,7 @@ class Elu(FeatureMap):
 
 
 class Relu(FeatureMap):
-    """max(x, 0): cosFormer's map without its re-weighting (Qin et al. 2022, section 3.1), EfficientViT's attention."""
+    """max(x, 0): cosFormer's map without its re-weighting (Qin et al. 2022), EfficientViT's attention."""
 
     def keys(self, x_XTD: torch.Tensor, first: int) -> torch.Tensor:
         """Map each number by itself."""
@@ -95,7 +95,7 @@ class RandomRelu(FeatureMap):
 
 
 class CosineRelu(FeatureMap):
-    """max(x, 0) cos(a) and max(x, 0) sin(a), whose products hold cos(a_i - a_j) (Qin et al. 2022, eqs. 10 to 12).
+    """max(x, 0) cos(a) and max(x, 0) sin(a), whose products hold cos(a_i - a_j) (Qin et al. 2022).
 
     The angle of a position is pi / 2 times its share of `length`, from `offset` positions before the first key on.
     Raises ValueError for a position beyond them.
@@ -119,7 +119,7 @@ class CosineRelu(FeatureMap):
 
 
 class Taylor(FeatureMap):
-    """The features of 1 + s + s^2 / 2 for s = q . k (Arora et al. 2024, section 4.1, eq. 4).
+    """The features of 1 + s + s^2 / 2 for s = q . k (Arora et al. 2024, section 4.1).
 
     Of s^2 / 2 = sum_ij q_i q_j k_i k_j / 2 each pair i < j is kept once, with the weight 1: F = 1 + d + d (d + 1) / 2.
     """

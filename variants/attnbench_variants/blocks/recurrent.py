@@ -2,18 +2,22 @@
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H, Y = rows of states: B * G or X
 from abc import ABC, abstractmethod
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch.nn.functional import rms_norm
 
-from attnbench import Case
+from attnbench import Case, Support
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import TORCH
 from attnbench_variants.blocks.halves import products_by_halves
 from attnbench_variants.blocks.scan import CHUNK, Writes, attend_by_recurrence, one_further, state_after
 
-EARLIER_ONLY = "it is a recurrence: a query reads what tokens up to its own have written, never later ones"
-NO_WINDOW = "its state cannot forget a key at the moment when it leaves a window; it decays or is overwritten"
+Norm = Annotated[
+    Literal["head", "none"],
+    Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
+]
 _EPSILON = 1e-5
 
 
@@ -23,6 +27,12 @@ class Recurrent(torch.nn.Module, ABC):
     With a norm each head's output is divided by its root mean square and, if `scaled`, multiplied by what is learned.
     """
 
+    supports = Support(
+        full="it is a recurrence: a query reads what tokens up to its own have written, never later ones",
+        window="its state cannot forget a key at the moment when it leaves a window; it decays or is overwritten",
+        grouped=True,
+        growth=1,
+    )
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, *, normed: bool, scaled: bool = True) -> None:

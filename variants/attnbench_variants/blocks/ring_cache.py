@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attnbench_variants.blocks.fused import Fused
+
 State = tuple[tuple[Tensor, ...], int]  # slots_BGRWD of keys, of values, and how many positions there were
 
 
@@ -59,3 +61,19 @@ class RingCache(NamedTuple):
     def _first(self, residue: int) -> int:
         """Give the first position of a residue that is not among the kept."""
         return self.kept + (residue - self.kept) % self.dilation
+
+
+class DecodesInWindow:
+    """Decodes with what a window keeps as its state: a mixin for mechanisms that say which keys those are."""
+
+    cache: RingCache
+    fused: Fused
+
+    def prefill(self, k_BGSD: Tensor, v_BGSD: Tensor) -> State:
+        """Keep the keys that later positions see, and their values."""
+        return self.cache.filled(k_BGSD, v_BGSD)
+
+    def step(self, q_BH1D: Tensor, k_BG1D: Tensor, v_BG1D: Tensor, state: State) -> tuple[Tensor, State]:
+        """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
+        (k_BGWD, v_BGWD), after = self.cache.with_next(state, k_BG1D, v_BG1D)
+        return self.fused(q_BH1D, k_BGWD, v_BGWD), after

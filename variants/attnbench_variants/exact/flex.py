@@ -16,7 +16,7 @@ MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tor
 
 
 class Flex:
-    """torch.nn.attention.flex_attention, compiled (Dong et al. 2024, "Flex Attention", sections 3 and 4).
+    """torch.nn.attention.flex_attention, compiled (Dong et al. 2024, "Flex Attention").
 
     The kernel is compiled in the first call, for this one shape: the first call's time tells what that costs (a cache
     on disk makes it less in later processes), and no other figure holds it. Where there is no compiler, or it refuses

@@ -18,15 +18,15 @@ class Ring:
     """Exact attention in the blocks of a ring of devices (Liu, Zaharia, Abbeel 2023, "Ring Attention", algorithm 1).
 
     Each of `ranks` devices would hold one block of the sequence; keys and values travel around the ring, and a device
-    merges what its queries get from each block by log-sum-exps (section 3). Here all ranks are on one device: the
-    arithmetic of the ring, with no messages to wait for and no overlap of them. What it costs above `flash` is what
-    the blocks cost. A block passes all queries at once, which is the same sum in another order.
+    merges what its queries get from each block by log-sum-exps. Here all ranks are on one device: the arithmetic of
+    the ring, with no messages to wait for and no overlap of them. What it costs above `flash` is what the blocks cost.
+    A block passes all queries at once, which is the same sum in another order.
 
-    Causally, blocks that lie wholly ahead of a rank's queries are skipped, which the paper's ring computes and masks
-    (its section 3 leaves the mask open); the work is not spread evenly over ranks as in striped attention. Queries are
-    the last T positions of the keys; with fewer than `ranks` keys there are as many blocks as keys. The gradient goes
-    around the ring once more, with the merged log-sum-exps. Elsewhere than on a CPU the scores of a block are
-    materialised: B * H * T * S / ranks of them. Memory beyond that: O(T), as the paper's per device.
+    Causally, blocks that lie wholly ahead of a rank's queries are skipped; the work is not spread evenly over ranks as
+    in striped attention. Queries are the last T positions of the keys; with fewer than `ranks` keys there are as many
+    blocks as keys. The gradient goes around the ring once more, with the merged log-sum-exps. Elsewhere than on a CPU
+    the scores of a block are materialised: B * H * T * S / ranks of them. Memory beyond that: O(T), as the paper's per
+    device.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):

@@ -1,13 +1,13 @@
 """BigBird: global blocks, a window of blocks, and random blocks; a fixed pattern, and a linear cost."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
 from attnbench_variants.fixed_sparse.layout import Layout
@@ -39,6 +39,7 @@ class BigBird:
         neighbours: Annotated[int, Meta(ge=0, description="blocks seen on either side of a query's own")] = 1
         random: Annotated[int, Meta(ge=0, description="further blocks seen, drawn from the seed for each head")] = 3
 
+    tunes: ClassVar = {"random": Tune((1, 3, 6, 12, 24)), "neighbours": Tune("1..16")}
     supports = Support(
         window="its pattern is its own: set block, globals, neighbours and random instead", grouped=True, growth=1
     )

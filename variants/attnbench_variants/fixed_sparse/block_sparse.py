@@ -1,13 +1,13 @@
 """Attention by a layout of blocks: a block of scores is computed whole, or not at all."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries, A blocks listed
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
 from attnbench_variants.fixed_sparse.layout import Layout
@@ -23,8 +23,8 @@ class BlockSparse:
     density. Time: O(N log N) for the butterfly, O(N^2) times the density otherwise. Memory: O(T + S).
 
     - `butterfly`: block i sees itself and i XOR 1, 2, 4, 8, ... as far as there are such blocks, in all heads alike
-      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly", section 3.2 and
-      definition 3.4). Pixelfly's further low-rank term is not part of it: that would be global blocks.
+      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly"). Pixelfly's further
+      low-rank term is not part of it: that would be global blocks.
     - `random`: every row of blocks keeps the share `density` of those that exact attention would see, rounded, its own
       and others drawn from the seed for each head.
     """
@@ -43,6 +43,7 @@ class BlockSparse:
         ] = None
 
     # N log N is about N^1.15 where a row has 7 to 11 blocks, that is from 4096 to 65536 positions.
+    tunes: ClassVar = {"pattern": Tune(("random",)), "density": Tune((0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0))}
     supports = Support(
         window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1.15
     )

@@ -3,13 +3,13 @@
 # keys, C = stride, U keys that sum up blocks
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.lse_kernels import Chunks
@@ -22,14 +22,14 @@ _GROUP_ROWS = 512
 
 
 class SparseFixed:
-    """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.2 and 4.3, equation 8).
+    """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1).
 
     Positions are cut into blocks of l, the stride. A query at i sees the j of its own block up to i, and the last c
     positions of every earlier block, which sum it up: floor(j / l) = floor(i / l), or j mod l >= l - c. One softmax
     over both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + c N / l)), with the
     default stride O(N^1.5); memory: O(N).
 
-    - Of the paper's three ways to put the two sets together (section 4.3) this is the second, a head that attends to
+    - Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to
       their union, as in its experiment on enwik8 (stride 128, c 32); the others alternate them by layer, or share them
       among heads.
     - All heads read the same summaries, as in the equation; the paper also lets heads read different parts of a block.
@@ -43,6 +43,7 @@ class SparseFixed:
         stride: Stride = None
         c: Annotated[int, Meta(ge=1, description="last positions of a block, which sum it up for other blocks")] = 8
 
+    tunes: ClassVar = {"c": Tune("1..64")}
     supports = Support(window="its blocks are its own: set stride and c instead", grouped=True, growth=1.5)
 
     def __init__(self, case: Case, options: Options) -> None:

@@ -3,13 +3,13 @@
 # of each, E = N * R
 
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.around import Pattern, band, pairs_of
 from attnbench_variants.blocks.counting import executed
@@ -49,6 +49,7 @@ class LongShort(torch.nn.Module):
         rank: Annotated[int, Meta(ge=1, description="landmarks of the sequence; causal: of each segment")] = 8
         segment: Annotated[int, Meta(ge=1, description="causal: positions that are summed up together")] = 128
 
+    tunes: ClassVar = {"width": Tune("32..2048"), "rank": Tune("1..64", monotone=False)}
     supports = Support(
         window="it sees landmarks of the whole sequence: set its option width instead", grouped=True, growth=1
     )

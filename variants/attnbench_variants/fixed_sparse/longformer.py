@@ -2,24 +2,24 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H; E global keys
 
 from collections.abc import Iterator
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Mask, Support, Unsupported
+from attnbench import Case, Mask, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.around import Pattern, band, pairs_of
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.ring_cache import RingCache, State
+from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
 from attnbench_variants.blocks.visible import visible_keys
 from attnbench_variants.blocks.windows import Shared, Step, Windows
 
 
-class Longformer:
+class Longformer(DecodesInWindow):
     """Sliding window with global positions (Beltagy, Peters, Cohan 2020, "Longformer", section 3.1).
 
     A query attends to the keys within half a `width` on either side and to the first `globals` positions, in one
@@ -49,6 +49,7 @@ class Longformer:
         globals: Annotated[int, Meta(ge=0, description="leading positions that see all and are seen by all")] = 1
         dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
 
+    tunes: ClassVar = {"width": Tune("32..4096")}
     supports = Support(
         window="its pattern is its own: set its options width and globals instead", grouped=True, growth=1
     )
@@ -62,8 +63,8 @@ class Longformer:
         like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
         local_queries, local_keys = shape.seq_q - self._sizes.queries, shape.seq_k - self._sizes.keys
         self._windows = Windows(_pattern(case, options), queries=local_queries, keys=local_keys, like=like)
-        self._fused = Fused(case, masked=self._causal)
-        self._cache = RingCache(options.width // 2 + 1, kept=options.globals, dilation=options.dilation)
+        self.fused = Fused(case, masked=self._causal)
+        self.cache = RingCache(options.width // 2 + 1, kept=options.globals, dilation=options.dilation)
         self.backend = self._windows.kernel.name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
@@ -73,17 +74,6 @@ class Longformer:
         q_XED, q_XTD = _split(q_XTD, self._sizes.queries)
         rows = [*self._global_rows(q_XED, k_XSD, v_XSD), self._local_rows(q_XTD, k_XSD, v_XSD)]
         return torch.cat(rows, dim=1).view(q_BHTD.shape)
-
-    def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> State:
-        """Keep the global keys and the last ones, and their values."""
-        return self._cache.filled(k_BGSD, v_BGSD)
-
-    def step(
-        self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state: State
-    ) -> tuple[torch.Tensor, State]:
-        """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
-        (k_BGWD, v_BGWD), after = self._cache.with_next(state, k_BG1D, v_BG1D)
-        return self._fused(q_BH1D, k_BGWD, v_BGWD), after
 
     @staticmethod
     def flops(case: Case) -> int:
@@ -101,7 +91,7 @@ class Longformer:
         if queries:
             causal = Mask(causal=self._causal)
             mask_ES = visible_keys(causal, queries=queries, keys=keys, device=q_XED.device)
-            yield self._fused(q_XED[None], k_XSD[None, :, :keys], v_XSD[None, :, :keys], mask=mask_ES)[0]
+            yield self.fused(q_XED[None], k_XSD[None, :, :keys], v_XSD[None, :, :keys], mask=mask_ES)[0]
 
     def _local_rows(self, q_XTD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> torch.Tensor:
         """Attend with the other queries to the keys around them and to the global ones."""

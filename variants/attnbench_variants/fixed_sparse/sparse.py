@@ -1,13 +1,13 @@
 """Block-local attention with a fixed number of global blocks: a fixed pattern, and a linear cost."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
 from attnbench_variants.fixed_sparse.layout import Layout
@@ -29,6 +29,7 @@ class Sparse:
         globals: Annotated[int, Meta(ge=0, description="leading blocks that see all and are seen by all")] = 1
         neighbours: Annotated[int, Meta(ge=0, description="blocks seen on either side of a query's own")] = 1
 
+    tunes: ClassVar = {"block": Tune("16..1024"), "neighbours": Tune("1..8")}
     supports = Support(
         window="its pattern is its own: set block, globals and neighbours instead", grouped=True, growth=1
     )

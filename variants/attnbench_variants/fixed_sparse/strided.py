@@ -16,13 +16,13 @@ from attnbench_variants.fixed_sparse.strides import Blocks, Factorised, Stride, 
 
 
 class SparseStrided:
-    """Strided sparse attention, as one merged head (Child et al. 2019, sections 4.2 and 4.3, equation 7).
+    """Strided sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1).
 
     A query at i sees the positions j with i - l <= j <= i, and those with (i - j) mod l = 0, l the stride. One softmax
     over both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + N / l)), with the
     default stride O(N^1.5); memory: O(N).
 
-    - Of the paper's three ways to put the two sets together (section 4.3) this is the second, a head that attends to
+    - Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to
       their union, as in its experiment on enwik8; the others alternate them by layer, or share them among heads.
     - Without causality, which the paper does not define, both sets reach to either side: |i - j| <= l, or (i - j) mod
       l = 0. A single query without causality is the last position.

@@ -1,23 +1,23 @@
 """Sliding-window attention: every query attends to the keys around its own position."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.around import Pattern, band, pairs_of
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.ring_cache import RingCache, State
+from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
 from attnbench_variants.blocks.windows import Windows
 
 
-class Window:
+class Window(DecodesInWindow):
     """Sliding-window attention (Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4).
 
     softmax(q k^T / sqrt(D)) v over the keys j with |i - j| < width; causally over the last `width`, j <= i: what exact
@@ -37,6 +37,7 @@ class Window:
         ] = 256
         dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
 
+    tunes: ClassVar = {"width": Tune("32..4096")}
     supports = Support(window="its window is its own: set its option width instead", grouped=True, growth=1)
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -44,8 +45,8 @@ class Window:
             raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
         like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
         self._attend = Windows(_pattern(case, options), queries=case.shape.seq_q, keys=case.shape.seq_k, like=like)
-        self._cache = RingCache(options.width, dilation=options.dilation)
-        self._attend_one = Fused(case)
+        self.cache = RingCache(options.width, dilation=options.dilation)
+        self.fused = Fused(case)
         self.backend = self._attend.kernel.name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
@@ -53,17 +54,6 @@ class Window:
         heads = q_BHTD.shape[1]
         q_XTD, k_XSD, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
         return self._attend(q_XTD, k_XSD, v_XSD).view(q_BHTD.shape)
-
-    def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> State:
-        """Keep the last keys and values."""
-        return self._cache.filled(k_BGSD, v_BGSD)
-
-    def step(
-        self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, state: State
-    ) -> tuple[torch.Tensor, State]:
-        """Put a key and its value where one went out of sight, and attend: out_BH1D and the new state."""
-        (k_BGWD, v_BGWD), after = self._cache.with_next(state, k_BG1D, v_BG1D)
-        return self._attend_one(q_BH1D, k_BGWD, v_BGWD), after
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -1,14 +1,14 @@
 """Reformer's attention: tokens are hashed, and each attends to those that hash near it, in several rounds."""
 
 # B batch, H heads, T queries, S keys, D head dimension; N tokens (= T = S), R rounds, Z = B x H x N
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
@@ -45,6 +45,7 @@ class Reformer(torch.nn.Module):
         rounds: Annotated[int, Meta(ge=1, description="hash rounds; each finds similar tokens that others miss")] = 4
         bucket: Annotated[int, Meta(ge=1, description="tokens in a chunk, and in a bucket on average")] = 64
 
+    tunes: ClassVar = {"rounds": Tune("1..16"), "bucket": Tune("16..1024")}
     supports = Support(
         devices=("cpu", "cuda"),
         passes=("forward", "backward", "forward-backward"),

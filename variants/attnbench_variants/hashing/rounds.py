@@ -78,7 +78,7 @@ def room_for(v_XSD: Tensor, *, rounds: int, chunks: int, places: int) -> Room:
 
 
 def attend_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, room: Room) -> tuple[Tensor, Tensor]:
-    """Attend in each round within chunks; weigh the rounds by their shares of the softmax's sum (Kitaev et al., eq. 8).
+    """Attend in each round within chunks; weigh rounds by their share of the softmax (Kitaev et al. 2020, appendix A).
 
     Gives the output [X, T, D] and its log-sum-exp over all rounds [X, T].
     """

@@ -3,7 +3,7 @@
 # queries (the last N of the M), C positions of a block, R rows of logits that are sorted (all M or all but the last)
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
@@ -11,7 +11,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -23,14 +23,14 @@ _CACHED_ELEMENTS = 2**20
 
 
 class Sinkhorn(torch.nn.Module):
-    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention", section 3).
+    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention").
 
     Keys are cut into blocks. A sorting network scores for each block, from the sum of its keys, every place that it
     could be moved to; Sinkhorn's iterations make of exp(scores / temperature) a relaxed permutation, rows (a block's
     places) and columns (a place's blocks) summing to one in turn, columns last. By it keys and values are sorted, each
     place a mixture of blocks. A query attends to its own block and to the one sorted to its place, in one softmax.
 
-    Causal (section 3.3, causal Sinkhorn balancing): only earlier blocks may move to a place, and the first place gets
+    Causal ("Causal Sinkhorn Balancing"): only earlier blocks may move to a place, and the first place gets
     none. One block is exact attention. Queries are the last T positions of the keys.
 
     Time: O(S C D) for attention and O(S^2 D / C) to mix the blocks: the first is more in the usual lengths (with blocks
@@ -58,6 +58,7 @@ class Sinkhorn(torch.nn.Module):
         iterations: Annotated[int, Meta(ge=1, description="times that rows and columns are made to sum to one")] = 7
         temperature: Annotated[float, Meta(gt=0, description="the lower, the nearer to a permutation")] = 0.75
 
+    tunes: ClassVar = {"block": Tune("16..1024")}
     supports = Support(
         window="which blocks a query sees is learned, not a window of positions", grouped=True, growth=1.25
     )

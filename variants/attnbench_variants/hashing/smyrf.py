@@ -1,14 +1,14 @@
 """SMYRF's attention: queries and keys are hashed on one sphere, and each query attends to the keys of its cluster."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, N of either, D head dimension; X = B x H, R rounds, C clusters
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.heads import per_query_head
@@ -19,7 +19,7 @@ from attnbench_variants.hashing.rounds import Qkv
 
 
 class Smyrf(torch.nn.Module):
-    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering", section 3).
+    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering").
 
     Queries and keys get two features each that bring all of them to one sphere, on which a query is nearer to a key
     the larger their product is: F(q) = [q; 0; sqrt(M_Q^2 + M_K^2 - |q|^2)], G(k) = [k; sqrt(M_Q^2 + M_K^2 - |k|^2); 0],
@@ -46,6 +46,7 @@ class Smyrf(torch.nn.Module):
         rounds: Annotated[int, Meta(ge=1, description="hash rounds; each finds near keys that others miss")] = 4
         cluster: Annotated[int, Meta(ge=1, description="keys in a cluster (of queries as many, if T = S)")] = 32
 
+    tunes: ClassVar = {"rounds": Tune("1..16"), "cluster": Tune("16..1024")}
     supports = Support(
         devices=("cpu", "cuda"),
         causal="clusters of equal size follow from the order of all tokens, later ones too, and a query may find no "

@@ -1,13 +1,13 @@
 """Hierarchical attention: near keys one by one, far ones in clusters that grow with their distance."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, N positions (= T = S) or clusters
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.heads import per_query_head
@@ -16,12 +16,12 @@ from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_
 
 
 class Hierarchical:
-    """H-Transformer-1D (Zhu and Soricut 2021, section 6): the matrix of weights as a hierarchical matrix.
+    """H-Transformer-1D (Zhu and Soricut 2021): the matrix of weights as a hierarchical matrix.
 
     At level l positions are in clusters of 2^l, and these in blocks of N_r. A query and a key meet at the lowest level
     at which their blocks are the same or neighbours: at level 0 as themselves, exactly; at others by the means of their
-    clusters' queries and of their keys (section 6.1). The score's exponential is the weight of every key of the
-    cluster, so that values are summed (equation 31 on), and weights are divided by their sum over all levels. What a
+    clusters' queries and of their keys. The score's exponential is the weight of every key of the
+    cluster, so that values are summed, and weights are divided by their sum over all levels. What a
     cluster of queries reads is the same for all of its positions. Sequences of up to two blocks are attended to
     exactly. Time and memory: O(N).
 
@@ -43,6 +43,7 @@ class Hierarchical:
             int, Meta(ge=2, multiple_of=2, description="positions or clusters of a block at each level (N_r), even")
         ] = 16
 
+    tunes: ClassVar = {"block": Tune("8..1024")}
     supports = Support(
         passes=("forward", "backward", "forward-backward"),
         window="its near field is its own: set block instead",

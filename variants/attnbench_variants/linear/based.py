@@ -1,13 +1,13 @@
 """Based: linear attention whose features are the exponential's Taylor series of second order on short projections."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, P projected dimension
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.feature_maps import Taylor
@@ -36,6 +36,7 @@ class Based(torch.nn.Module):
 
         feature_dim: Annotated[int, Meta(ge=1, description="dimension P that queries and keys are projected to")] = 16
 
+    tunes: ClassVar = {"feature_dim": Tune("4..32", monotone=False)}
     supports = Support(
         window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
     )

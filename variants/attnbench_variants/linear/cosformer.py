@@ -7,7 +7,7 @@ from attnbench_variants.blocks.fused import TORCH
 
 
 class Cosformer(FeatureAttention):
-    """cosFormer (Qin et al. 2022, eqs. 10 to 13): weights relu(q_i) . relu(k_j) cos(pi / 2 (i - j) / M), normalised.
+    """cosFormer (Qin et al. 2022): weights relu(q_i) . relu(k_j) cos(pi / 2 (i - j) / M), normalised.
 
     The cosine of a difference is a sum of products, so each of the D features becomes two: time O((T + S) D^2), memory
     O((T + S) D). Causally sums go up to the query's own key. In decoding the sums are the state, with the position.

@@ -2,32 +2,21 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from msgspec import Meta
 from torch.nn.functional import softplus
 
-from attnbench import Case, Support
-from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.recurrent import (
-    EARLIER_ONLY,
-    NO_WINDOW,
-    Recurrent,
-    learned,
-    operations,
-    uniform,
-    widened,
-)
+from attnbench import Case
+from attnbench_variants.blocks.delta import DeltaRule, weights_of_a_key
+from attnbench_variants.blocks.recurrent import learned, operations, widened
 from attnbench_variants.blocks.scan import Writes
-from attnbench_variants.linear.deltanet import unit_features
 
 _STRONGEST = 16.0
 _STEPS = 0.001, 0.1
 
 
-class GatedDeltaNet(Recurrent):
-    """Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024, eq. 10): S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T.
+class GatedDeltaNet(DeltaRule):
+    """Gated DeltaNet (Yang et al., ICLR 2025, eq. 10): S_t = a_t S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T.
 
     o_t = S_t q_t. The gate is Mamba-2's, a_t = exp(-A softplus(x_t . w_a + c)), with A and c learned for each head;
     b_t = sigmoid(x_t . w_b); q and k are SiLU(.) divided by their length (section 3.4). Computed in chunks of 64 with a
@@ -43,27 +32,13 @@ class GatedDeltaNet(Recurrent):
     besides, which the norm cancels; the paper does not, nor does this.
     """
 
-    class Options(BaseOptions, frozen=True, kw_only=True):
-        """The paper's ablations: other features, no norm."""
-
-        activation: Annotated[
-            Literal["silu", "identity"], Meta(description="what queries and keys pass before they are normalised")
-        ] = "silu"
-        norm: Annotated[
-            Literal["head", "none"],
-            Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
-        ] = "head"
-
-    supports = Support(full=EARLIER_ONLY, window=NO_WINDOW, grouped=True, growth=1)
-
-    def __init__(self, case: Case, options: Options) -> None:
-        super().__init__(case, normed=options.norm == "head")
-        heads, dim = case.shape.kv_heads, case.shape.head_dim
+    def __init__(self, case: Case, options: DeltaRule.Options) -> None:
         generator = torch.Generator().manual_seed(case.seed)
-        self._activation = options.activation
-        self.write_weight = learned(case, uniform(heads, dim, 1, bound=dim**-0.5, generator=generator))
-        self.gate_weight = learned(case, uniform(heads, dim, 1, bound=dim**-0.5, generator=generator))
-        strengths_G11 = _STRONGEST * (1 - torch.rand(heads, 1, 1, generator=generator, dtype=torch.float64))
+        super().__init__(case, options, generator)
+        self.gate_weight = weights_of_a_key(case, generator)
+        strengths_G11 = _STRONGEST * (
+            1 - torch.rand(case.shape.kv_heads, 1, 1, generator=generator, dtype=torch.float64)
+        )
         low, high = (math.log(step) for step in _STEPS)
         steps_G11 = torch.empty_like(strengths_G11).uniform_(low, high, generator=generator).exp()
         self.log_strength = learned(case, strengths_G11.log())
@@ -76,18 +51,10 @@ class GatedDeltaNet(Recurrent):
         )
         return -log_strength_G11.exp() * softplus(widened(k_BGSD) @ weight_GD1 + bias_G11)
 
-    def strengths(self, k_BGSD: torch.Tensor) -> torch.Tensor:
-        """Give b_t, above 0 and below 1, in float32 or wider: [B, G, S, 1]."""
-        return torch.sigmoid(widened(k_BGSD) @ widened(self.write_weight))
-
-    def queries(self, q_BHTD: torch.Tensor) -> torch.Tensor:
-        """Give the queries' features, of length 1."""
-        return unit_features(q_BHTD, activation=self._activation)
-
     def writes(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> Writes:
         """Give the keys' features, values, gates and strengths."""
-        features_BGSD = unit_features(k_BGSD, activation=self._activation)
-        return Writes(*(x.flatten(0, 1) for x in (features_BGSD, v_BGSD, self.gates(k_BGSD), self.strengths(k_BGSD))))
+        made = self.features(k_BGSD), v_BGSD, self.gates(k_BGSD), self.strengths(k_BGSD)
+        return Writes(*(x.flatten(0, 1) for x in made))
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -2,24 +2,16 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, R rank
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch.nn.functional import logsigmoid
 
-from attnbench import Case, Support
+from attnbench import Case
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.recurrent import (
-    EARLIER_ONLY,
-    NO_WINDOW,
-    Recurrent,
-    learned,
-    operations,
-    uniform,
-    widened,
-)
+from attnbench_variants.blocks.recurrent import Norm, Recurrent, learned, operations, uniform, widened
 from attnbench_variants.blocks.scan import Writes
 
 
@@ -42,12 +34,7 @@ class GatedLinearAttention(Recurrent):
 
         rank: Annotated[int, Meta(ge=1, description="columns of W_1, through which gates are made")] = 16
         temperature: Annotated[float, Meta(gt=0, description="tau: the larger, the slower the state decays")] = 16.0
-        norm: Annotated[
-            Literal["head", "none"],
-            Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
-        ] = "head"
-
-    supports = Support(full=EARLIER_ONLY, window=NO_WINDOW, grouped=True, growth=1)
+        norm: Norm = "head"
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, normed=options.norm == "head")

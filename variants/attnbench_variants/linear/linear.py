@@ -23,7 +23,7 @@ class Linear(FeatureAttention):
 
     Where the papers leave a choice:
 
-    - `relu` is cosFormer's map without its re-weighting (Qin et al. 2022, section 3.1) and EfficientViT's (Cai et al.
+    - `relu` is cosFormer's map without its re-weighting (Qin et al. 2022) and EfficientViT's (Cai et al.
       2023). A query that shares no feature with any key has no weights; it gets zeros, as with the authors' epsilons.
     - `softmax` is Efficient Attention (Shen et al. 2018, section 3.2): a query's softmax over its D features chooses
       among D averages of the values, each by a softmax of one feature over the keys. It has no causal form in the

@@ -1,14 +1,14 @@
 """Performer: the softmax's kernel estimated by positive random features, which linear attention then shares."""
 # D head dimension, F features, N blocks of D directions
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch import Generator
 
-from attnbench import Case, Support
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.feature_maps import RandomExponential, RandomRelu
 from attnbench_variants.blocks.feature_sums import FeatureAttention, count_by_features
@@ -16,17 +16,17 @@ from attnbench_variants.blocks.fused import TORCH
 
 
 class Performer(FeatureAttention):
-    """FAVOR+ (Choromanski et al. 2020, section 2, lemma 1): features exp(w . x - |x|^2 / 2), x = q or k by D^(1/4).
+    """FAVOR+ (Choromanski et al. 2020, lemma 1): features exp(w . x - |x|^2 / 2), x = q or k by D^(1/4).
 
     Their products average to exp(q . k / sqrt(D)) over random w, which are orthogonal within each D of them and as long
     as independent normal ones (section 2.4); so the error against softmax attention falls as features grow. Time
-    O((T + S) D F), memory O((T + S) F). Causal in chunks (section 2.5, B.1); decoding adds a key to the sums.
+    O((T + S) D F), memory O((T + S) F). Causal in chunks (appendix B.1); decoding adds a key to the sums.
 
     Where the paper leaves a choice, or the authors' code differs:
 
     - 256 features, as in the paper's experiments and as its code's default; ports take D ln D (266 where D is 64).
-    - The w are drawn once from the case's seed, for all heads, and are not drawn anew while training (4.2 of the
-      paper does, every so many steps). Signs of the orthogonal factor are those that make it uniform.
+    - The w are drawn once from the case's seed, for all heads, and are not drawn anew while training (the paper
+      does, every so many steps). Signs of the orthogonal factor are those that make it uniform.
     - Exponents are taken off the largest of each feature over the keys (causally, up to a chunk's end), which the
       queries give back, and of each query over its features: that cancels. Only a row whose own keys are e^79 below a
       later one of its chunk averages them evenly. The authors take one maximum over all keys and features and then add
@@ -45,6 +45,7 @@ class Performer(FeatureAttention):
             ),
         ] = "softmax"
 
+    tunes: ClassVar = {"features": Tune("32..4096", monotone=False)}
     supports = Support(
         window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
     )

@@ -2,15 +2,13 @@
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
 import math
-from typing import Annotated, Literal
 
 import torch
-from msgspec import Meta
 
-from attnbench import Case, Support
+from attnbench import Case
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.recurrent import EARLIER_ONLY, NO_WINDOW, Recurrent, operations, widened
+from attnbench_variants.blocks.recurrent import Norm, Recurrent, operations, widened
 from attnbench_variants.blocks.scan import Writes
 
 
@@ -22,21 +20,16 @@ class Retention(Recurrent):
     Sums are held in float32 or wider. Time and memory: O((T + S) D^2), O((T + S) D).
 
     As in the authors' code (torchscale) q . k is divided by sqrt(D), and each head's output by its root mean square,
-    without a learned scale, where the paper writes GroupNorm. The paper's two other normalisations (section 2.4: of the
-    decays' and of the scores' sums) cancel in it and are left out; so are the gate swish(X W_G) of eq. 8, which needs
-    the tokens, and the rotation of queries and keys (xPos), which is the model's: positions=rotary. Query heads that
-    share keys decay each in its own way, so that each has a state.
+    without a learned scale, where the paper writes GroupNorm. The paper's two other normalisations ("Retention Score
+    Normalization": of the decays' and of the scores' sums) cancel in it and are left out; so are the gate swish(X W_G)
+    of eq. 8, which needs the tokens, and the rotation of queries and keys (xPos), which is the model's:
+    positions=rotary. Query heads that share keys decay each in its own way, so that each has a state.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Decays are fixed by the number of heads."""
 
-        norm: Annotated[
-            Literal["head", "none"],
-            Meta(description="divide each head's output by its root mean square (head), as the model does, or not"),
-        ] = "head"
-
-    supports = Support(full=EARLIER_ONLY, window=NO_WINDOW, grouped=True, growth=1)
+        norm: Norm = "head"
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, normed=options.norm == "head", scaled=False)

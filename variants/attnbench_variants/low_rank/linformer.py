@@ -3,16 +3,18 @@
 # keys become
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Projections, Support, Unsupported
+from attnbench import Case, Projections, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
+
+_ONE_MATRIX = ("key-value", "layerwise")
 
 
 class Linformer(torch.nn.Module):
@@ -24,17 +26,18 @@ class Linformer(torch.nn.Module):
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Sharing across layers is a model's affair: give its layers the same module."""
+        """The paper's levels of sharing (section 4, "Additional Efficiency Techniques"); k is one for all layers."""
 
         k: Annotated[int, Meta(ge=1, description="columns that keys and values are projected to")] = 256
         sharing: Annotated[
-            Literal["headwise", "key-value", "none"],
+            Literal["headwise", "key-value", "layerwise", "none"],
             Meta(
                 description="one E and one F for all heads (headwise, as in the authors' code), one matrix for both "
-                "(key-value), or a pair for each key/value head (none)"
+                "(key-value), the same in all layers of a model (layerwise), or a pair for each key/value head (none)"
             ),
         ] = "headwise"
 
+    tunes: ClassVar = {"k": Tune("16..2048")}
     supports = Support(
         causal="each projected column mixes keys of the whole sequence, later ones too: Linformer is an encoder",
         window="each projected column mixes keys of the whole sequence, so that none can be left out",
@@ -51,9 +54,10 @@ class Linformer(torch.nn.Module):
         self.project_keys = _projection((*heads, options.k, case.shape.seq_k), case, generator)
         self.project_values = (
             self.project_keys
-            if options.sharing == "key-value"
+            if options.sharing in _ONE_MATRIX
             else _projection(self.project_keys.shape, case, generator)
         )
+        self._layerwise = options.sharing == "layerwise"
         self._sequence_first = _sequence_first(case, options)
         self._fused = Fused(case)
         self.backend = self._fused.name
@@ -62,6 +66,11 @@ class Linformer(torch.nn.Module):
         """Attend: out_BHTD."""
         k_BGKD, v_BGKD = _project(self.project_keys, k_BGSD), _project(self.project_values, v_BGSD)
         return self._fused(q_BHTD, k_BGKD, v_BGKD)
+
+    def share(self, first: "Linformer") -> None:
+        """Take a model's first layer's matrix, where all layers share one."""
+        if self._layerwise:
+            self.project_keys = self.project_values = first.project_keys
 
     def from_tokens(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor, projections: Projections) -> torch.Tensor:
         """Attend between projections: out_BHTD."""
@@ -89,7 +98,7 @@ def _sequence_first(case: Case, options: Linformer.Options) -> bool:
     """
     shape, columns = case.shape, options.k
     width, kv_width = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    matrices = {"headwise": 2, "key-value": 1, "none": math.inf}[options.sharing]
+    matrices = {"headwise": 2, "none": math.inf}.get(options.sharing, 1)
     sequence_first = matrices * columns * shape.seq_k * width + 2 * columns * width * kv_width
     return sequence_first < 2 * shape.seq_k * width * kv_width + 2 * columns * shape.seq_k * kv_width
 

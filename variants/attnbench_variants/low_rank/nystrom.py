@@ -2,14 +2,14 @@
 # B batch, H heads, G key/value heads, T queries, S keys, N positions (T or S), D head dimension; M landmarks of the
 # queries, L of the keys; W width of the convolution, P blocks of C positions
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -20,21 +20,21 @@ _BLOCK = 32
 
 
 class Nystrom(torch.nn.Module):
-    """Nystromformer: F Z B v, and a convolution of the values (Xiong et al. 2021, section 3.2).
+    """Nystromformer: F Z B v, and a convolution of the values (Xiong et al. 2021).
 
     With q' and k' the means of segments of queries and of keys, and scores divided by sqrt(D): F = softmax(q k'^T),
     A = softmax(q' k'^T), B = softmax(q' k^T), and Z is the pseudo-inverse of A by six steps of the paper's iteration of
-    third order (eq. 11). Read from the right, it is two calls of a fused kernel around small matrices: the landmarks of
-    the queries attend to all keys, and all queries to the landmarks of the keys. Time and memory: O(T + S).
+    third order (lemma 1). Read from the right, it is two calls of a fused kernel around small matrices: the landmarks
+    of the queries attend to all keys, and all queries to the landmarks of the keys. Time and memory: O(T + S).
 
     Where the paper leaves a choice, or this differs:
     - The iteration starts at A^T / (|A|_1 |A|_inf), the paper's formula, for each head of each sequence by itself (the
       authors' code divides by the largest sum of all heads and sequences, which makes them depend on one another).
     - Segments tile any length: the first N mod m hold one token more. The paper pads, which moves the means.
     - Where every query and key is a landmark, attention is exact and computed so, as in the authors' code.
-    - The skip of the values is the paper's figure 2; its kernel, one for each head, is 33 wide in the authors' models
-      for text and starts as torch's convolutions do, drawn from the case's seed. With fewer queries than keys, queries
-      are the last T positions.
+    - The skip of the values is that of the paper's model; its kernel, one for each head, is 33 wide in the authors'
+      models for text and starts as torch's convolutions do, drawn from the case's seed. With fewer queries than keys,
+      queries are the last T positions.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -44,6 +44,7 @@ class Nystrom(torch.nn.Module):
         iterations: Annotated[int, Meta(ge=1, description="steps towards the pseudo-inverse")] = 6
         conv: Annotated[int, Meta(ge=0, description="width of the values' convolution; 0 leaves it out")] = 33
 
+    tunes: ClassVar = {"landmarks": Tune("16..512"), "conv": Tune((0,))}
     supports = Support(
         causal="each landmark is a mean of a stretch of the sequence, later tokens too: Nystromformer is an encoder",
         window="each landmark stands for a stretch of the whole sequence, so that no key can be left out",
@@ -145,7 +146,7 @@ def _softmax_scores(q_BHMD: torch.Tensor, k_BHLD: torch.Tensor) -> torch.Tensor:
 
 
 def _pseudo_inverse(a_BHML: torch.Tensor, iterations: int) -> torch.Tensor:
-    """Approximate the Moore-Penrose inverse of matrices whose rows sum to one, each by itself (eq. 11)."""
+    """Approximate the Moore-Penrose inverse of matrices whose rows sum to one, each by itself (lemma 1)."""
     # Of the two norms that the start is divided by, the largest sum of a row is one.
     z_BHLM = a_BHML.mT / a_BHML.sum(dim=-2).amax(dim=-1)[..., None, None]
     one_MM = torch.eye(a_BHML.shape[-2], dtype=a_BHML.dtype, device=a_BHML.device)

@@ -3,14 +3,14 @@
 # run is shown, F features of a value: D, or B * D where all sequences share their weights (then B is 1)
 
 from collections.abc import Iterator
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import msgspec
 import torch
 from msgspec import Meta
 from torch.nn.functional import pad
 
-from attnbench import Case, Mask, Support
+from attnbench import Case, Mask, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import TORCH, Fused
@@ -57,6 +57,7 @@ class Synthesizer(torch.nn.Module):
         ] = "dense"
         rank: Annotated[int, Meta(ge=1, description="columns of the factors, with form=factorized-random")] = 8
 
+    tunes: ClassVar = {"form": Tune(("factorized-random", "random", "dense"), monotone=False)}
     supports = Support(
         window="its scores are learned for the whole sequence, and the paper gives them no window",
         grouped=True,

@@ -12,7 +12,7 @@ from attnbench import Options as BaseOptions
 
 
 class FNet(torch.nn.Module):
-    """FNet's mixing: the real part of the discrete Fourier transform over tokens and features (Lee-Thorp 2021, eq. 3).
+    """FNet's mixing: the real part of the discrete Fourier transform over tokens and features (Lee-Thorp et al. 2021).
 
     The features of all heads side by side are the hidden dimension, so heads do mix; queries and keys are not read. The
     paper has no projections around it; at layer level here are those of every mechanism. Not normalised, as in the

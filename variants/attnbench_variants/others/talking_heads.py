@@ -17,7 +17,7 @@ _LEAST_ROWS = 32
 
 
 class TalkingHeads(torch.nn.Module):
-    """Talking-heads attention: softmax(P_l q k^T) P_w v, with learned H x H matrices (Shazeer et al. 2020, section 4).
+    """Talking-heads attention: softmax(P_l q k^T) P_w v, with learned H x H matrices (Shazeer et al. 2020).
 
     P_l mixes the scores of the heads, P_w their weights; with both the identity it is exact attention. As many heads
     before, within and behind the softmax (h_k = h = h_v). Scores are divided by sqrt(D), as in exact attention (the

@@ -16,7 +16,7 @@ from attnbench_variants.position.near_and_far import Relations, Vectors, attend_
 
 
 class Shaw(torch.nn.Module):
-    """Relative position representations (Shaw, Uszkoreit, Vaswani 2018, section 3.2, equations 3 to 5).
+    """Relative position representations (Shaw, Uszkoreit, Vaswani 2018, sections 3.1 to 3.3, equations 3 to 5).
 
     Scores are q_i . (k_j + a_K[j - i]) / sqrt(D) and values v_j + a_V[j - i], j - i clipped to +-`clip`. The vectors
     start as in the authors' code (tensor2tensor): Xavier uniform, drawn from the case's seed. Each head has its own, as

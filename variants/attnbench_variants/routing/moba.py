@@ -1,7 +1,7 @@
 """Mixture of block attention: each query chooses, by its score with their mean keys, the few blocks it attends to."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H, N blocks of keys, K chosen ones
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
@@ -9,7 +9,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Unsupported
+from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.heads import per_query_head
@@ -44,6 +44,7 @@ class Moba:
         block: Annotated[int, Meta(ge=1, description="keys of a block")] = 512
         topk: Annotated[int, Meta(ge=1, description="blocks that a query attends to, its own included")] = 3
 
+    tunes: ClassVar = {"block": Tune("32..512"), "topk": Tune("1..32")}
     supports = Support(
         window="which blocks are seen is chosen by their keys, not by a window of positions",
         grouped=True,

@@ -2,7 +2,7 @@
 # B batch, H heads, N tokens (= T = S), D head dimension, C clusters, W tokens of a cluster, X = B * H, Z = X * N
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import torch
@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import embedding_bag, layer_norm
 
-from attnbench import Case, Shape, Support
+from attnbench import Case, Shape, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.fused import Fused
@@ -49,6 +49,7 @@ class Routing:
         clusters: Annotated[_Count | None, Meta(description="clusters of a head's tokens; none: sqrt(seq)")] = None
         window: Annotated[_Count | None, Meta(description="tokens that a cluster takes; none: seq / clusters")] = None
 
+    tunes: ClassVar = {"window": Tune("16..2048")}
     supports = Support(
         devices=("cpu", "cuda"),
         passes=("forward", "backward", "forward-backward"),

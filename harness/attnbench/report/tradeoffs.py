@@ -1,0 +1,137 @@
+"""What speed costs: latency against error, memory and scores at one length, and the front that no variant leaves."""
+
+from collections.abc import Iterator, Sequence
+
+from attnbench.insight.courses import length_of
+from attnbench.insight.floor import is_harness
+from attnbench.insight.pareto import Front, fronts
+from attnbench.insight.pareto import Point as Placed
+from attnbench.insight.rows import Row
+from attnbench.report.axes import task_of
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, place_labels, told
+from attnbench.report.lengths import facets_of
+from attnbench.report.reported import Report
+from attnbench.report.table import block_scale
+from attnbench.text import plain
+from attnbench.units import Scale, digits
+
+_LEAD = (
+    "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "
+    "Pareto front, by tests); faint ones are beaten, or may be where rounds cannot tell."
+)
+_AGAINST = ("approximation_error", "memory")
+
+_TELLS = {"front": "on the front", "unsure": "may be beaten: the rounds cannot tell", "dominated": "beaten in both"}
+
+
+def by_cost(report: Report) -> Iterator[Section]:
+    """Draw the variants of each setting at its longest length, once against each thing that speed may cost."""
+    found = [
+        (run, front)
+        for run, reported in enumerate(report.runs)
+        for front in _fronts([row for row in reported.rows if not is_harness(row)])
+    ]
+    if not found:
+        return
+    of_axes = facets_of([front.axes for _, front in found])
+    figures = [
+        _figure(front, run, _facets(front, run, report) | told_apart, report)
+        for (run, front), told_apart in zip(found, of_axes, strict=True)
+    ]
+    yield Section(key="tradeoff", title="Trade-off", lead=_LEAD, figures=distinct(figures))
+
+
+def _fronts(rows: Sequence[Row]) -> Iterator[Front]:
+    """Find the fronts at the longest length of each setting: elsewhere they are a table's business."""
+    primary = {row.metric for row in rows if row.probe == "accuracy" and row.primary and row.value is not None}
+    longest: dict[object, int] = {}
+    for row in rows:
+        if row.metric == "latency" and row.value is not None:
+            key = _setting(row)
+            longest[key] = max(longest.get(key, 0), length_of(row))
+    kept = [row for row in rows if row.probe == "accuracy" or length_of(row) == longest.get(_setting(row))]
+    for metric in (*_AGAINST, *sorted(primary)):
+        yield from fronts(kept, ("latency", metric))
+
+
+def _setting(row: Row) -> object:
+    sizes = (row.heads, row.kv_heads, row.head_dim)
+    mask = (row.causal, row.window)
+    return row.run, row.passes, row.level, *sizes, *mask, row.dtype, row.device, row.inputs, row.seed
+
+
+def _facets(front: Front, run: int, report: Report) -> dict[str, str]:
+    of_run = {"run": report.run_names[run]} if report.several else {}
+    return {"against": _name(front), **of_run}
+
+
+def _name(front: Front) -> str:
+    metric = plain(front.objectives[1].replace("_", " "))
+    return metric if front.exam is None else f"{metric} on {plain(task_of(front.exam)[0])} ({front.exam.seq_q})"
+
+
+def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> Figure:
+    points = [point for point in front.points if point.standing]
+    metric = front.objectives[1]
+    x_scale, y_scale = (_scale(points, name) for name in front.objectives)
+    is_score = front.exam is not None
+    apart = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
+    first = points[0].rows["latency"]
+    placed = place_labels(
+        [_point(point, front, run, (x_scale, y_scale), report) for point in points], log_y=not is_score
+    )
+    series = tuple(_series(point, drawn, run, report) for point, drawn in zip(points, placed, strict=True))
+    return Figure(
+        name=named(["tradeoff", _name(front), first.passes, *apart]),
+        title=f"{_name(front).capitalize()} against latency, {first.passes}, N = {length_of(first)}",
+        facets=facets,
+        x=Axis(title=f"latency ({x_scale.name})", log=True),
+        y=Axis(title=f"{plain(metric.replace('_', ' '))} ({y_scale.name})".replace(" ()", ""), log=not is_score),
+        series=(*_line(series, points, run), *series),
+        notes=tuple(_unranked(front, report)),
+    )
+
+
+def _scale(points: Sequence[Placed], metric: str) -> Scale:
+    rows = [point.rows[metric] for point in points]
+    return block_scale(rows[0].unit, (row.value for row in rows))
+
+
+def _series(point: Placed, drawn: Point, run: int, report: Report) -> Series:
+    name = report.name(point.rows["latency"], run)
+    return Series(name=name, variant=report.order[point.key], run=run, points=(drawn,), line=False)
+
+
+def _point(point: Placed, front: Front, run: int, scales: tuple[Scale, Scale], report: Report) -> Point:
+    fast, other = (point.rows[name] for name in front.objectives)
+    assert fast.value is not None
+    assert other.value is not None
+    name = report.name(fast, run)
+    x_scale, y_scale = scales
+    second = f"{plain(other.metric.replace('_', ' '))} {digits(other.value / y_scale.size)} {y_scale.name}".strip()
+    beaten_by = ", ".join(report.names[key] for key in point.by)
+    return Point(
+        x=fast.value / x_scale.size,
+        y=other.value / y_scale.size,
+        told=(
+            *told(fast, x_scale, name=name, place=f"N = {length_of(fast)}"),
+            second,
+            f"{_TELLS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
+        ),
+        label=report.names[point.key],
+        faint=point.standing != "front",
+    )
+
+
+def _line(series: Sequence[Series], points: Sequence[Placed], run: int) -> Iterator[Series]:
+    """Join the points on the front, from the fastest on."""
+    ends = [each.points[0] for each, point in zip(series, points, strict=True) if point.standing == "front"]
+    if len(ends) > 1:
+        joined = tuple(Point(x=end.x, y=end.y) for end in sorted(ends, key=lambda end: end.x))
+        yield Series(name="Pareto front", variant=None, run=run, points=joined)
+
+
+def _unranked(front: Front, report: Report) -> Iterator[str]:
+    lacking = [report.names[point.key] for point in front.points if not point.standing]
+    if lacking:
+        yield f"without a figure for both: {', '.join(lacking)}"

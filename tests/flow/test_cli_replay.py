@@ -1,0 +1,91 @@
+"""`attnbench replay`, with a paper of an outside package: nothing of the harness knows its name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flow.test_cli_commands import distribution
+from helpers.command import attnbench
+
+PAPER = """\
+title = "Small blocks"
+source = "Nobody 2020"
+note = "on one machine of theirs"
+suite = "quick"
+table = "small.csv"
+mechanism = "name"
+baseline = "Fast"
+[conditions]
+device = "a mainframe"
+heads = 8
+[[figures]]
+metric = "latency"
+passes = "forward"
+value = "ms"
+scale = 1e-3
+seq = "n"
+[[figures]]
+metric = "accuracy"
+value = "score"
+task = "riddles"
+[mechanisms.Fast]
+variant = "flash"
+[mechanisms.Fused]
+reason = "it is part of another program"
+"""
+TABLE = "name,n,ms,score\nFast,64,0.5,0.9\nFast,128,,0.9\nFused,64,1.5,0.8\n"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> str:
+    files = {"acme/__init__.py": "", "acme/small.toml": PAPER, "acme/small.csv": TABLE}
+    return distribution(tmp_path / "site", "acme", "[attnbench.papers]\nsmall = acme:small.toml\n", files)
+
+
+def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the_stored_run(
+    tmp_path: Path, site: str
+) -> None:
+    only_costs = PAPER.replace('[[figures]]\nmetric = "accuracy"\nvalue = "score"\ntask = "riddles"\n', "")
+    (Path(site) / "acme" / "small.toml").write_text(only_costs)
+    quick = ("--seq", "64", "--profile", "quick", "--threads", "1")
+    done = attnbench("replay", "small", *quick, cwd=tmp_path, PYTHONPATH=site)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert told.startswith("Small blocks Published: Nobody 2020 There: on one machine of theirs")
+    assert "Fused: none here, as it is part of another program" in told
+    assert "device a mainframe there," in told
+    assert "heads" not in told.partition("Set-up:")[2]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    (run,) = (tmp_path / "results").iterdir()
+    assert f"(again: attnbench replay small --run {run.name})" in done.stderr
+    again = attnbench("replay", "small", "--run", "latest", cwd=tmp_path, PYTHONPATH=site)
+    assert again.stdout == done.stdout
+    found = json.loads(attnbench("replay", "small", "--run", "latest", "--json", cwd=tmp_path, PYTHONPATH=site).stdout)
+    figures = {(each["mechanism"], each["seq"]): each for each in found["figures"]}
+    assert figures["Fast", 64]["published"] == 0.0005
+    assert figures["Fast", 64]["value"] > 0
+    assert figures["Fast", 128]["why"] == "not in this run"
+    assert (figures["Fused", 64]["published_ratio"], figures["Fused", 64]["ratio"]) == (3.0, None)
+    other = attnbench("run", "--resume", run.name, cwd=tmp_path)
+    assert other.returncode == 0, "a replay's run is a run like any other"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("smal",), "replay: no paper is called 'smal'; did you mean 'small'?"),
+        (("fa1", "--preset", "tiny"), "--preset: fa1 trains nothing; leave it out"),
+        (("mqar", "--seq", "64"), "--seq: the lengths of mqar are those of its tasks; leave --seq out"),
+        (("fa1", "--run", "latest", "--seq", "64"), "--seq: --run prints a stored run as it is; leave --seq out"),
+        (("small", "--preset", "tiny"), "no task of small can be trained here"),
+        (("fa1", "--profile", "swift"), "--profile: 'swift' is not one of quick, default, rigorous"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage_in_one_sentence_and_writes_nothing(
+    tmp_path: Path, site: str, words: tuple[str, ...], told: str
+) -> None:
+    done = attnbench("replay", *words, cwd=tmp_path, PYTHONPATH=site)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert told in done.stderr
+    assert not (tmp_path / "results").exists()

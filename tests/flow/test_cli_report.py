@@ -1,0 +1,97 @@
+"""`attnbench report` on stored runs, as a user has it: what it writes, prints and refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import attnbench as package
+from attnbench.store import Plan, Store
+from flow.test_cli_compare import MACHINE, store
+from helpers.command import attnbench
+from unit.report.planted import failed, job, timings
+
+LENGTHS = (512, 1024)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two runs that were measured, and one that has only been planned."""
+    for name in ("first", "second"):
+        store(tmp_path, name, [*timings("vanilla", LENGTHS), *timings("flash", LENGTHS)])
+    planned = Plan(run="planned", created_s=0.0, command=("run",), sweep={}, jobs=(job(),), environment=MACHINE)
+    Store.create(tmp_path / "results", planned).close()
+    return tmp_path
+
+
+def test_a_report_is_one_file_whose_place_is_printed(runs: Path) -> None:
+    done = attnbench("report", "first", "-o", "x.html", cwd=runs)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Report: x.html\n", "")
+    text = (runs / "x.html").read_text()
+    assert text.startswith("<!DOCTYPE html>")
+    assert "flash is the fastest from N = 512 to 1024" in text
+    assert sorted(path.name for path in runs.iterdir()) == ["results", "x.html"]
+
+
+def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_beside(runs: Path) -> None:
+    words = ("report", "first", "second", "--figures", "paper", "--figure-formats", "svg")
+    done = attnbench(*words, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Report: report.html\nFigures: 2 files in paper\n"
+    assert sorted(path.name for path in (runs / "paper").iterdir()) == ["latency-forward.svg", "tables.tex"]
+    text = (runs / "report.html").read_text()
+    assert "2 runs side by side" in text
+    assert "second against first" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("nowhere",), "no run is called 'nowhere'"),
+        (("first", "-o", "results"), "results is a folder; name a file in it"),
+        (("first", "-o", "nowhere/x.html"), "nowhere/x.html cannot be written"),
+        (("planned",), "run planned has no result yet; go on with it: attnbench run --resume planned"),
+        (("first", "--figures", "x", "--figure-formats", "gif"), "'gif' is not one of svg, png, pdf"),
+        ((), "Missing argument"),
+    ],
+)
+def test_a_mistake_is_one_sentence_ends_with_2_and_writes_nothing(
+    runs: Path, words: tuple[str, ...], told: str
+) -> None:
+    done = attnbench("report", *words, cwd=runs)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert told in done.stderr
+    assert [path.name for path in runs.iterdir()] == ["results"]
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before_it(runs: Path) -> None:
+    (runs / "x.html").write_text("before")
+    assert attnbench("report", "planned", "-o", "x.html", cwd=runs).returncode == 2
+    assert (runs / "x.html").read_text() == "before"
+
+
+def test_a_run_whose_every_case_failed_has_a_report_of_reasons(tmp_path: Path) -> None:
+    store(tmp_path, "failed", [failed(job("flash"), "crash", "it fell")])
+    assert attnbench("report", "failed", cwd=tmp_path).returncode == 0
+    assert "1 crash" in (tmp_path / "report.html").read_text()
+
+
+def test_help_has_an_example(runs: Path) -> None:
+    done = attnbench("report", "--help", cwd=runs)
+    assert "attnbench report latest -o report.html" in done.stdout
+
+
+def test_from_python_a_run_reports_itself_and_others_beside_it(runs: Path) -> None:
+    first, second = (package.Run(runs / "results" / name) for name in ("first", "second"))
+    first.report(runs / "both.html", second)
+    assert "2 runs side by side" in (runs / "both.html").read_text()
+
+
+def test_the_command_line_loads_what_draws_only_to_draw() -> None:
+    code = (
+        "import attnbench.cli, attnbench.api, attnbench.report.files, sys\n"
+        "print(sorted({'plotly', 'jinja2', 'matplotlib', 'pandas', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,53 @@
+"""What each variant says of the options that trade time for quality."""
+
+from importlib.metadata import entry_points
+
+import pytest
+import torch
+
+import attnbench
+from attnbench.variant import complete_options, support_of, tunes_of
+
+
+def tuned():
+    for point in entry_points(group="attnbench.variants"):
+        try:
+            variant = point.load()
+        except ImportError:  # an extra that is not installed
+            continue
+        if tunes_of(variant):
+            yield pytest.param(point.name, variant, id=point.name)
+
+
+TUNED = list(tuned())
+
+
+def test_mechanisms_of_every_kind_say_what_can_be_tuned():
+    assert {"linformer", "reformer", "block-sparse", "window", "performer", "nystrom"} <= {one.id for one in TUNED}
+
+
+@pytest.mark.parametrize(("name", "variant"), TUNED)
+def test_every_value_is_one_that_the_variant_takes(name, variant):
+    for option, tune in tunes_of(variant).items():
+        assert len(set(tune.values)) == len(tune.values) > 0
+        for value in tune.values:
+            assert getattr(complete_options(variant, {option: value}), option) == value
+
+
+@pytest.mark.parametrize(("name", "variant"), TUNED)
+def test_where_quality_is_said_not_to_fall_the_dearest_setting_errs_no_more_than_the_cheapest(name, variant):
+    tunes = {option: tune for option, tune in tunes_of(variant).items() if tune.monotone}
+    cheapest, dearest = (error(name, variant, {o: tune.values[end] for o, tune in tunes.items()}) for end in (0, -1))
+    assert dearest <= cheapest
+
+
+def error(name, variant, options):
+    length = 128
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, length, 32, generator=generator) for _ in range(3))
+    k = q if support_of(variant).ties_qk else k
+    spec = ":".join(filter(None, (name, ",".join(f"{option}={value}" for option, value in options.items()))))
+    with torch.no_grad():
+        out = attnbench.build(spec, seq=length, heads=2, head_dim=32)(q, k, v)
+    exact = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    return float((out.double() - exact).norm() / exact.norm())
