@@ -33,8 +33,11 @@ speed: .venv/peers
 parity: .venv/peers
 	$(BIN)/pytest tests/peers -q -p no:cacheprovider
 
-# What the documents take from the code and from the reference run.
+# What the documents take from the code and from the reference runs, and those runs' figures and pages.
+REFERENCES := $(wildcard results/*/*/plan.json)
 readme: .venv/ready
+	for plan in $(REFERENCES); do run=$$(dirname $$plan); \
+	$(BIN)/attnbench report $$run -o $$run/report.html --figures $$run/figures --figure-formats svg || exit; done
 	$(BIN)/python docs/make.py
 
 .venv/installed: pyproject.toml constraints.txt

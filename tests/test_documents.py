@@ -8,7 +8,11 @@ from types import ModuleType
 import pytest
 
 from attnbench.insight.rows import Row
+from attnbench.report.html import figures
+from attnbench.report.matplotlib import rendered
 from attnbench.report.reference import Column, reference
+from attnbench.report.reported import Report
+from attnbench.store import verify
 
 ROOT = Path(__file__).parents[1]
 FORMAT = ROOT / "docs" / "results-format.md"
@@ -30,6 +34,23 @@ MAKER = maker()
 @pytest.mark.parametrize("document", MAKER.DOCUMENTS, ids=lambda path: path.name)
 def test_what_a_document_takes_from_elsewhere_is_as_make_readme_would_write_it(document: Path) -> None:
     assert document.read_text() == MAKER.filled(document.read_text()), "run make readme"
+
+
+def test_the_figure_of_the_readme_is_drawn_from_the_run_that_it_shows() -> None:
+    run = MAKER.newest()
+    stored = run.path / MAKER.FIGURE
+    (figure,) = [each for each in figures(Report([run.reported()])) if each.name == stored.stem]
+    drawn = rendered(figure, ["svg"], several=False)["svg"]
+    assert stored.read_bytes() == drawn, "run make readme"
+
+
+@pytest.mark.parametrize("run", [*MAKER.ROOT.glob("results/*/*/plan.json")], ids=lambda plan: plan.parent.name)
+def test_a_reference_run_is_whole_complete_and_light(run: Path) -> None:
+    report = verify(run.parent)
+    assert report.sound
+    assert report.pending == 0
+    published = [run, run.with_name("events.jsonl"), *run.parent.glob("figures/*")]
+    assert sum(file.stat().st_size for file in published) < 1.5e6
 
 
 def test_every_column_of_rows_is_documented_in_its_place_with_a_meaning() -> None:

@@ -24,15 +24,15 @@ LATENCIES = "50ms, 200us, 1.5s or seconds"
 _LATENCY = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
-def parse_range(text: str, *, flag: str) -> tuple[int, ...]:
+def parse_range(text: str, *, flag: str, zero: bool = False) -> tuple[int, ...]:
     """Turn '512..4096,6k' into (512, 1024, 2048, 4096, 6144): ascending, each value once.
 
     Raises UsageError, naming `flag` and showing the grammar, for a range that is empty, reversed, zero, not a number
-    or larger than 2^31.
+    or larger than 2^31. With `zero` that is a number as good as any: 0..100:+25.
     """
     values: set[int] = set()
     for piece in text.split(","):
-        values.update(_piece(piece.strip(), flag))
+        values.update(_piece(piece.strip(), flag, zero=zero))
         if len(values) > MOST_VALUES:
             raise _wrong(flag, text, f"gives more than {MOST_VALUES} values")
     return tuple(sorted(values))
@@ -64,30 +64,32 @@ def _amount(text: str, units: Mapping[str, float], mistake: str) -> float:
     return float(match["number"]) * units[match["unit"]]
 
 
-def _piece(piece: str, flag: str) -> Iterator[int]:
+def _piece(piece: str, flag: str, *, zero: bool) -> Iterator[int]:
     match = _PIECE.fullmatch(piece)
     if match is None:
         raise _wrong(flag, piece, "is empty" if not piece else "is not a range")
-    start = _number(match["start"], flag)
-    end = _number(match["end"], flag) if match["end"] else start
+    start = _number(match["start"], flag, zero=zero)
+    end = _number(match["end"], flag, zero=zero) if match["end"] else start
     if end < start:
         raise _wrong(flag, piece, "is reversed")
     step = match["step"] or "x2"
     size = _number(step[1:], flag)
     if step[0] == "x" and size == 1:
         raise _wrong(flag, piece, "never ends: a factor is at least 2")
+    if step[0] == "x" and start == 0 < end:
+        raise _wrong(flag, piece, "never ends: from zero it goes by steps")
     value, count = start, 0
     while value <= end and count <= MOST_VALUES:
         yield value
         value, count = (value + size if step[0] == "+" else value * size), count + 1
 
 
-def _number(text: str, flag: str) -> int:
+def _number(text: str, flag: str, *, zero: bool = False) -> int:
     digits = text.removesuffix("k").lstrip("0")
     if len(digits) > len(str(LARGEST)):  # int() itself refuses some thousands of digits
         raise _wrong(flag, text, "is larger than 2^31")
     value = int(digits or "0") * (_K if text.endswith("k") else 1)
-    if value == 0:
+    if value == 0 and not zero:
         raise _wrong(flag, text, "is zero")
     if value > LARGEST:
         raise _wrong(flag, text, "is larger than 2^31")

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from attnbench.errors import UsageError
+from attnbench.exams import describe_task
 from attnbench.execute.executor import Executor
 from attnbench.record import Environment, Job, Origin
 from attnbench.registry import Entry
-from attnbench.request import ask_machine, describe_task, describe_variant
+from attnbench.request import ask_machine, describe_variant
 from attnbench.store import Plan
 
 # The harness's own revision may change while a run is resumed: each record names the environment it was measured in.

@@ -5,9 +5,10 @@ from contextlib import closing
 
 from msgspec import Struct
 
-from attnbench import paper, registry, request
+from attnbench import paper, registry
 from attnbench.api import Run
 from attnbench.errors import UsageError, suggestion
+from attnbench.exams import describe_task
 from attnbench.execute.local import LocalExecutor
 from attnbench.insight.replay import Replay, replay, task_of
 from attnbench.paper import Paper, Published
@@ -53,7 +54,7 @@ def lacking(found: Found, preset: str) -> dict[str, str]:
         with closing(LocalExecutor()) as executor:
             for text, spec in asked.items():
                 entry = registry.find(spec.name, "tasks", flag="replay")
-                told = request.describe_task(executor, entry, spec.options)
+                told = describe_task(executor, entry, spec.options)
                 reasons |= {text: why} if (why := told.mistake or told.failure) else {}
     return reasons
 

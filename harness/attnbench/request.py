@@ -11,12 +11,13 @@ from msgspec import Struct
 
 from attnbench import cells, plan, registry, suite
 from attnbench.case import digest
-from attnbench.describe import Description, TaskDescription
+from attnbench.describe import Description
 from attnbench.empty import FLOOR
 from attnbench.errors import UsageError, is_text, suggestion
+from attnbench.exams import asked_tasks, plan_exams
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.limits import available_bytes
-from attnbench.execute.messages import DescribeMachine, DescribeTask, DescribeVariant
+from attnbench.execute.messages import DescribeMachine, DescribeVariant
 from attnbench.insight.fit import first_lengths
 from attnbench.plan import Candidate, Exam, Setting, Workloads
 from attnbench.ranges import parse_bytes, parse_duration
@@ -59,7 +60,7 @@ def check(request: Request) -> None:
     if "accuracy" in workloads.metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
-    for spec in _tasks(sweep):
+    for spec in asked_tasks(sweep):
         registry.find(spec.name, "tasks", flag="--tasks")
 
 
@@ -106,7 +107,7 @@ def ask(request: Request, executor: Executor) -> Answered:
     sweep, workloads, fit = _read(request, machine.device)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (candidate(spec, executor) for spec in _variants(sweep))}.values())
-    exams = [_exam(spec, executor) for spec in _tasks(sweep)] if "accuracy" in workloads.metrics else []
+    exams = plan_exams(sweep, executor) if "accuracy" in workloads.metrics else ()
     setting = Setting(
         device=machine.device,
         protocol=_protocol(request),
@@ -144,14 +145,6 @@ def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, objec
         return executor.ask(DescribeVariant(entry=entry, given=dict(given or {})), Description)
     except NoAnswer as end:
         return Description(origin=entry.origin, failure=f"its import {end}")
-
-
-def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> TaskDescription:
-    """Ask a child what a task is, likewise."""
-    try:
-        return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
-    except NoAnswer as end:
-        return TaskDescription(origin=entry.origin, failure=f"its import {end}")
 
 
 def _spare_bytes(machine: Environment) -> int | None:
@@ -202,26 +195,6 @@ def _variants(sweep: Sweep) -> tuple[Spec, ...]:
     given = {spec.name for spec in named}
     others = (Spec(name=name) for name in registry.entries("variants") if name != FLOOR and name not in given)
     return *(spec for spec in named if spec != _ALL), *others
-
-
-def _tasks(sweep: Sweep) -> tuple[Spec, ...]:
-    return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks")
-
-
-def _exam(spec: Spec, executor: Executor) -> Exam:
-    entry = registry.find(spec.name, "tasks", flag="--tasks")
-    found = describe_task(executor, entry, spec.options)
-    if found.mistake or found.failure or found.shape is None:
-        raise UsageError(f"--tasks: {spec}: {found.mistake or found.failure}")
-    return Exam(
-        label=found.label,
-        target=entry.target,
-        origin=found.origin,
-        options=found.options,
-        shape=found.shape,
-        mask=found.mask,
-        seeds=found.seeds,
-    )
 
 
 def _named_once(entries: Sequence[Entry]) -> None:

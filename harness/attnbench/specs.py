@@ -11,6 +11,10 @@ _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
 _NAME_AND_OPTION = re.compile(rf"(?P<name>.*?):(?P<option>{_OPTION.pattern})", re.DOTALL)
 
 
+# A value of a list such as heads=1,2,4, in the grammar of ranges: no name of a plugin looks like it.
+_MORE = re.compile(r"[0-9]+k?(\.\.[0-9]+k?(:[+x][0-9]+k?)?)?", re.ASCII)
+
+
 class Spec(Struct, frozen=True, kw_only=True):
     """A plugin as the user asked for it: its name, and the options he gave, still as text."""
 
@@ -22,8 +26,11 @@ class Spec(Struct, frozen=True, kw_only=True):
         return f"{self.name}:{given}" if given else self.name
 
 
-def parse_specs(text: str, *, flag: str) -> tuple[Spec, ...]:
-    """Split a comma-separated list of names with options; a piece of the form x=y continues the name before it."""
+def parse_specs(text: str, *, flag: str, ranges: bool = False) -> tuple[Spec, ...]:
+    """Split a comma-separated list of names with options; a piece of the form x=y continues the name before it.
+
+    With `ranges` a piece that is a number or a range continues the value before it: `mqar:heads=1,2,4..16`.
+    """
     if not is_text(text):
         raise UsageError(f"{flag}: {text!r} is not UTF-8; write {GRAMMAR}")
     specs: list[Spec] = []
@@ -34,6 +41,9 @@ def parse_specs(text: str, *, flag: str) -> tuple[Spec, ...]:
             if not specs:
                 raise UsageError(f"{flag}: {piece.strip()!r} is an option without a name before it; write {GRAMMAR}")
             _add_option(specs[-1], piece.strip(), flag)
+        elif ranges and specs and specs[-1].options and _MORE.fullmatch(piece.strip()):
+            last = next(reversed(specs[-1].options))
+            specs[-1].options[last] += f",{piece.strip()}"
         else:
             specs.append(_spec(piece.strip(), flag))
     return tuple(specs)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from attnbench import processor, registry, request
+from attnbench import exams, processor, registry, request
 from attnbench.case import Case, Mask, Shape
 from attnbench.describe import Description, TaskDescription
 from attnbench.execute.executor import Executor, NoAnswer
@@ -38,7 +38,7 @@ def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
-        yield entry, request.describe_task(executor, entry)
+        yield entry, exams.describe_task(executor, entry)
 
 
 def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:

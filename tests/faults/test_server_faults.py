@@ -85,6 +85,16 @@ def test_children_that_end_together_are_all_heard(executor: LocalExecutor) -> No
     assert len(done) == 20
 
 
+def test_a_training_beside_another_says_so_and_one_alone_does_not(executor: LocalExecutor) -> None:
+    one, other = (
+        replace(job, probe=replace(job.probe, kind="accuracy"), task_target=f"{FAULTY}:Good")
+        for job in (planned("OsExits"), planned("Segfaults"))
+    )
+    for jobs, beside in (([one, other], [1, 1]), ([one], [None]), ([planned("OsExits")], [None])):
+        done = [event for event in executor.run(iter(jobs)) if isinstance(event, Finished)]
+        assert [event.outcome.facts.get("trained_beside") for event in done] == beside
+
+
 def test_what_one_round_has_shown_is_known_before_the_next_job_is_taken(
     executor: LocalExecutor, tmp_path: Path
 ) -> None:

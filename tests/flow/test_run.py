@@ -216,6 +216,8 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--out", "/proc/nowhere"], "--out", "another folder"),
         (["--suite", "standart"], "--suite", "'standard'"),
         (["--tasks", "mqar:lenght=3", "--metrics", "accuracy"], "--tasks", "'length'"),
+        (["--tasks", "mqar:heads=4..2", "--metrics", "accuracy"], "--tasks: mqar:heads", "'4..2' is reversed"),
+        (["--tasks", "mqar:heads=1..4,3", "--metrics", "accuracy"], "--tasks", "heads=3 does not divide width=64"),
         (["--batch", "1", "--tokens", "1024"], "--batch", "one of them"),
         (["--fit"], "--fit", "later version"),
         (["--level", "lair"], "--level", "'layer'"),

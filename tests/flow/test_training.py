@@ -1,5 +1,6 @@
-"""Trainings as a user starts them: interrupted and taken up again."""
+"""Trainings as a user starts them: swept, searched, and interrupted and taken up again."""
 
+import json
 import signal
 import subprocess
 import time
@@ -24,6 +25,37 @@ TASK = (
     "mqar:length=16,pairs=2,vocabulary=16,width=16,layers=1,batch=16,steps=400,validate_every=10,dropout=0.1,enough=2"
 )
 WORDS = ("run", "--variants", "./mine.py:Slow", "--metrics", "accuracy", "--tasks", TASK, "--threads", "1")
+
+
+SMALL = "pairs=2,vocabulary=16,width=16,layers=1,batch=16,steps=4,validate_every=2,train_examples=100,test_examples=50"
+
+
+def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_models_of_one_size(tmp_path: Path) -> None:
+    task = f"mqar:length=16..32,heads=1,2,{SMALL}"
+    words = ("--variants", "vanilla", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
+    done = attnbench("run", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "heads  variant  task (seq)  mqar (16)  mqar (32)" in done.stdout
+    shown = json.loads(attnbench("show", "latest", "--format", "json", cwd=tmp_path).stdout)
+    rows = [row for row in shown if row["metric"] == "accuracy"]
+    assert sorted((row["seq_q"], row["heads"], row["head_dim"]) for row in rows) == [
+        *((16, 1, 16), (16, 2, 8), (32, 1, 16), (32, 2, 8))
+    ]
+    learned = {row["seq_q"]: row["facts"]["parameters"] for row in rows}
+    assert all(row["facts"]["parameters"] == learned[row["seq_q"]] for row in rows)
+
+
+def test_a_search_ends_with_the_mean_over_seeds_at_each_variant_s_best_rate_or_with_its_reason(tmp_path: Path) -> None:
+    task = f"mqar:length=16,causal=true,rates=3,seeds=3,{SMALL}"
+    words = ("--variants", "flash,linformer", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
+    done = attnbench("run", *words, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    best, without = (row for row in json.loads(done.stdout) if row["metric"] == "accuracy")
+    assert (best["status"], best["samples"], len(best["medians"])) == ("ok", 3, 3)
+    assert best["low"] <= best["value"] <= best["high"]
+    assert f"{best['facts']['learning_rate']:g}" in best["facts"]["searched_rates"].split(", ")
+    assert without["status"] == "unsupported"
+    assert "encoder" in without["detail"]
 
 
 def trained(folder: Path) -> Outcome:

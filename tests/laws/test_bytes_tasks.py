@@ -46,6 +46,11 @@ def test_windows_stand_in_the_files_of_their_split_and_targets_are_the_next_byte
         assert inputs[1:].tolist() == targets[:-1].tolist()
 
 
+def test_the_next_byte_is_told_in_bits_and_no_position_sees_it() -> None:
+    form = BytesLm(BytesLm.Options(length=100)).form
+    assert (form.bits_per, form.causal, form.vocabulary, form.outputs) == ("byte", True, 256, 256)
+
+
 def test_every_file_is_of_the_library_and_in_one_split_most_of_them_in_training() -> None:
     files = {split: set(library_files(split)) for split in SPLITS}
     assert len(set.union(*files.values())) == sum(map(len, files.values()))
@@ -131,7 +136,7 @@ def test_reviews_come_from_the_hub_where_no_folder_is_given(monkeypatch: pytest.
             return [{"text": f"{split} {number}", "label": number % 2} for number in range(20)]
 
     monkeypatch.setitem(sys.modules, "datasets", Datasets)
-    monkeypatch.setattr("attnbench_suites.tasks.documents.find_spec", lambda _name: True)
+    monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: True)
     inputs_NT, targets_N = drawn(BytesText(BytesText.Options(length=16)), "validation", 100)
     assert asked == [("stanfordnlp/imdb", "train")]
     found = dict(zip(map(written, inputs_NT.tolist()), targets_N.tolist(), strict=True))
@@ -170,7 +175,7 @@ def test_pairs_come_from_the_archive_where_no_folder_is_given(tmp_path: Path, mo
             return str(tmp_path)
 
     monkeypatch.setitem(sys.modules, "datasets", type("Datasets", (), {"DownloadManager": DownloadManager}))
-    monkeypatch.setattr("attnbench_suites.tasks.documents.find_spec", lambda _name: True)
+    monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: True)
     inputs_NT, _ = drawn(BytesRetrieval(BytesRetrieval.Options(length=64)), "test", 100)
     assert len(inputs_NT) == 4
     assert asked == [bytes_retrieval.ARCHIVE]
@@ -183,7 +188,7 @@ FOLDERS = [(BytesText, reviews, "test.jsonl"), (BytesRetrieval, papers, "new_aan
 
 @pytest.mark.parametrize("task", [BytesText, BytesRetrieval])
 def test_a_missing_package_is_told_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attnbench_suites.tasks.documents.find_spec", lambda _name: None)
+    monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"not installed: pip install 'attnbench\[hub\]', or give path=FOLDER with "):
         task(task.Options())
 
@@ -197,7 +202,7 @@ def test_a_missing_network_is_told_with_the_fix(task: Any, monkeypatch: pytest.M
     monkeypatch.setitem(
         sys.modules, "datasets", type("Datasets", (), {"load_dataset": fails, "DownloadManager": manager})
     )
-    monkeypatch.setattr("attnbench_suites.tasks.documents.find_spec", lambda _name: True)
+    monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: True)
     with pytest.raises(Unsupported, match=r"\(ConnectionError: no route\); connect to it, or give path=FOLDER with "):
         drawn(task(task.Options()), "train", 1)
 

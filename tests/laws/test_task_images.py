@@ -178,7 +178,7 @@ def test_without_a_network_the_row_says_so_and_what_to_do(monkeypatch: pytest.Mo
         raise ConnectionError("no route to host")
 
     has_hub(monkeypatch, load_dataset)
-    reason = r"could not be had from the hub \(ConnectionError: no route to host\); give path=FOLDER with data"
+    reason = r"could not be had from the hub \(ConnectionError: no route to host\); connect to it, or give path=FOLDER"
     with pytest.raises(Unsupported, match=reason):
         drawn(Pixels(Pixels.Options()), "train")
 
@@ -194,7 +194,7 @@ def test_without_the_package_and_a_path_the_plan_is_refused(monkeypatch: pytest.
     mistake = describe_task(TASKS["pixels"], {"preset": "paper"}).mistake
     assert mistake.startswith(
         "CIFAR-10 (uoft-cs/cifar10) is downloaded by the package datasets, which is not installed: "
-        "pip install 'attnbench[hub]', or give path=FOLDER with data_batch_1.bin and "
+        "pip install 'attnbench[hub]', or give path=FOLDER with data_batch_1.bin, "
     )
 
 

@@ -31,6 +31,13 @@ def test_a_range_gives_the_values_it_is_written_for(text, values):
     assert parse_range(text, flag="--seq") == values
 
 
+def test_zero_is_a_number_where_it_is_asked_for_and_no_factor_leads_away_from_it():
+    assert parse_range("0..100:+25", flag="--tasks", zero=True) == (0, 25, 50, 75, 100)
+    assert parse_range("0,50", flag="--tasks", zero=True) == (0, 50)
+    with pytest.raises(UsageError, match="from zero it goes by steps"):
+        parse_range("0..100", flag="--tasks", zero=True)
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -34,6 +34,17 @@ def test_the_same_name_may_come_again_with_other_options():
     ]
 
 
+def test_a_number_or_a_range_continues_the_value_before_it_where_values_may_be_ranges():
+    text = "mqar:heads=1,2,4..16,length=64..256:x4,512,1k,adding,copying:layers=1,2"
+    specs = parse_specs(text, flag="--tasks", ranges=True)
+    assert [(spec.name, spec.options) for spec in specs] == [
+        ("mqar", {"heads": "1,2,4..16", "length": "64..256:x4,512,1k"}),
+        ("adding", {}),
+        ("copying", {"layers": "1,2"}),
+    ]
+    assert parse_specs("mqar,2", flag="--tasks", ranges=True)[1].name == "2"
+
+
 def test_a_value_may_hold_colons_and_equals_signs():
     assert parsed("mine:url=host:80,rule=a=b:c=d") == [("mine", {"url": "host:80", "rule": "a=b:c=d"})]
     assert parsed("mine:rule=a:b=c") == [("mine", {"rule": "a:b=c"})]

@@ -12,7 +12,21 @@ from typing import NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from attnbench.cli import compare, doctor, listing, mapping, recommend, replay, report, run, show, streams, tune, verify
+from attnbench.cli import (
+    compare,
+    doctor,
+    listing,
+    mapping,
+    merge,
+    recommend,
+    replay,
+    report,
+    run,
+    show,
+    streams,
+    tune,
+    verify,
+)
 from attnbench.errors import DamagedStore, NotStored, UsageError
 from attnbench.text import plain
 
@@ -39,6 +53,7 @@ app.command("map")(mapping.map_matrices)
 app.command("replay")(replay.replay)
 app.command("list")(listing.list_things)
 app.command("verify")(verify.verify)
+app.command("merge")(merge.merge)
 app.command("doctor")(doctor.doctor)
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.errors import UsageError
 from attnbench.execute import limits
@@ -35,11 +36,12 @@ _ASK_TIMEOUT_S = 120.0
 FORKS = sys.platform == "linux"
 
 
-class _Running(Struct, frozen=True, kw_only=True):
+class _Running(Struct, kw_only=True):
     job: Job
     started_s: float
     started: float
     oom_kills: int
+    beside: int = 0  # how many others ran at the same time, at most
 
 
 class LocalExecutor:
@@ -110,6 +112,8 @@ class LocalExecutor:
         question = Perform(job=job, memory_bytes=share, checkpoint=kept)
         try:
             self._running[self._asked(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
+            for each in self._running.values():
+                each.beside = max(each.beside, len(self._running) - 1)
         except ServerLost as loss:
             return Finished(job=job, outcome=_lost(loss), started_s=running.started_s, seconds=0.0)
         return None
@@ -139,6 +143,8 @@ class LocalExecutor:
     def _finish(self, name: int, outcome: Outcome) -> Finished:
         running = self._running.pop(name)
         seconds = time.monotonic() - running.started
+        if running.beside:  # its seconds are those of a machine that was shared
+            outcome = replace(outcome, facts={**outcome.facts, "trained_beside": running.beside})
         return Finished(job=running.job, outcome=outcome, started_s=running.started_s, seconds=seconds)
 
     def _serve(self, key: tuple[int, Allocator]) -> ForkServer | Spawner:
@@ -174,7 +180,7 @@ def _outcome(event: Ended, running: _Running) -> Outcome:
     """Give a child's own outcome, or say what became of a child that gave none."""
     if event.answer is not None:
         own = msgspec.json.decode(event.answer.answer, type=Outcome)
-        return own if own.status == "ok" else msgspec.structs.replace(own, log=event.log + own.log)
+        return own if own.status == "ok" else replace(own, log=event.log + own.log)
     if event.silent:
         patience = running.job.protocol.timeout_s
         return Outcome(status="timeout", detail=f"no sign of life for {patience:g} s (--timeout)", log=event.log)

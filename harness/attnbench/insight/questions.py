@@ -38,7 +38,7 @@ class Question(Struct, eq=False):
 def questions(records: Iterable[Record], planned: Iterable[Job], *, run: str, stray: bool = True) -> list[Question]:
     """Group jobs and records by what they ask: those of `planned` first, which are jobs of `run`.
 
-    Without `stray`, records of jobs that are not planned are left out.
+    Without `stray`, all records are the run's, also those merged into it, and what is not planned is left out.
     """
     known: dict[tuple[str, bytes], Question] = {}
     for job in planned:
@@ -47,7 +47,7 @@ def questions(records: Iterable[Record], planned: Iterable[Job], *, run: str, st
             known[asked] = Question(run, job, set(), {})
         known[asked].planned.add(job.round)
     for record in records:
-        asked = record.run, _asked(record.job)
+        asked = record.run if stray else run, _asked(record.job)
         question = known.get(asked)
         if question is None:
             if not stray:

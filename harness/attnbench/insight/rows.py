@@ -116,8 +116,9 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
     """Summarise records: one row per question and metric, over its rounds; one for a question without a figure.
 
     A job of `planned`, the jobs of `run` (default: the records' own), whose question has no record is a row with status
-    interrupted and the detail PENDING; without `stray`, records of jobs that are not planned make no row. Rows come by
-    metric, then by variant in the order of `planned` (else of the records), then by shape.
+    interrupted and the detail PENDING. Without `stray`, all records are that run's, and those of jobs that are not
+    planned make no row. Rows come by metric, then by variant in the order of `planned` (else of the records), then by
+    shape.
     """
     ranks: dict[tuple[str, str], int] = {}
     drafts: list[_Draft] = []

@@ -35,6 +35,8 @@ _NOT_AXES = (
 _SELF_EXPLAINING = ("dtype", "device")  # said without their heading, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8
+_HEADS = re.compile(r",heads=[0-9]+")
+_FOLLOWS = {"head_dim": "heads"}  # where heads share a width
 _OPTIONS = re.compile(r"[:,](?=[A-Za-z_]\w*=)")  # before each option of a task
 
 
@@ -82,8 +84,11 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 def column_of(row: Placed) -> Column:
-    """Say in which column a row stands: by its keys when decoding, else by its queries; under its task or shape."""
-    return row.task or row.shape_name, row.seq_k if row.passes == "decode" else row.seq_q
+    """Say in which column a row stands: by its keys when decoding, else by its queries; under its task or shape.
+
+    The model's heads are an axis of their own, and no part of the task.
+    """
+    return _HEADS.sub("", row.task) or row.shape_name, row.seq_k if row.passes == "decode" else row.seq_q
 
 
 def column_heading(row: Placed) -> str:
@@ -110,6 +115,8 @@ def layout(rows: Sequence[Placed]) -> Layout:
             context.append(_constant(axis, *values))
         elif all(len(_values(axis, within)) == 1 for within in by_column.values()):
             context.append(_across(axis, [axis_text(getattr(within[0], axis)) for within in by_column.values()]))
+        elif (of := _FOLLOWS.get(axis)) in labels and (following := _following(axis, str(of), rows)):
+            context.append(_across(axis, following))
         else:
             labels.append(axis)
     return Layout(columns=tuple(by_column), labels=tuple(labels), context=", ".join(filter(None, context)))
@@ -157,10 +164,10 @@ def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
 
 
 def task_of(row: Placed) -> Named:
-    """Split a task from its options as typed, less those that only repeat the length; a listed shape has none."""
+    """Split a task from its options as typed, less a length that only repeats the column's; a listed shape has none."""
     name, *typed = _OPTIONS.split(column_of(row)[0])
     options = dict(piece.split("=", 1) for piece in typed)
-    return name, {key: value for key, value in options.items() if value != str(row.seq_q)}
+    return name, {key: value for key, value in options.items() if (key, value) != ("length", str(row.seq_q))}
 
 
 def _labels(named: Iterable[Named]) -> dict[tuple[str, str], str]:
@@ -188,6 +195,12 @@ def _values(axis: str, rows: Iterable[Placed]) -> set[object]:
     """Collect an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
     twin = _TWINS.get(axis, axis)
     return {None if twin != axis and getattr(row, axis) == getattr(row, twin) else getattr(row, axis) for row in rows}
+
+
+def _following(axis: str, of: str, rows: Sequence[Placed]) -> list[str]:
+    """List an axis's values in the order of another's, if that determines them."""
+    pairs = sorted({(getattr(row, of), getattr(row, axis)) for row in rows})
+    return [axis_text(value) for _, value in pairs] if len(dict(pairs)) == len(pairs) else []
 
 
 def _constant(axis: str, value: object) -> str:

@@ -24,7 +24,7 @@ _FLAGS = {
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
 _LONGEST_REASON = 300
-_ALIKE = 1.05  # models whose parameters differ by no more than this factor are of a size
+_ALIKE = 0.05  # models whose parameters differ by no more than this share are of a size
 
 Names = Mapping[VariantKey, str]
 
@@ -47,6 +47,7 @@ def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -
     return (
         *(f"{'; '.join(each)}: {reason}" for reason, each in whom),
         *_sizes(rows, names, columns),
+        *_rates(rows, names),
         *_kernels(rows, names),
     )
 
@@ -73,19 +74,35 @@ def _sentence(kind: str, reasons: list[str]) -> str:
 
 
 def _sizes(rows: Sequence[Row], names: Names, columns: Mapping[Column, str]) -> Iterator[str]:
-    """Tell where the trained models of one task are not of a size, and their scores no comparison of like with like."""
-    sizes: dict[Column, dict[str, int]] = {}
+    """Tell where trained models are not of the first one's size, and their scores no comparison of like with like."""
+    sizes: dict[tuple[Column, int], dict[str, int]] = {}
     for row in rows:
         count = row.facts.get("parameters")
         if row.value is not None and isinstance(count, int):
-            sizes.setdefault(column_of(row), {})[names[variant_key(row)]] = count
-    uneven = {column: each for column, each in sizes.items() if max(each.values()) > _ALIKE * min(each.values())}
-    told: dict[str, list[str]] = {}
-    for column, each in uneven.items():
-        counts = ", ".join(f"{name} {count:,}" for name, count in each.items())
-        told.setdefault(counts, []).append(columns[column])
+            sizes.setdefault((column_of(row), row.heads), {})[names[variant_key(row)]] = count
+    told: dict[str, dict[str, None]] = {}
+    for (column, _), each in sizes.items():
+        (base, its), *others = each.items()
+        apart = [f"{name} {count:,} ({count / its - 1:+.1%})" for name, count in others if _differ(count, its)]
+        if apart:
+            told.setdefault(", ".join([f"{base} {its:,} parameters", *apart]), {})[columns[column]] = None
     for counts, where in told.items():
-        yield f"models differ in size at {', '.join(where)}: {counts} parameters"
+        yield f"models differ in size at {', '.join(where)}: {counts}"
+
+
+def _differ(one: int, other: int) -> bool:
+    return abs(one - other) > _ALIKE * other
+
+
+def _rates(rows: Sequence[Row], names: Names) -> Iterator[str]:
+    """Name the learning rates that were found the best for each variant."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.value is not None and "searched_rates" in row.facts:
+            found.setdefault(names[variant_key(row)], {})[f"{row.facts['learning_rate']:g}"] = None
+    if found:
+        told = (f"{name} {' and '.join(rates)}" for name, rates in found.items())
+        yield f"learning rates, the best of those searched: {', '.join(told)}"
 
 
 def _kernels(rows: Sequence[Row], names: Names) -> Iterator[str]:

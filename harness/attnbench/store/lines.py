@@ -72,6 +72,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
     `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context,
     `search` that for options. `memory_bytes` bounds what a job may take; null is what the machine has to spare.
+    `sources` names the runs that this one was merged from.
     """
 
     schema: int = SCHEMA
@@ -87,6 +88,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     fit: Fit | None = None
     search: Search | None = None
     memory_bytes: int | None = None
+    sources: tuple[str, ...] = ()
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):

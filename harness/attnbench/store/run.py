@@ -86,16 +86,16 @@ class Store:
             replace_file(self.path / PLAN, to_line(plan))
             self.plan = plan
 
-    def append(self, event: Record | Environment | Rates) -> None:
-        """Write an event as one line of the journal; once this returns, it is on the disk.
+    def append(self, *events: Record | Environment | Rates) -> None:
+        """Write events as lines of the journal; once this returns, they are on the disk.
 
-        Raises NotStored where the disk does not take it, and ValueError for an event that could not be read back.
+        Raises NotStored where the disk does not take them, and ValueError for an event that could not be read back.
         """
         assert self._journal is not None, "this run was opened for reading, or is closed"
-        line = to_line(_as_seen(event))
+        lines = b"".join(to_line(_as_seen(event)) for event in events)
         start, self._at_line_start = b"" if self._at_line_start else b"\n", False
         try:
-            write_all(self._journal.fileno(), start + line)
+            write_all(self._journal.fileno(), start + lines)
         except OSError as error:
             raise NotStored(
                 f"{self.path / EVENTS} did not take a record ({error.strerror}); all before it are safe: "

@@ -43,8 +43,8 @@ class BytesRetrieval:
 
     `paper` has the published 4 layers and 4 heads of 128 features, 5000 steps of batch 32, and 8192 positions for twice
     4000 bytes. Other than there, beside what is said above: the answer is read from the mean of all positions, padding
-    is a token like others and not masked, attention weights are not dropped out, and the rate falls by a cosine after
-    the rise, which there is longer than the training.
+    is a token like others and not masked, and the rate falls by a cosine after the rise, which there is longer than the
+    training.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -58,8 +58,8 @@ class BytesRetrieval:
             "length": 256,
             "heads": 2,
             "width": 64,
-            "steps": 400,
-            "batch": 32,
+            "steps": 300,
+            "batch": 16,
             "learning_rate": 2e-3,
             "train_examples": 10_000,
             "validation_examples": 500,
@@ -86,6 +86,7 @@ class BytesRetrieval:
             "heads": 4,
             "width": 128,
             "dropout": 0.1,
+            "weight_dropout": 0.1,
             "steps": 5000,
             "batch": 32,
             "learning_rate": 3.5e-4,

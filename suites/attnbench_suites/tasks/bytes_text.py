@@ -37,8 +37,7 @@ class BytesText:
     `paper` is Long Range Arena's: 4096 bytes (their paper's length; their code's configuration has 1000), 4 layers and
     4 heads of 256 features, 20,000 steps of batch 32 up to the same highest rate. Other than there: weights are chosen
     on training reviews and not on the test's, the answer is read from the mean of all positions and not from one of
-    its own, padding is a token like others and not masked, attention weights are not dropped out, and the rate falls
-    by a cosine.
+    its own, padding is a token like others and not masked, and the rate falls by a cosine.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -52,8 +51,8 @@ class BytesText:
             "length": 256,
             "heads": 2,
             "width": 64,
-            "steps": 400,
-            "batch": 32,
+            "steps": 300,
+            "batch": 16,
             "learning_rate": 2e-3,
             "train_examples": 10_000,
             "validation_examples": 500,
@@ -80,6 +79,7 @@ class BytesText:
             "heads": 4,
             "width": 256,
             "dropout": 0.1,
+            "weight_dropout": 0.1,
             "steps": 20_000,
             "batch": 32,
             "learning_rate": 5.6e-4,

@@ -97,6 +97,7 @@ class Listops:
             "warmup": 0.2,
             "weight_decay": 0.1,
             "dropout": 0.1,
+            "weight_dropout": 0.1,
             "validate_every": 250,
             "rates": 4,
             "seeds": 5,

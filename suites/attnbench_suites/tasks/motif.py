@@ -25,11 +25,10 @@ class Motif:
     Many sites are weak, one base cannot be told from the background, and what one half says means nothing without the
     other half, at a distance that is never the same: a transcription factor's sites together with their order make the
     regulatory grammar that such models are to find (Avsec et al. 2021 find it in real sequences). Scanning with the
-    matrices, which is the best that can be done, answers nearly all.
+    matrices answers nearly all of `tiny`.
 
     The motifs are drawn, not those of a catalogue, and stand on one strand. `paper` has the 1000 bases of DeepSEA's
-    inputs (Zhou and Troyanskaya 2015), and as many motifs of as many bases as are common in vertebrates; there is no
-    published result to compare with.
+    inputs (Zhou and Troyanskaya 2015); there is no published result to compare with.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -71,6 +70,7 @@ class Motif:
             "train_examples": 50_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -91,6 +91,7 @@ class Motif:
             "train_examples": 200_000,
             "validation_examples": 5000,
             "test_examples": 5000,
+            "rates": 4,
             "seeds": 5,
         },
     }

@@ -81,6 +81,7 @@ class Pathfinder:
             "train_examples": 100_000,
             "validation_examples": 1500,
             "test_examples": 2500,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -104,6 +105,7 @@ class Pathfinder:
             "train_examples": 160_000,
             "validation_examples": 20_000,
             "test_examples": 20_000,
+            "rates": 4,
             "seeds": 5,
         },
     }

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from attnbench import Options as BaseOptions
 from attnbench import Unsupported
 from attnbench_suites.tasks.images import as_sequence, image_form
-from attnbench_suites.tasks.sources import check_source, chosen
+from attnbench_suites.tasks.sources import check_source, chosen, listed
 
 SIDE, LEVELS, CLASSES = 32, 256, 10
 RECORD = 1 + 3 * SIDE**2
@@ -67,6 +67,7 @@ class Pixels:
             "train_examples": 45_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -86,6 +87,7 @@ class Pixels:
             "train_examples": 45_000,
             "validation_examples": 5000,
             "test_examples": 10_000,
+            "rates": 4,
             "seeds": 5,
         },
     }
@@ -134,7 +136,7 @@ def from_hub(part: str) -> tuple[Tensor, Tensor]:
     except Exception as error:
         raise Unsupported(
             f"CIFAR-10 ({ON_HUB}) could not be had from the hub ({type(error).__name__}: {error}); "
-            f"give path=FOLDER with {' and '.join(FILES)}"
+            f"connect to it, or give path=FOLDER with {listed(FILES)}"
         ) from error
 
 

@@ -13,11 +13,16 @@ def check_source(path: str, files: Sequence[str], *, what: str) -> None:
     if not path and find_spec("datasets") is None:
         raise ValueError(
             f"{what} is downloaded by the package datasets, which is not installed: "
-            f"pip install 'attnbench[hub]', or give path=FOLDER with {' and '.join(files)}"
+            f"pip install 'attnbench[hub]', or give path=FOLDER with {listed(files)}"
         )
     for name in files if path else ():
         if not (Path(path) / name).is_file():
-            raise ValueError(f"path={path} has no {name}; give a folder with {' and '.join(files)}")
+            raise ValueError(f"path={path} has no {name}; give a folder with {listed(files)}")
+
+
+def listed(files: Sequence[str]) -> str:
+    """Name several files in a sentence."""
+    return f"{', '.join(files[:-1])} and {files[-1]}"
 
 
 def chosen(numbers: Sequence[int], count: int, generator: Generator) -> list[int]:

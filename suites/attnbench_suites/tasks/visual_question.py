@@ -70,6 +70,7 @@ class VisualQuestion:
             "train_examples": 100_000,
             "validation_examples": 1000,
             "test_examples": 2000,
+            "rates": 3,
             "seeds": 3,
         },
         "paper": {
@@ -87,6 +88,7 @@ class VisualQuestion:
             "train_examples": 400_000,
             "validation_examples": 5000,
             "test_examples": 5000,
+            "rates": 4,
             "seeds": 5,
         },
     }

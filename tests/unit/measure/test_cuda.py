@@ -126,6 +126,8 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
             backend="simulated",
         )
         monkeypatch.setattr(latency, "Workload", SimpleNamespace(of=lambda _job: workload))
+        # A simulated call is made of no operations that could be counted.
+        monkeypatch.setattr(latency, "counting", SimpleNamespace(counts=lambda *_args, **_named: {}))
         planned = job()
         return latency.measure(replace(planned, case=replace(planned.case, device="cuda:1")), lambda _text: None)
 

@@ -88,12 +88,13 @@ def agreements(variant, lengths):
     return [record(job(variant, "agreement", seq=seq), *measured) for seq in lengths]
 
 
-def accuracy_job(variant, *, seq=64, **task_options):
-    """Make the job that trains a variant."""
+def accuracy_job(variant, *, seq=64, heads=4, **task_options):
+    """Make the job that trains a variant, in a model 64 wide."""
     typed = {"length": seq, "pairs": 8} | task_options
-    task = ",".join(["mqar:preset=tiny", *(f"{name}={value}" for name, value in typed.items())])
-    options = typed | {"layers": 2}
-    return job(variant, "accuracy", seq=seq, passes="", heads=4, head_dim=16, task=task, task_options=options)
+    written = typed if heads == 4 else typed | {"heads": heads}  # what is as in the preset is not written
+    task = ",".join(["mqar:preset=tiny", *(f"{name}={value}" for name, value in written.items())])
+    sizes, options = {"heads": heads, "head_dim": 64 // heads}, typed | {"layers": 2}
+    return job(variant, "accuracy", seq=seq, passes="", **sizes, task=task, task_options=options)
 
 
 def accuracies(variant, scores: Sequence[float], **task_options):

@@ -61,6 +61,17 @@ def accuracy():
     return records, []
 
 
+def tasks():
+    """A task's lengths, heads and layers are swept, the width staying as it is."""
+    return [
+        accuracies(variant, [0.01 * place + score for place in range(3)], seq=seq, heads=count, **layers)
+        for variant, score in (("vanilla", 0.9), ("linear", 0.3))
+        for seq in (64, 128)
+        for count in (1, 2, 4)
+        for layers in ({}, {"layers": 1})
+    ], []
+
+
 def heads():
     """Heads are swept, in two passes."""
     swept = [(passes, count) for passes in ("forward", "forward-backward") for count in (4, 8, 16)]
@@ -167,6 +178,7 @@ SCENARIOS = {
     for made in (
         complete,
         accuracy,
+        tasks,
         heads,
         masks,
         tokens,

@@ -307,17 +307,26 @@ def test_a_preset_stands_in_a_heading_only_where_it_tells_tasks_apart():
     )
 
 
+def test_the_rates_that_a_search_found_are_told_of_each_variant():
+    def trained(variant, rate, **facts):
+        return record(accuracy_job(variant), value(0.5, "accuracy", "1"), facts={"learning_rate": rate} | facts)
+
+    assert block([trained("a", 0.01), trained("b", 0.01)]).notes == ()
+    told = block([trained("a", 0.01, searched_rates="0.01, 0.1"), trained("b", 0.0316, searched_rates="0.01, 0.0316")])
+    assert told.notes == ("learning rates, the best of those searched: a 0.01, b 0.0316",)
+
+
 def test_models_of_one_task_that_differ_in_size_are_told_and_a_training_that_diverged_too():
     def trained(variant, parameters, *, diverged=False):
         facts = {"parameters": parameters, "diverged": diverged}
         return record(accuracy_job(variant), value(0.5, "accuracy", "1"), facts=facts)
 
-    alike = block([trained("a", 1000), trained("b", 1050)])
+    alike = block([trained("a", 1000), trained("b", 1050), trained("c", 950)])
     assert alike.notes == ()
     told = block([trained("a", 1000), trained("b", 1051), trained("c", 1000, diverged=True)]).notes
     assert told == (
         "c: a training diverged, its best weights before that were tested",
-        "models differ in size at mqar (64): a 1,000, b 1,051, c 1,000 parameters",
+        "models differ in size at mqar (64): a 1,000 parameters, b 1,051 (+5.1%)",
     )
 
 

@@ -109,7 +109,7 @@ def test_an_outcome_tells_the_score_what_it_was_held_against_and_how_it_came_abo
     assert 0 < found["test_loss"][0] < 10
     higher = {measurement.metric for measurement in outcome.measurements if measurement.higher_is_better}
     assert higher == {"accuracy", "train_accuracy", "validation_curve"}
-    facts = {"steps": 6, "diverged": False, "learning_rate": 4e-3, "answers": 30 * 2}
+    facts = {"steps": 6, "diverged": False, "learning_rate": 4e-3, "by_loss": False, "answers": 30 * 2}
     assert outcome.facts == {**facts, "parameters": outcome.facts["parameters"]}
     assert outcome.backend
     assert outcome.measurements[0].flags == ()
@@ -176,6 +176,46 @@ def test_what_is_learned_by_heart_shows_as_the_gap_between_training_and_test(tmp
     assert found["train_accuracy"] == (1.0,)
     assert found["accuracy"][0] == pytest.approx(0.5, abs=0.15)
     assert found["generalisation_gap"][0] > 0.3
+
+
+# Trials.
+
+
+def at(planned: Job, rate: float, **changes: object) -> Job:
+    return replace(planned, probe=replace(planned.probe, rate=rate, **changes))
+
+
+def test_a_trial_tells_its_best_validation_and_nothing_of_the_test_and_leaves_no_file(tmp_path: Path) -> None:
+    planned, file = exam("flash", "mqar", **MQAR), tmp_path / "checkpoints" / "a.pt"
+    outcome = accuracy.measure(at(planned, 1e-2, trial=True), silently, checkpoint=file)
+    found = figures(outcome)
+    assert list(found)[:2] == ["search_accuracy", "search_loss"]
+    assert all(name.endswith("_curve") for name in list(found)[2:])
+    assert found["search_accuracy"][0] == max(found["validation_curve"])
+    assert outcome.facts["learning_rate"] == 1e-2
+    assert not file.exists()
+
+
+def test_a_trial_has_a_seed_of_its_own_that_every_rate_shares() -> None:
+    planned = exam("flash", "mqar", **MQAR)
+    trials = {accuracy.seed_of(at(planned, rate, trial=True)) for rate in (1e-3, 1e-2)}
+    assert len(trials) == 1
+    assert accuracy.seed_of(planned) not in trials
+    assert accuracy.seed_of(at(planned, 1e-2)) == accuracy.seed_of(planned)
+
+
+def test_a_training_at_a_searched_rate_says_what_was_tried_and_whether_it_lies_at_an_end() -> None:
+    planned = exam("flash", "mqar", **MQAR)
+    inside, edge = (accuracy.measure(at(planned, rate, searched=(1e-3, 1e-2, 0.1)), silently) for rate in (1e-2, 1e-3))
+    assert (inside.facts["learning_rate"], inside.facts["searched_rates"]) == (1e-2, "0.001, 0.01, 0.1")
+    assert (inside.measurements[0].flags, edge.measurements[0].flags) == ((), ("edge_rate",))
+
+
+def test_a_trial_that_diverges_at_once_has_no_score(tmp_path: Path) -> None:
+    breaks = written(tmp_path, BREAKS.format(good_calls=0))
+    outcome = accuracy.measure(at(exam(breaks, "mqar", **MQAR), 1e-2, trial=True), silently)
+    assert outcome.facts["diverged"] is True
+    assert figures(outcome)["search_accuracy"] == (None,)
 
 
 # Refusals.
