@@ -57,7 +57,8 @@ def outcome(job: Job, lot: Random) -> Outcome:
     samples = tuple(round(centre * lot.gauss(1, 0.01)) for _ in range(20))
     latency = Measurement(metric="latency", unit="ns", values=samples)
     first = Measurement(metric="first_call", unit="ns", values=(40 * centre,))
-    work = {"flops": 4 * 64 * job.case.shape.seq_q, "flops_by": "variant", "bytes": 1 << 20, "bytes_by": "least"}
+    work = {"flops": 4 * 64 * job.case.shape.seq_q, "flops_by": "variant", "bytes_by": "counter"}
+    work |= {"bytes_least": 1 << 20, "bytes_executed": 1 << 21}
     calls = {"stop": "steady", "group": 2, "warmup_calls": 4, "warmup_ns": 260921039, "calls_ns": 2004028123}
     machine = {"threads": 2, "cpu_mhz_before": 2445.402, "load_before": 1.19, "cpu_mhz": 2445.402, "load": 1.34}
     return Outcome(

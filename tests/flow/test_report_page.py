@@ -132,6 +132,7 @@ def test_hostile_names_are_text_wherever_they_stand(tab: Any) -> None:
     heads = tab.locator("#latency select[data-facet=heads]")
     heads.select_option("8")
     tab.locator("#latency summary").click()
+    tab.locator("#latency .numbers table").wait_for()
     assert "<script>alert(1)</script>, N = 512" in tab.locator("#latency .numbers").inner_text()
     hovered = tab.evaluate("Object.values(document.querySelector('#latency .chart').data.map(t => t.name))")
     assert any("&lt;script&gt;" in name for name in hovered)
