@@ -21,9 +21,9 @@ class Slow:
         time.sleep(0.03 * self.slow)
         return torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, dim=-1) @ v
 """
-TASK = (
-    "mqar:length=16,pairs=2,vocabulary=16,width=16,layers=1,batch=16,steps=400,validate_every=10,dropout=0.1,enough=2"
-)
+SIZES = "length=16,pairs=2,vocabulary=16,width=16,layers=1,batch=16"
+COUNTS = "train_examples=500,validation_examples=64,test_examples=64"
+TASK = f"mqar:{SIZES},{COUNTS},steps=200,validate_every=10,dropout=0.1,enough=2"
 WORDS = ("run", "--variants", "./mine.py:Slow", "--metrics", "accuracy", "--tasks", TASK, "--threads", "1")
 
 

@@ -157,7 +157,8 @@ def train(
 
 def update(model: Model, batch: Examples, training: Training, *, optimizer: torch.optim.Optimizer, step: int) -> float:
     """Take one step on a batch, in parts whose gradients add up to the whole batch's; give its mean loss."""
-    model.train()
+    if not model.training:  # else every module is told again, every step
+        model.train()
     for group in optimizer.param_groups:
         group["lr"] = rate(training, step)
     optimizer.zero_grad()
