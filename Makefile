@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench learning speed parity readme clean
+.PHONY: demo test check bench growth learning speed parity readme clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -17,8 +17,13 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+APART := growth learning speed
 bench: .venv/ready
-	$(BIN)/pytest tests/bench -q -p no:cacheprovider --ignore tests/bench/test_speed.py --ignore tests/bench/test_learning.py
+	$(BIN)/pytest tests/bench -q -p no:cacheprovider $(APART:%=--ignore tests/bench/test_%.py)
+
+# How the time of every mechanism grows from 2048 to 16384 tokens, beside what it claims; the test sets how long that takes.
+growth: .venv/ready
+	$(BIN)/pytest tests/bench/test_growth.py -q -rP -p no:cacheprovider
 
 # Every task learned at its preset tiny, and not learned from permuted answers: about a minute a task.
 learning: .venv/ready

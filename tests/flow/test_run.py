@@ -219,7 +219,6 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--tasks", "mqar:heads=4..2", "--metrics", "accuracy"], "--tasks: mqar:heads", "'4..2' is reversed"),
         (["--tasks", "mqar:heads=1..4,3", "--metrics", "accuracy"], "--tasks", "heads=3 does not divide width=64"),
         (["--batch", "1", "--tokens", "1024"], "--batch", "one of them"),
-        (["--fit"], "--fit", "later version"),
         (["--level", "lair"], "--level", "'layer'"),
         (["--inputs", "outlier"], "--inputs", "'outliers'"),
         (["--time-budget", "soon"], "--time-budget", "1h30m"),

@@ -1,7 +1,7 @@
 """Attention by features, f(q) . f(k) in place of exp(q . k): sums over keys, never a weight for every pair of a row."""
 # B batch, H heads, G key/value heads, X = B * H, Y = B * G, R query heads of a group, T queries, S keys, D dimension of
-# the values, E = D + 1 (values and a one), F features; N chunks of C positions. Queries and keys have a dimension of
-# their own: K
+# the values, E = D + 1 (values and a one), F features; runs of M rows, N chunks of C. Queries and keys have a dimension
+# of their own: K
 
 import math
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from attnbench import Case
-from attnbench_variants.blocks.counting import executed
 from attnbench_variants.blocks.feature_maps import FeatureMap
 from attnbench_variants.blocks.heads import per_query_head
 
-# The fastest of 64, 128 and 256 on two CPU cores. The batched form keeps a state a chunk for its backward pass.
-STREAMED_CHUNK = 128
+# Rows whose features are made at once, enough of them for two CPU cores, and rows among which every pair has a weight,
+# of which half are none. The batched form keeps a state a chunk for its backward pass.
+STREAMED_RUN, STREAMED_CHUNK = 128, 64
 BATCHED_CHUNK = 64
 # Numbers in a run of rows whose features stay in a CPU's cache: with 2**17 two threads take a sixth longer.
 _CACHED_NUMBERS = 2**20
+# Numbers of which a softmax is taken at once: of a run of rows torch makes a copy first. The C library keeps blocks of
+# less than 32 MiB.
+_WHOLE_NUMBERS = 2**22
 
 
 class Sums(NamedTuple):
@@ -84,29 +86,50 @@ def streamed(
     """Walk the sequence with one running state, in place. Not differentiable."""
     queries, before = q_XTK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
     first = k_XSK.shape[1] - queries
-    sums = keys_summed(k_XSK[:, :before], v_XSD[:, :before], features=features)
+    whole = features.apart and not causal and max(q_XTK.numel(), k_XSK.numel()) <= _WHOLE_NUMBERS
+    sum_up = _averaged if whole else keys_summed
+    sums = sum_up(k_XSK[:, :before], v_XSD[:, :before], features=features)
     out_XTD = sums.values_XFD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
 
-    if not causal:
-        for rows in _runs(queries, _cached_rows(sums)):
-            _read(features, features.queries(q_XTK[:, rows], first + rows.start), sums, out=out_XTD[:, rows])
+    if causal:
+        _stream_causally(q_XTK, k_XSK[:, first:], v_XSD[:, first:], sums, features=features, out=out_XTD)
         return out_XTD.to(v_XSD.dtype)
+    for rows in _runs(queries, queries if whole else _cached_rows(sums)):
+        _read(features, features.queries(q_XTK[:, rows], first + rows.start), sums, out=out_XTD[:, rows])
+    return out_XTD.to(v_XSD.dtype)
 
+
+def _stream_causally(
+    q_XTK: torch.Tensor,
+    k_XTK: torch.Tensor,
+    v_XTD: torch.Tensor,
+    sums: Sums,
+    *,
+    features: FeatureMap,
+    out: torch.Tensor,
+) -> None:
+    """Write to `out` what each query gets from what the sums hold and from its own position's key and those before."""
     # A column of ones among the values sums the weights; `sums` are views of both, brought to scale in place.
     state_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
     sums = sums._replace(values_XFD=state_XFE[..., :-1], weights_X1F=state_XFE[..., -1:].mT)
+    values_XME = state_XFE.new_ones(len(state_XFE), min(q_XTK.shape[1], STREAMED_RUN), state_XFE.shape[2])
+    sums_XME = torch.empty_like(values_XME)
+    weights_XCC = state_XFE.new_empty(len(state_XFE), STREAMED_CHUNK, STREAMED_CHUNK)
     tiny = torch.finfo(state_XFE.dtype).tiny
-    for rows in _runs(queries, STREAMED_CHUNK):
-        own = slice(first + rows.start, first + rows.stop)
-        k_XCF = _next_keys(features, k_XSK[:, own], sums, first=own.start, shown=True)
-        v_XCE = pad(v_XSD[:, own].to(k_XCF.dtype), (0, 1), value=1.0)
-        q_XCF = features.queries(q_XTK[:, rows], own.start)
-        q_XCF = _queries(features, q_XCF, k_XCF, weights=sums.weights_X1F, peak=sums.peak_X1F)
-        y_XCE = torch.bmm(q_XCF, state_XFE).baddbmm_(torch.bmm(q_XCF, k_XCF.mT).tril_(), v_XCE)
+    for rows in _runs(q_XTK.shape[1], STREAMED_RUN):
+        v_XME, y_XME = (x[:, : rows.stop - rows.start] for x in (values_XME, sums_XME))
+        v_XME[..., :-1].copy_(v_XTD[:, rows])
+        k_XMF = _next_keys(features, k_XTK[:, rows], sums, first=sums.keys + rows.start, shown=True)
+        q_XMF = features.queries(q_XTK[:, rows], sums.keys + rows.start)
+        q_XMF = _queries(features, q_XMF, k_XMF, weights=sums.weights_X1F, peak=sums.peak_X1F)
+        for part in _runs(rows.stop - rows.start, STREAMED_CHUNK):
+            q_XCF, k_XCF, v_XCE, y_XCE = (x[:, part] for x in (q_XMF, k_XMF, v_XME, y_XME))
+            pairs_XCC = weights_XCC[:, : q_XCF.shape[1], : q_XCF.shape[1]]
+            torch.bmm(q_XCF, k_XCF.mT, out=pairs_XCC)
+            torch.bmm(q_XCF, state_XFE, out=y_XCE).baddbmm_(pairs_XCC.tril_(), v_XCE)
+            state_XFE.baddbmm_(k_XCF.mT, v_XCE)
         # No weight is below zero, and what has none has no sum: quicker than _or_one, for which there is no gradient.
-        torch.div(y_XCE[..., :-1], y_XCE[..., -1:].clamp_(min=tiny), out=out_XTD[:, rows])
-        state_XFE.baddbmm_(k_XCF.mT, v_XCE)
-    return out_XTD.to(v_XSD.dtype)
+        torch.div(y_XME[..., :-1], y_XME[..., -1:].clamp_(min=tiny), out=out[:, rows])
 
 
 def keys_summed(k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap) -> Sums:
@@ -119,6 +142,14 @@ def keys_summed(k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMa
         k_XCF = _next_keys(features, k_XSK[:, rows], sums, first=rows.start)
         _add(sums, k_XCF, v_XSD[:, rows].to(k_XCF.dtype))
     return sums
+
+
+def _averaged(k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap) -> Sums:
+    """Average the values by each feature that averages apart, over all keys at once."""
+    k_XSF = features.keys(k_XSK, 0).softmax(dim=1)
+    weights_X1F = k_XSF.new_ones(len(k_XSF), 1, k_XSF.shape[2])
+    values_XFD = torch.bmm(k_XSF.mT, v_XSD.to(k_XSF.dtype))
+    return Sums(values_XFD, weights_X1F, torch.zeros_like(weights_X1F), k_XSK.shape[1])
 
 
 def one_further(
@@ -155,32 +186,6 @@ def batched(
     if not causal:
         return _read(features, q_XTF, sums).to(q_XTK.dtype)
     return _read_causally(features, q_XTF, later, later_values, sums).to(q_XTK.dtype)
-
-
-def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:
-    """Count the matrix products that the case's pass executes: sums over keys, their use, pairs of causal chunks.
-
-    `projected` numbers of each query and key are products of head-dimension length. In decoding: one further key.
-    Features that average apart have no weights to sum where sums are all that is read.
-    """
-    shape, dim, decodes = case.shape, case.shape.head_dim, case.passes == "decode"
-    project, add = projected * dim, features * dim
-    use = add if apart and (decodes or not case.mask.causal) else add + features
-    if decodes:
-        return 2 * shape.batch * (shape.kv_heads * (project + add) + shape.heads * (project + use))
-    one = dim + 1  # causally there is a column of ones among the values
-    if not case.mask.causal:
-        forward = shape.seq_q * (project + use) + shape.seq_k * (project + add)
-    elif case.device == "cpu" and case.passes == "forward":
-        chunks, rest = divmod(shape.seq_q, STREAMED_CHUNK)
-        forward = 2 * shape.seq_q * features * one + (chunks * STREAMED_CHUNK**2 + rest**2) * (features + one)
-        forward += (shape.seq_k - shape.seq_q) * add + (shape.seq_q + shape.seq_k) * project
-    else:  # chunks filled up
-        chunk = min(shape.seq_q, BATCHED_CHUNK)
-        length = -(-shape.seq_q // chunk) * chunk
-        forward = length * (2 * features * one + chunk * (features + one))
-        forward += (shape.seq_k - shape.seq_q) * add + (shape.seq_q + shape.seq_k) * project
-    return executed(2 * shape.batch * shape.heads * forward, case)
 
 
 def _read_causally(
