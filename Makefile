@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
 
 test: .venv/ready
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 # What must hold before a commit, beside the tests: style, types, and the walls between layers.
 check: .venv/ready

@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
+from attnbench_variants.blocks.feature_attention import attend_by_features, batched, streamed
 from attnbench_variants.blocks.feature_maps import FeatureMap
-from attnbench_variants.blocks.feature_sums import attend_by_features, batched, streamed
 from laws.memory import peak_bytes
 from laws.operations import IN_PLACE
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant

@@ -2,7 +2,7 @@
 
 from attnbench import Case
 from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.feature_sums import BATCHED_CHUNK, STREAMED_CHUNK
+from attnbench_variants.blocks.feature_attention import BATCHED_CHUNK, STREAMED_CHUNK
 
 
 def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:

@@ -10,9 +10,10 @@ from msgspec import Meta
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.feature_attention import FeatureAttention
 from attnbench_variants.blocks.feature_counts import count_by_features
 from attnbench_variants.blocks.feature_maps import Taylor
-from attnbench_variants.blocks.feature_sums import FeatureAttention, Sums
+from attnbench_variants.blocks.feature_sums import Sums
 from attnbench_variants.blocks.fused import TORCH
 
 

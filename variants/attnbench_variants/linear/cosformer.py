@@ -1,9 +1,9 @@
 """cosFormer: linear attention whose weights fall off with the distance of query and key as a cosine."""
 
 from attnbench import Case, Support
+from attnbench_variants.blocks.feature_attention import FeatureAttention
 from attnbench_variants.blocks.feature_counts import count_by_features
 from attnbench_variants.blocks.feature_maps import CosineRelu
-from attnbench_variants.blocks.feature_sums import FeatureAttention
 from attnbench_variants.blocks.fused import TORCH
 
 

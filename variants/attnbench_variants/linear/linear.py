@@ -7,9 +7,9 @@ from msgspec import Meta
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.feature_attention import FeatureAttention
 from attnbench_variants.blocks.feature_counts import count_by_features
 from attnbench_variants.blocks.feature_maps import Elu, FeatureMap, Relu, Softmax
-from attnbench_variants.blocks.feature_sums import FeatureAttention
 from attnbench_variants.blocks.fused import TORCH
 
 _MAPS: dict[str, FeatureMap] = {"elu": Elu(), "relu": Relu(), "softmax": Softmax()}

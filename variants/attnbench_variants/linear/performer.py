@@ -10,9 +10,9 @@ from torch import Generator
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.feature_attention import FeatureAttention
 from attnbench_variants.blocks.feature_counts import count_by_features
 from attnbench_variants.blocks.feature_maps import RandomExponential, RandomRelu
-from attnbench_variants.blocks.feature_sums import FeatureAttention
 from attnbench_variants.blocks.fused import TORCH
 
 
