@@ -32,8 +32,8 @@ learning: .venv/ready
 # Our mechanisms beside published ones: how much faster, with the C library's two ways to keep memory; and how equal.
 RETAINED := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=268435456
 speed: .venv/peers
-	$(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider
-	$(RETAINED) $(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider
+	held=0; $(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider || held=1; \
+	$(RETAINED) $(BIN)/pytest tests/bench/test_speed.py -q -rP -p no:cacheprovider || held=1; exit $$held
 
 parity: .venv/peers
 	$(BIN)/pytest tests/peers -q -p no:cacheprovider

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from attnbench.case import Case, Mask, Shape
 from attnbench.errors import UsageError
 from attnbench.task import IGNORE, Form
-from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Tune, Unsupported
+from attnbench.tunes import Tune
+from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
 
 if TYPE_CHECKING:
     from attnbench.api import Run, build, compare, load, run

@@ -20,7 +20,6 @@ from attnbench.insight.rows import Row
 from attnbench.insight.scaling import Growth, growths
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
-from attnbench.report.files import write_page
 from attnbench.report.frame import frame
 from attnbench.report.reported import Report, Reported, read, rows_of
 from attnbench.report.reproduction import reproduction
@@ -89,6 +88,8 @@ class Run:
     @collector_paused()
     def report(self, path: str | Path, *others: "Run") -> None:
         """Write the run, with others beside it, as one HTML file that needs no network."""
+        from attnbench.report.files import write_page
+
         write_page(Report([each.reported() for each in (self, *others)]), Path(path))
 
     @collector_paused()

@@ -21,7 +21,8 @@ from attnbench.case import Mask, Option, Shape
 from attnbench.errors import UsageError
 from attnbench.record import Origin
 from attnbench.registry import Entry, load
-from attnbench.variant import Support, Tune, complete_options, options_type, support_of, tunes_of
+from attnbench.tunes import Tune, tunes_of
+from attnbench.variant import Support, complete_options, options_type, support_of
 
 D = TypeVar("D", "Description", "TaskDescription")
 

@@ -15,7 +15,7 @@ from attnbench.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
 from attnbench.search import first_jobs
 from attnbench.stats import FEWEST_REPLICATES
 from attnbench.suite import Sweep
-from attnbench.variant import Tune
+from attnbench.tunes import Tune
 
 PROFILES: dict[Profile, Protocol] = {
     "quick": Protocol(profile="quick", rounds=1),

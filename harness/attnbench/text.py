@@ -1,10 +1,13 @@
 """Words in tables: names and reasons made safe to print anywhere, and values and options as a person reads them."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import msgspec
 
 from attnbench.case import Option
+
+_SORTED, _AS_THEY_ARE = msgspec.json.Encoder(order="deterministic"), msgspec.json.Encoder()
 
 
 def plain(text: str) -> str:
@@ -15,14 +18,18 @@ def plain(text: str) -> str:
 
 
 def canonical(options: Mapping[str, Option] | Mapping[int, float]) -> str:
-    """Write a mapping as JSON with sorted keys: equal options give equal text."""
-    return msgspec.json.encode(dict(sorted(options.items()))).decode()
+    """Write a mapping as JSON: equal options give equal text, for keys are sorted; rounds stay in their order."""
+    mappings: list[Any] = [options]
+    (line,) = canonical_each(mappings)
+    return line
 
 
 def canonical_each(several: Iterable[Mapping[str, Option]] | Iterable[Mapping[int, float]]) -> list[str]:
     """Write mappings as `canonical` does, all at once."""
-    lines = msgspec.json.Encoder().encode_lines([dict(sorted(each.items())) for each in several])
-    return [line.decode() for line in lines.split(b"\n")[:-1]]  # no other sign of a line's end is one in JSON
+    mappings: list[Any] = list(several)
+    named = all(isinstance(key, str) for key in next(filter(None, mappings), {}))
+    lines = (_SORTED if named else _AS_THEY_ARE).encode_lines(mappings)
+    return lines.decode().split("\n")[:-1]  # no other sign of a line's end is one in JSON
 
 
 def option_text(value: Option) -> str:

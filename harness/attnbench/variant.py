@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard
 import msgspec
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Dtype, Level, Mask, Option, Passes
-from attnbench.ranges import parse_range
+from attnbench.case import Case, Dtype, Level, Mask, Passes
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +29,6 @@ class InvalidOutput(Exception):  # noqa: N818 - it names a status
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of a plugin's options: typed fields with defaults; meanings in `Annotated[..., Meta(description=...)]`."""
-
-
-class Tune(Struct, frozen=True):
-    """Values of an option that trades time for quality, the cheapest first: themselves, or a range as of `--seq`.
-
-    A variant's `tunes` maps options to these; `attnbench tune` searches them. Where `monotone`, quality does not fall
-    along them while other options stay as they are, and the search may halve; else each value is tried.
-    """
-
-    values: str | tuple[Option, ...]
-    monotone: bool = True
 
 
 class Support(Struct, frozen=True, kw_only=True):
@@ -163,7 +151,7 @@ def support_of(variant: Any) -> Support:
     if declared is None:
         return Support(window=True, grouped=True) if inspect.isclass(variant) else _PLAIN_FUNCTION
     if not isinstance(declared, Support):
-        raise TypeError(f"{_name(variant)}.supports is {declared!r}; write supports = attnbench.Support(...)")
+        raise TypeError(f"{name_of(variant)}.supports is {declared!r}; write supports = attnbench.Support(...)")
     return declared
 
 
@@ -171,19 +159,8 @@ def options_type(variant: Any) -> type[Options]:
     """Give the type of a variant's (or task's) options: its class `Options`, or one without fields."""
     declared = getattr(variant, "Options", Options)
     if not (inspect.isclass(declared) and issubclass(declared, Options)):
-        raise TypeError(f"{_name(variant)}.Options must be a class derived from attnbench.Options")
+        raise TypeError(f"{name_of(variant)}.Options must be a class derived from attnbench.Options")
     return declared
-
-
-def tunes_of(variant: Any) -> dict[str, Tune]:
-    """Read which options of a variant trade time for quality, with their values. Raises TypeError for a wrong one."""
-    known, found = options_type(variant).__struct_fields__, {}
-    for name, tune in getattr(variant, "tunes", {}).items():
-        if name not in known or not isinstance(tune, Tune):
-            raise TypeError(f"{_name(variant)}.tunes: {name!r} must be an option, and its value an attnbench.Tune(...)")
-        values = parse_range(tune.values, flag=f"tunes[{name!r}]") if isinstance(tune.values, str) else tune.values
-        found[name] = Tune(values, tune.monotone)
-    return found
 
 
 def complete_options(variant: Any, given: Mapping[str, object]) -> Options:
@@ -254,7 +231,7 @@ def build(variant: Any, case: Case) -> Attention:
     construct: Callable[..., object] = variant
     built = construct(case, options) if hasattr(variant, "Options") else construct(case)
     if not callable(built):
-        raise TypeError(f"{_name(variant)} builds {built!r}, which cannot be called with (q, k, v)")
+        raise TypeError(f"{name_of(variant)} builds {built!r}, which cannot be called with (q, k, v)")
     if isinstance(built, torch.nn.Module):
         built.to(device=case.device, dtype=getattr(torch, case.dtype))
     return cast("Attention", built)
@@ -300,5 +277,6 @@ def _allowed(answer: bool | str, reason: str) -> None:
         raise Unsupported(answer or reason)
 
 
-def _name(variant: Callable[..., Any]) -> str:
+def name_of(variant: Callable[..., Any]) -> str:
+    """Name a variant as its source does."""
     return str(getattr(variant, "__qualname__", variant))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.variant import complete_options, support_of, tunes_of
+from attnbench.tunes import tunes_of
+from attnbench.variant import complete_options, support_of
 
 
 def tuned():
