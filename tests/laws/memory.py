@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
-import torch
+from torch.autograd.profiler import profile
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """Run a call and give the most bytes that its tensors on the CPU took at once, its result among them."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(use_cpu=True, profile_memory=True) as profiler:
         kept = call()
     del kept
-    changes = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    changes = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for change in sorted(changes, key=lambda event: event.start_ns()):
         held += change.nbytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from msgspec import Struct
+from torch.autograd.profiler import profile as autograd_profile  # torch.profiler's own imports the compiler: 1 s
 
 from attnbench.case import Option
 from attnbench.measure.nvml import Gpu
@@ -85,10 +86,9 @@ def _built(job: Job) -> tuple[Workload, dict[str, Option]]:
 def _held(call: Call) -> list[int]:
     """Give the course of what the CPU allocator holds of a call's."""
     gc.collect()  # what was left before must not be freed during the call: it would lower the count
-    cpu = torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+    with autograd_profile(use_cpu=True, profile_memory=True) as profile:
         call()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
     ordered = sorted(events, key=lambda event: event.start_ns())
     return list(accumulate((event.nbytes() for event in ordered), initial=0))
 
