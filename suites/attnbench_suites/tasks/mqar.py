@@ -49,7 +49,7 @@ class Mqar:
             "width": 64,
             "feed_forward": 0.0,
             "tied": True,
-            "steps": 700,
+            "steps": 2000,
             "batch": 64,
             "learning_rate": 4e-3,
             "beta2": 0.95,
