@@ -88,7 +88,7 @@ class Run:
     @collector_paused()
     def report(self, path: str | Path, *others: "Run") -> None:
         """Write the run, with others beside it, as one HTML file that needs no network."""
-        from attnbench.report.files import write_page
+        from attnbench.report.files import write_page  # here, because loading a run does without it
 
         write_page(Report([each.reported() for each in (self, *others)]), Path(path))
 

@@ -19,17 +19,19 @@ def plain(text: str) -> str:
 
 def canonical(options: Mapping[str, Option] | Mapping[int, float]) -> str:
     """Write a mapping as JSON: equal options give equal text, for keys are sorted; rounds stay in their order."""
-    mappings: list[Any] = [options]
-    (line,) = canonical_each(mappings)
-    return line
+    return _encoder_of(options).encode(options).decode()
 
 
 def canonical_each(several: Iterable[Mapping[str, Option]] | Iterable[Mapping[int, float]]) -> list[str]:
     """Write mappings as `canonical` does, all at once."""
-    mappings: list[Any] = list(several)
-    named = all(isinstance(key, str) for key in next(filter(None, mappings), {}))
-    lines = (_SORTED if named else _AS_THEY_ARE).encode_lines(mappings)
+    mappings: list[Mapping[Any, Any]] = list(several)
+    lines = _encoder_of(next(filter(None, mappings), {})).encode_lines(mappings)
     return lines.decode().split("\n")[:-1]  # no other sign of a line's end is one in JSON
+
+
+def _encoder_of(mapping: Mapping[Any, Any]) -> msgspec.json.Encoder:
+    """Choose by a mapping's keys: names are sorted, which the encoder cannot do with numbers."""
+    return _SORTED if all(isinstance(key, str) for key in mapping) else _AS_THEY_ARE
 
 
 def option_text(value: Option) -> str:

@@ -85,30 +85,22 @@ def streamed(
     whole = features.apart and not causal and max(q_XTK.numel(), k_XSK.numel()) <= _WHOLE_NUMBERS
     sum_up = averaged if whole else keys_summed
     sums = sum_up(k_XSK[:, :before], v_XSD[:, :before], features=features)
-    out_XTD = sums.values_XFD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
-
     if causal:
-        _stream_causally(q_XTK, k_XSK[:, first:], v_XSD[:, first:], sums, features=features, out=out_XTD)
-        return out_XTD.to(v_XSD.dtype)
+        return _streamed_causally(q_XTK, k_XSK[:, first:], v_XSD[:, first:], sums, features=features).to(v_XSD.dtype)
+    out_XTD = sums.values_XFD.new_empty(len(q_XTK), queries, v_XSD.shape[2])
     for rows in runs(queries, queries if whole else cached_rows(sums)):
         read(features, features.queries(q_XTK[:, rows], first + rows.start), sums, out=out_XTD[:, rows])
     return out_XTD.to(v_XSD.dtype)
 
 
-def _stream_causally(
-    q_XTK: torch.Tensor,
-    k_XTK: torch.Tensor,
-    v_XTD: torch.Tensor,
-    sums: Sums,
-    *,
-    features: FeatureMap,
-    out: torch.Tensor,
-) -> None:
-    """Write to `out` what each query gets from what the sums hold and from its own position's key and those before."""
+def _streamed_causally(
+    q_XTK: torch.Tensor, k_XTK: torch.Tensor, v_XTD: torch.Tensor, sums: Sums, *, features: FeatureMap
+) -> torch.Tensor:
+    """Give what each query gets from what the sums hold and from its own position's key and those before: out_XTD."""
     # A column of ones among the values sums the weights; `sums` are views of both, brought to scale in place.
     state_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
     sums = sums._replace(values_XFD=state_XFE[..., :-1], weights_X1F=state_XFE[..., -1:].mT)
-    tiny = torch.finfo(state_XFE.dtype).tiny
+    out_XTD, tiny = torch.empty_like(v_XTD, dtype=state_XFE.dtype), torch.finfo(state_XFE.dtype).tiny
     for rows in _chunked_runs(q_XTK.shape[1]):
         k_XMF = next_keys(features, k_XTK[:, rows], sums, first=sums.keys + rows.start, shown=True)
         q_XMF = features.queries(q_XTK[:, rows], sums.keys + rows.start)
@@ -117,7 +109,8 @@ def _stream_causally(
         v_XME[..., :-1].copy_(v_XTD[:, rows])
         y_XME = _read_run(q_XMF, k_XMF, v_XME, state_XFE)
         # No weight is below zero, and what has none has no sum: quicker than or_one, for which there is no gradient.
-        torch.div(y_XME[..., :-1], y_XME[..., -1:].clamp_(min=tiny), out=out[:, rows])
+        torch.div(y_XME[..., :-1], y_XME[..., -1:].clamp_(min=tiny), out=out_XTD[:, rows])
+    return out_XTD
 
 
 def _read_run(q_XMF: torch.Tensor, k_XMF: torch.Tensor, v_XME: torch.Tensor, state_XFE: torch.Tensor) -> torch.Tensor:
