@@ -1,8 +1,9 @@
 """Our mechanisms against published ones and torch's own kernels, both sides in one process, turn about.
 
 The C library's allocator matters as much as the code: by default blocks above 32 MiB are returned and faulted in again
-at each call. `make speed` runs the table twice, with the default and with a retained heap. A row whose package is not
-installed is skipped: `pip install attnbench[peers]`.
+at each call, and how much is returned depends on what ran before. `make speed` runs the table twice, with the default
+and with a retained heap, each row in a process of its own. A row whose package is not installed is skipped:
+`pip install attnbench[peers]`.
 """
 
 import os

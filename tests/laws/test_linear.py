@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
-from attnbench_variants.blocks.feature_attention import attend_by_features, batched, streamed
+from attnbench_variants.blocks.feature_attention import batched, streamed, tracked_stream
 from attnbench_variants.blocks.feature_maps import FeatureMap
 from laws.memory import peak_bytes
 from laws.operations import IN_PLACE
@@ -54,7 +54,7 @@ def _by_all_pairs(q, k, v, *, causal=True):
     return weights @ v / weights.sum(dim=2, keepdim=True)
 
 
-@pytest.mark.parametrize("form", [streamed, batched])
+@pytest.mark.parametrize("form", [streamed, tracked_stream, batched])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (63, 63), (64, 64), (128, 128), (300, 300), (1, 300), (70, 300)])
 def test_chunks_with_a_state_equal_a_weight_for_every_pair(form, causal, queries, keys):
@@ -145,15 +145,16 @@ def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name
     case = _case(name, 150, options, queries=queries, causal=causal, passes="forward-backward")
     attention, qkv = built(name, case), draw(name, case)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-        attention(*qkv)
-    counted = variant(name).flops(case)
-    assert 3 * counter.get_total_flops() == counted
+        attention(*qkv).sum().backward()
+    assert counter.get_total_flops() == variant(name).flops(case)
 
 
-def test_the_form_for_gradients_gives_the_gradients_of_a_weight_for_every_pair():
-    q, k, v = (x.requires_grad_() for x in _features(150, 170, 170))
-    cotangent = torch.rand(3, 150, 4, dtype=torch.float64)
-    gradients = torch.autograd.grad(_attend(attend_by_features, q, k, v), (q, k, v), cotangent)
+@pytest.mark.parametrize("form", [tracked_stream, batched])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (40, 41), (150, 170), (256, 256), (600, 700)])
+def test_forms_for_gradients_give_the_gradients_of_a_weight_for_every_pair(form, queries, keys):
+    q, k, v = (x.requires_grad_() for x in _features(queries, keys, keys))
+    cotangent = torch.rand(3, queries, 4, dtype=torch.float64)
+    gradients = torch.autograd.grad(_attend(form, q, k, v), (q, k, v), cotangent)
     expected = torch.autograd.grad(_by_all_pairs(q, k, v), (q, k, v), cotangent)
     for gradient, true in zip(gradients, expected, strict=True):
         assert_near(gradient, true, 1e-12)
@@ -199,6 +200,22 @@ def test_a_query_that_shares_no_feature_with_any_key_gets_zeros():
     out = built("linear", case)(q, k, v)
     assert not out[:, :, 4].any()
     assert out[:, :, 5:].any(dim=-1).all()
+
+
+@pytest.mark.parametrize("form", [tracked_stream, batched])
+def test_a_query_without_weights_changes_no_gradient(form):
+    q, k, v = _features(100, 100, 100)
+    q[:, 70] = 0
+    weighed = torch.arange(100) != 70
+    gradients = []
+    for seen in (torch.ones(100, dtype=torch.bool), weighed):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        (_attend(form, *leaves)[:, seen] * torch.linspace(-1, 1, 4)).sum().backward()
+        gradients.append([x.grad for x in leaves])
+    (_, *of_all), (_, *of_weighed) = gradients
+    assert all(torch.isfinite(x).all() for each in gradients for x in each)
+    for gradient, same in zip(of_all, of_weighed, strict=True):
+        assert_near(gradient, same, 1e-14)
 
 
 def test_a_causal_row_of_softmax_features_is_what_the_full_form_gives_for_its_prefix():

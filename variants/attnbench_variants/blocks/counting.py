@@ -12,7 +12,11 @@ _HALVES = {"kept": 4, "recomputed": 5}
 
 def executed(forward: int, case: Case, *, scores: Literal["kept", "recomputed"] = "kept") -> int:
     """Count what the case's pass executes, given a forward call's matrix products."""
-    backward = forward * _HALVES[scores] // 2
+    return executed_with(forward, forward * _HALVES[scores] // 2, case)
+
+
+def executed_with(forward: int, backward: int, case: Case) -> int:
+    """Count what the case's pass executes, given both passes' matrix products."""
     return {"backward": backward, "forward-backward": forward + backward}.get(case.passes, forward)
 
 

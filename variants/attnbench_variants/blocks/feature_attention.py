@@ -3,11 +3,10 @@
 # the values, E = D + 1 (values and a one), F features; runs of M rows, N chunks of C, Z = X * N. Queries and keys have
 # a dimension of their own: K
 
-from collections.abc import Iterator
-
 import torch
 from torch.nn.functional import pad
 
+from attnbench_variants.blocks.causal_sums import causal_average, chunked_runs, read_run, with_ones
 from attnbench_variants.blocks.feature_maps import FeatureMap
 from attnbench_variants.blocks.feature_sums import (
     Sums,
@@ -23,10 +22,7 @@ from attnbench_variants.blocks.feature_sums import (
 )
 from attnbench_variants.blocks.heads import per_query_head
 
-# Rows taken at once, few enough to stay in a CPU core's cache, and rows among which every pair has a weight, of which
-# half are none. The batched form keeps a state a chunk for its backward pass.
-STREAMED_RUN, STREAMED_CHUNK = 256, 64
-BATCHED_CHUNK = 64
+BATCHED_CHUNK = 64  # rows among which every pair has a weight; a state is kept for each chunk
 # Numbers of which a softmax is taken at once: of a run of rows torch makes a copy first. The C library keeps blocks of
 # less than 32 MiB.
 _WHOLE_NUMBERS = 2**22
@@ -69,9 +65,9 @@ def attend_by_features(
 
     Queries are the last T positions of the keys. A query without weight on any key gets zeros. Time: O((T + S) F D).
     """
-    # Chunk after chunk in the cache is fastest on a CPU; a GPU wants all chunks at once, and so does autograd.
+    # Chunk after chunk in the cache is fastest on a CPU; a GPU wants all chunks at once.
     tracked = torch.is_grad_enabled() and any(x.requires_grad for x in (q_XTK, k_XSK, v_XSD))
-    attend = batched if tracked or q_XTK.device.type != "cpu" else streamed
+    attend = batched if q_XTK.device.type != "cpu" else tracked_stream if tracked else streamed
     with torch.autocast(q_XTK.device.type, enabled=False):  # in a model of mixed precision sums stay wide, too
         return attend(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
 
@@ -98,40 +94,43 @@ def _streamed_causally(
 ) -> torch.Tensor:
     """Give what each query gets from what the sums hold and from its own position's key and those before: out_XTD."""
     # A column of ones among the values sums the weights; `sums` are views of both, brought to scale in place.
-    state_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
+    state_XFE = _with_weights(sums)
     sums = sums._replace(values_XFD=state_XFE[..., :-1], weights_X1F=state_XFE[..., -1:].mT)
     out_XTD, tiny = torch.empty_like(v_XTD, dtype=state_XFE.dtype), torch.finfo(state_XFE.dtype).tiny
-    for rows in _chunked_runs(q_XTK.shape[1]):
+    for rows in chunked_runs(q_XTK.shape[1]):
         k_XMF = next_keys(features, k_XTK[:, rows], sums, first=sums.keys + rows.start, shown=True)
         q_XMF = features.queries(q_XTK[:, rows], sums.keys + rows.start)
         q_XMF = _queries(features, q_XMF, k_XMF, weights=sums.weights_X1F, peak=sums.peak_X1F)
-        v_XME = state_XFE.new_ones(*k_XMF.shape[:2], state_XFE.shape[2])
-        v_XME[..., :-1].copy_(v_XTD[:, rows])
-        y_XME = _read_run(q_XMF, k_XMF, v_XME, state_XFE)
+        y_XME = read_run(q_XMF, k_XMF, with_ones(v_XTD[:, rows], state_XFE.dtype), state_XFE)
         # No weight is below zero, and what has none has no sum: quicker than or_one, for which there is no gradient.
         torch.div(y_XME[..., :-1], y_XME[..., -1:].clamp_(min=tiny), out=out_XTD[:, rows])
     return out_XTD
 
 
-def _read_run(q_XMF: torch.Tensor, k_XMF: torch.Tensor, v_XME: torch.Tensor, state_XFE: torch.Tensor) -> torch.Tensor:
-    """Sum v_s (q_t . k_s) over s up to t, and over what the state holds, to which all keys are then added: y_XME."""
-    sequences, rows = q_XMF.shape[:2]
-    chunk = min(rows, STREAMED_CHUNK)
-    # Chunks are a batch of their own: one product is for all of them, and each of its matrices is contiguous.
-    q_ZCF, k_ZCF, v_ZCE = (x.reshape(-1, chunk, x.shape[2]) for x in (q_XMF, k_XMF, v_XME))
-    added_XNFE = torch.bmm(k_ZCF.mT, v_ZCE).view(sequences, -1, *state_XFE.shape[1:])
-    before_XNFE = torch.empty_like(added_XNFE)
-    for before_XFE, added_XFE in zip(before_XNFE.unbind(1), added_XNFE.unbind(1), strict=True):
-        before_XFE.copy_(state_XFE)
-        state_XFE.add_(added_XFE)
-    y_ZCE = torch.bmm(torch.bmm(q_ZCF, k_ZCF.mT).tril_(), v_ZCE)
-    return y_ZCE.baddbmm_(q_ZCF, before_XNFE.flatten(0, 1)).view(sequences, rows, -1)
+def tracked_stream(
+    q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
+) -> torch.Tensor:
+    """Walk the sequence with one running state. Differentiable; causal features by exponents are taken all at once."""
+    if not causal or features.exponents:
+        return batched(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
+    q_XTF, k_XTF, v_XTD, sums = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=True)
+    return causal_average(q_XTF, k_XTF, v_XTD, _with_weights(sums)).to(q_XTK.dtype)
 
 
 def batched(
     q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
     """Take all chunks at once, each with the state before it. Differentiable."""
+    q_XTF, k_XTF, v_XTD, sums = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
+    if not causal:
+        return read(features, q_XTF, sums).to(q_XTK.dtype)
+    return _read_causally(features, q_XTF, k_XTF, v_XTD, sums).to(q_XTK.dtype)
+
+
+def _mapped(
+    q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Sums]:
+    """Map queries and keys, and sum up the keys that all queries see: (q_XTF, other k_XTF, their v_XTD, the sums)."""
     keys, before = k_XSK.shape[1], _keys_that_all_see(q_XTK, k_XSK, causal)
     k_XSF = features.keys(k_XSK, 0)
     # One split, whose gradients are put side by side; a slice's is filled up with zeros and added.
@@ -143,10 +142,12 @@ def batched(
         peak_X1F = all_see.detach().amax(dim=1, keepdim=True)
         all_see = (all_see - peak_X1F).exp()
     sums = Sums(all_see.mT @ values, all_see.sum(dim=1, keepdim=True), peak_X1F, before)
-    q_XTF = features.queries(q_XTK, keys - q_XTK.shape[1])
-    if not causal:
-        return read(features, q_XTF, sums).to(q_XTK.dtype)
-    return _read_causally(features, q_XTF, later, later_values, sums).to(q_XTK.dtype)
+    return features.queries(q_XTK, keys - q_XTK.shape[1]), later, later_values, sums
+
+
+def _with_weights(sums: Sums) -> torch.Tensor:
+    """Put both sums side by side, as those of values with a column of ones: state_XFE."""
+    return torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
 
 
 def _read_causally(
@@ -156,7 +157,7 @@ def _read_causally(
     length = q_XTF.shape[1]
     chunk = min(length, BATCHED_CHUNK)
     # A column of ones among the values sums the weights: it spares autograd a second set of sums.
-    before_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
+    before_XFE = _with_weights(sums)
     v_XTE = pad(v_XTD, (0, 1), value=1.0)
     # Zeros at the end change nothing: a key without features or value adds nothing, and a query's row is cut off.
     nothing = -torch.inf if features.exponents else 0.0
@@ -202,11 +203,3 @@ def _queries(
 
 def _keys_that_all_see(q_XTK: torch.Tensor, k_XSK: torch.Tensor, causal: bool) -> int:
     return k_XSK.shape[1] - q_XTK.shape[1] if causal else k_XSK.shape[1]
-
-
-def _chunked_runs(length: int) -> Iterator[slice]:
-    """Split into runs of whole chunks, and a last one of what is less than a chunk."""
-    whole = length - length % STREAMED_CHUNK
-    yield from runs(whole, STREAMED_RUN)
-    if whole < length:
-        yield slice(whole, length)

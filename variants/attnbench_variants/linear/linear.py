@@ -57,5 +57,5 @@ class Linear(FeatureAttention):
 
         In decoding: the last key added to the sums, and their use.
         """
-        apart = _MAPS[msgspec.convert(case.options, Linear.Options).features].apart
-        return count_by_features(case, features=case.shape.head_dim, apart=apart)
+        of = _MAPS[msgspec.convert(case.options, Linear.Options).features]
+        return count_by_features(case, features=case.shape.head_dim, apart=of.apart, exponents=of.exponents)

@@ -63,8 +63,9 @@ class Performer(FeatureAttention):
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: projections, and those of linear attention with F features."""
-        features = msgspec.convert(case.options, Performer.Options).features
-        return count_by_features(case, features=features, projected=features)
+        options = msgspec.convert(case.options, Performer.Options)
+        exponents, features = options.kernel == "softmax", options.features
+        return count_by_features(case, features=features, projected=features, exponents=exponents)
 
 
 def draw_directions(dim: int, count: int, *, seed: int) -> torch.Tensor:
