@@ -21,7 +21,7 @@ from attnbench.insight.scaling import Growth, growths
 from attnbench.insight.spent import Spent, spent
 from attnbench.record import Allocator, Profile
 from attnbench.report.frame import frame
-from attnbench.report.reported import Report, Reported, read, rows_of
+from attnbench.report.reported import Report, Reported, read, rows_of, split_rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
@@ -95,7 +95,8 @@ class Run:
     @collector_paused()
     def frame(self) -> "pd.DataFrame":
         """Give the tidy rows as a pandas DataFrame."""
-        return frame(self.rows())
+        with Store.open(self.path, write=False) as store:
+            return frame(split_rows_of(store))
 
     def __repr__(self) -> str:
         return f"attnbench.Run({str(self.path)!r})"

@@ -5,9 +5,8 @@ and its moment, so that their number says nothing about the next process.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -83,17 +82,29 @@ def median_of_processes(medians: Sequence[float]) -> Estimate:
     negative has no logarithm. Identical values have an interval of no width. Where the medians fall into two camps the
     interval, which is centred on their geometric mean, is widened to hold the median.
     """
-    value = median(medians)
-    if len(medians) < FEWEST_REPLICATES:
-        return Estimate(value)
-    if min(medians) == max(medians):
-        return Estimate(value, value, value)
-    if min(medians) <= 0:
-        return Estimate(value)
-    centre, half = _t_interval([math.log(each) for each in medians])
-    if centre + half > _LARGEST_LOG:
-        return Estimate(value)
-    return Estimate(value, min(value, math.exp(centre - half)), max(value, math.exp(centre + half)))
+    (estimate,) = medians_of_processes(np.array([medians], dtype=np.float64))
+    return estimate
+
+
+def medians_of_processes(medians_NR: FloatArray) -> list[Estimate]:
+    """Give the same of N figures with R processes each."""
+    value_N = _medians(medians_NR)
+    if medians_NR.shape[1] < FEWEST_REPLICATES:
+        return [Estimate(value) for value in value_N.tolist()]
+    least_N, most_N = medians_NR.min(axis=1), medians_NR.max(axis=1)
+    known_N = least_N > 0
+    logs_NR = _each(math.log, np.where(known_N[:, np.newaxis], medians_NR, 1.0))
+    centre_N = _means(logs_NR)
+    half_N = _t_factor(medians_NR.shape[1] - 1) * _deviations(logs_NR) / math.sqrt(medians_NR.shape[1])
+    known_N &= centre_N + half_N <= _LARGEST_LOG
+    ends = (_each(math.exp, np.where(known_N, end_N, 0.0)) for end_N in (centre_N - half_N, centre_N + half_N))
+    low_N, high_N = (np.where(least_N == most_N, value_N, end_N) for end_N in ends)
+    known_N |= least_N == most_N
+    told = zip(*(x.tolist() for x in (value_N, low_N, high_N, known_N)), strict=True)
+    return [
+        Estimate(value, min(value, low), max(value, high)) if known else Estimate(value)
+        for value, low, high, known in told
+    ]
 
 
 def mean_over_seeds(values: Sequence[float]) -> Estimate:
@@ -181,17 +192,18 @@ def relative_spread(medians: Sequence[float], samples: Quantiles) -> float | Non
     distribution with the samples' IQR (a single slow sample must not decide), which cannot see what differs between
     processes and so flatters. Null for a single sample, and around zero.
     """
-    if len(medians) > 1:
-        deviation = _deviation(medians)
-    elif samples.count > 1:
-        deviation = samples.iqr / _IQR_OF_NORMAL
+    (spread,) = relative_spreads(np.array([medians], dtype=np.float64), [samples])
+    return spread
+
+
+def relative_spreads(medians_NR: FloatArray, samples: Sequence[Quantiles]) -> list[float | None]:
+    """Say the same of N figures with R processes each."""
+    if medians_NR.shape[1] > 1:
+        same_N = medians_NR.min(axis=1) == medians_NR.max(axis=1)
+        deviations: list[float | None] = np.where(same_N, 0.0, _deviations(medians_NR)).tolist()
     else:
-        return None
-    centre = abs(median(medians))
-    if deviation == 0:
-        return 0.0
-    spread = deviation / centre if centre else math.inf
-    return spread if math.isfinite(spread) else None
+        deviations = [each.iqr / _IQR_OF_NORMAL if each.count > 1 else None for each in samples]
+    return [_share(*each) for each in zip(deviations, np.abs(_medians(medians_NR)).tolist(), strict=True)]
 
 
 def noise_verdict(spread: float | None) -> Noise:
@@ -237,6 +249,37 @@ def _deviation(values: Sequence[float]) -> float:
     """Give the sample standard deviation of at least two values."""
     centre = _mean(values)
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
+
+
+def _share(deviation: float | None, centre: float) -> float | None:
+    if deviation is None or deviation == 0:
+        return deviation
+    spread = deviation / centre if centre else math.inf
+    return spread if math.isfinite(spread) else None
+
+
+def _medians(x_NR: FloatArray) -> FloatArray:
+    ordered_NR, count = np.sort(x_NR, axis=1), x_NR.shape[1]
+    medians_N: FloatArray = (ordered_NR[:, (count - 1) // 2] + ordered_NR[:, count // 2]) / 2
+    return medians_N
+
+
+def _means(x_NR: FloatArray) -> FloatArray:
+    """Add column by column, an order that is the same on every machine."""
+    means_N: FloatArray = sum(x_NR.T, np.zeros(len(x_NR))) / x_NR.shape[1]
+    return means_N
+
+
+def _deviations(x_NR: FloatArray) -> FloatArray:
+    """Give the sample standard deviations of at least two values each."""
+    squares_NR = (x_NR - _means(x_NR)[:, np.newaxis]) ** 2
+    deviations_N: FloatArray = np.sqrt(_means(squares_NR) * (x_NR.shape[1] / (x_NR.shape[1] - 1)))
+    return deviations_N
+
+
+def _each(function: Callable[[float], float], x: FloatArray) -> FloatArray:
+    """Apply Python's own logarithm or exponential: numpy's differ in the last digit from one CPU to another."""
+    return np.array([*map(function, x.ravel().tolist())]).reshape(x.shape)
 
 
 def _quantile(ordered_NC: FloatArray, share: float) -> FloatArray:

@@ -117,6 +117,17 @@ def test_many_processes_described_at_once_are_described_as_each_alone():
     assert stats.tukey_labels(samples, lower, upper).tolist() == np.stack(labels).tolist()
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 5, 10])
+def test_many_figures_estimated_at_once_are_estimated_as_each_alone(processes):
+    medians = np.random.default_rng(processes).lognormal(size=(50, processes))
+    medians[:4] = [[0.0] * processes, [7.0] * processes, [-1.0, *medians[0, 1:]], [0.1] * processes]
+    pooled = [stats.quantiles(np.repeat(each, 3)) for each in medians]
+    assert stats.medians_of_processes(medians) == [stats.median_of_processes(each) for each in medians.tolist()]
+    assert stats.relative_spreads(medians, pooled) == [
+        stats.relative_spread(each, quantiles) for each, quantiles in zip(medians.tolist(), pooled, strict=True)
+    ]
+
+
 def spread(*processes):
     medians = [stats.quantiles(np.array(process, dtype=float)).median for process in processes]
     return stats.relative_spread(medians, stats.quantiles(np.concatenate(processes).astype(float)))

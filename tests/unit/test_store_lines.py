@@ -144,6 +144,21 @@ def test_a_sound_line_that_is_no_record_is_broken_and_says_which_field(store):
     assert "started_s" in broken.why
 
 
+def test_a_record_of_a_planned_job_holds_that_job_and_one_of_a_further_attempt_its_own(store):
+    store.append(make_record(1), make_record(2, attempt=2))
+    first, again = store.history()
+    assert first.job is store.plan.jobs[1]
+    assert again.job == replace(store.plan.jobs[2], attempt=2)
+
+
+def test_a_sound_line_whose_job_is_none_is_broken_and_says_which_field(store):
+    event = msgspec.to_builtins(make_record(0))
+    event["job"]["case"]["shape"]["heads"] = "eight"
+    add_line(store, sealed(msgspec.json.encode(event)))
+    (broken,) = verify(store.path).broken
+    assert "job.case.shape.heads" in broken.why
+
+
 # Schema 1 loads for ever: its files stay as they are, and so do the keys by which resuming knows a job.
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "journal-v1" / "20260101-000000-v2v2"

@@ -35,24 +35,28 @@ class Question(Struct, eq=False):
         return [self.rounds[number] for number in sorted(self.rounds)]
 
 
-def questions(records: Iterable[Record], planned: Iterable[Job], *, run: str, stray: bool = True) -> list[Question]:
+def questions(records: Iterable[Record], planned: Sequence[Job], *, run: str, stray: bool = True) -> list[Question]:
     """Group jobs and records by what they ask: those of `planned` first, which are jobs of `run`.
 
     Without `stray`, all records are the run's, also those merged into it, and what is not planned is left out.
     """
     known: dict[tuple[str, bytes], Question] = {}
+    by_job: dict[int, Question] = {}  # a stored record holds the planned job itself
     for job in planned:
         asked = run, _asked(job)
-        if asked not in known:
-            known[asked] = Question(run, job, set(), {})
-        known[asked].planned.add(job.round)
-    for record in records:
-        asked = record.run if stray else run, _asked(record.job)
         question = known.get(asked)
         if question is None:
-            if not stray:
+            question = known[asked] = Question(run, job, set(), {})
+        question.planned.add(job.round)
+        by_job[id(job)] = question
+    for record in records:
+        whose = record.run if stray else run
+        question = by_job.get(id(record.job)) if whose == run else None
+        if question is None:
+            asked = whose, _asked(record.job)
+            if not stray and asked not in known:
                 continue
-            question = known[asked] = Question(record.run, record.job, set(), {})
+            question = known.setdefault(asked, Question(record.run, record.job, set(), {}))
         if stray or record.job.round in question.planned:
             question.add(record)
     return list(known.values())

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from attnbench.case import Mask
 from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import Row
+from attnbench.insight.rows import Own, Row, Split
 from attnbench.record import Rates
 
 _FORWARD = 4  # operations for a pair and a feature: a multiply-add in each of two products
@@ -15,7 +15,7 @@ _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
 
-def derived(rows: Iterable[Row], rates: Rates | None) -> list[Row]:
+def derived(found: Iterable[Split], rates: Rates | None) -> list[Split]:
     """Give further rows for latencies whose work is known, with intervals from theirs.
 
     `flop_rate` is what exact attention needs over the time, `flop_rate_executed` what was executed, `bandwidth` what
@@ -23,7 +23,12 @@ def derived(rows: Iterable[Row], rates: Rates | None) -> list[Row]:
     allow over the time taken. A count or a rate that is unknown gives no row. A share above 1 is flagged: a count or a
     rate is wrong.
     """
-    return [row for latency in rows if _is_timed(latency) for row in _derived(latency, rates)]
+    return [
+        Split(timed.shared, own)
+        for timed in found
+        if timed.own.metric == "latency" and timed.own.value and not is_harness(timed.shared)
+        for own in _derived(timed, rates)
+    ]
 
 
 def flops_exact(row: Row) -> int:
@@ -48,23 +53,20 @@ def _ramp(length: int, limit: int) -> int:
     return rising * (rising + 1) // 2 + (length - rising) * limit
 
 
-def _is_timed(row: Row) -> bool:
-    return row.metric == "latency" and bool(row.value) and not is_harness(row)
-
-
-def _derived(row: Row, rates: Rates | None) -> Iterator[Row]:
+def _derived(timed: Split, rates: Rates | None) -> Iterator[Own]:
+    row, latency = timed.shared, timed.own
     flops, moved = row.facts.get("flops"), row.facts.get("bytes_executed")
     if row.level == "core":  # what is around the mechanism is not exact attention's
-        yield _per_time(row, "flop_rate", flops_exact(row), unit="FLOP/s")
+        yield _per_time(latency, "flop_rate", flops_exact(row), unit="FLOP/s")
     if isinstance(flops, int) and flops:
-        yield _per_time(row, "flop_rate_executed", flops, unit="FLOP/s")
+        yield _per_time(latency, "flop_rate_executed", flops, unit="FLOP/s")
     if isinstance(moved, int) and moved:
         flags = (OPERAND_BYTES,) if row.facts.get("bytes_by") == "counter" else ()
-        yield _per_time(row, "bandwidth", moved, unit="bytes/s", flags=flags)
+        yield _per_time(latency, "bandwidth", moved, unit="bytes/s", flags=flags)
     bound_s = _bound_s(row, flops, rates)
     if bound_s is not None:
         flags = () if row.facts.get("bytes_by") == "variant" else (LEAST_BYTES,)
-        share = _per_time(row, "roofline_share", bound_s, unit="1", flags=flags)
+        share = _per_time(latency, "roofline_share", bound_s, unit="1", flags=flags)
         above = (ABOVE_ROOFLINE,) if share.value is not None and share.value > 1 else ()
         yield replace(share, flags=share.flags + above)
 
@@ -92,21 +94,21 @@ def bytes_at_least(row: Row) -> int | None:
     return min(known, default=None)
 
 
-def _per_time(row: Row, metric: str, work: float, *, unit: str, flags: tuple[str, ...] = ()) -> Row:
+def _per_time(latency: Own, metric: str, work: float, *, unit: str, flags: tuple[str, ...] = ()) -> Own:
     """Divide work by a latency, its interval and its rounds: the slowest time gives the lowest rate."""
     return replace(
-        row,
+        latency,
         metric=metric,
         unit=unit,
-        value=_rate(work, row.value),
-        low=_rate(work, row.high),
-        high=_rate(work, row.low),
+        value=_rate(work, latency.value),
+        low=_rate(work, latency.high),
+        high=_rate(work, latency.low),
         min=None,
-        p05=_rate(work, row.p95),
-        p95=_rate(work, row.p05),
+        p05=_rate(work, latency.p95),
+        p95=_rate(work, latency.p05),
         iqr=None,
-        medians={number: work / seconds for number, seconds in row.medians.items() if seconds},
-        flags=row.flags + flags,
+        medians={number: work / seconds for number, seconds in latency.medians.items() if seconds},
+        flags=latency.flags + flags,
         primary=False,
         higher_is_better=True,
     )

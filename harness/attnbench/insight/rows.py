@@ -17,7 +17,7 @@ from attnbench.insight.samples import Described, described
 from attnbench.record import PRIMARY_METRIC, Job, ProbeKind, Profile, Record, Status
 from attnbench.text import canonical
 
-__all__ = ["ENOUGH", "PENDING", "TWIN", "Row", "case_of", "rows"]
+__all__ = ["ENOUGH", "PENDING", "TWIN", "Own", "Row", "Split", "case_of", "rows", "split", "split_rows"]
 
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
 _UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
@@ -102,6 +102,45 @@ class Row(Struct, frozen=True, kw_only=True):
     allocator: Annotated[str, Meta(description="C heap: default, or retained (never given back)")]
 
 
+class Own(Struct, frozen=True, eq=False):
+    """What a row shares with no other row of its question, which differ in their metric; fields as in Row."""
+
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    unit: str
+    samples: int
+    rounds: int
+    noise: stats.Noise
+    detail: str
+    min: float | None
+    p05: float | None
+    p95: float | None
+    iqr: float | None
+    spread: float | None
+    medians: dict[int, float]
+    outliers: int
+    flags: tuple[str, ...]
+    primary: bool
+    higher_is_better: bool
+
+
+class Split(Struct, frozen=True, eq=False):
+    """A row in two, of which the rows of a question have the greater in common: many make columns faster than rows do.
+
+    In place of fields that are its own, the shared row has those of a case without a figure.
+    """
+
+    shared: Row
+    own: Own
+
+    @property
+    def row(self) -> Row:
+        """Give the whole row."""
+        return replace(self.shared, **msgspec.structs.asdict(self.own))
+
+
 class _Draft(Struct, frozen=True, eq=False):
     """A row to be: `base` is what its question has in common, `by_round` what its figures are made from."""
 
@@ -120,6 +159,13 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
     planned make no row. Rows come by metric, then by variant in the order of `planned` (else of the records), then by
     shape.
     """
+    return [each.row for each in split_rows(records, planned, run=run, stray=stray)]
+
+
+def split_rows(
+    records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True
+) -> list[Split]:
+    """Give the same rows in two parts."""
     ranks: dict[tuple[str, str], int] = {}
     drafts: list[_Draft] = []
     for question in questions(records, planned, run=run or (records[0].run if records else ""), stray=stray):
@@ -127,7 +173,14 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
         drafts += _drafts(question, rank)
     drafts.sort(key=lambda draft: draft.place)
     found = iter(described([list(draft.by_round.values()) for draft in drafts if draft.by_round]))
-    return [_measured(draft, next(found)) if draft.by_round else _unmeasured(draft) for draft in drafts]
+    return [
+        Split(draft.base, _measured(draft, next(found)) if draft.by_round else _unmeasured(draft)) for draft in drafts
+    ]
+
+
+def split(row: Row) -> Split:
+    """Take a row apart."""
+    return Split(row, Own(*(getattr(row, name) for name in Own.__struct_fields__)))
 
 
 def case_of(row: Row) -> Case:
@@ -201,46 +254,40 @@ def _fields_of(case: Case) -> dict[str, Any]:
     return whole
 
 
-def _unmeasured(draft: _Draft) -> Row:
-    """Give the row of a question without any figure, or of a figure that a measured case lacks, with its reason."""
+def _unmeasured(draft: _Draft) -> Own:
+    """Give what is a row's own in a question without any figure, or of one that a measured case lacks: its reason."""
+    own = split(draft.base).own
     if draft.metric == draft.base.metric:
-        return draft.base
-    return replace(draft.base, metric=draft.metric, detail=str(draft.base.facts[draft.metric]), primary=False)
+        return own
+    return replace(own, metric=draft.metric, detail=str(draft.base.facts[draft.metric]), primary=False)
 
 
-def _measured(draft: _Draft, found: Described) -> Row:
-    """Complete a row with a metric's figures, one measurement for each process."""
-    measurements = list(draft.by_round.values())
-    lost = f"{found.lost} of {found.samples.size} values not finite" if found.lost else ""
-    return replace(
-        draft.base,
+def _measured(draft: _Draft, found: Described) -> Own:
+    """Give a metric's figures, one measurement for each process; none where a value was lost."""
+    base, measurements = draft.base, list(draft.by_round.values())
+    trained, repeated = base.probe == "accuracy", base.probe in _REPEATED
+    estimate = stats.mean_over_seeds(found.samples.tolist()) if trained else found.estimate
+    spread = found.spread if repeated else None
+    whole = not found.lost
+    lost = "" if whole else f"{found.lost} of {found.samples.size} values not finite"
+    return Own(
         metric=draft.metric,
+        value=estimate.value if whole else None,
+        low=estimate.low if whole else None,
+        high=estimate.high if whole else None,
         unit=found.unit,
         samples=found.samples.size,
         rounds=len(measurements),
-        flags=tuple(dict.fromkeys([*draft.base.flags, *(flag for each in measurements for flag in each.flags)])),
+        noise=stats.noise_verdict(spread) if whole else "",
+        detail="; ".join(filter(None, (lost, base.detail))),
+        min=found.pooled.min if whole else None,
+        p05=found.pooled.p05 if whole else None,
+        p95=found.pooled.p95 if whole else None,
+        iqr=found.pooled.iqr if whole else None,
+        spread=spread if whole else None,
+        medians=dict(zip(draft.by_round, found.medians, strict=True)) if whole else {},
+        outliers=found.outliers if whole else 0,
+        flags=tuple(dict.fromkeys([*base.flags, *(flag for each in measurements for flag in each.flags)])),
         primary=draft.primary,
         higher_is_better=measurements[0].higher_is_better,
-        detail="; ".join(filter(None, (lost, draft.base.detail))),
-        **({} if lost else _figures(draft, found)),
     )
-
-
-def _figures(draft: _Draft, found: Described) -> dict[str, Any]:
-    """Give the columns that statistics fill."""
-    trained, repeated = draft.base.probe == "accuracy", draft.base.probe in _REPEATED
-    estimate = stats.mean_over_seeds(found.samples.tolist()) if trained else stats.median_of_processes(found.medians)
-    spread = stats.relative_spread(found.medians, found.pooled) if repeated else None
-    return {
-        "value": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "noise": stats.noise_verdict(spread),
-        "min": found.pooled.min,
-        "p05": found.pooled.p05,
-        "p95": found.pooled.p95,
-        "iqr": found.pooled.iqr,
-        "spread": spread,
-        "medians": dict(zip(draft.by_round, found.medians, strict=True)),
-        "outliers": found.outliers,
-    }

@@ -3,6 +3,7 @@
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, partial
+from itertools import islice
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -14,6 +15,7 @@ Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
 
 _KINDS: dict[object, Kind] = {int: "int", float: "float", bool: "bool"}
+_AT_ONCE = 1000  # rows, few enough to stay in a cache
 _CATEGORIES = ("metric", "unit", "device")  # text of which a run has few
 
 
@@ -35,10 +37,14 @@ def flat(row: Struct) -> list[Cell]:
     return [_cell(value) for value in astuple(row)]
 
 
-def cells_of(rows: Iterable[Struct]) -> Iterator[Sequence[Cell]]:
-    """Give the same cells column by column; what several rows share is written once."""
-    for values in zip(*map(astuple, rows), strict=True):
-        yield written(values)
+def cells_of(of: type[Struct], rows: Iterable[Struct]) -> Iterator[tuple[str, Sequence[Cell]]]:
+    """Give the same cells column by column, each with its name; what several rows share is written once."""
+    values: list[list[Any]] = [[] for _ in of.__struct_fields__]
+    left = iter(rows)
+    while some := list(islice(left, _AT_ONCE)):
+        for column, further in zip(values, zip(*map(astuple, some), strict=True), strict=True):
+            column.extend(further)
+    yield from zip(of.__struct_fields__, map(written, values), strict=True)
 
 
 def written(values: Sequence[Any]) -> Sequence[Cell]:

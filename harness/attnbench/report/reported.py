@@ -11,7 +11,7 @@ from attnbench.insight.fit import context_rows
 from attnbench.insight.floor import is_harness
 from attnbench.insight.guard import Circumstances
 from attnbench.insight.roofline import derived
-from attnbench.insight.rows import Row, rows
+from attnbench.insight.rows import Row, Split, split, split_rows
 from attnbench.record import Rates
 from attnbench.report.axes import VariantKey, variant_key, variant_labels
 from attnbench.report.reproduction import reproduction
@@ -31,8 +31,14 @@ class Reported(Struct, frozen=True, kw_only=True):
 
 def rows_of(store: Store) -> list[Row]:
     """Make the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
-    found = rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-    return [*found, *derived(found, store.rates()), *context_rows(found, store.plan.fit)]
+    return [each.row for each in split_rows_of(store)]
+
+
+def split_rows_of(store: Store) -> list[Split]:
+    """Give the same rows in two parts."""
+    found = split_rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
+    fitting = context_rows([each.row for each in found], store.plan.fit) if store.plan.fit else []
+    return [*found, *derived(found, store.rates()), *map(split, fitting)]
 
 
 def read(store: Store) -> Reported:

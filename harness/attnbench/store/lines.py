@@ -4,7 +4,7 @@
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +14,9 @@ from msgspec import Struct
 from attnbench.case import Option
 from attnbench.collector import collector_paused
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import SCHEMA, Environment, Job, Rates, Record
+from attnbench.record import SCHEMA, Environment, Job, Outcome, Rates, Record
 
+_BUFFER_BYTES = 2**20
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 
@@ -138,13 +139,27 @@ class _Header(Struct):
     schema: int
 
 
+class _JobApart(Struct, tag="record", tag_field="event"):
+    """A record whose job may be known by its bytes."""
+
+    schema: int
+    run: str
+    job: msgspec.Raw
+    outcome: Outcome
+    environment: str = ""
+    started_s: float = 0.0
+    seconds: float = 0.0
+
+
 # What `to_line` writes before a checksum, between it and the event, and at an event's start: read without a parser.
 _BEFORE, _BETWEEN, _AFTER = b'{"crc32":"', b'","event":', b"}"
-_RAW = slice(len(_BEFORE) + 8 + len(_BETWEEN), -len(_AFTER))
+_SUM = slice(len(_BEFORE), len(_BEFORE) + 8)
+_RAW = slice(_SUM.stop + len(_BETWEEN), -len(_AFTER))
 _CURRENT = b'{"event":"record","schema":%d,' % SCHEMA
 _LINE = msgspec.json.Decoder(_Line)
 _HEADER = msgspec.json.Decoder(_Header)
 _EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_JOB_APART, _JOB = msgspec.json.Decoder(_JobApart), msgspec.json.Decoder(Job)
 _KINDS = {kind.__struct_config__.tag for kind in get_args(Event)}
 
 
@@ -190,25 +205,30 @@ def read_plan(path: Path) -> Plan:
     return event
 
 
-def read_journal(path: Path) -> Journal:
-    """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`."""
+def read_journal(path: Path, planned: Iterable[Job] = ()) -> Journal:
+    """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`.
+
+    A record of a planned job, in its first attempt, holds that very job.
+    """
     try:
-        data = _read(path / EVENTS)
-    except FileNotFoundError:  # killed after the plan was written, or before anything was measured
+        with collector_paused(), (path / EVENTS).open("rb", buffering=_BUFFER_BYTES) as file:
+            return _parse(file, planned)
+    except (FileNotFoundError, NotADirectoryError):  # killed after the plan was written, or before a measurement
         return Journal()
-    with collector_paused():
-        return _parse(data)
+    except OSError as error:
+        raise _unread(path / EVENTS, error) from None
 
 
-def _parse(data: bytes) -> Journal:
+def _parse(file: Iterable[bytes], planned: Iterable[Job]) -> Journal:
     records: list[Record] = []
     environments: dict[str, Environment] = {}
     broken: list[Broken] = []
     last_rates: Rates | None = None
     unknown = 0
-    for number, offset, line in _lines(data):
+    jobs = _Jobs({msgspec.json.encode(job): job for job in planned})
+    for number, offset, line in _lines(file):
         try:
-            match from_line(line):
+            match _record(_as_written(line), jobs) or from_line(line):
                 case Record() as record:
                     records.append(record)
                 case EnvironmentSeen(key=key, environment=environment):
@@ -224,19 +244,48 @@ def _parse(data: bytes) -> Journal:
     )
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+class _Jobs(dict[bytes, Job]):
+    """Jobs by their bytes; those that are not known yet are read."""
+
+    def __missing__(self, raw: bytes) -> Job:
+        job = self[raw] = _JOB.decode(raw)
+        return job
+
+
+def _record(raw: bytes, jobs: _Jobs) -> Record | None:
+    """Give a record of this version; None for anything else, and for what is wrong, of which `from_line` says what."""
+    if not raw.startswith(_CURRENT):
+        return None
+    try:
+        found = _JOB_APART.decode(raw)
+        job = jobs[bytes(found.job)]
+    except msgspec.MsgspecError:
+        return None
+    return Record(
+        schema=found.schema,
+        run=found.run,
+        job=job,
+        outcome=found.outcome,
+        environment=found.environment,
+        started_s=found.started_s,
+        seconds=found.seconds,
+    )
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
     """Give each line with its number and offset; an empty one comes of a newline put after a line that was whole."""
     offset = 0
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line:
-            yield number, offset, line
-        offset += len(line) + 1
+    for number, line in enumerate(file, 1):
+        if line != b"\n":
+            yield number, offset, line.removesuffix(b"\n")
+        offset += len(line)
 
 
 def _as_written(line: bytes) -> bytes:
     """Give the event of a line that is byte for byte as `to_line` writes it, else nothing; it takes half the time."""
     raw = line[_RAW]
-    return raw if line == b"%s%08x%s%s%s" % (_BEFORE, zlib.crc32(raw), _BETWEEN, raw, _AFTER) else b""
+    around = line.startswith(_BEFORE) and line.startswith(_BETWEEN, _SUM.stop) and line.endswith(_AFTER)
+    return raw if around and line[_SUM] == b"%08x" % zlib.crc32(raw) else b""
 
 
 def _checked(line: bytes) -> msgspec.Raw:
@@ -287,4 +336,8 @@ def _read(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise _unread(path, error) from None
+
+
+def _unread(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path} cannot be read: {error.strerror}")

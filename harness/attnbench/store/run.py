@@ -138,7 +138,7 @@ class Store:
         except OSError:  # none yet, or one that reading will complain of
             return read_journal(self.path)
         if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
-            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path))
+            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self.plan.jobs))
         return self._known[1]
 
     def __enter__(self) -> Self:

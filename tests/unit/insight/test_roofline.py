@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from attnbench.case import Mask
 from attnbench.insight.roofline import derived, flops_exact, visible_pairs
+from attnbench.insight.rows import split
 from attnbench.record import Rates
 from unit.insight.courses_planted import row, sweep
 from unit.report.planted import OWN
@@ -20,10 +21,15 @@ FACTS = {
 OWN_BYTES = {"bytes_executed": 5 * 10**8, "bytes_by": "variant"}
 
 
+def further(row, rates=RATES):
+    """Give the rows derived of one."""
+    return [each.row for each in derived([split(row)], rates)]
+
+
 def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):
     """Give the one derived row of a metric, or None."""
     timed = row("v", 512, [seconds] * 3, facts=facts, **changes)
-    return next((each for each in derived([timed], rates) if each.metric == metric), None)
+    return next((each for each in further(timed, rates) if each.metric == metric), None)
 
 
 @given(
@@ -81,7 +87,7 @@ def test_a_mechanism_that_leaves_inputs_unread_is_bounded_by_what_it_reads():
 
 def test_the_interval_is_that_of_the_latency_turned_over():
     (timed,) = sweep({"v": lambda n: 0.1}, noise=0.05, lengths=(512,), facts=FACTS)
-    found = {each.metric: each for each in derived([timed], RATES)}
+    found = {each.metric: each for each in further(timed)}
     assert found["bandwidth"].low == pytest.approx(3e8 / timed.high)
     assert found["bandwidth"].high == pytest.approx(3e8 / timed.low)
     assert found["bandwidth"].medians == {number: 3e8 / each for number, each in timed.medians.items()}
@@ -120,4 +126,4 @@ def test_what_is_unknown_gives_no_row(lacking, missing):
 def test_the_harness_and_what_failed_have_no_rates():
     harness = row("empty", 512, [1e-6], origin=str(OWN), facts={"flops": 0, "bytes_executed": 0})
     failed = msgspec.structs.replace(row("v", 512, [1.0]), value=None, status="timeout")
-    assert derived([harness, failed], RATES) == []
+    assert further(harness) == further(failed) == []

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from attnbench.errors import UsageError
-from attnbench.insight.rows import Row, rows
+from attnbench.insight.rows import Row, rows, split, split_rows
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
 from attnbench.report.flat import columns
@@ -38,6 +38,10 @@ def test_json_is_one_array_with_an_object_for_every_row():
     assert told[0]["value"] == found[0].value
     assert told[0]["options"] == {}
     assert [each["flags"] for each in told[:2]] == [["once"], ["once"]]
+
+
+def framed(rows):
+    return frame([split(row) for row in rows])
 
 
 def test_json_reads_back_as_the_same_rows():
@@ -97,7 +101,7 @@ def test_csv_reads_back_with_the_same_numbers():
 
 
 def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
-    types = {name: str(each) for name, each in frame(planted("statuses")).dtypes.items()}
+    types = {name: str(each) for name, each in framed(planted("statuses")).dtypes.items()}
     assert list(types) == list(Row.__struct_fields__)
     assert types["window"] == types["seq_q"] == "Int64"
     assert types["value"] == types["low"] == "Float64"
@@ -106,13 +110,19 @@ def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
     assert {types[name] for name in ("variant", "options", "origin", "task", "detail")} == {"string"}
 
 
+@pytest.mark.parametrize("name", ["statuses", "hostile", "accuracy", "complete"])
+def test_a_frame_of_rows_that_share_a_part_is_that_of_rows_for_themselves(name):
+    found = split_rows(*SCENARIOS[name]())
+    pd.testing.assert_frame_equal(frame(found), framed([each.row for each in found]))
+
+
 def test_a_frame_keeps_options_as_canonical_json():
-    found = frame(planted("options"))
+    found = framed(planted("options"))
     assert found["options"][0] == '{"bucket":64,"rounds":2,"tied":true}'
 
 
 def test_parquet_reads_back_as_the_same_frame():
-    found = frame(planted("hostile"))
+    found = framed(planted("hostile"))
     read = pd.read_parquet(io.BytesIO(to_parquet(planted("hostile"))))
     pd.testing.assert_frame_equal(read, found)
 

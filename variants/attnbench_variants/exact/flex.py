@@ -26,7 +26,8 @@ class Flex:
     pass, and so no training, and no float64.
     """
 
-    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2.4)
+    # What it computes is N^2; the CPU's kernel was seen to grow as N^2.1 on one machine and as N^2.4 on another.
+    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2.2)
     backend = f"torch-flex {TORCH}"
 
     def __init__(self, case: Case) -> None:

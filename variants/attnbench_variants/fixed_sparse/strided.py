@@ -33,7 +33,7 @@ class SparseStrided:
 
         stride: Stride = None
 
-    supports = Support(window="its window is its own: set stride instead", grouped=True, growth=1.35)
+    supports = Support(window="its window is its own: set stride instead", grouped=True, growth=1.25)
 
     def __init__(self, case: Case, options: Options) -> None:
         self._attend = Factorised(case, _Strided(case, options.stride))

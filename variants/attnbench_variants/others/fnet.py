@@ -30,7 +30,7 @@ class FNet(torch.nn.Module):
         window="the Fourier transform mixes every token with all others",
         cross="it mixes the tokens of one sequence, and knows no other",
         grouped="it mixes the values alone, so that there is one value head for each head of the output",
-        growth=1.3,
+        growth=1.15,  # N log N is 1.12 from 2048 to 16384 tokens
     )
     backend = f"torch-fft {torch.__version__.partition('+')[0]}"
 
