@@ -140,9 +140,9 @@ def test_the_operations_of_a_call_are_those_that_torch_counts(name, options, cau
 
 @every_mechanism
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [150, 40])
+@pytest.mark.parametrize("queries", [350, 40])
 def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name, options, causal, queries):
-    case = _case(name, 150, options, queries=queries, causal=causal, passes="forward-backward")
+    case = _case(name, 350, options, queries=queries, causal=causal, passes="forward-backward")
     attention, qkv = built(name, case), draw(name, case)
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         attention(*qkv).sum().backward()
@@ -150,7 +150,7 @@ def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name
 
 
 @pytest.mark.parametrize("form", [tracked_stream, batched])
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (40, 41), (150, 170), (256, 256), (600, 700)])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (40, 41), (150, 170), (256, 256), (300, 301), (600, 700)])
 def test_forms_for_gradients_give_the_gradients_of_a_weight_for_every_pair(form, queries, keys):
     q, k, v = (x.requires_grad_() for x in _features(queries, keys, keys))
     cotangent = torch.rand(3, queries, 4, dtype=torch.float64)
@@ -204,11 +204,11 @@ def test_a_query_that_shares_no_feature_with_any_key_gets_zeros():
 
 @pytest.mark.parametrize("form", [tracked_stream, batched])
 def test_a_query_without_weights_changes_no_gradient(form):
-    q, k, v = _features(100, 100, 100)
-    q[:, 70] = 0
-    weighed = torch.arange(100) != 70
+    q, k, v = _features(300, 300, 300)
+    q[:, 270] = 0
+    weighed = torch.arange(300) != 270
     gradients = []
-    for seen in (torch.ones(100, dtype=torch.bool), weighed):
+    for seen in (torch.ones(300, dtype=torch.bool), weighed):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
         (_attend(form, *leaves)[:, seen] * torch.linspace(-1, 1, 4)).sum().backward()
         gradients.append([x.grad for x in leaves])
