@@ -17,7 +17,6 @@ from attnbench_variants.blocks.feature_sums import or_one, runs
 # Rows taken at once, few enough to stay in a CPU core's cache, and rows among which every pair has a weight, of which
 # half are none.
 STREAMED_RUN, STREAMED_CHUNK = 256, 64
-_CACHED_NUMBERS = 2**18  # of a run's queries, with which as many keys and values are taken
 
 
 class Gradients(NamedTuple):
@@ -26,11 +25,6 @@ class Gradients(NamedTuple):
     q_XMF: torch.Tensor
     k_XMF: torch.Tensor
     v_XME: torch.Tensor
-
-
-def is_streamed(sequences: int, rows: int, features: int) -> bool:
-    """Tell whether `causal_average` is the faster: there are several runs, and each stays in the cache."""
-    return rows > STREAMED_RUN and sequences * STREAMED_RUN * features <= _CACHED_NUMBERS
 
 
 def causal_average(

@@ -6,7 +6,7 @@
 import torch
 from torch.nn.functional import pad
 
-from attnbench_variants.blocks.causal_sums import causal_average, chunked_runs, is_streamed, read_run, with_ones
+from attnbench_variants.blocks.causal_sums import causal_average, chunked_runs, read_run, with_ones
 from attnbench_variants.blocks.feature_maps import FeatureMap
 from attnbench_variants.blocks.feature_sums import (
     Sums,
@@ -110,10 +110,10 @@ def _streamed_causally(
 def tracked_stream(
     q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
-    """Walk the sequence with one running state, where that is faster than all chunks at once. Differentiable."""
-    mapped = q_XTF, k_XTF, v_XTD, sums = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
-    if not causal or features.exponents or not is_streamed(*q_XTF.shape):
-        return _read_batched(*mapped, features=features, causal=causal).to(q_XTK.dtype)
+    """Walk the sequence with one running state. Differentiable; causal features by exponents are taken all at once."""
+    if not causal or features.exponents:
+        return batched(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
+    q_XTF, k_XTF, v_XTD, sums = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=True)
     return causal_average(q_XTF, k_XTF, v_XTD, _with_weights(sums)).to(q_XTK.dtype)
 
 
@@ -121,22 +121,10 @@ def batched(
     q_XTK: torch.Tensor, k_XSK: torch.Tensor, v_XSD: torch.Tensor, *, features: FeatureMap, causal: bool
 ) -> torch.Tensor:
     """Take all chunks at once, each with the state before it. Differentiable."""
-    mapped = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
-    return _read_batched(*mapped, features=features, causal=causal).to(q_XTK.dtype)
-
-
-def _read_batched(
-    q_XTF: torch.Tensor,
-    k_XTF: torch.Tensor,
-    v_XTD: torch.Tensor,
-    sums: Sums,
-    *,
-    features: FeatureMap,
-    causal: bool,
-) -> torch.Tensor:
+    q_XTF, k_XTF, v_XTD, sums = _mapped(q_XTK, k_XSK, v_XSD, features=features, causal=causal)
     if not causal:
-        return read(features, q_XTF, sums)
-    return _read_causally(features, q_XTF, k_XTF, v_XTD, sums)
+        return read(features, q_XTF, sums).to(q_XTK.dtype)
+    return _read_causally(features, q_XTF, k_XTF, v_XTD, sums).to(q_XTK.dtype)
 
 
 def _mapped(

@@ -1,7 +1,7 @@
 """The matrix products of attention by features, in the form that a case's pass takes."""
 
 from attnbench import Case
-from attnbench_variants.blocks.causal_sums import STREAMED_CHUNK, is_streamed
+from attnbench_variants.blocks.causal_sums import STREAMED_CHUNK
 from attnbench_variants.blocks.counting import executed_with
 from attnbench_variants.blocks.feature_attention import BATCHED_CHUNK
 
@@ -23,8 +23,7 @@ def count_by_features(
     if not case.mask.causal:
         forward, backward = shape.seq_q * use, 2 * shape.seq_q * use
     else:
-        walks = not exponents and is_streamed(shape.batch * shape.heads, shape.seq_q, features)
-        streams = case.device == "cpu" and (case.passes == "forward" or walks)
+        streams = case.device == "cpu" and (case.passes == "forward" or not exponents)
         forward, backward = (_streamed if streams else _batched)(shape.seq_q, features, dim + 1)
         seen_by_all -= shape.seq_q
     forward, backward = forward + seen_by_all * add, backward + 2 * seen_by_all * add
