@@ -1,5 +1,6 @@
 """attnbench: what each attention mechanism costs at your lengths, heads, hardware and task, and what it gives up."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from attnbench.case import Case, Mask, Shape
@@ -9,7 +10,8 @@ from attnbench.tunes import Tune
 from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
 
 if TYPE_CHECKING:
-    from attnbench.api import Run, build, compare, load, run
+    from attnbench.api import build, compare, run
+    from attnbench.runs import Run, load
 
 __all__ = [
     "IGNORE",
@@ -32,12 +34,11 @@ __all__ = [
     "run",
 ]
 
-_LATER = ("Run", "build", "compare", "load", "run")  # a plugin needs none of them, and they bring numpy and more
+# A plugin needs none of them, and they bring numpy and more.
+_LATER = {"Run": "runs", "build": "api", "compare": "api", "load": "runs", "run": "api"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'attnbench' has no attribute {name!r}")
-    from attnbench import api
-
-    return getattr(api, name)
+    return getattr(import_module(f"attnbench.{_LATER[name]}"), name)

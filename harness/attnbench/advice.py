@@ -9,7 +9,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench import api, processor
-from attnbench.api import Run, Words
 from attnbench.case import Case
 from attnbench.errors import DamagedStore, UsageError
 from attnbench.execute.local import LocalExecutor
@@ -22,6 +21,7 @@ from attnbench.plan import read_sweep
 from attnbench.ranges import parse_bytes, parse_latency
 from attnbench.record import Environment, Profile
 from attnbench.request import ask_machine, find_suite
+from attnbench.runs import Run
 from attnbench.session import Notify, quietly
 from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, find_run, run_paths
@@ -180,7 +180,7 @@ def _lacking(answer: Recommendation, asked: Sweep, needs: Needs) -> Sweep | None
     """Say what to measure so that every line is known at this very length; None where that is so."""
     lines = [line for line in answer.lines if line.lacks or (line.verdict != "fails" and _carried(line))]
     metrics = [probe for line in lines for probe in (*line.lacks, *_carried(line))]
-    variants: Words = ",".join(map(_spec, lines))
+    variants: api.Words = ",".join(map(_spec, lines))
     if not answer.lines:
         variants = find_suite(_STANDARD).sweep.variants
         metrics = [*needs.probes]

@@ -1,6 +1,7 @@
 """What is planned and what came of it: jobs, outcomes and records, as they stand in a run's journal."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -221,3 +222,19 @@ class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event")
     environment: str = ""
     started_s: float = 0.0
     seconds: float = 0.0
+
+
+class Unread(Struct, frozen=True, eq=False):
+    """A record of which only run and job are known until it is read; then it can turn out to be none."""
+
+    run: str
+    job: Job
+    read: Callable[[], Record | None]
+
+
+Entry = Record | Unread
+
+
+def read(entry: Entry) -> Record | None:
+    """Give the record that an entry of a journal is; None where it turns out to be none."""
+    return entry if isinstance(entry, Record) else entry.read()

@@ -6,13 +6,13 @@ from contextlib import closing
 from msgspec import Struct
 
 from attnbench import paper, registry
-from attnbench.api import Run
 from attnbench.errors import UsageError, suggestion
 from attnbench.exams import describe_task
 from attnbench.execute.local import LocalExecutor
 from attnbench.insight.replay import Replay, replay, task_of
 from attnbench.paper import Paper, Published
 from attnbench.record import Environment
+from attnbench.runs import Run
 from attnbench.specs import Spec
 from attnbench.suite import Sweep
 

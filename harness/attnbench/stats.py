@@ -82,29 +82,27 @@ def median_of_processes(medians: Sequence[float]) -> Estimate:
     negative has no logarithm. Identical values have an interval of no width. Where the medians fall into two camps the
     interval, which is centred on their geometric mean, is widened to hold the median.
     """
-    (estimate,) = medians_of_processes(np.array([medians], dtype=np.float64))
-    return estimate
+    value, low, high = medians_of_processes(np.array([medians], dtype=np.float64))[0].tolist()
+    return Estimate(value) if math.isnan(low) else Estimate(value, low, high)
 
 
-def medians_of_processes(medians_NR: FloatArray) -> list[Estimate]:
-    """Give the same of N figures with R processes each."""
+def medians_of_processes(medians_NR: FloatArray) -> FloatArray:
+    """Give the same of N figures with R processes each: value, low and high, [N, 3]; an end that is null is NaN."""
     value_N = _medians(medians_NR)
     if medians_NR.shape[1] < FEWEST_REPLICATES:
-        return [Estimate(value) for value in value_N.tolist()]
+        return np.stack([value_N, *np.full((2, len(value_N)), np.nan)], axis=1)
     least_N, most_N = medians_NR.min(axis=1), medians_NR.max(axis=1)
     known_N = least_N > 0
     logs_NR = _each(math.log, np.where(known_N[:, np.newaxis], medians_NR, 1.0))
     centre_N = _means(logs_NR)
     half_N = _t_factor(medians_NR.shape[1] - 1) * _deviations(logs_NR) / math.sqrt(medians_NR.shape[1])
     known_N &= centre_N + half_N <= _LARGEST_LOG
-    ends = (_each(math.exp, np.where(known_N, end_N, 0.0)) for end_N in (centre_N - half_N, centre_N + half_N))
-    low_N, high_N = (np.where(least_N == most_N, value_N, end_N) for end_N in ends)
-    known_N |= least_N == most_N
-    told = zip(*(x.tolist() for x in (value_N, low_N, high_N, known_N)), strict=True)
-    return [
-        Estimate(value, min(value, low), max(value, high)) if known else Estimate(value)
-        for value, low, high, known in told
-    ]
+    low_N, high_N = (_each(math.exp, np.where(known_N, end_N, 0.0)) for end_N in (centre_N - half_N, centre_N + half_N))
+    ends_N2 = np.stack([np.minimum(value_N, low_N), np.maximum(value_N, high_N)], axis=1)
+    ends_N2[~known_N] = np.nan
+    same_N = least_N == most_N
+    ends_N2[same_N] = value_N[same_N, np.newaxis]
+    return np.column_stack([value_N, ends_N2])
 
 
 def mean_over_seeds(values: Sequence[float]) -> Estimate:
@@ -192,18 +190,21 @@ def relative_spread(medians: Sequence[float], samples: Quantiles) -> float | Non
     distribution with the samples' IQR (a single slow sample must not decide), which cannot see what differs between
     processes and so flatters. Null for a single sample, and around zero.
     """
-    (spread,) = relative_spreads(np.array([medians], dtype=np.float64), [samples])
-    return spread
+    iqr_N, counts_N = np.array([samples.iqr]), np.array([samples.count])
+    (spread,) = relative_spreads(np.array([medians], dtype=np.float64), iqr_N, counts_N).tolist()
+    return None if math.isnan(spread) else spread
 
 
-def relative_spreads(medians_NR: FloatArray, samples: Sequence[Quantiles]) -> list[float | None]:
-    """Say the same of N figures with R processes each."""
+def relative_spreads(medians_NR: FloatArray, iqr_N: FloatArray, counts_N: NDArray[np.int64]) -> FloatArray:
+    """Say the same of N figures with R processes each, with the IQR and the number of their samples; NaN for null."""
     if medians_NR.shape[1] > 1:
         same_N = medians_NR.min(axis=1) == medians_NR.max(axis=1)
-        deviations: list[float | None] = np.where(same_N, 0.0, _deviations(medians_NR)).tolist()
+        deviations_N = np.where(same_N, 0.0, _deviations(medians_NR))
     else:
-        deviations = [each.iqr / _IQR_OF_NORMAL if each.count > 1 else None for each in samples]
-    return [_share(*each) for each in zip(deviations, np.abs(_medians(medians_NR)).tolist(), strict=True)]
+        deviations_N = np.where(counts_N > 1, iqr_N / _IQR_OF_NORMAL, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        spreads_N = np.where(deviations_N == 0, 0.0, deviations_N / np.abs(_medians(medians_NR)))
+    return np.where(np.isfinite(spreads_N), spreads_N, np.nan)
 
 
 def noise_verdict(spread: float | None) -> Noise:
@@ -249,13 +250,6 @@ def _deviation(values: Sequence[float]) -> float:
     """Give the sample standard deviation of at least two values."""
     centre = _mean(values)
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
-
-
-def _share(deviation: float | None, centre: float) -> float | None:
-    if deviation is None or deviation == 0:
-        return deviation
-    spread = deviation / centre if centre else math.inf
-    return spread if math.isfinite(spread) else None
 
 
 def _medians(x_NR: FloatArray) -> FloatArray:

@@ -9,7 +9,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench import plan, session
-from attnbench.api import Run
 from attnbench.case import Option
 from attnbench.errors import UsageError, suggestion
 from attnbench.execute.executor import Executor
@@ -19,6 +18,7 @@ from attnbench.ranges import parse_range
 from attnbench.record import PRIMARY_METRIC, Job, ProbeKind
 from attnbench.registry import find
 from attnbench.request import Answered, Request, ask, describe_variant, planned
+from attnbench.runs import Run
 from attnbench.session import Notify, quietly
 from attnbench.specs import Spec, parse_specs
 from attnbench.store import Axis, Plan, Search, Searched, Store

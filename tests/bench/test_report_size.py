@@ -26,7 +26,7 @@ CLICKS = {
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
-from attnbench.api import Run
+from attnbench.runs import Run
 Run(Path(sys.argv[1])).report(sys.argv[2])
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({"cpu_s": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}))

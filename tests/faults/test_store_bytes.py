@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from attnbench.errors import DamagedStore
 from attnbench.record import Measurement
 from attnbench.store import Store, find_run, list_runs, verify
-from attnbench.store.lines import read_journal, read_plan, to_line
+from attnbench.store.lines import to_line
+from attnbench.store.reading import read_journal, read_plan
 from stored_runs import ENVIRONMENT, RUN, make_plan, make_record, numbers
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.api import Run
+from attnbench.runs import Run
 from helpers.command import SMALL, attnbench, command, environment
 from helpers.processes import running
 

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from attnbench.insight.guard import Circumstances
 from attnbench.insight.roofline import derived
-from attnbench.insight.rows import split_rows
+from attnbench.insight.rows import tabulated
 from attnbench.record import Environment, Rates, Record
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import reproduction
@@ -23,10 +23,10 @@ def reported(
     named = [replace(record, run=run, environment=machine.key) for record in records]
     jobs = tuple(record.job for record in named)
     plan = Plan(run=run, created_s=0.0, command=("run",), sweep={}, jobs=jobs, environment=machine)
-    found = split_rows(named, jobs, run=run)
+    found = tabulated(named, jobs, run=run)
     return Reported(
         run=run,
-        rows=tuple(each.row for each in (*found, *derived(found, rates))),
+        rows=tuple(found.joined(derived(found, rates)).rows()),
         rates=rates,
         reproduction=reproduction(plan, {machine.key: machine}),
         circumstances=Circumstances(environments=(machine,), jobs=jobs),

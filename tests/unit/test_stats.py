@@ -122,10 +122,17 @@ def test_many_figures_estimated_at_once_are_estimated_as_each_alone(processes):
     medians = np.random.default_rng(processes).lognormal(size=(50, processes))
     medians[:4] = [[0.0] * processes, [7.0] * processes, [-1.0, *medians[0, 1:]], [0.1] * processes]
     pooled = [stats.quantiles(np.repeat(each, 3)) for each in medians]
-    assert stats.medians_of_processes(medians) == [stats.median_of_processes(each) for each in medians.tolist()]
-    assert stats.relative_spreads(medians, pooled) == [
+    iqr, counts = np.array([each.iqr for each in pooled]), np.array([each.count for each in pooled])
+    assert nulls(stats.medians_of_processes(medians)) == [
+        [each.value, each.low, each.high] for each in map(stats.median_of_processes, medians.tolist())
+    ]
+    assert nulls(stats.relative_spreads(medians, iqr, counts)) == [
         stats.relative_spread(each, quantiles) for each, quantiles in zip(medians.tolist(), pooled, strict=True)
     ]
+
+
+def nulls(figures):
+    return np.where(np.isnan(figures), None, figures).tolist()
 
 
 def spread(*processes):

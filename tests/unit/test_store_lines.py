@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from attnbench.errors import UsageError
-from attnbench.record import SCHEMA, Measurement, Outcome, Rates
+from attnbench.insight.questions import questions
+from attnbench.record import SCHEMA, Measurement, Outcome, Rates, Record, Unread, read
 from attnbench.store import Store, lines, list_runs, verify
-from stored_runs import ENVIRONMENT, add_line, make_plan, make_record, sealed
+from attnbench.store.reading import read_journal
+from stored_runs import ENVIRONMENT, RUN, add_line, make_job, make_plan, make_record, sealed
 
 
 @pytest.fixture
@@ -151,6 +153,48 @@ def test_a_record_of_a_planned_job_holds_that_job_and_one_of_a_further_attempt_i
     assert again.job == replace(store.plan.jobs[2], attempt=2)
 
 
+def test_a_record_of_a_planned_job_is_read_when_it_is_asked_for_and_equals_what_was_written(store):
+    written = [make_record(1), make_record(2, attempt=2), make_record(9)]
+    store.append(*written)
+    assert [type(entry) for entry in store.entries()] == [Unread, Record, Record]
+    assert [(entry.run, entry.job) for entry in store.entries()] == [(each.run, each.job) for each in written]
+    assert [read(entry) for entry in store.entries()] == list(store.history()) == written
+
+
+MISLEADING = {"outcome": 1, "job": 2, "round": 3, 'a","outcome":{': ',"round":4}', ',"job":{': "x"}
+
+
+def test_words_of_the_format_in_options_mislead_nobody(tmp_path):
+    case = replace(make_job(0).case, options=MISLEADING)
+    jobs = [replace(make_job(0), case=case, round=number, attempt=attempt) for number in (1, 2) for attempt in (1, 7)]
+    with Store.create(tmp_path, replace(make_plan(0), jobs=tuple(jobs))) as store:
+        written = [replace(make_record(0), job=job, run='odd","job":{') for job in jobs]
+        store.append(*written)
+        assert list(store.history()) == written
+    with Store.open(store.path, write=False) as again:
+        assert list(again.plan.jobs) == jobs
+        assert list(again.history()) == written
+
+
+def test_jobs_of_one_question_share_what_they_have_in_common_once_a_plan_is_read(tmp_path):
+    jobs = [replace(make_job(number), round=place) for place in (1, 2, 10) for number in (0, 1)]
+    Store.create(tmp_path, replace(make_plan(0), jobs=tuple(jobs))).close()
+    read = Store.open(tmp_path / RUN, write=False).plan.jobs
+    assert list(read) == jobs
+    assert len({id(job.case) for job in read}) == 2
+
+
+def test_a_sound_line_of_a_planned_job_without_an_outcome_is_passed_over_and_the_record_before_it_stands(store):
+    store.append(make_record(0))
+    event = msgspec.to_builtins(make_record(0)) | {"outcome": {"status": "splendid"}}
+    add_line(store, sealed(msgspec.json.encode(event)))
+    assert list(store.history()) == [make_record(0)]
+    (question, *_) = questions(store.entries(), store.plan.jobs, run=RUN)
+    assert question.records == [make_record(0)]
+    (broken,) = verify(store.path).broken
+    assert "outcome.status" in broken.why
+
+
 def test_a_sound_line_whose_job_is_none_is_broken_and_says_which_field(store):
     event = msgspec.to_builtins(make_record(0))
     event["job"]["case"]["shape"]["heads"] = "eight"
@@ -207,7 +251,7 @@ def test_a_run_of_schema_1_can_be_resumed_and_verified(tmp_path):
 
 def test_this_version_still_writes_schema_1_its_records_byte_for_byte_and_its_plan_with_what_came_later():
     journal = (GOLDEN / "events.jsonl").read_bytes().splitlines(keepends=True)
-    written = [lines.to_line(record) for record in lines.read_journal(GOLDEN).records[:-1]]
+    written = [lines.to_line(record) for record in read_journal(GOLDEN).records[:-1]]
     stored = json.loads((GOLDEN / "plan.json").read_bytes())["event"]
     today = json.loads(lines.to_line(Store.open(GOLDEN, write=False).plan))["event"]
     assert today == today | stored

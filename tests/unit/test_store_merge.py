@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.api import Run
 from attnbench.errors import DamagedStore
 from attnbench.record import Job, Outcome, Record
+from attnbench.runs import Run
 from attnbench.store import Store, merge, verify
 from helpers.planted import ENVIRONMENT, job, ok, plan
 from stored_runs import add_line

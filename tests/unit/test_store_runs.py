@@ -5,7 +5,8 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.store import Store, find_run, lines, list_runs, new_run_id, verify
+from attnbench.store import Broken, Store, find_run, list_runs, new_run_id, verify
+from attnbench.store.lines import to_line
 from stored_runs import CREATED_S, RUN, add_line, make_plan, make_record
 
 
@@ -102,7 +103,7 @@ def test_what_is_no_run_is_not_listed_and_what_is_damaged_is_listed_as_such(shel
     (shelf / "20261122-121405-abbb" / "plan.json").write_bytes(b"not a plan")
     orphaned = shelf / "20261125-000000-eeee"
     orphaned.mkdir()
-    (orphaned / "events.jsonl").write_bytes(lines.to_line(make_record(0)))
+    (orphaned / "events.jsonl").write_bytes(to_line(make_record(0)))
     summaries = {summary.run: summary.damage for summary in list_runs(shelf)}
     assert list(summaries) == sorted(summaries)
     assert [bool(damage) for damage in summaries.values()] == [False, True, False, True]
@@ -159,7 +160,7 @@ def test_verify_says_where_a_line_broke_and_keeps_its_bytes_apart(store):
     assert not report.sound
     assert report.statuses == {"ok": 2}
     assert (store.path / "events.jsonl").read_bytes() == before
-    kept = msgspec.json.decode((store.path / "quarantine.jsonl").read_bytes(), type=lines.Broken)
+    kept = msgspec.json.decode((store.path / "quarantine.jsonl").read_bytes(), type=Broken)
     assert kept == broken
 
 
@@ -185,6 +186,6 @@ def test_verify_reports_a_missing_plan_and_still_counts_the_records(store):
 
 
 def test_a_plan_that_holds_another_event_is_damaged(store):
-    (store.path / "plan.json").write_bytes(lines.to_line(make_record(0)))
+    (store.path / "plan.json").write_bytes(to_line(make_record(0)))
     with pytest.raises(DamagedStore, match="it holds no plan"):
         Store.open(store.path, write=False)

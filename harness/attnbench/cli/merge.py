@@ -29,8 +29,8 @@ def merge(
       attnbench merge 20261121 20261122
     """
     from attnbench import store
-    from attnbench.api import Run
     from attnbench.insight.guard import mismatches
+    from attnbench.runs import Run
 
     paths = list(dict.fromkeys(store.find_run(name, out).resolve() for name in runs))
     if len(paths) == 1:

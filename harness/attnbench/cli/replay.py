@@ -50,10 +50,10 @@ def replay(
       attnbench replay fa1 --run latest --json
     """
     from attnbench import replays, session
-    from attnbench.api import Run
     from attnbench.cli.live import display, place
     from attnbench.processor import cores
     from attnbench.request import Request
+    from attnbench.runs import Run
     from attnbench.store import find_run
 
     found = replays.find_paper(paper)

@@ -39,10 +39,10 @@ def report(
       attnbench report 20261121 20261122 -o both.html
       attnbench report latest --figures paper --figure-formats pdf
     """
-    from attnbench.api import Run
     from attnbench.report.files import write_figures, write_page
     from attnbench.report.matplotlib import FORMATS
     from attnbench.report.reported import Report
+    from attnbench.runs import Run
 
     formats = figure_formats.split(",")
     for name in formats:

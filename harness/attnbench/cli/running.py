@@ -8,7 +8,6 @@ from msgspec import Struct
 from rich.console import Console
 
 from attnbench import session
-from attnbench.api import Run
 from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
 from attnbench.record import Status
@@ -16,6 +15,7 @@ from attnbench.report.contexts import blocks
 from attnbench.report.json import to_json
 from attnbench.report.terminal import Tables
 from attnbench.request import Request
+from attnbench.runs import Run
 from attnbench.store import find_run
 from attnbench.text import plain
 

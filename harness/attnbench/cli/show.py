@@ -43,10 +43,10 @@ def show(
     """
     from rich.console import Console
 
-    from attnbench.api import Run
     from attnbench.report.contexts import blocks
     from attnbench.report.formats import FORMATS, rendered
     from attnbench.report.terminal import Tables
+    from attnbench.runs import Run
     from attnbench.store import find_run
 
     if environment:

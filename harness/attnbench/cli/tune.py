@@ -12,7 +12,7 @@ from attnbench.errors import UsageError
 from attnbench.store import RESULTS, find_run
 
 if TYPE_CHECKING:
-    from attnbench.api import Run
+    from attnbench.runs import Run
 
 
 def tune(
@@ -57,10 +57,10 @@ def tune(
     """
     asked = locals()
     from attnbench import session, tuning
-    from attnbench.api import Run
     from attnbench.cli.live import display
     from attnbench.processor import cores
     from attnbench.request import Request
+    from attnbench.runs import Run
 
     if (resume is None) == (variants is None):
         raise UsageError("tune: name variants to begin with, or --resume RUN alone to go on; one of the two")

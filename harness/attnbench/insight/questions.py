@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.case import Option
-from attnbench.record import Job, Measurement, Record, Status
+from attnbench.record import Entry, Job, Measurement, Record, Status, read
 
 PENDING = "not measured yet"
 ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
@@ -16,49 +16,46 @@ ByRound = dict[int, Measurement]
 
 
 class Question(Struct, eq=False):
-    """All that is known of one question of one run: its record for each round, of the highest attempt."""
+    """All that is known of one question of one run: what was recorded of each of its rounds."""
 
     run: str
     job: Job
     planned: set[int]  # the rounds that the run's plan asks for
-    rounds: dict[int, Record]
-
-    def add(self, record: Record) -> None:
-        """Keep a record, unless one of a later attempt is known."""
-        known = self.rounds.get(record.job.round)
-        if known is None or record.job.attempt >= known.job.attempt:
-            self.rounds[record.job.round] = record
+    rounds: dict[int, list[Entry]]
 
     @property
     def records(self) -> list[Record]:
-        """Give the records in the order of their rounds."""
-        return [self.rounds[number] for number in sorted(self.rounds)]
+        """Read the record that counts of each round, in the order of rounds: of its highest attempt, the last one."""
+        found = (_standing(self.rounds[number]) for number in sorted(self.rounds))
+        return [record for record in found if record is not None]
 
 
-def questions(records: Iterable[Record], planned: Sequence[Job], *, run: str, stray: bool = True) -> list[Question]:
+def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, stray: bool = True) -> list[Question]:
     """Group jobs and records by what they ask: those of `planned` first, which are jobs of `run`.
 
     Without `stray`, all records are the run's, also those merged into it, and what is not planned is left out.
     """
     known: dict[tuple[str, bytes], Question] = {}
+    alike: dict[tuple[int, ...], Question] = {}  # jobs of a stored plan share what they have in common
     by_job: dict[int, Question] = {}  # a stored record holds the planned job itself
     for job in planned:
-        asked = run, _asked(job)
-        question = known.get(asked)
+        parts = id(job.case), id(job.probe), id(job.protocol), id(job.origin)
+        question = alike.get(parts)
         if question is None:
-            question = known[asked] = Question(run, job, set(), {})
+            asked = run, _asked(job)
+            question = alike[parts] = known.setdefault(asked, Question(run, job, set(), {}))
         question.planned.add(job.round)
         by_job[id(job)] = question
-    for record in records:
-        whose = record.run if stray else run
-        question = by_job.get(id(record.job)) if whose == run else None
-        if question is None:
-            asked = whose, _asked(record.job)
+    for entry in records:
+        job, whose = entry.job, entry.run if stray else run
+        found = by_job.get(id(job)) if whose == run else None
+        if found is None:
+            asked = whose, _asked(job)
             if not stray and asked not in known:
                 continue
-            question = known.setdefault(asked, Question(record.run, record.job, set(), {}))
-        if stray or record.job.round in question.planned:
-            question.add(record)
+            found = known.setdefault(asked, Question(entry.run, job, set(), {}))
+        if stray or job.round in found.planned:
+            found.rounds.setdefault(job.round, []).append(entry)
     return list(known.values())
 
 
@@ -100,6 +97,14 @@ def facts_of(records: Iterable[Record]) -> dict[str, Option]:
     for record in records:
         facts.update(record.outcome.facts)
     return facts
+
+
+def _standing(entries: Sequence[Entry]) -> Record | None:
+    """Read the entry that counts: of the highest attempt, the one written last."""
+    if len(entries) == 1:
+        return read(entries[0])
+    by_attempt = sorted(entries, key=lambda entry: entry.job.attempt)
+    return next((record for entry in reversed(by_attempt) if (record := read(entry)) is not None), None)
 
 
 def _asked(job: Job) -> bytes:

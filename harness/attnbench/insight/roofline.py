@@ -1,13 +1,14 @@
 """Rates of work from latencies: FLOP/s by two counts, bytes per second, and the share of what the machine could do."""
 
-from collections.abc import Iterable, Iterator
-
-from msgspec.structs import replace
+import numpy as np
+from msgspec import Struct
 
 from attnbench.case import Mask
+from attnbench.insight.columns import Column, Columns
 from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import Own, Row, Split
+from attnbench.insight.rows import Row
 from attnbench.record import Rates
+from attnbench.stats import FloatArray
 
 _FORWARD = 4  # operations for a pair and a feature: a multiply-add in each of two products
 # Five matrix products for the forward pass's two, as the scores are made once more (flash-attention's convention).
@@ -15,7 +16,16 @@ _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
 
-def derived(found: Iterable[Split], rates: Rates | None) -> list[Split]:
+class _Work(Struct, frozen=True, eq=False):
+    """Work of a row's pass, which over its latency gives a rate."""
+
+    metric: str
+    unit: str
+    amount: float
+    flags: tuple[str, ...] = ()
+
+
+def derived(found: Columns[Row], rates: Rates | None) -> Columns[Row]:
     """Give further rows for latencies whose work is known, with intervals from theirs.
 
     `flop_rate` is what exact attention needs over the time, `flop_rate_executed` what was executed, `bandwidth` what
@@ -23,12 +33,15 @@ def derived(found: Iterable[Split], rates: Rates | None) -> list[Split]:
     allow over the time taken. A count or a rate that is unknown gives no row. A share above 1 is flagged: a count or a
     rate is wrong.
     """
-    return [
-        Split(timed.shared, own)
-        for timed in found
-        if timed.own.metric == "latency" and timed.own.value and not is_harness(timed.shared)
-        for own in _derived(timed, rates)
+    seconds = np.array(found.own["value"], dtype=np.float64)
+    timed = [
+        place
+        for place, metric in enumerate(found.own["metric"])
+        if metric == "latency" and seconds[place] > 0 and not is_harness(found.shared[found.places[place]])
     ]
+    works = [_works(found.shared[place], rates) for place in found.places[timed].tolist()]
+    latencies = np.repeat(np.array(timed, dtype=np.int64), np.array([len(each) for each in works], dtype=np.int64))
+    return _per_time(found.take(latencies), [work for each in works for work in each])
 
 
 def flops_exact(row: Row) -> int:
@@ -53,22 +66,21 @@ def _ramp(length: int, limit: int) -> int:
     return rising * (rising + 1) // 2 + (length - rising) * limit
 
 
-def _derived(timed: Split, rates: Rates | None) -> Iterator[Own]:
-    row, latency = timed.shared, timed.own
+def _works(row: Row, rates: Rates | None) -> list[_Work]:
     flops, moved = row.facts.get("flops"), row.facts.get("bytes_executed")
+    found = []
     if row.level == "core":  # what is around the mechanism is not exact attention's
-        yield _per_time(latency, "flop_rate", flops_exact(row), unit="FLOP/s")
+        found.append(_Work("flop_rate", "FLOP/s", flops_exact(row)))
     if isinstance(flops, int) and flops:
-        yield _per_time(latency, "flop_rate_executed", flops, unit="FLOP/s")
+        found.append(_Work("flop_rate_executed", "FLOP/s", flops))
     if isinstance(moved, int) and moved:
         flags = (OPERAND_BYTES,) if row.facts.get("bytes_by") == "counter" else ()
-        yield _per_time(latency, "bandwidth", moved, unit="bytes/s", flags=flags)
+        found.append(_Work("bandwidth", "bytes/s", moved, flags))
     bound_s = _bound_s(row, flops, rates)
     if bound_s is not None:
         flags = () if row.facts.get("bytes_by") == "variant" else (LEAST_BYTES,)
-        share = _per_time(latency, "roofline_share", bound_s, unit="1", flags=flags)
-        above = (ABOVE_ROOFLINE,) if share.value is not None and share.value > 1 else ()
-        yield replace(share, flags=share.flags + above)
+        found.append(_Work("roofline_share", "1", bound_s, flags))
+    return found
 
 
 def _bound_s(row: Row, flops: object, rates: Rates | None) -> float | None:
@@ -94,25 +106,42 @@ def bytes_at_least(row: Row) -> int | None:
     return min(known, default=None)
 
 
-def _per_time(latency: Own, metric: str, work: float, *, unit: str, flags: tuple[str, ...] = ()) -> Own:
-    """Divide work by a latency, its interval and its rounds: the slowest time gives the lowest rate."""
-    return replace(
-        latency,
-        metric=metric,
-        unit=unit,
-        value=_rate(work, latency.value),
-        low=_rate(work, latency.high),
-        high=_rate(work, latency.low),
-        min=None,
-        p05=_rate(work, latency.p95),
-        p95=_rate(work, latency.p05),
-        iqr=None,
-        medians={number: work / seconds for number, seconds in latency.medians.items() if seconds},
-        flags=latency.flags + flags,
-        primary=False,
-        higher_is_better=True,
+def _per_time(latencies: Columns[Row], works: list[_Work]) -> Columns[Row]:
+    """Divide work by latencies, their intervals and their rounds: the slowest time gives the lowest rate."""
+    own = latencies.own
+    amount = np.array([work.amount for work in works], dtype=np.float64)
+    value = _rate(amount, own["value"])
+    above = np.array([work.metric == "roofline_share" for work in works], dtype=np.bool_) & (value > 1)
+    none = np.full(len(works), np.nan)
+    return Columns(
+        latencies.shared,
+        latencies.places,
+        own
+        | {
+            "metric": [work.metric for work in works],
+            "unit": [work.unit for work in works],
+            "value": value,
+            "low": _rate(amount, own["high"]),
+            "high": _rate(amount, own["low"]),
+            "min": none,
+            "p05": _rate(amount, own["p95"]),
+            "p95": _rate(amount, own["p05"]),
+            "iqr": none,
+            "medians": [
+                {number: work.amount / seconds for number, seconds in medians.items() if seconds}
+                for work, medians in zip(works, own["medians"], strict=True)
+            ],
+            "flags": [
+                flags + work.flags + (ABOVE_ROOFLINE,) * over
+                for flags, work, over in zip(own["flags"], works, above.tolist(), strict=True)
+            ],
+            "primary": [False] * len(works),
+            "higher_is_better": [True] * len(works),
+        },
     )
 
 
-def _rate(work: float, seconds: float | None) -> float | None:
-    return work / seconds if seconds else None
+def _rate(amount: FloatArray, seconds: Column) -> FloatArray:
+    taken = np.array(seconds, dtype=np.float64)
+    with np.errstate(divide="ignore", over="ignore"):
+        return np.where(taken == 0, np.nan, amount / taken)

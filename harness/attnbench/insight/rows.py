@@ -3,21 +3,24 @@
 Tables, exports, comparisons and fits are made from rows and from nothing else.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from attnbench import stats
 from attnbench.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
+from attnbench.insight.columns import Column, Columns, Places
 from attnbench.insight.questions import ENOUGH, PENDING, ByRound, Question, by_metric, facts_of, questions, verdict
-from attnbench.insight.samples import Described, described
-from attnbench.record import PRIMARY_METRIC, Job, ProbeKind, Profile, Record, Status
+from attnbench.insight.samples import Described, Samples
+from attnbench.record import PRIMARY_METRIC, Entry, Job, ProbeKind, Profile, Record, Status
+from attnbench.stats import FloatArray
 from attnbench.text import canonical
 
-__all__ = ["ENOUGH", "PENDING", "TWIN", "Own", "Row", "Split", "case_of", "rows", "split", "split_rows"]
+__all__ = ["ENOUGH", "PENDING", "TWIN", "Row", "case_of", "rows", "tabulated"]
 
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
 _UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
@@ -102,56 +105,23 @@ class Row(Struct, frozen=True, kw_only=True):
     allocator: Annotated[str, Meta(description="C heap: default, or retained (never given back)")]
 
 
-class Own(Struct, frozen=True, eq=False):
-    """What a row shares with no other row of its question, which differ in their metric; fields as in Row."""
+class _Draft(Struct, eq=False):
+    """A row to be: that of a question by its number, of a metric; its figure by its number, made from these `rounds`.
 
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    unit: str
-    samples: int
-    rounds: int
-    noise: stats.Noise
-    detail: str
-    min: float | None
-    p05: float | None
-    p95: float | None
-    iqr: float | None
-    spread: float | None
-    medians: dict[int, float]
-    outliers: int
-    flags: tuple[str, ...]
-    primary: bool
-    higher_is_better: bool
-
-
-class Split(Struct, frozen=True, eq=False):
-    """A row in two, of which the rows of a question have the greater in common: many make columns faster than rows do.
-
-    In place of fields that are its own, the shared row has those of a case without a figure.
+    Without a figure, it has what its question's base has.
     """
 
-    shared: Row
-    own: Own
-
-    @property
-    def row(self) -> Row:
-        """Give the whole row."""
-        return replace(self.shared, **msgspec.structs.asdict(self.own))
-
-
-class _Draft(Struct, frozen=True, eq=False):
-    """A row to be: `base` is what its question has in common, `by_round` what its figures are made from."""
-
-    base: Row
+    question: int
     metric: str
-    by_round: ByRound
     primary: bool
     place: tuple[object, ...]
+    figure: int = -1
+    rounds: tuple[int, ...] = ()
+    flags: tuple[str, ...] = ()
+    higher_is_better: bool = False
 
 
-def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True) -> list[Row]:
+def rows(records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True) -> list[Row]:
     """Summarise records: one row per question and metric, over its rounds; one for a question without a figure.
 
     A job of `planned`, the jobs of `run` (default: the records' own), whose question has no record is a row with status
@@ -159,28 +129,25 @@ def rows(records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "
     planned make no row. Rows come by metric, then by variant in the order of `planned` (else of the records), then by
     shape.
     """
-    return [each.row for each in split_rows(records, planned, run=run, stray=stray)]
+    return tabulated(records, planned, run=run, stray=stray).rows()
 
 
-def split_rows(
-    records: Sequence[Record], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True
-) -> list[Split]:
-    """Give the same rows in two parts."""
+def tabulated(
+    records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True
+) -> Columns[Row]:
+    """Give the same rows as columns: those of a question share all but their figures."""
     ranks: dict[tuple[str, str], int] = {}
+    bases: list[Row] = []
     drafts: list[_Draft] = []
+    samples = Samples()
     for question in questions(records, planned, run=run or (records[0].run if records else ""), stray=stray):
         rank = ranks.setdefault(_identity(question.job.case), len(ranks))
-        drafts += _drafts(question, rank)
+        base, measured = _told(question)
+        drafts += _drafts(base, measured, samples, question=len(bases), rank=rank)
+        bases.append(base)
     drafts.sort(key=lambda draft: draft.place)
-    found = iter(described([list(draft.by_round.values()) for draft in drafts if draft.by_round]))
-    return [
-        Split(draft.base, _measured(draft, next(found)) if draft.by_round else _unmeasured(draft)) for draft in drafts
-    ]
-
-
-def split(row: Row) -> Split:
-    """Take a row apart."""
-    return Split(row, Own(*(getattr(row, name) for name in Own.__struct_fields__)))
+    places = np.array([draft.question for draft in drafts], dtype=np.int64)
+    return Columns(bases, places, _own([bases[draft.question] for draft in drafts], drafts, samples.described()))
 
 
 def case_of(row: Row) -> Case:
@@ -194,18 +161,28 @@ def _identity(case: Case) -> tuple[str, str]:
     return case.variant, canonical(case.options)
 
 
-def _drafts(question: Question, rank: int) -> Iterator[_Draft]:
+def _told(question: Question) -> tuple[Row, dict[str, ByRound]]:
+    """Give what a question's rows have in common, and the measurements of each metric. Its records are read here."""
     records = question.records
     good = [record for record in records if record.outcome.status == "ok"]
     suffix = TWIN * question.job.probe.twin
     measured = {metric + suffix: by_round for metric, by_round in by_metric(good).items()}
-    base = _base(question, records, good, measured=bool(measured))
+    return _base(question, records, good, measured=bool(measured)), measured
+
+
+def _drafts(base: Row, measured: dict[str, ByRound], samples: Samples, *, question: int, rank: int) -> Iterator[_Draft]:
     known = base.metric if base.metric in measured else next(iter(measured), base.metric)
     lacking = [metric for metric in _MAY_LACK if measured and metric in base.facts and metric not in measured]
     rest = _place_among_cases(base, rank)
     for metric in [*measured, *lacking] or [base.metric]:
         place = (_KINDS[base.probe], _PLACES.get(metric, len(_PLACES)), metric, *rest)
-        yield _Draft(base, metric, measured.get(metric, {}), base.primary and metric == known, place)
+        draft = _Draft(question, metric, base.primary and metric == known, place)
+        if metric in measured:
+            found = list(measured[metric].values())
+            draft.figure, draft.rounds = samples.add(found), tuple(measured[metric])
+            draft.flags = tuple(dict.fromkeys(flag for each in found for flag in each.flags))
+            draft.higher_is_better = found[0].higher_is_better
+        yield draft
 
 
 def _place_among_cases(row: Row, rank: int) -> tuple[object, ...]:
@@ -254,40 +231,60 @@ def _fields_of(case: Case) -> dict[str, Any]:
     return whole
 
 
-def _unmeasured(draft: _Draft) -> Own:
-    """Give what is a row's own in a question without any figure, or of one that a measured case lacks: its reason."""
-    own = split(draft.base).own
-    if draft.metric == draft.base.metric:
-        return own
-    return replace(own, metric=draft.metric, detail=str(draft.base.facts[draft.metric]), primary=False)
+def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> dict[str, Column]:
+    """Give the columns in which rows of a question differ: figures, one measurement for each process.
+
+    Where a value was lost there is none, and in a question without any it is the base row that says why.
+    """
+    figures = np.array([draft.figure for draft in drafts], dtype=np.int64)
+    each = list(zip(bases, drafts, strict=True))
+    kinds = np.array([base.probe for base in bases], dtype=np.str_)
+    value, low, high = _estimates(each, found, figures).T
+    least, p05, p25, _, p75, p95 = found.quantiles_F6[figures].T
+    spread = np.where(np.isin(kinds, _REPEATED), found.spread_F[figures], np.nan)
+    lost, counts = found.lost[figures], found.counts[figures]
+    return {
+        "metric": [draft.metric for draft in drafts],
+        "value": value,
+        "low": low,
+        "high": high,
+        "unit": [found.units[draft.figure] or base.unit for base, draft in each],
+        "samples": counts,
+        "rounds": [len(draft.rounds) if draft.rounds else base.rounds for base, draft in each],
+        "noise": [stats.noise_verdict(None if math.isnan(share) else share) for share in spread.tolist()],
+        "detail": [
+            _detail(*both, gone, count) for both, gone, count in zip(each, lost.tolist(), counts.tolist(), strict=True)
+        ],
+        "min": least,
+        "p05": p05,
+        "p95": p95,
+        "iqr": p75 - p25,
+        "spread": spread,
+        "medians": [
+            {} if gone else dict(zip(draft.rounds, found.medians[draft.figure], strict=True))
+            for draft, gone in zip(drafts, lost.tolist(), strict=True)
+        ],
+        "outliers": np.where(lost, 0, found.outliers[figures]),
+        "flags": [
+            tuple(dict.fromkeys(base.flags + draft.flags)) if draft.flags else base.flags for base, draft in each
+        ],
+        "primary": [draft.primary for draft in drafts],
+        "higher_is_better": [draft.higher_is_better for draft in drafts],
+    }
 
 
-def _measured(draft: _Draft, found: Described) -> Own:
-    """Give a metric's figures, one measurement for each process; none where a value was lost."""
-    base, measurements = draft.base, list(draft.by_round.values())
-    trained, repeated = base.probe == "accuracy", base.probe in _REPEATED
-    estimate = stats.mean_over_seeds(found.samples.tolist()) if trained else found.estimate
-    spread = found.spread if repeated else None
-    whole = not found.lost
-    lost = "" if whole else f"{found.lost} of {found.samples.size} values not finite"
-    return Own(
-        metric=draft.metric,
-        value=estimate.value if whole else None,
-        low=estimate.low if whole else None,
-        high=estimate.high if whole else None,
-        unit=found.unit,
-        samples=found.samples.size,
-        rounds=len(measurements),
-        noise=stats.noise_verdict(spread) if whole else "",
-        detail="; ".join(filter(None, (lost, base.detail))),
-        min=found.pooled.min if whole else None,
-        p05=found.pooled.p05 if whole else None,
-        p95=found.pooled.p95 if whole else None,
-        iqr=found.pooled.iqr if whole else None,
-        spread=spread if whole else None,
-        medians=dict(zip(draft.by_round, found.medians, strict=True)) if whole else {},
-        outliers=found.outliers if whole else 0,
-        flags=tuple(dict.fromkeys([*base.flags, *(flag for each in measurements for flag in each.flags)])),
-        primary=draft.primary,
-        higher_is_better=measurements[0].higher_is_better,
-    )
+def _estimates(each: Sequence[tuple[Row, _Draft]], found: Described, figures: Places) -> FloatArray:
+    """Give values with their intervals; a training's are no repetitions of one another, but seeds."""
+    estimates = found.estimates_F3[figures]
+    for place, (base, draft) in enumerate(each):
+        if base.probe == "accuracy" and draft.rounds and not found.lost[draft.figure]:
+            mean = stats.mean_over_seeds(found.of(draft.figure))
+            estimates[place] = [math.nan if x is None else x for x in (mean.value, mean.low, mean.high)]
+    return estimates
+
+
+def _detail(base: Row, draft: _Draft, lost: int, count: int) -> str:
+    """Say why there is no figure, or what a figure lacks."""
+    if not draft.rounds:
+        return base.detail if draft.metric == base.metric else str(base.facts[draft.metric])
+    return "; ".join(filter(None, (f"{lost} of {count} values not finite", base.detail))) if lost else base.detail

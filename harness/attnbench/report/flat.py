@@ -1,9 +1,8 @@
 """A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
 
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, partial
-from itertools import islice
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -15,7 +14,6 @@ Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
 
 _KINDS: dict[object, Kind] = {int: "int", float: "float", bool: "bool"}
-_AT_ONCE = 1000  # rows, few enough to stay in a cache
 _CATEGORIES = ("metric", "unit", "device")  # text of which a run has few
 
 
@@ -37,23 +35,14 @@ def flat(row: Struct) -> list[Cell]:
     return [_cell(value) for value in astuple(row)]
 
 
-def cells_of(of: type[Struct], rows: Iterable[Struct]) -> Iterator[tuple[str, Sequence[Cell]]]:
-    """Give the same cells column by column, each with its name; what several rows share is written once."""
-    values: list[list[Any]] = [[] for _ in of.__struct_fields__]
-    left = iter(rows)
-    while some := list(islice(left, _AT_ONCE)):
-        for column, further in zip(values, zip(*map(astuple, some), strict=True), strict=True):
-            column.extend(further)
-    yield from zip(of.__struct_fields__, map(written, values), strict=True)
-
-
 def written(values: Sequence[Any]) -> Sequence[Cell]:
-    """Give a column's values as cells; of most columns they are cells already."""
-    if not values or not isinstance(values[0], dict | tuple):
+    """Give a column's values as cells, which of most columns they are already; what several share is written once."""
+    if values and isinstance(values[0], tuple):
+        return list(map(" ".join, values))
+    if not values or not isinstance(values[0], dict):
         return values
     apart = {id(value): value for value in values}
-    write = canonical_each if isinstance(values[0], dict) else partial(map, _cell)
-    texts = dict(zip(apart, write(apart.values()), strict=True))
+    texts = dict(zip(apart, canonical_each(apart.values()), strict=True))
     return [texts[id(value)] for value in values]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from attnbench.insight.columns import Columns
 from attnbench.insight.fit import context_rows
 from attnbench.insight.floor import is_harness
 from attnbench.insight.guard import Circumstances
 from attnbench.insight.roofline import derived
-from attnbench.insight.rows import Row, Split, split, split_rows
+from attnbench.insight.rows import Row, tabulated
 from attnbench.record import Rates
 from attnbench.report.axes import VariantKey, variant_key, variant_labels
 from attnbench.report.reproduction import reproduction
@@ -31,14 +32,14 @@ class Reported(Struct, frozen=True, kw_only=True):
 
 def rows_of(store: Store) -> list[Row]:
     """Make the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
-    return [each.row for each in split_rows_of(store)]
+    return columns_of(store).rows()
 
 
-def split_rows_of(store: Store) -> list[Split]:
-    """Give the same rows in two parts."""
-    found = split_rows(store.history(), store.plan.jobs, run=store.plan.run, stray=False)
-    fitting = context_rows([each.row for each in found], store.plan.fit) if store.plan.fit else []
-    return [*found, *derived(found, store.rates()), *map(split, fitting)]
+def columns_of(store: Store) -> Columns[Row]:
+    """Give the same rows as columns."""
+    found = tabulated(store.entries(), store.plan.jobs, run=store.plan.run, stray=False)
+    fitting = context_rows(found.rows(), store.plan.fit) if store.plan.fit else []
+    return found.joined(derived(found, store.rates()), Columns.of(fitting, tuple(found.own)))
 
 
 def read(store: Store) -> Reported:

@@ -4,19 +4,16 @@
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from attnbench.case import Option
-from attnbench.collector import collector_paused
-from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import SCHEMA, Environment, Job, Outcome, Rates, Record
+from attnbench.errors import UsageError
+from attnbench.record import SCHEMA, Environment, Job, Rates, Record
 
-_BUFFER_BYTES = 2**20
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
 
@@ -110,25 +107,6 @@ class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event
 Event = Plan | EnvironmentSeen | RatesSeen | Record
 
 
-class Broken(Struct, frozen=True, kw_only=True):
-    """A line that cannot be trusted: where it stands (lines from 1, bytes from 0), why, and its bytes."""
-
-    line: int
-    offset: int
-    why: str
-    raw: bytes
-
-
-class Journal(Struct, frozen=True, kw_only=True):
-    """What a journal holds, in the order written; `unknown` counts sound events of kinds that this version lacks."""
-
-    records: tuple[Record, ...] = ()
-    environments: dict[str, Environment] = {}
-    rates: Rates | None = None
-    unknown: int = 0
-    broken: tuple[Broken, ...] = ()
-
-
 class _Line(Struct):
     crc32: str
     event: msgspec.Raw
@@ -139,27 +117,13 @@ class _Header(Struct):
     schema: int
 
 
-class _JobApart(Struct, tag="record", tag_field="event"):
-    """A record whose job may be known by its bytes."""
-
-    schema: int
-    run: str
-    job: msgspec.Raw
-    outcome: Outcome
-    environment: str = ""
-    started_s: float = 0.0
-    seconds: float = 0.0
-
-
-# What `to_line` writes before a checksum, between it and the event, and at an event's start: read without a parser.
-_BEFORE, _BETWEEN, _AFTER = b'{"crc32":"', b'","event":', b"}"
-_SUM = slice(len(_BEFORE), len(_BEFORE) + 8)
-_RAW = slice(_SUM.stop + len(_BETWEEN), -len(_AFTER))
-_CURRENT = b'{"event":"record","schema":%d,' % SCHEMA
+# What `to_line` writes around an event, with its checksum, and at an event's start: read without a parser.
+_BEFORE_EVENT, _AFTER_EVENT = b'{"crc32":"%08x","event":', b"}"
+BEFORE_EVENT, AFTER_EVENT = len(_BEFORE_EVENT % 0), len(_AFTER_EVENT)
+CURRENT_PLAN, CURRENT_RECORD = (b'{"event":"%s","schema":%d,' % (kind, SCHEMA) for kind in (b"plan", b"record"))
 _LINE = msgspec.json.Decoder(_Line)
 _HEADER = msgspec.json.Decoder(_Header)
 _EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-_JOB_APART, _JOB = msgspec.json.Decoder(_JobApart), msgspec.json.Decoder(Job)
 _KINDS = {kind.__struct_config__.tag for kind in get_args(Event)}
 
 
@@ -172,7 +136,7 @@ def to_line(event: Event) -> bytes:
         raw = msgspec.json.encode(event)
     except UnicodeEncodeError:  # half of a surrogate pair, as in a file name that is not UTF-8
         raw = msgspec.json.encode(_escaped(msgspec.to_builtins(event)))
-    line = b'{"crc32":"%08x","event":%s}\n' % (zlib.crc32(raw), raw)
+    line = b"%b%b%b\n" % (_BEFORE_EVENT % zlib.crc32(raw), raw, _AFTER_EVENT)
     from_line(line)
     return line
 
@@ -183,109 +147,20 @@ def from_line(line: bytes) -> Event | None:
     Raises ValueError saying what is wrong with the line, and UsageError where a newer version wrote it.
     """
     try:
-        return _event(_as_written(line.removesuffix(b"\n")) or _checked(line))
+        line = line.removesuffix(b"\n")
+        whole = is_as_written(line, len(line))
+        return _event(line[BEFORE_EVENT:-AFTER_EVENT] if whole else _checked(line))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no event: {error}") from None
 
 
-def read_plan(path: Path) -> Plan:
-    """Read the plan of the run in a folder.
+def is_as_written(line: bytes, end: int) -> bool:
+    """Tell whether a line, which ends at `end`, newline aside, is byte for byte as `to_line` writes it.
 
-    Raises DamagedStore where it is missing or altered, and UsageError where it cannot be read.
+    Then its event is `line[BEFORE_EVENT : end - AFTER_EVENT]`, found in half the time that a parser takes.
     """
-    try:
-        with collector_paused():
-            event = from_line(_read(path / PLAN))
-    except FileNotFoundError:
-        raise DamagedStore(f"{path} has no {PLAN}: it is no run, or a damaged one") from None
-    except ValueError as error:
-        raise DamagedStore(f"{path / PLAN} is damaged: {error}") from None
-    if not isinstance(event, Plan):
-        raise DamagedStore(f"{path / PLAN} is damaged: it holds no plan")
-    return event
-
-
-def read_journal(path: Path, planned: Iterable[Job] = ()) -> Journal:
-    """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`.
-
-    A record of a planned job, in its first attempt, holds that very job.
-    """
-    try:
-        with collector_paused(), (path / EVENTS).open("rb", buffering=_BUFFER_BYTES) as file:
-            return _parse(file, planned)
-    except (FileNotFoundError, NotADirectoryError):  # killed after the plan was written, or before a measurement
-        return Journal()
-    except OSError as error:
-        raise _unread(path / EVENTS, error) from None
-
-
-def _parse(file: Iterable[bytes], planned: Iterable[Job]) -> Journal:
-    records: list[Record] = []
-    environments: dict[str, Environment] = {}
-    broken: list[Broken] = []
-    last_rates: Rates | None = None
-    unknown = 0
-    jobs = _Jobs({msgspec.json.encode(job): job for job in planned})
-    for number, offset, line in _lines(file):
-        try:
-            match _record(_as_written(line), jobs) or from_line(line):
-                case Record() as record:
-                    records.append(record)
-                case EnvironmentSeen(key=key, environment=environment):
-                    environments[key] = environment
-                case RatesSeen(rates=rates):
-                    last_rates = rates
-                case None | Plan():
-                    unknown += 1
-        except ValueError as error:
-            broken.append(Broken(line=number, offset=offset, why=str(error), raw=line))
-    return Journal(
-        records=tuple(records), environments=environments, rates=last_rates, unknown=unknown, broken=tuple(broken)
-    )
-
-
-class _Jobs(dict[bytes, Job]):
-    """Jobs by their bytes; those that are not known yet are read."""
-
-    def __missing__(self, raw: bytes) -> Job:
-        job = self[raw] = _JOB.decode(raw)
-        return job
-
-
-def _record(raw: bytes, jobs: _Jobs) -> Record | None:
-    """Give a record of this version; None for anything else, and for what is wrong, of which `from_line` says what."""
-    if not raw.startswith(_CURRENT):
-        return None
-    try:
-        found = _JOB_APART.decode(raw)
-        job = jobs[bytes(found.job)]
-    except msgspec.MsgspecError:
-        return None
-    return Record(
-        schema=found.schema,
-        run=found.run,
-        job=job,
-        outcome=found.outcome,
-        environment=found.environment,
-        started_s=found.started_s,
-        seconds=found.seconds,
-    )
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Give each line with its number and offset; an empty one comes of a newline put after a line that was whole."""
-    offset = 0
-    for number, line in enumerate(file, 1):
-        if line != b"\n":
-            yield number, offset, line.removesuffix(b"\n")
-        offset += len(line)
-
-
-def _as_written(line: bytes) -> bytes:
-    """Give the event of a line that is byte for byte as `to_line` writes it, else nothing; it takes half the time."""
-    raw = line[_RAW]
-    around = line.startswith(_BEFORE) and line.startswith(_BETWEEN, _SUM.stop) and line.endswith(_AFTER)
-    return raw if around and line[_SUM] == b"%08x" % zlib.crc32(raw) else b""
+    found = zlib.crc32(memoryview(line)[BEFORE_EVENT : end - AFTER_EVENT])
+    return line.startswith(_BEFORE_EVENT % found) and line.startswith(_AFTER_EVENT, end - AFTER_EVENT)
 
 
 def _checked(line: bytes) -> msgspec.Raw:
@@ -297,7 +172,7 @@ def _checked(line: bytes) -> msgspec.Raw:
 
 
 def _event(raw: bytes | msgspec.Raw) -> Event | None:
-    if isinstance(raw, bytes) and raw.startswith(_CURRENT):
+    if isinstance(raw, bytes) and raw.startswith(CURRENT_RECORD):
         return _EVENT.decode(raw)
     header = _HEADER.decode(raw)
     if header.schema > SCHEMA:
@@ -328,16 +203,3 @@ def _escaped(value: Any) -> Any:
             return {_escaped(key): _escaped(each) for key, each in value.items()}
         case _:
             return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except OSError as error:
-        raise _unread(path, error) from None
-
-
-def _unread(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{path} cannot be read: {error.strerror}")

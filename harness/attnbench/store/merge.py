@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from attnbench.errors import DamagedStore
 from attnbench.record import Job
-from attnbench.store.lines import Plan, read_journal
+from attnbench.store.lines import Plan
+from attnbench.store.reading import read_journal
 from attnbench.store.run import Store
 from attnbench.store.runs import CHECKPOINTS, new_run_id
 

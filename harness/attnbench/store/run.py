@@ -13,21 +13,11 @@ import filelock
 from msgspec.structs import replace
 
 from attnbench.errors import NotStored, UsageError
-from attnbench.record import Environment, Job, Rates, Record, Status
+from attnbench.record import Entry, Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
-from attnbench.store.lines import (
-    EVENTS,
-    PLAN,
-    EnvironmentSeen,
-    Event,
-    Journal,
-    Plan,
-    RatesSeen,
-    read_journal,
-    read_plan,
-    to_line,
-)
+from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, to_line
 from attnbench.store.progress import pending, standing
+from attnbench.store.reading import Journal, read_journal, read_plan
 from attnbench.store.runs import new_run_id
 
 LOCK = ".lock"
@@ -110,6 +100,10 @@ class Store:
     def history(self) -> tuple[Record, ...]:
         """Read every record, in the order written."""
         return self._read().records
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Give every record in the order written, left unread where it need not be: a great many take seconds."""
+        return self._read().entries
 
     def rates(self) -> Rates | None:
         """Read what the device itself was seen to do; None where nobody has looked."""

@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from attnbench.errors import DamagedStore, UsageError
 from attnbench.record import Job, Status
-from attnbench.store.lines import EVENTS, PLAN, read_journal, read_plan
+from attnbench.store.lines import EVENTS, PLAN
 from attnbench.store.progress import tally
+from attnbench.store.reading import read_journal, read_plan
 
 RESULTS = Path("results")  # where runs are kept unless told
 LATEST = "latest"

@@ -9,8 +9,8 @@ from msgspec import Struct
 from attnbench.errors import DamagedStore
 from attnbench.record import Job, Status
 from attnbench.store.files import replace_file
-from attnbench.store.lines import Broken, read_journal, read_plan
 from attnbench.store.progress import tally
+from attnbench.store.reading import Broken, read_journal, read_plan
 
 QUARANTINE = "quarantine.jsonl"
 

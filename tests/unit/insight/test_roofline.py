@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.case import Mask
+from attnbench.insight.columns import Columns
 from attnbench.insight.roofline import derived, flops_exact, visible_pairs
-from attnbench.insight.rows import split
+from attnbench.insight.rows import tabulated
 from attnbench.record import Rates
 from unit.insight.courses_planted import row, sweep
 from unit.report.planted import OWN
@@ -23,7 +24,7 @@ OWN_BYTES = {"bytes_executed": 5 * 10**8, "bytes_by": "variant"}
 
 def further(row, rates=RATES):
     """Give the rows derived of one."""
-    return [each.row for each in derived([split(row)], rates)]
+    return derived(Columns.of([row], tuple(tabulated([]).own)), rates).rows()
 
 
 def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):

@@ -1,0 +1,76 @@
+"""Many structs as columns: what a group of them has in common is held once, and only what they differ in apart."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+T = TypeVar("T", bound=Struct)
+Places = NDArray[np.int64]
+Column = NDArray[Any] | list[Any]  # in an array of floats, NaN is null
+
+
+class Columns(Struct, Generic[T], frozen=True, eq=False):
+    """Structs column by column: `shared` are whole ones, `places` says by which of them each is completed.
+
+    `own` are the columns in which those completed by one differ; the shared struct's value of them means nothing.
+    """
+
+    shared: Sequence[T]
+    places: Places
+    own: dict[str, Column]
+
+    @classmethod
+    def of(cls, structs: Sequence[T], own: Sequence[str] = ()) -> Self:
+        """Take apart structs with nothing in common; `own` are the columns of those that they are to be joined to."""
+        columns: dict[str, Column] = {name: [getattr(each, name) for each in structs] for name in own}
+        return cls(structs, np.arange(len(structs)), columns)
+
+    def rows(self) -> list[T]:
+        """Give every struct whole."""
+        cells = zip(*(_cells(column) for column in self.own.values()), strict=True) if self.own else [()] * len(self)
+        return [
+            replace(self.shared[place], **dict(zip(self.own, own, strict=True)))
+            for place, own in zip(self.places.tolist(), cells, strict=True)
+        ]
+
+    def take(self, which: Places) -> Self:
+        """Give some of them, in the order asked for."""
+        own = {name: _take(column, which) for name, column in self.own.items()}
+        return type(self)(self.shared, self.places[which], own)
+
+    def joined(self, *others: Self) -> Self:
+        """Give these and then others, which have the same columns of their own."""
+        parts = (self, *others)
+        wholes = {id(part.shared): part.shared for part in parts}
+        starts = dict(zip(wholes, np.cumsum([0, *map(len, wholes.values())]).tolist(), strict=False))
+        return type(self)(
+            [each for shared in wholes.values() for each in shared],
+            np.concatenate([part.places + starts[id(part.shared)] for part in parts]),
+            {name: _joined([part.own[name] for part in parts]) for name in self.own},
+        )
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def _cells(column: Column) -> list[Any]:
+    if isinstance(column, list):
+        return column
+    cells: list[Any] = column.tolist()
+    return [None if math.isnan(cell) else cell for cell in cells] if column.dtype.kind == "f" else cells
+
+
+def _take(column: Column, which: Places) -> Column:
+    return [column[place] for place in which.tolist()] if isinstance(column, list) else column[which]
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    dtype = next((column.dtype for column in columns if isinstance(column, np.ndarray)), None)
+    if dtype is None:
+        return [cell for column in columns for cell in column]
+    return np.concatenate([np.array(column, dtype=dtype) for column in columns])
