@@ -1,14 +1,22 @@
 """How time grows with the sequence: what every registered mechanism claims, measured by the harness itself.
 
 With a heap that is kept: by default blocks above 32 MiB are faulted in again at each call, which adds to an exponent as
-soon as a mechanism holds such blocks, and tells of the allocator more than of the mechanism.
+soon as a mechanism holds such blocks, and tells of the allocator more than of the mechanism. A figure of one call (flag
+`once`), which nothing has warmed up, tells of the same, so it counts only where fewer than three others are left:
+sdpa-math at 16384 tokens would need 34 GiB to find its memory as the call before has left it.
+
+What misses its claim is measured twice more, and the median of the three exponents counts: a machine that others use
+moves one of them by more than the 0.15 that a claim leaves.
 """
 
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 import attnbench
+from attnbench.insight.scaling import growths
 from attnbench.registry import entries, load
 from attnbench.variant import support_of
 
@@ -16,6 +24,8 @@ SEQS = "2048..16384"
 # What each sweep may spend. Every case is measured once whatever that takes; what is left goes, as the harness has it,
 # to further rounds of those whose interval is widest.
 BUDGETS = {"full": "18m", "causal": "5m", "tokens": "1m"}
+KINDS: dict[str, dict[str, object]] = {"full": {}, "causal": {"causal": True}, "tokens": {"level": "layer"}}
+AGAIN = "3m"
 SUPPORTS = {
     name: support_of(load(entry.target))
     for name, claims in entries("variants").items()
@@ -32,22 +42,32 @@ def variants(*, level: str, full: bool) -> list[str]:
 def measured(folder: Path, names: list[str], *, budget: str, **changes: object) -> dict[str, float]:
     """Sweep the lengths and give the exponents; a variant that cannot run on this machine has none."""
     given = {"seq": SEQS, "metrics": "latency", "allocator": "retained", "timeout_s": 120, "out": folder}
-    run = attnbench.run(variants=names, time_budget=budget, **given, **changes)  # type: ignore[arg-type]
-    found = {growth.variant: growth for growth in run.scaling() if growth.metric == "latency"}
+    rows = attnbench.run(variants=names, time_budget=budget, **given, **changes).rows()  # type: ignore[arg-type]
+    warm = growths([row for row in rows if "once" not in row.flags], ["latency"])
+    known = [*growths(rows, ["latency"]), *(growth for growth in warm if len(growth.lengths) > 2)]
+    found = {growth.variant: growth for growth in known}
     for name, growth in sorted(found.items()):
         claim = SUPPORTS[name].growth if name in SUPPORTS else 0
         print(f"{name}: N^{growth.exponent:.2f} over {growth.lengths[0]} to {growth.lengths[-1]} (claimed {claim:g})")
     return {name: growth.exponent for name, growth in found.items()}
 
 
+def holds(name: str, exponent: float) -> bool:
+    claim = SUPPORTS[name].growth
+    assert claim is not None
+    return claim - 0.15 <= exponent <= claim + 0.15
+
+
 @pytest.fixture(scope="module")
 def exponents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
-    new = tmp_path_factory.mktemp
-    found = measured(new("full"), variants(level="core", full=True), budget=BUDGETS["full"])
-    if causal := variants(level="core", full=False):
-        found |= measured(new("causal"), causal, budget=BUDGETS["causal"], causal=True)
-    if tokens := variants(level="layer", full=True):
-        found |= measured(new("tokens"), tokens, budget=BUDGETS["tokens"], level="layer")
+    found: dict[str, float] = {}
+    for kind, changes in KINDS.items():
+        names = variants(level=str(changes.get("level", "core")), full=not changes.get("causal"))
+        sweep = partial(measured, **changes)  # type: ignore[arg-type]
+        first = sweep(tmp_path_factory.mktemp(kind), names, budget=BUDGETS[kind]) if names else {}
+        missed = [name for name in names if name in first and not holds(name, first[name])]
+        again = [sweep(tmp_path_factory.mktemp(kind), missed, budget=AGAIN) for _ in range(2)] if missed else []
+        found |= first | {name: median([first[name], *(each[name] for each in again)]) for name in missed}
     return found
 
 
@@ -56,6 +76,4 @@ def exponents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 def test_time_grows_as_claimed(name: str, exponents: dict[str, float]) -> None:
     if name not in exponents:
         pytest.skip("it does not run on this machine")
-    claim = SUPPORTS[name].growth
-    assert claim is not None
-    assert claim - 0.15 <= exponents[name] <= claim + 0.15
+    assert holds(name, exponents[name])
