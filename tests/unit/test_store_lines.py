@@ -164,11 +164,29 @@ def test_a_record_of_a_planned_job_is_read_when_it_is_asked_for_and_equals_what_
 MISLEADING = {"outcome": 1, "job": 2, "round": 3, 'a","outcome":{': ',"round":4}', ',"job":{': "x"}
 
 
-def test_words_of_the_format_in_options_mislead_nobody(tmp_path):
-    case = replace(make_job(0).case, options=MISLEADING)
-    jobs = [replace(make_job(0), case=case, round=number, attempt=attempt) for number in (1, 2) for attempt in (1, 7)]
-    with Store.create(tmp_path, replace(make_plan(0), jobs=tuple(jobs))) as store:
-        written = [replace(make_record(0), job=job, run='odd","job":{') for job in jobs]
+@given(
+    jobs=st.lists(
+        st.builds(
+            lambda number, options, place, attempt, target: replace(
+                make_job(number, attempt=attempt),
+                case=replace(make_job(number).case, options=options),
+                round=place,
+                target=target,
+            ),
+            st.integers(0, 1),
+            st.sampled_from([{}, {"round": 3}, MISLEADING]),
+            st.sampled_from([1, 2, 12]),
+            st.sampled_from([1, 2, 7]),
+            st.sampled_from(["m:V", 'm","round":2}']),
+        ),
+        unique_by=repr,
+        max_size=12,
+    ),
+    run=st.sampled_from([RUN, 'odd","job":{']),
+)
+def test_whatever_words_of_the_format_a_job_holds_it_and_its_record_read_back_equal(jobs, run, tmp_path_factory):
+    written = [replace(make_record(0), job=job, run=run) for job in jobs]
+    with Store.create(tmp_path_factory.mktemp("runs"), replace(make_plan(0), jobs=tuple(jobs))) as store:
         store.append(*written)
         assert list(store.history()) == written
     with Store.open(store.path, write=False) as again:

@@ -132,7 +132,9 @@ def _jobs(several: Iterable[bytes]) -> Iterator[Job]:
     for raw in several:
         place = raw.rfind(_ROUND)  # -1 in the first round, which is not written: before the brace
         alike, number = known.get(raw[:place]), _number(raw[place:])
-        if alike is None or number is None:
+        if number is None:
+            yield _JOB.decode(raw)
+        elif alike is None:
             alike = known[raw[:place]] = _JOB.decode(raw)
             yield alike
         else:
@@ -160,7 +162,7 @@ class _Planned:
                 place = raw.rfind(_ROUND)
                 rounds = self._known.setdefault(raw[:place], {})
                 rounds[raw[place:]] = job
-                if _number(raw[place:]) == job.round:
+                if _number(raw[place:]) == job.round and job.attempt == 1:
                     alike[common] = rounds
             else:
                 rounds[b"%b%d}" % (_ROUND, job.round) if job.round > 1 else b"}"] = job
