@@ -25,7 +25,8 @@ class Described(Struct, frozen=True, eq=False):
 
     Arrays have one entry a figure, and a last one, for rows that have none; NaN is null. `estimates` are value, low and
     high, and `spread` how far a repetition would land, both from the medians: where processes repeat one another.
-    `quantiles` are those of `stats.quantiles_of_each`, and `values` all samples, which `of` gives by figure.
+    `quantiles` are those of `stats.quantiles_of_each`, and `values` all samples, a figure's up to its entry of
+    `ends`.
 
     `lost` counts values that are no number, or too large for one; where there are any, `medians` and `outliers`
     mean nothing and the rest is null.
@@ -40,11 +41,12 @@ class Described(Struct, frozen=True, eq=False):
     estimates_F3: FloatArray
     spread_F: FloatArray
     values: FloatArray
+    ends: Counts
 
     def of(self, figure: int) -> list[float]:
         """Give the samples of a figure, all processes one after another."""
-        end = int(self.counts[: figure + 1].sum())
-        found: list[float] = self.values[end - int(self.counts[figure]) : end].tolist()
+        end = self.ends[figure]
+        found: list[float] = self.values[end - self.counts[figure] : end].tolist()
         return found
 
 
@@ -94,6 +96,7 @@ class Samples:
             estimates_F3=np.vstack([estimates_F3, np.full(3, np.nan)]),
             spread_F=np.append(spread_F, np.nan),
             values=samples,
+            ends=np.append(ends, len(samples)),
         )
 
 

@@ -111,7 +111,7 @@ def read_journal(path: Path, planned: Iterable[Job] = ()) -> Journal:
     except (FileNotFoundError, NotADirectoryError):  # killed after the plan was written, or before a measurement
         return Journal()
     except OSError as error:
-        raise _unread_file(path / EVENTS, error) from None
+        raise _unreadable(path / EVENTS, error) from None
 
 
 def _plan(line: bytes, end: int) -> Plan | None:
@@ -201,13 +201,15 @@ def _parse(file: Iterable[bytes], planned: Iterable[Job]) -> Journal:
 
 def _unread(line: bytes, end: int, jobs: _Planned) -> Unread | None:
     """Give a record of this version whose job is planned, as it stands; None for any other line."""
-    if not line.startswith(_HEAD, BEFORE_EVENT) or not is_as_written(line, end):
+    if not line.startswith(_HEAD, BEFORE_EVENT):
         return None
     before = line.find(_JOB_KEY)
     behind = line.find(_OUTCOME_KEY, before)
     job = jobs.get(line[before + len(_JOB_KEY) : behind])
+    if job is None or not is_as_written(line, end):
+        return None
     run = _text(line[BEFORE_EVENT + len(_HEAD) : before])
-    if job is None or run is None:
+    if run is None:
         return None
     return Unread(run, job, partial(_record, run, job, b"{" + line[behind + 1 : end - AFTER_EVENT]))
 
@@ -250,8 +252,8 @@ def _read(path: Path) -> bytes:
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise _unread_file(path, error) from None
+        raise _unreadable(path, error) from None
 
 
-def _unread_file(path: Path, error: OSError) -> UsageError:
+def _unreadable(path: Path, error: OSError) -> UsageError:
     return UsageError(f"{path} cannot be read: {error.strerror}")
