@@ -172,10 +172,19 @@ def test_noise_is_clean_to_two_percent_and_unusable_above_ten(relative, verdict)
     assert stats.noise_verdict(relative) == verdict
 
 
-def test_importing_the_statistics_costs_no_scipy():
-    program = "import sys, attnbench.stats; print(*sorted({'scipy', 'pandas', 'torch'} & set(sys.modules)))"
+@pytest.mark.parametrize("degrees", stats.T_FACTORS)
+def test_the_width_of_an_interval_is_that_of_scipy(degrees):
+    assert stats.T_FACTORS[degrees] == pytest.approx(scipy_stats.t.ppf(0.975, degrees), rel=1e-14)
+
+
+@pytest.mark.parametrize("rounds", [3, 5, 10])
+def test_an_interval_over_the_rounds_of_a_profile_costs_no_scipy(rounds):
+    figure = f"print(stats.median_of_processes(range(1, {rounds + 1})).low > 0)"
+    program = (
+        f"import sys; from attnbench import stats; {figure}; print(*{{'scipy', 'pandas', 'torch'}} & {{*sys.modules}})"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
+    assert done.stdout.split() == ["True"]
 
 
 differences = st.lists(st.floats(min_value=-3, max_value=3), min_size=2, max_size=12).filter(

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from attnbench.errors import UsageError
 from attnbench.insight.questions import questions
-from attnbench.record import SCHEMA, Measurement, Outcome, Rates, Record, Unread, read
+from attnbench.record import SCHEMA, Measurement, Outcome, Rates, Unread, read
 from attnbench.store import Store, lines, list_runs, verify
 from attnbench.store.reading import read_journal
 from stored_runs import ENVIRONMENT, RUN, add_line, make_job, make_plan, make_record, sealed
@@ -156,7 +156,7 @@ def test_a_record_of_a_planned_job_holds_that_job_and_one_of_a_further_attempt_i
 def test_a_record_of_a_planned_job_is_read_when_it_is_asked_for_and_equals_what_was_written(store):
     written = [make_record(1), make_record(2, attempt=2), make_record(9)]
     store.append(*written)
-    assert [type(entry) for entry in store.entries()] == [Unread, Record, Record]
+    assert [isinstance(entry, Unread) for entry in store.entries()] == [True, False, False]
     assert [(entry.run, entry.job) for entry in store.entries()] == [(each.run, each.job) for each in written]
     assert [read(entry) for entry in store.entries()] == list(store.history()) == written
 
@@ -185,7 +185,7 @@ MISLEADING = {"outcome": 1, "job": 2, "round": 3, 'a","outcome":{': ',"round":4}
     run=st.sampled_from([RUN, 'odd","job":{']),
 )
 def test_whatever_words_of_the_format_a_job_holds_it_and_its_record_read_back_equal(jobs, run, tmp_path_factory):
-    written = [replace(make_record(0), job=job, run=run) for job in jobs]
+    written = [replace(make_record(0), job=job, run=(run, RUN)[place % 3 > 1]) for place, job in enumerate(jobs)]
     with Store.create(tmp_path_factory.mktemp("runs"), replace(make_plan(0), jobs=tuple(jobs))) as store:
         store.append(*written)
         assert list(store.history()) == written
@@ -211,6 +211,18 @@ def test_a_sound_line_of_a_planned_job_without_an_outcome_is_passed_over_and_the
     assert question.records == [make_record(0)]
     (broken,) = verify(store.path).broken
     assert "outcome.status" in broken.why
+
+
+@pytest.mark.parametrize("told", [b'"backend":"', b'"run":"'])
+def test_a_sound_line_that_is_no_utf8_is_passed_over_and_verifying_names_it(store, told):
+    outcome = Outcome(status="ok", backend="kernel")
+    store.append(make_record(0))
+    event = msgspec.json.encode(replace(make_record(1), outcome=outcome))
+    assert told in event
+    add_line(store, sealed(event.replace(told, told + b"\xff")))
+    assert list(store.history()) == [make_record(0)]
+    (broken,) = verify(store.path).broken
+    assert "utf-8" in broken.why
 
 
 def test_a_sound_line_whose_job_is_none_is_broken_and_says_which_field(store):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +13,7 @@ from attnbench.record import Entry, Job, Measurement, Record, Status, read
 PENDING = "not measured yet"
 ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
 
+_BY_ROUND = attrgetter("job.round", "job.attempt")
 ByRound = dict[int, Measurement]
 
 
@@ -21,13 +23,17 @@ class Question(Struct, eq=False):
     run: str
     job: Job
     planned: set[int]  # the rounds that the run's plan asks for
-    rounds: dict[int, list[Entry]]
+    entries: list[Entry]  # in the order written
 
     @property
     def records(self) -> list[Record]:
         """Read the record that counts of each round, in the order of rounds: of its highest attempt, the last one."""
-        found = (_standing(self.rounds[number]) for number in sorted(self.rounds))
-        return [record for record in found if record is not None]
+        found: dict[int, Record] = {}
+        for entry in sorted(self.entries, key=_BY_ROUND):
+            record = read(entry)
+            if record is not None:
+                found[record.job.round] = record
+        return list(found.values())
 
 
 def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, stray: bool = True) -> list[Question]:
@@ -36,14 +42,13 @@ def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, str
     Without `stray`, all records are the run's, also those merged into it, and what is not planned is left out.
     """
     known: dict[tuple[str, bytes], Question] = {}
-    alike: dict[tuple[int, ...], Question] = {}  # jobs of a stored plan share what they have in common
+    alike: dict[int, Question] = {}  # jobs of a stored plan share what they have in common
     by_job: dict[int, Question] = {}  # a stored record holds the planned job itself
     for job in planned:
-        parts = id(job.case), id(job.probe), id(job.protocol), id(job.origin)
-        question = alike.get(parts)
-        if question is None:
+        question = alike.get(id(job.case))
+        if question is None or not _shares(job, question.job):
             asked = run, _asked(job)
-            question = alike[parts] = known.setdefault(asked, Question(run, job, set(), {}))
+            question = alike[id(job.case)] = known.setdefault(asked, Question(run, job, set(), []))
         question.planned.add(job.round)
         by_job[id(job)] = question
     for entry in records:
@@ -53,9 +58,9 @@ def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, str
             asked = whose, _asked(job)
             if not stray and asked not in known:
                 continue
-            found = known.setdefault(asked, Question(entry.run, job, set(), {}))
+            found = known.setdefault(asked, Question(entry.run, job, set(), []))
         if stray or job.round in found.planned:
-            found.rounds.setdefault(job.round, []).append(entry)
+            found.entries.append(entry)
     return list(known.values())
 
 
@@ -99,12 +104,9 @@ def facts_of(records: Iterable[Record]) -> dict[str, Option]:
     return facts
 
 
-def _standing(entries: Sequence[Entry]) -> Record | None:
-    """Read the entry that counts: of the highest attempt, the one written last."""
-    if len(entries) == 1:
-        return read(entries[0])
-    by_attempt = sorted(entries, key=lambda entry: entry.job.attempt)
-    return next((record for entry in reversed(by_attempt) if (record := read(entry)) is not None), None)
+def _shares(job: Job, other: Job) -> bool:
+    """Tell whether jobs have the same parts but for their round, without comparing what those hold."""
+    return job.probe is other.probe and job.protocol is other.protocol and job.origin is other.origin
 
 
 def _asked(job: Job) -> bytes:

@@ -180,7 +180,7 @@ def _drafts(base: Row, measured: dict[str, ByRound], samples: Samples, *, questi
         if metric in measured:
             found = list(measured[metric].values())
             draft.figure, draft.rounds = samples.add(found), tuple(measured[metric])
-            draft.flags = tuple(dict.fromkeys(flag for each in found for flag in each.flags))
+            draft.flags = tuple({flag: None for each in found for flag in each.flags})
             draft.higher_is_better = found[0].higher_is_better
         yield draft
 
@@ -198,6 +198,8 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
     status, detail = verdict(records, good, measured=measured)
     last = next(reversed(good or records), None)
     backends = {record.outcome.backend: None for record in good or records if record.outcome.backend}
+    facts = facts_of(good or records)
+    diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good)
     return Row(
         run=question.run,
         **_fields_of(case),
@@ -212,8 +214,8 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
         probe=job.probe.kind,
         primary=job.probe.primary,
         task_options=job.probe.task_options,
-        facts=facts_of(good or records),
-        flags=("diverged",) if any(record.outcome.facts.get("diverged") for record in good) else (),
+        facts=facts,
+        flags=("diverged",) * diverged,
         source=job.origin.source_hash,
         environment=last.environment if last else "",
         profile=job.protocol.profile,

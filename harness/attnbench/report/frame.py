@@ -50,14 +50,31 @@ def _array(cells: "Sequence[Cell] | NDArray[Any]", kind: Kind) -> Any:
     if kind == "float":
         numbers = np.array(cells, dtype=np.float64)  # null is now NaN
         return pd.arrays.FloatingArray(numbers, np.isnan(numbers))
-    if kind == "int" and (isinstance(cells, np.ndarray) or None not in cells):
-        return pd.arrays.IntegerArray(np.array(cells, dtype=np.int64), np.zeros(len(cells), dtype=np.bool_))
-    if kind != "text":
+    if kind in ("text", "category"):
+        return _words(list(cells), kind)
+    if not isinstance(cells, np.ndarray) and None in cells:
         return pd.Series(list(cells), dtype=DTYPES[kind]).array
-    places: dict[Cell, int] = {}
-    taken = np.array([places.setdefault(cell, len(places)) for cell in cells], dtype=np.int64)
-    texts = pd.Series(list(places), dtype="string[python]")  # held once; Arrow's would be copied for each row
-    return texts.array.take(taken)
+    none = np.zeros(len(cells), dtype=np.bool_)
+    if kind == "int":
+        return pd.arrays.IntegerArray(np.array(cells, dtype=np.int64), none)
+    return pd.arrays.BooleanArray(np.array(cells, dtype=np.bool_), none)
+
+
+def _words(cells: Sequence[Any], kind: Kind) -> Any:
+    """Give words their type; each is held once: Arrow's would be copied for each row."""
+    import numpy as np
+    import pandas as pd
+
+    words = list(dict.fromkeys(cells))
+    if kind == "text" and len(words) == len(cells):
+        return pd.array(words, dtype="string[python]")
+    if kind == "category":
+        words = sorted(word for word in words if isinstance(word, str))
+    places = {None: -1} | dict(zip(words, range(len(words)), strict=True))
+    taken = np.fromiter(map(places.__getitem__, cells), dtype=np.int64, count=len(cells))
+    if kind == "category":
+        return pd.Categorical.from_codes(taken, pd.Index(words))
+    return pd.array(words, dtype="string[python]").take(taken)
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:

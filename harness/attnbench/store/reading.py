@@ -4,9 +4,10 @@ A record of a planned job is left unread until it is asked for: its job is known
 records of one question at a time.
 """
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property, lru_cache, partial
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Self
 
 import msgspec
 from msgspec import Raw, Struct
@@ -60,13 +61,58 @@ class Journal(Struct, frozen=True, kw_only=True, dict=True):
             return tuple(record for entry in self.entries if (record := read(entry)) is not None)
 
 
+class Planned:
+    """Planned jobs by their bytes: those of a question differ in their round alone, which is written last.
+
+    Retries are not among them.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, dict[int | None, Job]] = {}
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job]) -> Self:
+        """Take jobs as they are."""
+        planned = cls()
+        alike: dict[tuple[object, ...], dict[int | None, Job]] = {}
+        for job in jobs:
+            if job.attempt > 1:
+                continue
+            common = id(job.case), id(job.probe), id(job.protocol), id(job.origin), job.target, job.task_target
+            rounds = alike.get(common)
+            if rounds is None:
+                raw = msgspec.json.encode(job)
+                rounds = alike[common] = planned._known.setdefault(raw[: raw.rfind(_ROUND)], {})
+            rounds[job.round] = job
+        return planned
+
+    def read(self, raw: bytes) -> Job:
+        """Read a job and take it; it shares all but its round with those of its question."""
+        place = raw.rfind(_ROUND)  # -1 in the first round, which is not written: before the brace
+        number = _number(raw[place:])
+        if number is None:
+            return _JOB.decode(raw)
+        rounds = self._known.setdefault(raw[:place], {})
+        first = next(iter(rounds.values()), None)
+        rounds[number] = job = replace(first, round=number) if first else _JOB.decode(raw)
+        return job
+
+    def find(self, line: bytes, start: int, end: int) -> Job | None:
+        """Find the job whose bytes stand in a line from `start` to `end`; None where no such job is planned."""
+        place = line.rfind(_ROUND, start, end)
+        if place < 0:
+            place = end - 1
+        rounds = self._known.get(line[start:place])
+        return rounds.get(_number(line[place:end])) if rounds else None
+
+
 class _PlanApart(Plan, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     """A plan whose jobs are still bytes."""
 
     jobs: tuple[Raw, ...]  # type: ignore[assignment]
 
 
-class _Rest(Struct):
+class _Rest(Struct, gc=False):
     """What a record says behind its job."""
 
     outcome: Outcome
@@ -81,25 +127,27 @@ _PLAN_APART = msgspec.json.Decoder(_PlanApart)
 _REST, _JOB = msgspec.json.Decoder(_Rest), msgspec.json.Decoder(Job)
 
 
-def read_plan(path: Path) -> Plan:
-    """Read the plan of the run in a folder; jobs of one question share what they have in common.
+def read_plan(path: Path) -> tuple[Plan, Planned]:
+    """Read the plan of the run in a folder, and its jobs by their bytes.
 
     Raises DamagedStore where it is missing or altered, and UsageError where it cannot be read.
     """
     try:
         with collector_paused():
             line = _read(path / PLAN)
-            event = _plan(line, len(line) - line.endswith(b"\n")) or from_line(line)
+            planned = Planned()
+            plan = _plan(line, len(line) - line.endswith(b"\n"), planned)
+            event = plan or from_line(line)
     except FileNotFoundError:
         raise DamagedStore(f"{path} has no {PLAN}: it is no run, or a damaged one") from None
     except ValueError as error:
         raise DamagedStore(f"{path / PLAN} is damaged: {error}") from None
     if not isinstance(event, Plan):
         raise DamagedStore(f"{path / PLAN} is damaged: it holds no plan")
-    return event
+    return event, planned if plan else Planned.of(event.jobs)
 
 
-def read_journal(path: Path, planned: Iterable[Job] = ()) -> Journal:
+def read_journal(path: Path, planned: Planned | None = None) -> Journal:
     """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`.
 
     A record of a planned job, in its first attempt, holds that very job, and is left unread: a line under a sound
@@ -107,38 +155,23 @@ def read_journal(path: Path, planned: Iterable[Job] = ()) -> Journal:
     """
     try:
         with collector_paused(), (path / EVENTS).open("rb", buffering=_BUFFER_BYTES) as file:
-            return _parse(file, planned)
+            return _parse(file, planned or Planned())
     except (FileNotFoundError, NotADirectoryError):  # killed after the plan was written, or before a measurement
         return Journal()
     except OSError as error:
         raise _unreadable(path / EVENTS, error) from None
 
 
-def _plan(line: bytes, end: int) -> Plan | None:
+def _plan(line: bytes, end: int, planned: Planned) -> Plan | None:
     """Give a plan of this version; None for anything else, and for what is wrong, of which `from_line` says what."""
     if not line.startswith(CURRENT_PLAN, BEFORE_EVENT) or not is_as_written(line, end):
         return None
     try:
         found = _PLAN_APART.decode(memoryview(line)[BEFORE_EVENT : end - AFTER_EVENT])
-        jobs = tuple(_jobs(map(bytes, found.jobs)))
+        jobs = tuple(map(planned.read, map(bytes, found.jobs)))
     except msgspec.MsgspecError:
         return None
     return Plan(**{name: getattr(found, name) for name in Plan.__struct_fields__} | {"jobs": jobs})
-
-
-def _jobs(several: Iterable[bytes]) -> Iterator[Job]:
-    """Read jobs; those of a question differ in their round alone, which is written last, and share the rest."""
-    known: dict[bytes, Job] = {}
-    for raw in several:
-        place = raw.rfind(_ROUND)  # -1 in the first round, which is not written: before the brace
-        alike, number = known.get(raw[:place]), _number(raw[place:])
-        if number is None:
-            yield _JOB.decode(raw)
-        elif alike is None:
-            alike = known[raw[:place]] = _JOB.decode(raw)
-            yield alike
-        else:
-            yield replace(alike, round=number)
 
 
 @lru_cache(maxsize=1024)
@@ -148,102 +181,89 @@ def _number(end: bytes) -> int | None:
     return 1 if end == b"}" else int(digits) if digits.isdigit() else None
 
 
-class _Planned:
-    """Planned jobs by their bytes, which those of a question have in common up to their round."""
+class _Line(Unread, frozen=True, eq=False, gc=False):
+    """A record in a journal: the bytes behind its job, as a JSON object."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._known: dict[bytes, dict[bytes, Job]] = {}
-        alike: dict[tuple[object, ...], dict[bytes, Job]] = {}
-        for job in jobs:
-            common = id(job.case), id(job.probe), id(job.protocol), id(job.origin), job.target, job.task_target
-            rounds = alike.get(common)
-            if rounds is None or job.attempt > 1:
-                raw = msgspec.json.encode(job)
-                place = raw.rfind(_ROUND)
-                rounds = self._known.setdefault(raw[:place], {})
-                rounds[raw[place:]] = job
-                if _number(raw[place:]) == job.round and job.attempt == 1:
-                    alike[common] = rounds
-            else:
-                rounds[b"%b%d}" % (_ROUND, job.round) if job.round > 1 else b"}"] = job
+    rest: bytes
 
-    def get(self, raw: bytes) -> Job | None:
-        """Find a job; None where none is planned."""
-        place = raw.rfind(_ROUND)
-        rounds = self._known.get(raw[:place])
-        return rounds.get(raw[place:]) if rounds else None
+    def read(self) -> Record | None:
+        try:
+            found = _REST.decode(self.rest)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return Record(
+            run=self.run,
+            job=self.job,
+            outcome=found.outcome,
+            environment=found.environment,
+            started_s=found.started_s,
+            seconds=found.seconds,
+        )
 
 
-def _parse(file: Iterable[bytes], planned: Iterable[Job]) -> Journal:
+def _parse(file: Iterable[bytes], planned: Planned) -> Journal:
     entries: list[Entry] = []
     environments: dict[str, Environment] = {}
     broken: list[Broken] = []
     last_rates: Rates | None = None
-    unknown = 0
-    jobs = _Planned(planned)
-    for number, offset, line in _lines(file):
-        try:
-            match _unread(line, len(line) - line.endswith(b"\n"), jobs) or from_line(line):
-                case Unread() | Record() as entry:
-                    entries.append(entry)
-                case EnvironmentSeen(key=key, environment=environment):
-                    environments[key] = environment
-                case RatesSeen(rates=rates):
-                    last_rates = rates
-                case None | Plan():
-                    unknown += 1
-        except ValueError as error:
-            broken.append(Broken(line=number, offset=offset, why=str(error), raw=line.removesuffix(b"\n")))
+    unknown = offset = 0
+    records = _Records(planned)
+    for number, line in enumerate(file, start=1):
+        entry = records.find(line, len(line) - line.endswith(b"\n"))
+        if entry is not None:
+            entries.append(entry)
+        elif line != b"\n":  # an empty one comes of a newline put after a line that was whole
+            try:
+                match from_line(line):
+                    case Record() as record:
+                        entries.append(record)
+                    case EnvironmentSeen(key=key, environment=environment):
+                        environments[key] = environment
+                    case RatesSeen(rates=rates):
+                        last_rates = rates
+                    case None | Plan():
+                        unknown += 1
+            except ValueError as error:
+                broken.append(Broken(line=number, offset=offset, why=str(error), raw=line.removesuffix(b"\n")))
+        offset += len(line)
     return Journal(
         entries=tuple(entries), environments=environments, rates=last_rates, unknown=unknown, broken=tuple(broken)
     )
 
 
-def _unread(line: bytes, end: int, jobs: _Planned) -> Unread | None:
-    """Give a record of this version whose job is planned, as it stands; None for any other line."""
-    if not line.startswith(_HEAD, BEFORE_EVENT):
-        return None
-    before = line.find(_JOB_KEY)
-    behind = line.find(_OUTCOME_KEY, before)
-    job = jobs.get(line[before + len(_JOB_KEY) : behind])
-    if job is None or not is_as_written(line, end):
-        return None
-    run = _text(line[BEFORE_EVENT + len(_HEAD) : before])
-    if run is None:
-        return None
-    return Unread(run, job, partial(_record, run, job, b"{" + line[behind + 1 : end - AFTER_EVENT]))
+class _Records:
+    """Finds records of planned jobs, which as a rule all begin alike, up to the job: with their run."""
+
+    def __init__(self, planned: Planned) -> None:
+        self._planned = planned
+        self._start, self._run = b"\n", ""  # no line begins so
+
+    def find(self, line: bytes, end: int) -> Unread | None:
+        """Give a record of this version whose job is planned, as it stands; None for any other line."""
+        if not line.startswith(self._start, BEFORE_EVENT) and not self._begins(line):
+            return None
+        job_at = BEFORE_EVENT + len(self._start)
+        behind = line.find(_OUTCOME_KEY, job_at)
+        job = self._planned.find(line, job_at, behind)
+        if job is None or not is_as_written(line, end):
+            return None
+        return _Line(self._run, job, b"{%b" % line[behind + 1 : end - AFTER_EVENT])
+
+    def _begins(self, line: bytes) -> bool:
+        """Look at how a line begins: if as a record, those after it are held against it."""
+        before = line.find(_JOB_KEY)
+        run = _text(line[BEFORE_EVENT + len(_HEAD) : before]) if line.startswith(_HEAD, BEFORE_EVENT) else None
+        if run is None:
+            return False
+        self._start, self._run = line[BEFORE_EVENT : before + len(_JOB_KEY)], run
+        return True
 
 
-@lru_cache(maxsize=64)
 def _text(raw: bytes) -> str | None:
     try:
         return msgspec.json.decode(raw, type=str)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-
-
-def _record(run: str, job: Job, rest: bytes) -> Record | None:
-    try:
-        found = _REST.decode(rest)
-    except msgspec.MsgspecError:
-        return None
-    return Record(
-        run=run,
-        job=job,
-        outcome=found.outcome,
-        environment=found.environment,
-        started_s=found.started_s,
-        seconds=found.seconds,
-    )
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, int, bytes]]:
-    """Give each line with its number and offset; an empty one comes of a newline put after a line that was whole."""
-    offset = 0
-    for number, line in enumerate(file, start=1):
-        if line != b"\n":
-            yield number, offset, line
-        offset += len(line)
 
 
 def _read(path: Path) -> bytes:

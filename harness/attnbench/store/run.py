@@ -17,7 +17,7 @@ from attnbench.record import Entry, Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
 from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, to_line
 from attnbench.store.progress import pending, standing
-from attnbench.store.reading import Journal, read_journal, read_plan
+from attnbench.store.reading import Journal, Planned, read_journal, read_plan
 from attnbench.store.runs import new_run_id
 
 LOCK = ".lock"
@@ -26,11 +26,14 @@ LOCK = ".lock"
 class Store:
     """A run on disk, made by `create` or `open`. A writer holds the run's lock until it is closed."""
 
-    def __init__(self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack) -> None:
+    def __init__(
+        self, path: Path, plan: Plan, planned: Planned | None = None, *, journal: FileIO | None, held: ExitStack
+    ) -> None:
         self.path = path
         self.plan = plan
         self._journal = journal
         self._held = held
+        self._planned = planned
         self._known: tuple[tuple[int, int], Journal] | None = None
         self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
 
@@ -62,19 +65,19 @@ class Store:
         Raises DamagedStore where the plan is missing or altered, and UsageError where the run cannot be written or
         another process is writing it.
         """
-        plan = read_plan(path)
+        plan, planned = read_plan(path)
         with ExitStack() as held:
             try:
                 journal = _hold(path, held) if write else None
             except OSError as error:
                 raise UsageError(f"run {path} cannot be written ({error.strerror}); resume a copy of it") from None
-            return cls(path, plan, journal=journal, held=held.pop_all())
+            return cls(path, plan, planned, journal=journal, held=held.pop_all())
 
     def replan(self, plan: Plan) -> None:
         """Put another plan in the place of this run's: what is still to be measured has changed."""
         if plan != self.plan:
             replace_file(self.path / PLAN, to_line(plan))
-            self.plan = plan
+            self.plan, self._planned = plan, None
 
     def append(self, *events: Record | Environment | Rates) -> None:
         """Write events as lines of the journal; once this returns, they are on the disk.
@@ -132,7 +135,8 @@ class Store:
         except OSError:  # none yet, or one that reading will complain of
             return read_journal(self.path)
         if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
-            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self.plan.jobs))
+            self._planned = self._planned or Planned.of(self.plan.jobs)
+            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self._planned))
         return self._known[1]
 
     def __enter__(self) -> Self:
