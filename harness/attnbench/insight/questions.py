@@ -22,7 +22,7 @@ class Question(Struct, eq=False):
 
     run: str
     job: Job
-    planned: set[int]  # the rounds that the run's plan asks for
+    planned: list[int]  # the rounds that the run's plan asks for
     entries: list[Entry]  # in the order written
 
     @property
@@ -48,8 +48,8 @@ def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, str
         question = alike.get(id(job.case))
         if question is None or not _shares(job, question.job):
             asked = run, _asked(job)
-            question = alike[id(job.case)] = known.setdefault(asked, Question(run, job, set(), []))
-        question.planned.add(job.round)
+            question = alike[id(job.case)] = known.setdefault(asked, Question(run, job, [], []))
+        question.planned.append(job.round)
         by_job[id(job)] = question
     for entry in records:
         job, whose = entry.job, entry.run if stray else run
@@ -58,7 +58,7 @@ def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, str
             asked = whose, _asked(job)
             if not stray and asked not in known:
                 continue
-            found = known.setdefault(asked, Question(entry.run, job, set(), []))
+            found = known.setdefault(asked, Question(entry.run, job, [], []))
         if stray or job.round in found.planned:
             found.entries.append(entry)
     return list(known.values())
