@@ -82,6 +82,11 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         """The case's stable name: a hash of its canonical JSON."""
         return digest(self)
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether the pass computes gradients."""
+        return self.passes in ("backward", "forward-backward")
+
 
 def digest(*values: object) -> str:
     """Hash values by their canonical JSON (sorted keys): 16 hexadecimal digits, the same on every machine."""

@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct
 
-from attnbench.execute.messages import Answered, Question, Told
+from attnbench.execute.messages import Answered, Perform, Question, Told
 
 _LOG_HEAD, _LOG_TAIL = 8 << 10, 24 << 10
 _CHUNK = 1 << 16
@@ -155,7 +155,11 @@ class ForkServer:
             os.set_blocking(descriptor, False)
             self._selector.register(descriptor, selectors.EVENT_READ, child)
         try:
-            socket.send_fds(self._socket, [json.dumps({"id": self._count}).encode()], [text, answers, prints])
+            request = {
+                "id": self._count,
+                "gradients": isinstance(question, Perform) and question.job.case.differentiates,
+            }
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [text, answers, prints])
         except OSError as error:
             raise ServerLost(str(error)) from error
         finally:

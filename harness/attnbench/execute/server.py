@@ -52,6 +52,8 @@ def _handle(
         for pid in [pid for pid, (name, _) in children.items() if name == request["kill"]]:
             _kill([*_descendants(pid), pid])
         return
+    if request["gradients"]:
+        worker.load_for_gradients()
     pid = os.fork()
     if pid == 0:
         _become_child(connection, descriptors)

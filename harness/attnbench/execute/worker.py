@@ -1,9 +1,13 @@
 """The child's side: one question, read as JSON, is answered on a private descriptor; nothing survives the answer."""
 
 import faulthandler
+import gc
 import os
+import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -31,6 +35,8 @@ from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.train import accuracy
 from attnbench.variant import Unsupported
+
+_FOR_GRADIENTS = "torch.fx.experimental.symbolic_shapes"
 
 Tell = Callable[[str], None]
 
@@ -65,6 +71,16 @@ def assert_fork_is_safe() -> None:
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
+def load_for_gradients() -> None:
+    """Import, before a fork, what torch itself imports at a first gradient: each child would take 0.5 s for it."""
+    if _FOR_GRADIENTS not in sys.modules:
+        with suppress(ImportError):  # another torch keeps it elsewhere: then it is the children that import it
+            import_module(_FOR_GRADIENTS)
+        gc.collect()
+        gc.freeze()
+        assert_fork_is_safe()
+
+
 def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
@@ -75,6 +91,8 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint
         elif memory_bytes is not None and job.case.device.startswith("cuda"):
             whole = torch.cuda.get_device_properties(job.case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
+        if job.case.differentiates:
+            _warm_gradients()
         if job.probe.kind == "accuracy":
             return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
@@ -125,3 +143,10 @@ def _warm_threads(threads: int) -> None:
     """Start torch's threads now: their stacks belong to what the process has, not to what the variant takes."""
     torch.set_num_threads(threads)
     torch.ones(threads << 16).sum()  # torch gives a thread no less than 2^15 elements
+
+
+def _warm_gradients() -> None:
+    """Compute a gradient that is nobody's: what torch does and imports at its first one is not the variant's time."""
+    with torch.enable_grad():
+        one = torch.ones((), requires_grad=True)
+        torch.autograd.grad(one * 1, one, torch.ones(()))

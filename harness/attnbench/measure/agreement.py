@@ -19,7 +19,7 @@ from attnbench.measure import failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.effective import repeatable, summation
 from attnbench.measure.figure import figure
-from attnbench.measure.inputs import Inputs, Tokens, differentiates
+from attnbench.measure.inputs import Inputs, Tokens
 from attnbench.measure.layer import exact_layer_gradients, exact_outputs
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients
 from attnbench.measure.workload import Workload
@@ -118,7 +118,7 @@ def _second_call_s(workload: Workload) -> float:
 
 def _results(attend: Attend, callee: Callee, inputs: Inputs | Tokens, *, rows_R: torch.Tensor) -> Tensors:
     """Give the output on the chosen rows, and in a backward pass the gradients that a cotangent on these rows gives."""
-    if not differentiates(callee.case):
+    if not callee.case.differentiates:
         with torch.no_grad():
             return (attend(*callee.arguments(inputs))[..., rows_R, :],)
     out = attend(*callee.arguments(inputs))[..., rows_R, :]
@@ -129,7 +129,7 @@ def _results(attend: Attend, callee: Callee, inputs: Inputs | Tokens, *, rows_R:
 
 def _names(callee: Callee, inputs: Inputs | Tokens) -> tuple[str, ...]:
     """Name what `_results` gives."""
-    return ("output", *(f"d{name}" for name in callee.leaves(inputs) if differentiates(callee.case)))
+    return ("output", *(f"d{name}" for name in callee.leaves(inputs) if callee.case.differentiates))
 
 
 def _of_the_pass(results: Tensors) -> Tensors:

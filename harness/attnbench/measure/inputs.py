@@ -108,11 +108,6 @@ class Tokens(Struct, frozen=True, kw_only=True):
         return Tokens(x_BTE=_wide(self.x_BTE), y_BSE=y, grad_BTE=_wide(self.grad_BTE))
 
 
-def differentiates(case: Case) -> bool:
-    """Tell whether a case's pass computes gradients."""
-    return case.passes in ("backward", "forward-backward")
-
-
 def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
     """Draw sets of queries, keys and values: the same numbers on every device, in every dtype, for every variant.
 
@@ -169,7 +164,7 @@ def _normals(case: Case, sizes: Sizes, *, sets: int) -> list[list[torch.Tensor]]
     All are cut from one pool, which is turned on by an equal share for each further set: where queries, keys and values
     are equally large, they change their roles.
     """
-    wanted = [*sizes, sizes[0]] if differentiates(case) else [*sizes]
+    wanted = [*sizes, sizes[0]] if case.differentiates else [*sizes]
     counts = [math.prod(size) for size in wanted]
     # A stream of the inputs' own: from the bare seed a mechanism's weights would be the first queries, bit for bit.
     pool = torch.randn(sum(counts), generator=torch.Generator().manual_seed(seed_for(case.seed, "inputs")))
@@ -222,7 +217,7 @@ def _with_outliers(normals: list[torch.Tensor], generator: torch.Generator, *, p
 def _placed(tensor: torch.Tensor, case: Case) -> torch.Tensor:
     """Round to the case's dtype, so that every dtype is given the same numbers, in memory of the tensor's own."""
     placed = tensor.to(device=case.device, dtype=getattr(torch, case.dtype), copy=True)
-    return placed.requires_grad_(differentiates(case))
+    return placed.requires_grad_(case.differentiates)
 
 
 def _cotangent(grads: list[torch.Tensor], like: torch.Tensor) -> torch.Tensor:

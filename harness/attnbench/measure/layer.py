@@ -10,7 +10,7 @@ from torch.nn.functional import linear, pad
 
 from attnbench.case import Case, Mask, seed_for
 from attnbench.measure.checks import output_like
-from attnbench.measure.inputs import Inputs, Tokens, differentiates
+from attnbench.measure.inputs import Inputs, Tokens
 from attnbench.measure.reference import exact_attention, exact_gradients
 from attnbench.variant import Attention, has_from_tokens, has_steps
 
@@ -34,7 +34,7 @@ class Projections(torch.nn.Module):
 
         def weight(features: int) -> torch.nn.Parameter:
             drawn = torch.randn(features, width, generator=generator) / math.sqrt(width)
-            return torch.nn.Parameter(drawn, requires_grad=differentiates(case))
+            return torch.nn.Parameter(drawn, requires_grad=case.differentiates)
 
         self.wq, self.wo, self.wv = weight(width), weight(width), weight(kv_width)
         self.wk = None if tied else weight(kv_width)

@@ -13,7 +13,6 @@ from attnbench.case import Case
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.checks import checksum, finite, output_like
 from attnbench.measure.decode import tensors_in
-from attnbench.measure.inputs import differentiates
 from attnbench.record import Job
 from attnbench.variant import InvalidOutput, Unsupported
 
@@ -55,7 +54,7 @@ class Workload:
     @property
     def differentiates(self) -> bool:
         """Whether the pass computes gradients."""
-        return differentiates(self.case)
+        return self.case.differentiates
 
     @property
     def backend(self) -> str:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from attnbench.case import Passes
 from attnbench.execute import worker
+from attnbench.execute.events import Finished
+from attnbench.execute.local import FORKS, LocalExecutor
 from attnbench.record import Job, Outcome
 from helpers.planted import job
 
@@ -82,3 +86,42 @@ def test_all_threads_are_started_before_memory_is_bounded() -> None:
         env={"PYTHONPATH": str(Path(worker.__file__).parents[2])},
     )
     assert int(done.stdout) >= 4
+
+
+PLUGIN = Path(__file__).parents[2] / "plugins" / "imports.py"
+
+
+def told(executor: LocalExecutor, name: str, passes: Passes) -> str:
+    planned = replace(job(), target=f"{PLUGIN}:{name}")
+    small = replace(planned.case.shape, seq_q=16, seq_k=16)
+    planned = replace(planned, case=replace(planned.case, passes=passes, shape=small))
+    (ended,) = [event for event in executor.run([planned]) if isinstance(event, Finished)]
+    return ended.outcome.detail.partition(": ")[2]
+
+
+@pytest.mark.parametrize("spawn", [False, True])
+@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+def test_a_first_call_imports_nothing_of_torch_s(passes: Passes, spawn: bool) -> None:
+    with closing(LocalExecutor(spawn=spawn)) as executor:
+        assert told(executor, "Imported", passes) == "imported: ."
+
+
+@pytest.mark.skipif(not FORKS, reason="without a fork nothing is inherited")
+def test_what_gradients_need_is_imported_once_for_all_children_and_not_before_one_needs_it() -> None:
+    with closing(LocalExecutor()) as executor:
+        passes: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "forward")
+        counts = [int(told(executor, "Inherited", each).rpartition(" ")[2]) for each in passes]
+    assert counts[0] + 10_000 < counts[1] == pytest.approx(counts[2], abs=100) == pytest.approx(counts[3], abs=100)
+
+
+def test_what_is_imported_for_gradients_starts_no_thread_and_is_all_that_a_first_one_imports() -> None:
+    code = (
+        "import sys\nfrom attnbench.execute import worker\n"
+        "worker.load_for_gradients()\n"
+        "known = {*sys.modules}\n"
+        "worker._warm_gradients()\n"
+        "print(*{*sys.modules} - known)\n"
+    )
+    environ = {"PYTHONPATH": str(Path(worker.__file__).parents[2]), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert done.stdout.strip() == ""
