@@ -85,14 +85,14 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint
     """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
     try:
         _choose_device(job.case.device)
+        if job.case.differentiates:
+            _warm_gradients()
         if job.case.device == "cpu":
             _warm_threads(job.protocol.threads)
             limits.bound_memory(memory_bytes)
         elif memory_bytes is not None and job.case.device.startswith("cuda"):
             whole = torch.cuda.get_device_properties(job.case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
-        if job.case.differentiates:
-            _warm_gradients()
         if job.probe.kind == "accuracy":
             return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
         return PROBES[job.probe.kind](job, tell)
