@@ -10,6 +10,7 @@ from attnbench.errors import UsageError
 from attnbench.insight.columns import Columns
 from attnbench.insight.rows import Row
 from attnbench.report.flat import Cell, Kind, columns, written
+from attnbench.text import canonical_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +37,13 @@ def frame(rows: Columns[Row]) -> "pd.DataFrame":
 
 def _column(rows: Columns[Row], name: str, kind: Kind) -> Any:
     """Give a column; one that rows share is made of one cell for each that is shared."""
+    import pandas as pd
+
     own = rows.own.get(name)
     if own is None:
         return _array(written(list(map(attrgetter(name), rows.shared))), kind).take(rows.places)
+    if isinstance(own, list) and own and isinstance(own[0], dict):  # each row has its own
+        return pd.array(canonical_each(own), dtype="string[python]")
     return _array(written(own) if isinstance(own, list) else own, kind)
 
 
