@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +23,7 @@ from attnbench.execute import worker
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LARGEST_MESSAGE = 1 << 20
+_FOR_GRADIENTS = "torch.fx.experimental.symbolic_shapes"
 
 
 def serve(connection: socket.socket) -> None:
@@ -45,6 +47,21 @@ def serve(connection: socket.socket) -> None:
                 _send(connection, {"id": name, "exit": os.waitstatus_to_exitcode(status)})
 
 
+def load_for_gradients() -> None:
+    """Import what torch itself imports at a first gradient: each child would take 0.5 s for it."""
+    if _FOR_GRADIENTS not in sys.modules:
+        with suppress(ImportError):  # another torch keeps it elsewhere: then it is the children that import it
+            import_module(_FOR_GRADIENTS)
+        _settle()
+
+
+def _settle() -> None:
+    """Make sure that a fork is safe, and leave what is imported to no collector: a child would copy it."""
+    worker.assert_fork_is_safe()
+    gc.collect()
+    gc.freeze()
+
+
 def _handle(
     request: dict[str, int], descriptors: list[int], children: dict[int, tuple[int, int]], connection: socket.socket
 ) -> None:
@@ -53,7 +70,7 @@ def _handle(
             _kill([*_descendants(pid), pid])
         return
     if request["gradients"]:
-        worker.load_for_gradients()
+        load_for_gradients()
     pid = os.fork()
     if pid == 0:
         _become_child(connection, descriptors)
@@ -155,9 +172,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=int(sys.argv[1]))
     connection.set_inheritable(False)
-    worker.assert_fork_is_safe()
-    gc.collect()
-    gc.freeze()
+    _settle()
     _send(connection, {"ready": os.getpid()})
     serve(connection)
 

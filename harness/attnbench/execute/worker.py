@@ -1,13 +1,9 @@
 """The child's side: one question, read as JSON, is answered on a private descriptor; nothing survives the answer."""
 
 import faulthandler
-import gc
 import os
-import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -35,8 +31,6 @@ from attnbench.measure.workload import Workload
 from attnbench.record import Job, Outcome, ProbeKind
 from attnbench.train import accuracy
 from attnbench.variant import Unsupported
-
-_FOR_GRADIENTS = "torch.fx.experimental.symbolic_shapes"
 
 Tell = Callable[[str], None]
 
@@ -69,16 +63,6 @@ def assert_fork_is_safe() -> None:
     assert not torch.cuda.is_initialized(), "CUDA was initialised before the fork"
     threads = Path("/proc/self/task")
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
-
-
-def load_for_gradients() -> None:
-    """Import, before a fork, what torch itself imports at a first gradient: each child would take 0.5 s for it."""
-    if _FOR_GRADIENTS not in sys.modules:
-        with suppress(ImportError):  # another torch keeps it elsewhere: then it is the children that import it
-            import_module(_FOR_GRADIENTS)
-        gc.collect()
-        gc.freeze()
-        assert_fork_is_safe()
 
 
 def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:

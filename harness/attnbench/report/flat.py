@@ -41,10 +41,9 @@ def written(values: Sequence[Any]) -> Sequence[Cell]:
         return list(map(" ".join, values))
     if not values or not isinstance(values[0], dict):
         return values
-    known = list(map(id, values))
-    apart = dict(zip(known, values, strict=True))
-    texts = canonical_each(apart.values())
-    return texts if len(texts) == len(values) else list(map(dict(zip(apart, texts, strict=True)).__getitem__, known))
+    apart = {id(value): value for value in values}
+    texts = dict(zip(apart, canonical_each(apart.values()), strict=True))
+    return [texts[id(value)] for value in values]
 
 
 def _cell(value: Any) -> Cell:

@@ -71,8 +71,6 @@ def _words(cells: Sequence[Any], kind: Kind) -> Any:
     import pandas as pd
 
     words = list(dict.fromkeys(cells))
-    if kind == "text" and len(words) == len(cells):
-        return pd.array(words, dtype="string[python]")
     if kind == "category":
         words = sorted(word for word in words if isinstance(word, str))
     places = {None: -1} | dict(zip(words, range(len(words)), strict=True))

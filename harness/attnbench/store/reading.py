@@ -74,36 +74,28 @@ class Planned:
     def of(cls, jobs: Iterable[Job]) -> Self:
         """Take jobs as they are."""
         planned = cls()
-        alike: dict[tuple[object, ...], dict[int | None, Job]] = {}
         for job in jobs:
-            if job.attempt > 1:
-                continue
-            common = id(job.case), id(job.probe), id(job.protocol), id(job.origin), job.target, job.task_target
-            rounds = alike.get(common)
-            if rounds is None:
-                raw = msgspec.json.encode(job)
-                rounds = alike[common] = planned._known.setdefault(raw[: raw.rfind(_ROUND)], {})
-            rounds[job.round] = job
+            raw = msgspec.json.encode(job)
+            alike, number = _split(raw, 0, len(raw))
+            if number is not None:
+                planned._known.setdefault(alike, {})[number] = job
         return planned
 
     def read(self, raw: bytes) -> Job:
         """Read a job and take it; it shares all but its round with those of its question."""
-        place = raw.rfind(_ROUND)  # -1 in the first round, which is not written: before the brace
-        number = _number(raw[place:])
+        alike, number = _split(raw, 0, len(raw))
         if number is None:
             return _JOB.decode(raw)
-        rounds = self._known.setdefault(raw[:place], {})
+        rounds = self._known.setdefault(alike, {})
         first = next(iter(rounds.values()), None)
         rounds[number] = job = replace(first, round=number) if first else _JOB.decode(raw)
         return job
 
     def find(self, line: bytes, start: int, end: int) -> Job | None:
         """Find the job whose bytes stand in a line from `start` to `end`; None where no such job is planned."""
-        place = line.rfind(_ROUND, start, end)
-        if place < 0:
-            place = end - 1
-        rounds = self._known.get(line[start:place])
-        return rounds.get(_number(line[place:end])) if rounds else None
+        alike, number = _split(line, start, end)
+        rounds = self._known.get(alike)
+        return rounds.get(number) if rounds else None
 
 
 class _PlanApart(Plan, frozen=True, kw_only=True, tag="plan", tag_field="event"):
@@ -172,6 +164,14 @@ def _plan(line: bytes, end: int, planned: Planned) -> Plan | None:
     except msgspec.MsgspecError:
         return None
     return Plan(**{name: getattr(found, name) for name in Plan.__struct_fields__} | {"jobs": jobs})
+
+
+def _split(line: bytes, start: int, end: int) -> tuple[bytes, int | None]:
+    """Split the bytes of a job into those that its question's jobs have in common, and its round."""
+    place = line.rfind(_ROUND, start, end)
+    if place < 0:
+        place = end - 1  # the first round is not written: before the brace
+    return line[start:place], _number(line[place:end])
 
 
 @lru_cache(maxsize=1024)

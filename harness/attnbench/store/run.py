@@ -27,7 +27,7 @@ class Store:
     """A run on disk, made by `create` or `open`. A writer holds the run's lock until it is closed."""
 
     def __init__(
-        self, path: Path, plan: Plan, planned: Planned | None = None, *, journal: FileIO | None, held: ExitStack
+        self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack, planned: Planned | None = None
     ) -> None:
         self.path = path
         self.plan = plan
@@ -71,7 +71,7 @@ class Store:
                 journal = _hold(path, held) if write else None
             except OSError as error:
                 raise UsageError(f"run {path} cannot be written ({error.strerror}); resume a copy of it") from None
-            return cls(path, plan, planned, journal=journal, held=held.pop_all())
+            return cls(path, plan, journal=journal, held=held.pop_all(), planned=planned)
 
     def replan(self, plan: Plan) -> None:
         """Put another plan in the place of this run's: what is still to be measured has changed."""
