@@ -20,7 +20,7 @@ from attnbench.record import SCHEMA, Record
 from attnbench.report import reference
 from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
-from attnbench.store.lines import EnvironmentSeen, Plan, RatesSeen
+from attnbench.store.lines import SCHEMAS, EnvironmentSeen, Plan, RatesSeen
 from attnbench.units import amount, duration
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,8 @@ def columns() -> str:
 
 def schema() -> str:
     """Write the version of the format."""
-    return f"The schema is now {SCHEMA}.\n"
+    later = ", ".join(f"of a {kind} {schema}" for kind, schema in SCHEMAS.items() if schema != SCHEMA)
+    return f"The schema is now {SCHEMA}, {later}.\n"
 
 
 def events() -> str:

@@ -42,12 +42,12 @@ def make_record(number: int, status: Status = "ok", *, attempt: int = 1, detail:
 
 def make_plan(jobs: int, *, run: str = RUN, created_s: float = CREATED_S) -> Plan:
     """Give a plan of so many numbered jobs."""
-    return Plan(
+    return Plan.of(
+        (make_job(number) for number in range(jobs)),
         run=run,
         created_s=created_s,
         command=("attnbench", "run", "--seq", "512"),
         sweep={"seq": [512], "metrics": ["latency"]},
-        jobs=tuple(make_job(number) for number in range(jobs)),
         environment=ENVIRONMENT,
     )
 

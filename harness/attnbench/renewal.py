@@ -29,11 +29,11 @@ def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
                 f"--resume: {field.replace('_', ' ')} was {getattr(was, field)!r} and is {getattr(now, field)!r}; "
                 "numbers of both would not be comparable, so start a new run"
             )
-    jobs = tuple(_with_todays_sources(old.jobs, executor))
+    jobs = _with_todays_sources(old.jobs, executor)
     search = old.search and msgspec.structs.replace(
         old.search, timed=tuple(_with_todays_sources(old.search.timed, executor))
     )
-    return msgspec.structs.replace(old, jobs=jobs, search=search), now
+    return old.with_jobs(jobs, search=search), now
 
 
 def _with_todays_sources(jobs: Iterable[Job], executor: Executor) -> Iterator[Job]:

@@ -86,12 +86,12 @@ def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
     """Make the plan of a new run of these jobs."""
     created_s, memory_bytes = time.time(), _memory_bytes(request)
     allowed_bytes = memory_bytes or _spare_bytes(found.machine)
-    return Plan(
+    return Plan.of(
+        jobs,
         run=new_run_id(created_s),
         created_s=created_s,
         command=request.command,
         sweep=msgspec.to_builtins(found.sweep),
-        jobs=jobs,
         environment=found.machine,
         prune=request.prune,
         budget_s=_budget_s(request),

@@ -6,7 +6,6 @@ from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from attnbench.budget import Budget
 from attnbench.execute.events import Progressed, Started
@@ -88,7 +87,7 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool) -> Path:
         store.replan(renewed)
         store.append(environment)
         retried = RETRIED if retry_failed else ()
-        store.replan(replace(renewed, jobs=without_doubtful(renewed.jobs, store.pending(retry=retried))))
+        store.replan(renewed.with_jobs(without_doubtful(renewed.jobs, store.pending(retry=retried))))
         jobs = store.pending(retry=retried)
         known = store.records()
         notify(Opened(path=path, plan=store.plan, jobs=tuple(jobs), records=tuple(known)))
@@ -119,14 +118,14 @@ def learn_rates(store: Store, executor: Executor) -> None:
 def refine(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
     """Measure between the lengths around each crossing, as often as the plan asks for and as it is worth while."""
     while store.plan.refine and _has_time(store.plan, store.records()) and (jobs := _between_lengths(store)):
-        once_less = replace(store.plan, jobs=(*store.plan.jobs, *jobs), refine=store.plan.refine - 1)
+        once_less = store.plan.with_jobs((*store.plan.jobs, *jobs), refine=store.plan.refine - 1)
         _perform_further(store, once_less, executor, notify, environment=environment)
 
 
 def pursue(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
     """Measure what the records so far call for, until they call for nothing: a search says what it asks next."""
     while jobs := further(store.plan, store.records()):
-        plan = replace(store.plan, jobs=(*store.plan.jobs, *jobs))
+        plan = store.plan.with_jobs((*store.plan.jobs, *jobs))
         _perform_further(store, plan, executor, notify, environment=environment)
         search_rates(store, executor, notify, environment=environment)
 
@@ -134,7 +133,7 @@ def pursue(store: Store, executor: Executor, notify: Notify, *, environment: Env
 def search_rates(store: Store, executor: Executor, notify: Notify, *, environment: Environment) -> None:
     """Follow up the trials of learning rates: further trials beyond the edges, then every seed at the best rate."""
     while jobs := further_jobs(store.plan.jobs, store.records()):
-        plan = replace(store.plan, jobs=(*store.plan.jobs, *jobs))
+        plan = store.plan.with_jobs((*store.plan.jobs, *jobs))
         _perform_further(store, plan, executor, notify, environment=environment)
 
 

@@ -52,7 +52,7 @@ def store(folder: Path) -> tuple[Path, int]:
     path = folder / "large"
     path.mkdir(parents=True)
     jobs = tuple(each.job for each in found)
-    plan = Plan(run="large", created_s=0.0, command=("run",), sweep={}, jobs=jobs, environment=MACHINE)
+    plan = Plan.of(jobs, run="large", created_s=0.0, command=("run",), sweep={}, environment=MACHINE)
     (path / PLAN).write_bytes(to_line(plan))
     with (path / EVENTS).open("wb") as journal:
         journal.write(to_line(EnvironmentSeen(key=MACHINE.key, environment=MACHINE)))

@@ -20,7 +20,7 @@ def runs(tmp_path: Path) -> Path:
     """Two runs that were measured, and one that has only been planned."""
     for name in ("first", "second"):
         store(tmp_path, name, [*timings("vanilla", LENGTHS), *timings("flash", LENGTHS)])
-    planned = Plan(run="planned", created_s=0.0, command=("run",), sweep={}, jobs=(job(),), environment=MACHINE)
+    planned = Plan.of((job(),), run="planned", created_s=0.0, command=("run",), sweep={}, environment=MACHINE)
     Store.create(tmp_path / "results", planned).close()
     return tmp_path
 

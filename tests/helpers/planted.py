@@ -24,7 +24,7 @@ def job(variant: str = "vanilla", *, kind: ProbeKind = "latency", seq: int = 512
 
 def plan(jobs: list[Job], *, run: str = "20260101-000000-aaaa") -> Plan:
     """Plan a run of these jobs by hand."""
-    return Plan(run=run, created_s=0.0, command=("run",), sweep={}, jobs=tuple(jobs), environment=ENVIRONMENT)
+    return Plan.of(tuple(jobs), run=run, created_s=0.0, command=("run",), sweep={}, environment=ENVIRONMENT)
 
 
 def ok(*values_ns: int, flags: tuple[str, ...] = ()) -> Outcome:

@@ -22,7 +22,7 @@ def reported(
     """Give a run of these records."""
     named = [replace(record, run=run, environment=machine.key) for record in records]
     jobs = tuple(record.job for record in named)
-    plan = Plan(run=run, created_s=0.0, command=("run",), sweep={}, jobs=jobs, environment=machine)
+    plan = Plan.of(jobs, run=run, created_s=0.0, command=("run",), sweep={}, environment=machine)
     found = tabulated(named, jobs, run=run)
     return Reported(
         run=run,

@@ -14,7 +14,7 @@ MACHINE = Environment(attnbench="0.1.0", torch="2.13.0", cpu="a processor", devi
 def store(folder: Path, name: str, records: list[Record], *, machine: Environment = MACHINE) -> None:
     """Store records as a run."""
     jobs = tuple(record.job for record in records)
-    plan = Plan(run=name, created_s=0.0, command=("run",), sweep={}, jobs=jobs, environment=machine)
+    plan = Plan.of(jobs, run=name, created_s=0.0, command=("run",), sweep={}, environment=machine)
     with Store.create(folder / "results", plan) as run:
         for record in records:
             run.append(replace(record, run=name, environment=machine.key))

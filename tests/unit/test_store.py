@@ -141,7 +141,7 @@ def test_of_two_records_of_one_attempt_the_last_counts(store):
 def test_an_edited_plugin_is_measured_again(store):
     store.append(make_record(0))
     edited = [replace(job, origin=replace(job.origin, source_hash="f" * 16)) for job in store.plan.jobs]
-    renewed = Store.create(store.path.parent, replace(store.plan, jobs=tuple(edited)))
+    renewed = Store.create(store.path.parent, store.plan.with_jobs(tuple(edited)))
     renewed.append(make_record(0))
     renewed.close()
     assert renewed.pending() == edited

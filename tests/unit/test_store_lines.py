@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from attnbench.errors import UsageError
+from attnbench.errors import DamagedStore, UsageError
 from attnbench.insight.questions import questions
-from attnbench.record import SCHEMA, Measurement, Outcome, Rates, Unread, read
+from attnbench.record import Measurement, Outcome, Rates, Unread, read
 from attnbench.store import Store, lines, list_runs, verify
 from attnbench.store.reading import read_journal
 from stored_runs import ENVIRONMENT, RUN, add_line, make_job, make_plan, make_record, sealed
@@ -70,7 +70,8 @@ def test_every_event_says_its_schema(store):
     store.append(ENVIRONMENT)
     stored = [store.path / "plan.json", store.path / "events.jsonl"]
     events = [json.loads(line)["event"] for file in stored for line in file.read_text().splitlines()]
-    assert [event["schema"] for event in events] == [SCHEMA] * 3
+    assert [event["event"] for event in events] == ["plan", "record", "environment"]
+    assert [event["schema"] for event in events] == [2, 1, 1] == [lines.SCHEMAS[event["event"]] for event in events]
 
 
 def test_rates_are_an_event_of_their_own_of_which_the_last_counts(store):
@@ -109,7 +110,7 @@ def test_a_newer_schema_in_the_journal_is_refused_with_a_sentence(store, kind):
 
 
 def test_a_newer_plan_is_refused_with_a_sentence(store):
-    (store.path / "plan.json").write_bytes(sealed(b'{"event":"plan","schema":2,"run":7}'))
+    (store.path / "plan.json").write_bytes(sealed(b'{"event":"plan","schema":3,"run":7}'))
     with pytest.raises(UsageError, match="newer attnbench"):
         Store.open(store.path, write=True)
     assert "newer attnbench" in list_runs(store.path.parent)[0].damage
@@ -125,7 +126,11 @@ def test_an_older_schema_passes_through_every_upgrade(store, monkeypatch):
     def to_current(event):
         return {**event, "schema": 1, "seconds": 2.5}
 
-    monkeypatch.setattr(lines, "UPGRADES", {-2: rename_result, -1: split_status, 0: to_current})
+    monkeypatch.setattr(
+        lines,
+        "UPGRADES",
+        {("record", -2): rename_result, ("record", -1): split_status, ("record", 0): to_current},
+    )
     old = msgspec.to_builtins(make_record(0))
     old = {key: value for key, value in old.items() if key != "outcome"} | {"schema": -2, "result": "timeout"}
     add_line(store, sealed(msgspec.json.encode(old)))
@@ -186,7 +191,7 @@ MISLEADING = {"outcome": 1, "job": 2, "round": 3, 'a","outcome":{': ',"round":4}
 )
 def test_whatever_words_of_the_format_a_job_holds_it_and_its_record_read_back_equal(jobs, run, tmp_path_factory):
     written = [replace(make_record(0), job=job, run=(run, RUN)[place % 3 > 1]) for place, job in enumerate(jobs)]
-    with Store.create(tmp_path_factory.mktemp("runs"), replace(make_plan(0), jobs=tuple(jobs))) as store:
+    with Store.create(tmp_path_factory.mktemp("runs"), make_plan(0).with_jobs(tuple(jobs))) as store:
         store.append(*written)
         assert list(store.history()) == written
     with Store.open(store.path, write=False) as again:
@@ -196,10 +201,49 @@ def test_whatever_words_of_the_format_a_job_holds_it_and_its_record_read_back_eq
 
 def test_jobs_of_one_question_share_what_they_have_in_common_once_a_plan_is_read(tmp_path):
     jobs = [replace(make_job(number), round=place) for place in (1, 2, 10) for number in (0, 1)]
-    Store.create(tmp_path, replace(make_plan(0), jobs=tuple(jobs))).close()
+    Store.create(tmp_path, make_plan(0).with_jobs(tuple(jobs))).close()
     read = Store.open(tmp_path / RUN, write=False).plan.jobs
     assert list(read) == jobs
     assert len({id(job.case) for job in read}) == 2
+
+
+def test_a_plan_writes_a_question_once_however_many_rounds_ask_it(tmp_path):
+    jobs = [replace(make_job(number), round=place) for place in (1, 2, 10) for number in (0, 1, 2)]
+    several = [*jobs, replace(jobs[2], attempt=2), jobs[1], jobs[0]]
+    Store.create(tmp_path, make_plan(0).with_jobs(several)).close()
+    written = json.loads((tmp_path / RUN / "plan.json").read_bytes())["event"]
+    assert written["questions"] == msgspec.to_builtins([*jobs[:3], replace(jobs[2], attempt=2)])
+    assert written["order"] == [[0, 3, 1], [0, 3, 2], [0, 3, 10], [3, 1, 1], [1, 1, 1], [0, 1, 1]]
+    assert list(Store.open(tmp_path / RUN, write=False).plan.jobs) == several
+
+
+def test_a_plan_with_other_jobs_has_those_whether_its_own_were_looked_at_or_not():
+    plan = make_plan(2)
+    assert plan.jobs == (make_job(0), make_job(1))
+    longer = plan.with_jobs((*plan.jobs, make_job(2)), refine=3)
+    assert (longer.jobs, longer.refine) == ((make_job(0), make_job(1), make_job(2)), 3)
+    assert longer == replace(make_plan(3), refine=3)
+
+
+@pytest.mark.parametrize("span", [[0, 3, 1], [-1, 1, 1], [2, 1, 1], [1, 2, 1], [0, 0, 1], [1, -1, 1]])
+def test_a_plan_whose_order_names_questions_that_it_does_not_ask_is_damaged(tmp_path, span):
+    Store.create(tmp_path, make_plan(2)).close()
+    plan = tmp_path / RUN / "plan.json"
+    event = json.loads(plan.read_bytes())["event"]
+    plan.write_bytes(sealed(msgspec.json.encode(event | {"order": [[0, 2, 1], span]})))
+    with pytest.raises(DamagedStore, match="its order names questions that it does not ask"):
+        Store.open(tmp_path / RUN, write=False)
+
+
+@pytest.mark.parametrize("order", [[3, 2, 1, 0], [2, 3, 0, 1], [1, 1, 0, 3, 3], [0, 2, 3], [3]])
+def test_records_hold_their_planned_jobs_in_whichever_order_they_come(tmp_path, order):
+    jobs = [replace(make_job(number), round=place) for place in (1, 2) for number in (0, 1)]
+    written = [replace(make_record(0), job=jobs[place], seconds=float(place)) for place in order]
+    with Store.create(tmp_path, make_plan(0).with_jobs(jobs)) as store:
+        store.append(*written)
+        assert [entry.job for entry in store.entries()] == [jobs[place] for place in order]
+        assert all(entry.job is store.plan.jobs[place] for entry, place in zip(store.entries(), order, strict=True))
+        assert list(store.history()) == written
 
 
 def test_a_sound_line_of_a_planned_job_without_an_outcome_is_passed_over_and_the_record_before_it_stands(store):
@@ -255,6 +299,14 @@ def test_a_plan_of_schema_1_loads_with_its_jobs_under_the_keys_they_had():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("jobs", [{}, {"jobs": None}, {"jobs": [{"case": {}}]}])
+def test_a_plan_of_schema_1_without_its_jobs_is_damaged(store, jobs):
+    event = msgspec.to_builtins(store.plan) | {"schema": 1} | jobs
+    (store.path / "plan.json").write_bytes(sealed(msgspec.json.encode(event)))
+    with pytest.raises(DamagedStore, match="is damaged: it is no event"):
+        Store.open(store.path, write=False)
+
+
 def test_records_of_schema_1_load_with_every_value():
     run = Store.open(GOLDEN, write=False)
     records = {record.job.key: record for record in run.records()}
@@ -279,10 +331,13 @@ def test_a_run_of_schema_1_can_be_resumed_and_verified(tmp_path):
     assert (report.unknown, [broken.line for broken in report.broken]) == (1, [9])
 
 
-def test_this_version_still_writes_schema_1_its_records_byte_for_byte_and_its_plan_with_what_came_later():
+def test_this_version_still_writes_records_of_schema_1_byte_for_byte():
     journal = (GOLDEN / "events.jsonl").read_bytes().splitlines(keepends=True)
     written = [lines.to_line(record) for record in read_journal(GOLDEN).records[:-1]]
-    stored = json.loads((GOLDEN / "plan.json").read_bytes())["event"]
-    today = json.loads(lines.to_line(Store.open(GOLDEN, write=False).plan))["event"]
-    assert today == today | stored
     assert written == [journal[index] for index in (1, 2, 4, 5, 6)]
+
+
+def test_a_plan_of_schema_1_is_one_of_schema_2_byte_for_byte():
+    today = lines.to_line(Store.open(GOLDEN, write=False).plan)
+    assert today == (GOLDEN.parents[1] / "plan-v2.json").read_bytes()
+    assert lines.from_line(today) == Store.open(GOLDEN, write=False).plan

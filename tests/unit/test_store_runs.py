@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from msgspec.structs import replace
 
 from attnbench.errors import DamagedStore, UsageError
 from attnbench.store import Broken, Store, find_run, list_runs, new_run_id, verify
@@ -140,7 +139,7 @@ def test_verify_counts_every_planned_job_once(store):
 
 def test_statuses_are_counted_in_one_order_and_a_job_planned_twice_as_one(tmp_path):
     plan = make_plan(3)
-    with Store.create(tmp_path, replace(plan, jobs=plan.jobs * 2)) as store:
+    with Store.create(tmp_path, plan.with_jobs(plan.jobs * 2)) as store:
         for number, status in enumerate(("timeout", "crash", "error")):
             store.append(make_record(number, status))
     for counted in (verify(store.path), list_runs(tmp_path)[0]):

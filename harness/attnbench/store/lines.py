@@ -4,11 +4,14 @@
 """
 
 import zlib
-from collections.abc import Callable
-from typing import Any, get_args
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from itertools import chain
+from typing import Any, NamedTuple, Self, get_args
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from attnbench.case import Option
 from attnbench.errors import UsageError
@@ -16,9 +19,6 @@ from attnbench.record import SCHEMA, Environment, Job, Rates, Record
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"
-
-# UPGRADES[n] turns an event of schema n, as plain JSON values, into one of schema n + 1.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 class Fit(Struct, frozen=True, kw_only=True):
@@ -64,21 +64,31 @@ class Search(Struct, frozen=True, kw_only=True):
     timed: tuple[Job, ...]
 
 
-class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
+class Span(NamedTuple):
+    """Jobs that follow one another: so many questions from the place `first` on, in one round."""
+
+    first: int
+    many: int
+    round: int
+
+
+class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dict=True):
     """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
 
+    Jobs that ask the same are one of `questions`, in its first round; `order` says in which rounds they are asked.
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
     `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context,
     `search` that for options. `memory_bytes` bounds what a job may take; null is what the machine has to spare.
     `sources` names the runs that this one was merged from.
     """
 
-    schema: int = SCHEMA
+    schema: int = 2
     run: str
     created_s: float
     command: tuple[str, ...]
     sweep: dict[str, Any]
-    jobs: tuple[Job, ...]
+    questions: tuple[Job, ...]
+    order: tuple[Span, ...]
     environment: Environment
     prune: bool = True
     budget_s: float | None = None
@@ -87,6 +97,47 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event"):
     search: Search | None = None
     memory_bytes: int | None = None
     sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(0 <= first < first + many <= len(self.questions) for first, many, _ in self.order):
+            raise ValueError("its order names questions that it does not ask")
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job], **others: Any) -> Self:
+        """Plan jobs in their order; `others` are the other fields."""
+        questions, order = _in_spans(jobs)
+        return cls(questions=questions, order=order, **others)
+
+    def with_jobs(self, jobs: Iterable[Job], **others: Any) -> Self:
+        """Give this plan with other jobs, and with others in place of some fields."""
+        questions, order = _in_spans(jobs)
+        return replace(self, questions=questions, order=order, **others)
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The place of each job's question."""
+        return tuple(chain.from_iterable(range(first, first + many) for first, many, _ in self.order))
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """Every job in order; those of one question share all but their round."""
+        rounds = chain.from_iterable([number] * many for _, many, number in self.order)
+        asked = zip(map(self.questions.__getitem__, self.places), rounds, strict=True)
+        return tuple(job if number == 1 else replace(job, round=number) for job, number in asked)
+
+
+def _in_spans(jobs: Iterable[Job]) -> tuple[tuple[Job, ...], tuple[Span, ...]]:
+    questions: dict[bytes, tuple[int, Job]] = {}
+    order = [Span(0, 0, 0)]
+    for job in jobs:
+        question = replace(job, round=1)
+        place, _ = questions.setdefault(msgspec.json.encode(question), (len(questions), question))
+        first, many, number = order[-1]
+        if job.round == number and place == first + many:
+            order[-1] = Span(first, many + 1, number)
+        else:
+            order.append(Span(place, 1, job.round))
+    return tuple(question for _, question in questions.values()), tuple(order[1:])
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
@@ -104,6 +155,15 @@ class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event
     rates: Rates
 
 
+def _asked_once(event: dict[str, Any]) -> dict[str, Any]:
+    """Write a question once, and no more once a round: a plan was as long as all its jobs."""
+    questions, order = _in_spans(msgspec.convert(event.pop("jobs", None), tuple[Job, ...]))
+    return {**event, "schema": 2, "questions": msgspec.to_builtins(questions), "order": order}
+
+
+# UPGRADES[kind, n] turns an event of schema n, as plain JSON values, into one of schema n + 1.
+UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {("plan", 1): _asked_once}
+
 Event = Plan | EnvironmentSeen | RatesSeen | Record
 
 
@@ -120,11 +180,15 @@ class _Header(Struct):
 # What `to_line` writes around an event, with its checksum, and at an event's start: read without a parser.
 _BEFORE_EVENT, _AFTER_EVENT = b'{"crc32":"%08x","event":', b"}"
 BEFORE_EVENT, AFTER_EVENT = len(_BEFORE_EVENT % 0), len(_AFTER_EVENT)
-CURRENT_PLAN, CURRENT_RECORD = (b'{"event":"%s","schema":%d,' % (kind, SCHEMA) for kind in (b"plan", b"record"))
+CURRENT_RECORD = b'{"event":"record","schema":%d,' % SCHEMA
 _LINE = msgspec.json.Decoder(_Line)
 _HEADER = msgspec.json.Decoder(_Header)
 _EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
-_KINDS = {kind.__struct_config__.tag for kind in get_args(Event)}
+# The schema of each kind of event, which its struct has as a default.
+SCHEMAS: dict[str, int] = {
+    str(kind.__struct_config__.tag): next(each.default for each in fields(kind) if each.name == "schema")
+    for kind in get_args(Event)
+}
 
 
 def to_line(event: Event) -> bytes:
@@ -159,7 +223,7 @@ def is_as_written(line: bytes, end: int) -> bool:
 
     Then its event is `line[BEFORE_EVENT : end - AFTER_EVENT]`, found in half the time that a parser takes.
     """
-    found = zlib.crc32(memoryview(line)[BEFORE_EVENT : end - AFTER_EVENT])
+    found = zlib.crc32(line[BEFORE_EVENT : end - AFTER_EVENT])
     return line.startswith(_BEFORE_EVENT % found) and line.startswith(_AFTER_EVENT, end - AFTER_EVENT)
 
 
@@ -175,19 +239,20 @@ def _event(raw: bytes | msgspec.Raw) -> Event | None:
     if isinstance(raw, bytes) and raw.startswith(CURRENT_RECORD):
         return _EVENT.decode(raw)
     header = _HEADER.decode(raw)
-    if header.schema > SCHEMA:
+    current = SCHEMAS.get(header.event, SCHEMA)
+    if header.schema > current:
         raise UsageError(
-            f"the run was written by a newer attnbench (schema {header.schema}, here {SCHEMA}): upgrade it"
+            f"the run was written by a newer attnbench (schema {header.schema}, here {current}): upgrade it"
         )
-    if header.event not in _KINDS:
+    if header.event not in SCHEMAS:
         return None
-    if header.schema == SCHEMA:
+    if header.schema == current:
         return _EVENT.decode(raw)
     event = msgspec.json.decode(raw)
-    for version in range(header.schema, SCHEMA):
-        if version not in UPGRADES:
+    for version in range(header.schema, current):
+        if (header.event, version) not in UPGRADES:
             raise ValueError(f"its schema {version} was never published")
-        event = UPGRADES[version](event)
+        event = UPGRADES[header.event, version](event)
     upgraded: Event = msgspec.convert(event, Event)
     return upgraded
 

@@ -48,12 +48,11 @@ def merge(paths: Sequence[Path], out: Path, command: tuple[str, ...]) -> Path:
 
 def _plan(plans: Sequence[Plan], jobs: Sequence[Job], command: tuple[str, ...]) -> Plan:
     created_s = time.time()
-    return replace(
-        plans[0],
+    return plans[0].with_jobs(
+        {job.key: job for job in jobs}.values(),
         run=new_run_id(created_s),
         created_s=created_s,
         command=command,
-        jobs=tuple({job.key: job for job in jobs}.values()),
         budget_s=None,
         refine=0,
         fit=None,

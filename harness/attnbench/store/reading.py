@@ -7,19 +7,16 @@ records of one question at a time.
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Self
 
 import msgspec
-from msgspec import Raw, Struct
-from msgspec.structs import replace
+from msgspec import Struct
 
 from attnbench.collector import collector_paused
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Entry, Environment, Job, Outcome, Rates, Record, Unread, read
+from attnbench.record import Entry, Environment, Outcome, Rates, Record, Unread, read
 from attnbench.store.lines import (
     AFTER_EVENT,
     BEFORE_EVENT,
-    CURRENT_PLAN,
     CURRENT_RECORD,
     EVENTS,
     PLAN,
@@ -62,46 +59,40 @@ class Journal(Struct, frozen=True, kw_only=True, dict=True):
 
 
 class Planned:
-    """Planned jobs by their bytes: those of a question differ in their round alone, which is written last.
+    """A plan's jobs in their order, each with its bytes in a record, as far as they are alike in its question's jobs.
 
-    Retries are not among them.
+    The rest is the round, which is written last, and what follows in a record: `ends`.
     """
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, dict[int | None, Job]] = {}
+    def __init__(self, plan: Plan) -> None:
+        alike = [msgspec.json.encode(question)[:-1] for question in plan.questions]  # the first round is not written
+        self.alike = [alike[place] for place in plan.places]
+        self.ends = [_end(job.round) for job in plan.jobs]
+        self.jobs = plan.jobs
 
-    @classmethod
-    def of(cls, jobs: Iterable[Job]) -> Self:
-        """Take jobs as they are."""
-        planned = cls()
-        for job in jobs:
-            raw = msgspec.json.encode(job)
-            alike, number = _split(raw, 0, len(raw))
-            if number is not None:
-                planned._known.setdefault(alike, {})[number] = job
-        return planned
+    @cached_property
+    def _places(self) -> dict[bytes, dict[bytes, int]]:
+        places: dict[bytes, dict[bytes, int]] = {}
+        for place, (alike, end) in enumerate(zip(self.alike, self.ends, strict=True)):
+            places.setdefault(alike, {})[end] = place
+        return places
 
-    def read(self, raw: bytes) -> Job:
-        """Read a job and take it; it shares all but its round with those of its question."""
-        alike, number = _split(raw, 0, len(raw))
-        if number is None:
-            return _JOB.decode(raw)
-        rounds = self._known.setdefault(alike, {})
-        first = next(iter(rounds.values()), None)
-        rounds[number] = job = replace(first, round=number) if first else _JOB.decode(raw)
-        return job
+    def stands(self, place: int, line: bytes, start: int) -> bool:
+        """Tell whether the bytes of the job in a place start there in a record."""
+        alike = self.alike[place]
+        return line.startswith(alike, start) and line.startswith(self.ends[place], start + len(alike))
 
-    def find(self, line: bytes, start: int, end: int) -> Job | None:
-        """Find the job whose bytes stand in a line from `start` to `end`; None where no such job is planned."""
-        alike, number = _split(line, start, end)
-        rounds = self._known.get(alike)
-        return rounds.get(number) if rounds else None
+    def find(self, line: bytes, start: int) -> int | None:
+        """Find the place of the job whose bytes start there in a record; None where no such job is planned."""
+        behind = line.find(_OUTCOME_KEY, start)
+        round_at = line.rfind(_ROUND, start, behind)
+        end = behind - 1 if round_at < 0 else round_at
+        return self._places.get(line[start:end], {}).get(line[end : behind + len(_OUTCOME_KEY)])
 
 
-class _PlanApart(Plan, frozen=True, kw_only=True, tag="plan", tag_field="event"):
-    """A plan whose jobs are still bytes."""
-
-    jobs: tuple[Raw, ...]  # type: ignore[assignment]
+@lru_cache(maxsize=1024)
+def _end(number: int) -> bytes:
+    return (b"}" if number == 1 else b"%b%d}" % (_ROUND, number)) + _OUTCOME_KEY
 
 
 class _Rest(Struct, gc=False):
@@ -115,28 +106,24 @@ class _Rest(Struct, gc=False):
 
 # How a record and a job begin to say something: the bytes stand in no string, for quotes in a string are escaped.
 _HEAD, _JOB_KEY, _OUTCOME_KEY, _ROUND = CURRENT_RECORD + b'"run":', b',"job":', b',"outcome":', b',"round":'
-_PLAN_APART = msgspec.json.Decoder(_PlanApart)
-_REST, _JOB = msgspec.json.Decoder(_Rest), msgspec.json.Decoder(Job)
+_REST = msgspec.json.Decoder(_Rest)
 
 
-def read_plan(path: Path) -> tuple[Plan, Planned]:
-    """Read the plan of the run in a folder, and its jobs by their bytes.
+def read_plan(path: Path) -> Plan:
+    """Read the plan of the run in a folder.
 
     Raises DamagedStore where it is missing or altered, and UsageError where it cannot be read.
     """
     try:
         with collector_paused():
-            line = _read(path / PLAN)
-            planned = Planned()
-            plan = _plan(line, len(line) - line.endswith(b"\n"), planned)
-            event = plan or from_line(line)
+            event = from_line(_read(path / PLAN))
     except FileNotFoundError:
         raise DamagedStore(f"{path} has no {PLAN}: it is no run, or a damaged one") from None
     except ValueError as error:
         raise DamagedStore(f"{path / PLAN} is damaged: {error}") from None
     if not isinstance(event, Plan):
         raise DamagedStore(f"{path / PLAN} is damaged: it holds no plan")
-    return event, planned if plan else Planned.of(event.jobs)
+    return event
 
 
 def read_journal(path: Path, planned: Planned | None = None) -> Journal:
@@ -147,38 +134,11 @@ def read_journal(path: Path, planned: Planned | None = None) -> Journal:
     """
     try:
         with collector_paused(), (path / EVENTS).open("rb", buffering=_BUFFER_BYTES) as file:
-            return _parse(file, planned or Planned())
+            return _parse(file, planned)
     except (FileNotFoundError, NotADirectoryError):  # killed after the plan was written, or before a measurement
         return Journal()
     except OSError as error:
         raise _unreadable(path / EVENTS, error) from None
-
-
-def _plan(line: bytes, end: int, planned: Planned) -> Plan | None:
-    """Give a plan of this version; None for anything else, and for what is wrong, of which `from_line` says what."""
-    if not line.startswith(CURRENT_PLAN, BEFORE_EVENT) or not is_as_written(line, end):
-        return None
-    try:
-        found = _PLAN_APART.decode(memoryview(line)[BEFORE_EVENT : end - AFTER_EVENT])
-        jobs = tuple(map(planned.read, map(bytes, found.jobs)))
-    except msgspec.MsgspecError:
-        return None
-    return Plan(**{name: getattr(found, name) for name in Plan.__struct_fields__} | {"jobs": jobs})
-
-
-def _split(line: bytes, start: int, end: int) -> tuple[bytes, int | None]:
-    """Split the bytes of a job into those that its question's jobs have in common, and its round."""
-    place = line.rfind(_ROUND, start, end)
-    if place < 0:
-        place = end - 1  # the first round is not written: before the brace
-    return line[start:place], _number(line[place:end])
-
-
-@lru_cache(maxsize=1024)
-def _number(end: bytes) -> int | None:
-    """Read the round at the end of a job's bytes; null where something else stands there (a retry's attempt)."""
-    digits = end[len(_ROUND) : -1]
-    return 1 if end == b"}" else int(digits) if digits.isdigit() else None
 
 
 class _Line(Unread, frozen=True, eq=False, gc=False):
@@ -201,15 +161,15 @@ class _Line(Unread, frozen=True, eq=False, gc=False):
         )
 
 
-def _parse(file: Iterable[bytes], planned: Planned) -> Journal:
+def _parse(file: Iterable[bytes], planned: Planned | None) -> Journal:
     entries: list[Entry] = []
     environments: dict[str, Environment] = {}
     broken: list[Broken] = []
     last_rates: Rates | None = None
     unknown = offset = 0
-    records = _Records(planned)
+    records = _Records(planned) if planned else None
     for number, line in enumerate(file, start=1):
-        entry = records.find(line, len(line) - line.endswith(b"\n"))
+        entry = records.find(line, len(line) - line.endswith(b"\n")) if records else None
         if entry is not None:
             entries.append(entry)
         elif line != b"\n":  # an empty one comes of a newline put after a line that was whole
@@ -232,22 +192,31 @@ def _parse(file: Iterable[bytes], planned: Planned) -> Journal:
 
 
 class _Records:
-    """Finds records of planned jobs, which as a rule all begin alike, up to the job: with their run."""
+    """Finds records of planned jobs.
+
+    As a rule all begin alike, up to the job: with their run. And each job is the one planned after the last one's.
+    """
 
     def __init__(self, planned: Planned) -> None:
         self._planned = planned
         self._start, self._run = b"\n", ""  # no line begins so
+        self._next = 0
 
     def find(self, line: bytes, end: int) -> Unread | None:
         """Give a record of this version whose job is planned, as it stands; None for any other line."""
         if not line.startswith(self._start, BEFORE_EVENT) and not self._begins(line):
             return None
-        job_at = BEFORE_EVENT + len(self._start)
-        behind = line.find(_OUTCOME_KEY, job_at)
-        job = self._planned.find(line, job_at, behind)
-        if job is None or not is_as_written(line, end):
+        planned, job_at, place = self._planned, BEFORE_EVENT + len(self._start), self._next
+        if place == len(planned.jobs) or not planned.stands(place, line, job_at):
+            found = planned.find(line, job_at)
+            if found is None:
+                return None
+            place = found
+        if not is_as_written(line, end):
             return None
-        return _Line(self._run, job, b"{%b" % line[behind + 1 : end - AFTER_EVENT])
+        self._next = place + 1
+        behind = job_at + len(planned.alike[place]) + len(planned.ends[place]) - len(_OUTCOME_KEY)
+        return _Line(self._run, planned.jobs[place], b"{%b" % line[behind + 1 : end - AFTER_EVENT])
 
     def _begins(self, line: bytes) -> bool:
         """Look at how a line begins: if as a record, those after it are held against it."""

@@ -26,14 +26,12 @@ LOCK = ".lock"
 class Store:
     """A run on disk, made by `create` or `open`. A writer holds the run's lock until it is closed."""
 
-    def __init__(
-        self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack, planned: Planned | None = None
-    ) -> None:
+    def __init__(self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack) -> None:
         self.path = path
         self.plan = plan
         self._journal = journal
         self._held = held
-        self._planned = planned
+        self._planned: Planned | None = None
         self._known: tuple[tuple[int, int], Journal] | None = None
         self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
 
@@ -65,13 +63,13 @@ class Store:
         Raises DamagedStore where the plan is missing or altered, and UsageError where the run cannot be written or
         another process is writing it.
         """
-        plan, planned = read_plan(path)
+        plan = read_plan(path)
         with ExitStack() as held:
             try:
                 journal = _hold(path, held) if write else None
             except OSError as error:
                 raise UsageError(f"run {path} cannot be written ({error.strerror}); resume a copy of it") from None
-            return cls(path, plan, journal=journal, held=held.pop_all(), planned=planned)
+            return cls(path, plan, journal=journal, held=held.pop_all())
 
     def replan(self, plan: Plan) -> None:
         """Put another plan in the place of this run's: what is still to be measured has changed."""
@@ -135,7 +133,7 @@ class Store:
         except OSError:  # none yet, or one that reading will complain of
             return read_journal(self.path)
         if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
-            self._planned = self._planned or Planned.of(self.plan.jobs)
+            self._planned = self._planned or Planned(self.plan)
             self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self._planned))
         return self._known[1]
 

@@ -79,7 +79,7 @@ def checkpoint_path(run: Path, job: Job) -> Path:
 
 def _summary(path: Path) -> RunSummary:
     try:
-        plan, _ = read_plan(path)
+        plan = read_plan(path)
         statuses = tally(plan.jobs, read_journal(path).records)
     except (DamagedStore, UsageError) as error:
         return RunSummary(run=path.name, damage=str(error))

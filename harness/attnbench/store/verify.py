@@ -67,7 +67,7 @@ def verify(path: Path) -> Report:
 
 def _planned(path: Path) -> tuple[tuple[Job, ...], str]:
     try:
-        return read_plan(path)[0].jobs, ""
+        return read_plan(path).jobs, ""
     except DamagedStore as error:
         return (), str(error)
 

@@ -38,7 +38,7 @@ def search(needs, *, fit=FIT, **how):
         if not jobs:
             break
         assert trial < 20
-        planned = replace(planned, jobs=(*planned.jobs, *jobs))
+        planned = planned.with_jobs((*planned.jobs, *jobs))
         records += [answer(one, needs, **how) for one in jobs]
     (found,) = contexts(rows(records, planned.jobs, run="r1"), fit)
     return [each.job.case.shape.seq_q for each in records], found

@@ -46,7 +46,7 @@ def run(searched, error, cost=lambda _options: 1e-3, bound=0.1):
         more = further(planned, records)
         if not more:
             break
-        planned = replace(planned, jobs=(*planned.jobs, *more))
+        planned = planned.with_jobs((*planned.jobs, *more))
         records += [answer(one, error, cost) for one in more]
     tried = [each.job.case.options for each in records if each.job.probe.kind == "agreement"]
     timed = [each.job.case.options for each in records if each.job.probe.kind == "latency" and each.job.round == 1]
