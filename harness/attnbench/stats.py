@@ -287,7 +287,7 @@ def _deviations(x_NR: FloatArray) -> FloatArray:
 
 def _each(function: Callable[[float], float], x: FloatArray) -> FloatArray:
     """Apply Python's own logarithm or exponential: numpy's differ in the last digit from one CPU to another."""
-    return np.array([*map(function, x.ravel().tolist())]).reshape(x.shape)
+    return np.fromiter(map(function, x.ravel().tolist()), dtype=np.float64, count=x.size).reshape(x.shape)
 
 
 def _quantile(ordered_NC: FloatArray, share: float) -> FloatArray:

@@ -1,7 +1,7 @@
 """Many structs as columns: what a group of them has in common is held once, and only what they differ in apart."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -9,9 +9,40 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from attnbench.stats import FloatArray
+
 T = TypeVar("T", bound=Struct)
 Places = NDArray[np.int64]
-Column = NDArray[Any] | list[Any]  # in an array of floats, NaN is null
+
+
+class ByRound(Struct, frozen=True, eq=False):
+    """Figures by round: one row of `values_NR` for each struct, NaN where a round gave none; `rounds` ascend."""
+
+    rounds: tuple[int, ...]
+    values_NR: FloatArray
+
+    @classmethod
+    def of(cls, mappings: Sequence[Mapping[int, float]]) -> Self:
+        """Take mappings from round to figure."""
+        rounds = tuple(sorted(set().union(*mappings)))
+        values = [[each.get(number, math.nan) for number in rounds] for each in mappings]
+        return cls(rounds, np.array(values, dtype=np.float64).reshape(len(mappings), len(rounds)))
+
+    def mappings(self) -> list[dict[int, float]]:
+        """Give the figures of each by round."""
+        return [
+            {number: value for number, value in zip(self.rounds, values, strict=True) if not math.isnan(value)}
+            for values in self.values_NR.tolist()
+        ]
+
+    def at(self, rounds: Sequence[int]) -> FloatArray:
+        """Give the values with columns for these rounds, all of its own among them."""
+        values = np.full((len(self.values_NR), len(rounds)), np.nan)
+        values[:, [rounds.index(number) for number in self.rounds]] = self.values_NR
+        return values
+
+
+Column = NDArray[Any] | list[Any] | ByRound  # in an array of floats, NaN is null
 
 
 class Columns(Struct, Generic[T], frozen=True, eq=False):
@@ -26,9 +57,12 @@ class Columns(Struct, Generic[T], frozen=True, eq=False):
 
     @classmethod
     def of(cls, structs: Sequence[T], own: Sequence[str] = ()) -> Self:
-        """Take apart structs with nothing in common; `own` are the columns of those that they are to be joined to."""
-        columns: dict[str, Column] = {name: [getattr(each, name) for each in structs] for name in own}
-        return cls(structs, np.arange(len(structs)), columns)
+        """Take apart structs with nothing in common; `own` are the columns of those that they are to be joined to.
+
+        Of those, mappings are figures by round.
+        """
+        columns = {name: [getattr(each, name) for each in structs] for name in own}
+        return cls(structs, np.arange(len(structs)), {name: _column(cells) for name, cells in columns.items()})
 
     def rows(self) -> list[T]:
         """Give every struct whole."""
@@ -37,6 +71,10 @@ class Columns(Struct, Generic[T], frozen=True, eq=False):
             replace(self.shared[place], **dict(zip(self.own, own, strict=True)))
             for place, own in zip(self.places.tolist(), cells, strict=True)
         ]
+
+    def cells(self, name: str) -> list[Any]:
+        """Give a column in which they differ, cell by cell."""
+        return _cells(self.own[name])
 
     def take(self, which: Places) -> Self:
         """Give some of them, in the order asked for."""
@@ -58,7 +96,13 @@ class Columns(Struct, Generic[T], frozen=True, eq=False):
         return len(self.places)
 
 
+def _column(cells: list[Any]) -> Column:
+    return ByRound.of(cells) if cells and isinstance(cells[0], Mapping) else cells
+
+
 def _cells(column: Column) -> list[Any]:
+    if isinstance(column, ByRound):
+        return column.mappings()
     if isinstance(column, list):
         return column
     cells: list[Any] = column.tolist()
@@ -66,11 +110,17 @@ def _cells(column: Column) -> list[Any]:
 
 
 def _take(column: Column, which: Places) -> Column:
+    if isinstance(column, ByRound):
+        return ByRound(column.rounds, column.values_NR[which])
     return [column[place] for place in which.tolist()] if isinstance(column, list) else column[which]
 
 
 def _joined(columns: Sequence[Column]) -> Column:
+    by_round = [column for column in columns if isinstance(column, ByRound)]
+    if by_round:  # any other is one of no structs
+        rounds = tuple(sorted({number for column in by_round for number in column.rounds}))
+        return ByRound(rounds, np.concatenate([column.at(rounds) for column in by_round]))
     dtype = next((column.dtype for column in columns if isinstance(column, np.ndarray)), None)
     if dtype is None:
-        return [cell for column in columns for cell in column]
+        return [cell for column in columns for cell in _cells(column)]
     return np.concatenate([np.array(column, dtype=dtype) for column in columns])

@@ -14,7 +14,6 @@ PENDING = "not measured yet"
 ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
 
 _BY_ROUND = attrgetter("job.round", "job.attempt")
-ByRound = dict[int, Measurement]
 
 
 class Question(Struct, eq=False):
@@ -56,11 +55,10 @@ def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, str
         found = by_job.get(id(job)) if whose == run else None
         if found is None:
             asked = whose, _asked(job)
-            if not stray and asked not in known:
+            if not stray and (asked not in known or job.round not in known[asked].planned):
                 continue
             found = known.setdefault(asked, Question(entry.run, job, [], []))
-        if stray or job.round in found.planned:
-            found.entries.append(entry)
+        found.entries.append(entry)
     return list(known.values())
 
 
@@ -86,21 +84,27 @@ def verdict(records: Sequence[Record], good: Sequence[Record], *, measured: bool
     return "ok", _reasons([record for record in lost if ENOUGH not in record.outcome.facts])
 
 
-def by_metric(good: Iterable[Record]) -> dict[str, ByRound]:
+def by_metric(good: Iterable[Record]) -> dict[str, dict[int, Measurement]]:
     """Give each metric's measurement of each round, courses of values over a training left out."""
-    measured: dict[str, ByRound] = {}
+    measured: dict[str, dict[int, Measurement]] = {}
     for record in good:
+        number = record.job.round
         for measurement in record.outcome.measurements:
-            if measurement.values and not _is_curve(measurement.metric, measurement.flags):
-                measured.setdefault(measurement.metric, {})[record.job.round] = measurement
+            metric = measurement.metric
+            if measurement.values and not _is_curve(metric, measurement.flags):
+                measured.setdefault(metric, {})[number] = measurement
     return measured
 
 
 def facts_of(records: Iterable[Record]) -> dict[str, Option]:
     """Give what the rounds found out besides; where they differ, the last one's."""
+    each = [record.outcome.facts for record in records]
+    names = list(map(list, each))
+    if each and names.count(names[-1]) == len(each):  # as a rule
+        return each[-1]
     facts: dict[str, Option] = {}
-    for record in records:
-        facts.update(record.outcome.facts)
+    for found in each:
+        facts.update(found)
     return facts
 
 

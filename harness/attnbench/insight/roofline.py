@@ -4,7 +4,7 @@ import numpy as np
 from msgspec import Struct
 
 from attnbench.case import Mask
-from attnbench.insight.columns import Column, Columns
+from attnbench.insight.columns import ByRound, Column, Columns
 from attnbench.insight.floor import is_harness
 from attnbench.insight.rows import Row
 from attnbench.record import Rates
@@ -16,7 +16,7 @@ _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
 
-class _Work(Struct, frozen=True, eq=False):
+class _Work(Struct, frozen=True, eq=False, gc=False):
     """Work of a row's pass, which over its latency gives a rate."""
 
     metric: str
@@ -36,7 +36,7 @@ def derived(found: Columns[Row], rates: Rates | None) -> Columns[Row]:
     seconds = np.array(found.own["value"], dtype=np.float64)
     timed = [
         place
-        for place, metric in enumerate(found.own["metric"])
+        for place, metric in enumerate(found.cells("metric"))
         if metric == "latency" and seconds[place] > 0 and not is_harness(found.shared[found.places[place]])
     ]
     works = [_works(found.shared[place], rates) for place in found.places[timed].tolist()]
@@ -67,18 +67,18 @@ def _ramp(length: int, limit: int) -> int:
 
 
 def _works(row: Row, rates: Rates | None) -> list[_Work]:
-    flops, moved = row.facts.get("flops"), row.facts.get("bytes_executed")
+    flops, moved, counted_by = map(row.facts.get, ("flops", "bytes_executed", "bytes_by"))
     found = []
     if row.level == "core":  # what is around the mechanism is not exact attention's
         found.append(_Work("flop_rate", "FLOP/s", flops_exact(row)))
     if isinstance(flops, int) and flops:
         found.append(_Work("flop_rate_executed", "FLOP/s", flops))
     if isinstance(moved, int) and moved:
-        flags = (OPERAND_BYTES,) if row.facts.get("bytes_by") == "counter" else ()
+        flags = (OPERAND_BYTES,) if counted_by == "counter" else ()
         found.append(_Work("bandwidth", "bytes/s", moved, flags))
     bound_s = _bound_s(row, flops, rates)
     if bound_s is not None:
-        flags = () if row.facts.get("bytes_by") == "variant" else (LEAST_BYTES,)
+        flags = () if counted_by == "variant" else (LEAST_BYTES,)
         found.append(_Work("roofline_share", "1", bound_s, flags))
     return found
 
@@ -109,9 +109,14 @@ def bytes_at_least(row: Row) -> int | None:
 def _per_time(latencies: Columns[Row], works: list[_Work]) -> Columns[Row]:
     """Divide work by latencies, their intervals and their rounds: the slowest time gives the lowest rate."""
     own = latencies.own
+    medians = own["medians"]
+    assert isinstance(medians, ByRound)
     amount = np.array([work.amount for work in works], dtype=np.float64)
     value = _rate(amount, own["value"])
-    above = np.array([work.metric == "roofline_share" for work in works], dtype=np.bool_) & (value > 1)
+    flags = [known + work.flags for known, work in zip(latencies.cells("flags"), works, strict=True)]
+    for place in np.flatnonzero(value > 1):
+        if works[place].metric == "roofline_share":
+            flags[place] += (ABOVE_ROOFLINE,)
     none = np.full(len(works), np.nan)
     return Columns(
         latencies.shared,
@@ -127,16 +132,10 @@ def _per_time(latencies: Columns[Row], works: list[_Work]) -> Columns[Row]:
             "p05": _rate(amount, own["p95"]),
             "p95": _rate(amount, own["p05"]),
             "iqr": none,
-            "medians": [
-                {number: work.amount / seconds for number, seconds in medians.items() if seconds}
-                for work, medians in zip(works, own["medians"], strict=True)
-            ],
-            "flags": [
-                flags + work.flags + (ABOVE_ROOFLINE,) * over
-                for flags, work, over in zip(own["flags"], works, above.tolist(), strict=True)
-            ],
-            "primary": [False] * len(works),
-            "higher_is_better": [True] * len(works),
+            "medians": ByRound(medians.rounds, _rate(amount[:, np.newaxis], medians.values_NR)),
+            "flags": flags,
+            "primary": np.zeros(len(works), dtype=np.bool_),
+            "higher_is_better": np.ones(len(works), dtype=np.bool_),
         },
     )
 

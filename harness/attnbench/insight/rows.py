@@ -5,18 +5,19 @@ Tables, exports, comparisons and fits are made from rows and from nothing else.
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated
 
-import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
 from attnbench import stats
 from attnbench.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
-from attnbench.insight.columns import Column, Columns, Places
-from attnbench.insight.questions import ENOUGH, PENDING, ByRound, Question, by_metric, facts_of, questions, verdict
+from attnbench.insight.columns import ByRound, Column, Columns, Places
+from attnbench.insight.questions import ENOUGH, PENDING, Question, by_metric, facts_of, questions, verdict
 from attnbench.insight.samples import Described, Samples
-from attnbench.record import PRIMARY_METRIC, Entry, Job, ProbeKind, Profile, Record, Status
+from attnbench.record import PRIMARY_METRIC, Entry, Job, Measurement, ProbeKind, Profile, Record, Status
 from attnbench.stats import FloatArray
 from attnbench.text import canonical
 
@@ -28,6 +29,7 @@ _KINDS = {kind: place for place, kind in enumerate(PRIMARY_METRIC)}
 _FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
 _PLACES = {metric: place for place, metric in enumerate(_FIRST_METRICS)}
 _MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a measured case's fact of that name says why it has none
+_FLAGS = attrgetter("flags")
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 _REPEATED = ("latency", "memory", "energy")  # a seed or an input that differs is no repetition
 
@@ -106,9 +108,9 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class _Draft(Struct, eq=False):
-    """A row to be: that of a question by its number, of a metric; its figure by its number, made from these `rounds`.
+    """A row to be: that of a question by its number, of a metric; its figure by its number.
 
-    Without a figure, it has what its question's base has.
+    Without a figure (-1), it has what its question's base has.
     """
 
     question: int
@@ -116,7 +118,6 @@ class _Draft(Struct, eq=False):
     primary: bool
     place: tuple[object, ...]
     figure: int = -1
-    rounds: tuple[int, ...] = ()
     flags: tuple[str, ...] = ()
     higher_is_better: bool = False
 
@@ -161,16 +162,19 @@ def _identity(case: Case) -> tuple[str, str]:
     return case.variant, canonical(case.options)
 
 
-def _told(question: Question) -> tuple[Row, dict[str, ByRound]]:
+def _told(question: Question) -> tuple[Row, dict[str, dict[int, Measurement]]]:
     """Give what a question's rows have in common, and the measurements of each metric. Its records are read here."""
     records = question.records
     good = [record for record in records if record.outcome.status == "ok"]
-    suffix = TWIN * question.job.probe.twin
-    measured = {metric + suffix: by_round for metric, by_round in by_metric(good).items()}
+    measured = by_metric(good)
+    if question.job.probe.twin:
+        measured = {metric + TWIN: by_round for metric, by_round in measured.items()}
     return _base(question, records, good, measured=bool(measured)), measured
 
 
-def _drafts(base: Row, measured: dict[str, ByRound], samples: Samples, *, question: int, rank: int) -> Iterator[_Draft]:
+def _drafts(
+    base: Row, measured: dict[str, dict[int, Measurement]], samples: Samples, *, question: int, rank: int
+) -> Iterator[_Draft]:
     known = base.metric if base.metric in measured else next(iter(measured), base.metric)
     lacking = [metric for metric in _MAY_LACK if measured and metric in base.facts and metric not in measured]
     rest = _place_among_cases(base, rank)
@@ -178,10 +182,9 @@ def _drafts(base: Row, measured: dict[str, ByRound], samples: Samples, *, questi
         place = (_KINDS[base.probe], _PLACES.get(metric, len(_PLACES)), metric, *rest)
         draft = _Draft(question, metric, base.primary and metric == known, place)
         if metric in measured:
-            found = list(measured[metric].values())
-            draft.figure, draft.rounds = samples.add(found), tuple(measured[metric])
-            draft.flags = tuple({flag: None for each in found for flag in each.flags})
-            draft.higher_is_better = found[0].higher_is_better
+            draft.figure = samples.add(measured[metric])
+            draft.flags = tuple(dict.fromkeys(chain.from_iterable(map(_FLAGS, measured[metric].values()))))
+            draft.higher_is_better = next(iter(measured[metric].values())).higher_is_better
         yield draft
 
 
@@ -194,7 +197,8 @@ def _place_among_cases(row: Row, rank: int) -> tuple[object, ...]:
 
 def _base(question: Question, records: list[Record], good: list[Record], *, measured: bool) -> Row:
     """Make the row as it stands without figures: it is what a failed or pending job has."""
-    job, case = question.job, question.job.case
+    job, probe, protocol = question.job, question.job.probe, question.job.protocol
+    case, shape, mask = job.case, job.case.shape, job.case.mask
     status, detail = verdict(records, good, measured=measured)
     last = next(reversed(good or records), None)
     backends = {record.outcome.backend: None for record in good or records if record.outcome.backend}
@@ -202,35 +206,43 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
     diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good)
     return Row(
         run=question.run,
-        **_fields_of(case),
+        variant=case.variant,
+        options=case.options,
         origin=str(job.origin),
-        metric=job.probe.metric + TWIN * job.probe.twin,
-        task=job.probe.label,
+        metric=probe.metric + TWIN * probe.twin,
+        passes=case.passes,
+        level=case.level,
+        task=probe.label,
+        seq_q=shape.seq_q,
+        seq_k=shape.seq_k,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        batch=shape.batch,
+        dtype=case.dtype,
+        device=case.device,
+        causal=mask.causal,
+        window=mask.window,
         status=status,
-        unit=_UNIT_OF_PROBE[job.probe.kind],
+        unit=_UNIT_OF_PROBE[probe.kind],
         rounds=len(good),
         backend=", ".join(backends),
         detail=detail,
-        probe=job.probe.kind,
-        primary=job.probe.primary,
-        task_options=job.probe.task_options,
-        facts=facts,
+        inputs=case.inputs,
+        seed=case.seed,
+        shape_name=case.shape_name,
         flags=("diverged",) * diverged,
+        probe=probe.kind,
+        primary=probe.primary,
+        task_options=probe.task_options,
+        facts=facts,
         source=job.origin.source_hash,
         environment=last.environment if last else "",
-        profile=job.protocol.profile,
-        threads=job.protocol.threads,
-        hot=job.protocol.hot,
-        allocator=job.protocol.allocator,
+        profile=protocol.profile,
+        threads=protocol.threads,
+        hot=protocol.hot,
+        allocator=protocol.allocator,
     )
-
-
-def _fields_of(case: Case) -> dict[str, Any]:
-    """Flatten a case: each field of its shape, its mask and its own is a column of the same name."""
-    asdict = msgspec.structs.asdict
-    whole = asdict(case) | asdict(case.shape) | asdict(case.mask)
-    del whole["shape"], whole["mask"]
-    return whole
 
 
 def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> dict[str, Column]:
@@ -252,7 +264,7 @@ def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> di
         "high": high,
         "unit": [found.units[draft.figure] or base.unit for base, draft in each],
         "samples": counts,
-        "rounds": [len(draft.rounds) if draft.rounds else base.rounds for base, draft in each],
+        "rounds": np.where(figures < 0, [base.rounds for base in bases], found.processes[figures]),
         "noise": [stats.noise_verdict(None if math.isnan(share) else share) for share in spread.tolist()],
         "detail": [
             _detail(*both, gone, count) for both, gone, count in zip(each, lost.tolist(), counts.tolist(), strict=True)
@@ -262,10 +274,7 @@ def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> di
         "p95": p95,
         "iqr": p75 - p25,
         "spread": spread,
-        "medians": [
-            {} if gone else dict(zip(draft.rounds, found.medians[draft.figure], strict=True))
-            for draft, gone in zip(drafts, lost.tolist(), strict=True)
-        ],
+        "medians": ByRound(found.medians.rounds, found.medians.values_NR[figures]),
         "outliers": np.where(lost, 0, found.outliers[figures]),
         "flags": [
             tuple(dict.fromkeys(base.flags + draft.flags)) if draft.flags else base.flags for base, draft in each
@@ -279,7 +288,7 @@ def _estimates(each: Sequence[tuple[Row, _Draft]], found: Described, figures: Pl
     """Give values with their intervals; a training's are no repetitions of one another, but seeds."""
     estimates = found.estimates_F3[figures]
     for place, (base, draft) in enumerate(each):
-        if base.probe == "accuracy" and draft.rounds and not found.lost[draft.figure]:
+        if base.probe == "accuracy" and draft.figure >= 0 and not found.lost[draft.figure]:
             mean = stats.mean_over_seeds(found.of(draft.figure))
             estimates[place] = [math.nan if x is None else x for x in (mean.value, mean.low, mean.high)]
     return estimates
@@ -287,6 +296,6 @@ def _estimates(each: Sequence[tuple[Row, _Draft]], found: Described, figures: Pl
 
 def _detail(base: Row, draft: _Draft, lost: int, count: int) -> str:
     """Say why there is no figure, or what a figure lacks."""
-    if not draft.rounds:
+    if draft.figure < 0:
         return base.detail if draft.metric == base.metric else str(base.facts[draft.metric])
     return "; ".join(filter(None, (f"{lost} of {count} values not finite", base.detail))) if lost else base.detail

@@ -1,16 +1,20 @@
 """Rows as a pandas DataFrame with a type for every column, and as Parquet."""
 
 import io
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
+
 from attnbench.errors import UsageError
-from attnbench.insight.columns import Columns
+from attnbench.insight.columns import ByRound, Columns
 from attnbench.insight.rows import Row
 from attnbench.report.flat import Cell, Kind, columns, written
-from attnbench.text import canonical_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +46,24 @@ def _column(rows: Columns[Row], name: str, kind: Kind) -> Any:
     own = rows.own.get(name)
     if own is None:
         return _array(written(list(map(attrgetter(name), rows.shared))), kind).take(rows.places)
-    if isinstance(own, list) and own and isinstance(own[0], dict):  # each row has its own
-        return pd.array(canonical_each(own), dtype="string[python]")
+    if isinstance(own, ByRound):
+        return pd.array(_mappings(own), dtype="string[python]")
     return _array(written(own) if isinstance(own, list) else own, kind)
+
+
+def _mappings(column: ByRound) -> list[str]:
+    """Write figures by round as `canonical` writes mappings; structs for it are made in half the time of mappings."""
+    names = {f"round_{number}": str(number) for number in column.rounds}
+    fields = [(name, float | None, None) for name in names]
+    mapping = msgspec.defstruct("Mapping", fields, rename=names, omit_defaults=True, gc=False)
+    rows = column.values_NR.tolist()
+    for place in np.flatnonzero(np.isnan(column.values_NR).any(axis=1)):
+        rows[place] = [None if math.isnan(value) else value for value in rows[place]]
+    return msgspec.json.Encoder().encode_lines(list(starmap(mapping, rows))).decode().split("\n")[:-1]
 
 
 def _array(cells: "Sequence[Cell] | NDArray[Any]", kind: Kind) -> Any:
     """Give a column its type; numbers by way of numpy and words that repeat by their places, which is the faster."""
-    import numpy as np
     import pandas as pd
 
     if kind == "float":
@@ -67,7 +81,6 @@ def _array(cells: "Sequence[Cell] | NDArray[Any]", kind: Kind) -> Any:
 
 def _words(cells: Sequence[Any], kind: Kind) -> Any:
     """Give words their type; each is held once: Arrow's would be copied for each row."""
-    import numpy as np
     import pandas as pd
 
     words = list(dict.fromkeys(cells))

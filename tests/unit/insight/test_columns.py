@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from msgspec import Struct
 
-from attnbench.insight.columns import Columns
+from attnbench.insight.columns import ByRound, Columns
 
 
 class Reading(Struct, frozen=True):
@@ -42,3 +42,32 @@ def test_several_are_joined_in_order_and_keep_what_they_share_once():
     assert joined.rows() == [*WHOLE, WHOLE[2], *TREES]
     assert [each.name for each in joined.shared] == ["rose", "lily", "oak", "elm"]
     assert joined.own["figure"].dtype == np.float64
+
+
+class Timing(Struct, frozen=True):
+    name: str
+    medians: dict[int, float] = {}
+
+
+TIMINGS = [Timing("a", {1: 1.0, 3: 3.0}), Timing("b", {}), Timing("c", {2: 2.0})]
+
+
+def test_figures_by_round_come_back_as_the_mappings_they_were():
+    found = Columns.of(TIMINGS, ("medians",))
+    assert found.own["medians"].rounds == (1, 2, 3)
+    assert found.rows() == TIMINGS
+    assert found.take(np.array([2, 1])).rows() == [TIMINGS[2], TIMINGS[1]]
+
+
+def test_figures_of_other_rounds_are_joined_by_their_rounds():
+    later = Columns(
+        [Timing("d")], np.array([0, 0]), {"medians": ByRound((2, 7), np.array([[2.0, 7.0], [np.nan, 0.5]]))}
+    )
+    joined = Columns.of(TIMINGS, ("medians",)).joined(Columns.of([], ("medians",)), later)
+    assert joined.own["medians"].rounds == (1, 2, 3, 7)
+    assert joined.rows() == [*TIMINGS, Timing("d", {2: 2.0, 7: 7.0}), Timing("d", {7: 0.5})]
+
+
+def test_figures_without_any_round_are_empty_mappings():
+    assert ByRound.of([{}, {}]).mappings() == [{}, {}]
+    assert ByRound.of([]).mappings() == []

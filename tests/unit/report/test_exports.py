@@ -17,8 +17,9 @@ from attnbench.report.csv import to_csv
 from attnbench.report.flat import columns
 from attnbench.report.frame import frame, to_parquet
 from attnbench.report.json import to_json
+from attnbench.text import canonical
 from unit.report.golden import check
-from unit.report.planted import job, record, value
+from unit.report.planted import failed, job, record, value
 from unit.report.scenarios import SCENARIOS
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
@@ -115,6 +116,23 @@ def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
 def test_a_frame_of_rows_that_share_a_part_is_that_of_rows_for_themselves(name):
     found = tabulated(*SCENARIOS[name]())
     pd.testing.assert_frame_equal(frame(found), framed(found.rows()))
+
+
+@pytest.mark.parametrize("rounds", [[(1, 2, 3), (1, 2, 3)], [(1, 3), (12,)], [(1,), ()], [(), ()]])
+def test_a_frame_writes_the_medians_of_those_rounds_that_gave_one(rounds):
+    each = [(variant, number) for variant in ("vanilla", "flash") for number in (1, 2, 3, 12)]
+    good = dict(zip(("vanilla", "flash"), rounds, strict=True))
+    found = tabulated(
+        [
+            record(job(variant, round=number), value(7 * number))
+            if number in good[variant]
+            else failed(job(variant, round=number), "crash")
+            for variant, number in each
+        ]
+    )
+    texts = [json.loads(text) for text in frame(found)["medians"]]
+    assert [tuple(map(int, text)) for text in texts] == rounds
+    assert texts == [json.loads(canonical(row.medians)) for row in found.rows()]
 
 
 def test_a_frame_keeps_options_as_canonical_json():
