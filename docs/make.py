@@ -41,8 +41,8 @@ def columns() -> str:
 
 def schema() -> str:
     """Write the version of the format."""
-    later = ", ".join(f"of a {kind} {schema}" for kind, schema in SCHEMAS.items() if schema != SCHEMA)
-    return f"The schema is now {SCHEMA}, {later}.\n"
+    later = [f", of a {kind} {schema}" for kind, schema in SCHEMAS.items() if schema != SCHEMA]
+    return f"The schema is now {SCHEMA}{''.join(later)}.\n"
 
 
 def events() -> str:

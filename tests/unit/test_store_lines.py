@@ -213,7 +213,7 @@ def test_a_plan_writes_a_question_once_however_many_rounds_ask_it(tmp_path):
     Store.create(tmp_path, make_plan(0).with_jobs(several)).close()
     written = json.loads((tmp_path / RUN / "plan.json").read_bytes())["event"]
     assert written["questions"] == msgspec.to_builtins([*jobs[:3], replace(jobs[2], attempt=2)])
-    assert written["order"] == [[0, 3, 1], [0, 3, 2], [0, 3, 10], [3, 1, 1], [1, 1, 1], [0, 1, 1]]
+    assert written["order"] == [[1, [0, 1, 2]], [2, [0, 1, 2]], [10, [0, 1, 2]], [1, [3, 1, 0]]]
     assert list(Store.open(tmp_path / RUN, write=False).plan.jobs) == several
 
 
@@ -225,14 +225,45 @@ def test_a_plan_with_other_jobs_has_those_whether_its_own_were_looked_at_or_not(
     assert longer == replace(make_plan(3), refine=3)
 
 
-@pytest.mark.parametrize("span", [[0, 3, 1], [-1, 1, 1], [2, 1, 1], [1, 2, 1], [0, 0, 1], [1, -1, 1]])
-def test_a_plan_whose_order_names_questions_that_it_does_not_ask_is_damaged(tmp_path, span):
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"order": [[1, [0, 2]]]}, "its order names questions that it does not ask"),
+        ({"order": [[1, [1]], [2, [1, -1]]]}, "its order names questions that it does not ask"),
+        ({"order": [[1, ["0"]]]}, "Expected `int`, got `str`"),
+        ({"order": [[1]]}, "Expected `array` of length 2"),
+        ({"order": [[0, [0, 1]]]}, "rounds that there cannot be"),
+        ({"order": [[-3, [0, 1]]]}, "rounds that there cannot be"),
+        ({"order": [[2**63, [0, 1]]]}, "rounds that there cannot be"),
+        ({"questions": [msgspec.to_builtins(replace(make_job(number), round=2)) for number in (0, 1)]}, "first round"),
+    ],
+)
+def test_a_plan_that_no_version_writes_is_damaged_and_says_why(tmp_path, changes, why):
     Store.create(tmp_path, make_plan(2)).close()
     plan = tmp_path / RUN / "plan.json"
     event = json.loads(plan.read_bytes())["event"]
-    plan.write_bytes(sealed(msgspec.json.encode(event | {"order": [[0, 2, 1], span]})))
-    with pytest.raises(DamagedStore, match="its order names questions that it does not ask"):
+    plan.write_bytes(sealed(msgspec.json.encode(event | changes)))
+    with pytest.raises(DamagedStore, match=why):
         Store.open(tmp_path / RUN, write=False)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 12]), st.sampled_from([1, 2])), max_size=24))
+def test_whatever_is_planned_in_whichever_order_the_plan_has_those_jobs(each):
+    jobs = tuple(replace(make_job(number), round=place, attempt=attempt) for number, place, attempt in each)
+    plan = make_plan(0).with_jobs(jobs)
+    assert plan.jobs == lines.from_line(lines.to_line(plan)).jobs == jobs
+    assert plan == make_plan(0).with_jobs(plan.jobs)
+
+
+def test_records_read_before_a_plan_is_changed_are_those_of_the_changed_plan_after(store):
+    store.append(make_record(0), make_record(2))
+    assert [entry.job for entry in store.entries()] == [make_job(0), make_job(2)]
+    store.replan(store.plan.with_jobs([make_job(2), make_job(7)]))
+    store.append(make_record(7))
+    assert list(store.history()) == [make_record(0), make_record(2), make_record(7)]
+    assert [
+        len(question.entries) for question in questions(store.entries(), store.plan.jobs, run=RUN, stray=False)
+    ] == [1, 1]
 
 
 @pytest.mark.parametrize("order", [[3, 2, 1, 0], [2, 3, 0, 1], [1, 1, 0, 3, 3], [0, 2, 3], [3]])

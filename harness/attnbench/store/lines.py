@@ -64,18 +64,17 @@ class Search(Struct, frozen=True, kw_only=True):
     timed: tuple[Job, ...]
 
 
-class Span(NamedTuple):
-    """Jobs that follow one another: so many questions from the place `first` on, in one round."""
+class Turn(NamedTuple):
+    """Questions that are asked one after another in the same round, by their places."""
 
-    first: int
-    many: int
     round: int
+    places: tuple[int, ...]
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dict=True):
     """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
 
-    Jobs that ask the same are one of `questions`, in its first round; `order` says in which rounds they are asked.
+    Jobs that ask the same are one of `questions`, in its first round; `order` says when it is asked, in which rounds.
     `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
     `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context,
     `search` that for options. `memory_bytes` bounds what a job may take; null is what the machine has to spare.
@@ -88,7 +87,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dic
     command: tuple[str, ...]
     sweep: dict[str, Any]
     questions: tuple[Job, ...]
-    order: tuple[Span, ...]
+    order: tuple[Turn, ...]
     environment: Environment
     prune: bool = True
     budget_s: float | None = None
@@ -99,45 +98,50 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dic
     sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not all(0 <= first < first + many <= len(self.questions) for first, many, _ in self.order):
+        if self.places and not 0 <= min(self.places) <= max(self.places) < len(self.questions):
             raise ValueError("its order names questions that it does not ask")
+        if not all(1 <= turn.round < 2**31 for turn in self.order):
+            raise ValueError("its order names rounds that there cannot be")
+        if any(question.round != 1 for question in self.questions):
+            raise ValueError("its questions are not in their first round")
 
     @classmethod
     def of(cls, jobs: Iterable[Job], **others: Any) -> Self:
         """Plan jobs in their order; `others` are the other fields."""
-        questions, order = _in_spans(jobs)
+        questions, order = _in_turns(jobs)
         return cls(questions=questions, order=order, **others)
 
     def with_jobs(self, jobs: Iterable[Job], **others: Any) -> Self:
         """Give this plan with other jobs, and with others in place of some fields."""
-        questions, order = _in_spans(jobs)
+        questions, order = _in_turns(jobs)
         return replace(self, questions=questions, order=order, **others)
 
     @cached_property
     def places(self) -> tuple[int, ...]:
         """The place of each job's question."""
-        return tuple(chain.from_iterable(range(first, first + many) for first, many, _ in self.order))
+        return tuple(chain.from_iterable(turn.places for turn in self.order))
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """Every job in order; those of one question share all but their round."""
-        rounds = chain.from_iterable([number] * many for _, many, number in self.order)
+        rounds = chain.from_iterable([turn.round] * len(turn.places) for turn in self.order)
         asked = zip(map(self.questions.__getitem__, self.places), rounds, strict=True)
         return tuple(job if number == 1 else replace(job, round=number) for job, number in asked)
 
 
-def _in_spans(jobs: Iterable[Job]) -> tuple[tuple[Job, ...], tuple[Span, ...]]:
-    questions: dict[bytes, tuple[int, Job]] = {}
-    order = [Span(0, 0, 0)]
+def _in_turns(jobs: Iterable[Job]) -> tuple[tuple[Job, ...], tuple[Turn, ...]]:
+    known: dict[bytes, int] = {}
+    questions: list[Job] = []
+    turns: list[tuple[int, list[int]]] = []
     for job in jobs:
         question = replace(job, round=1)
-        place, _ = questions.setdefault(msgspec.json.encode(question), (len(questions), question))
-        first, many, number = order[-1]
-        if job.round == number and place == first + many:
-            order[-1] = Span(first, many + 1, number)
-        else:
-            order.append(Span(place, 1, job.round))
-    return tuple(question for _, question in questions.values()), tuple(order[1:])
+        place = known.setdefault(msgspec.json.encode(question), len(questions))
+        if place == len(questions):
+            questions.append(question)
+        if not turns or turns[-1][0] != job.round:
+            turns.append((job.round, []))
+        turns[-1][1].append(place)
+    return tuple(questions), tuple(Turn(number, tuple(places)) for number, places in turns)
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
@@ -157,7 +161,7 @@ class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event
 
 def _asked_once(event: dict[str, Any]) -> dict[str, Any]:
     """Write a question once, and no more once a round: a plan was as long as all its jobs."""
-    questions, order = _in_spans(msgspec.convert(event.pop("jobs", None), tuple[Job, ...]))
+    questions, order = _in_turns(msgspec.convert(event.pop("jobs", None), tuple[Job, ...]))
     return {**event, "schema": 2, "questions": msgspec.to_builtins(questions), "order": order}
 
 

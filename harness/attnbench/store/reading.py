@@ -129,7 +129,7 @@ def read_plan(path: Path) -> Plan:
 def read_journal(path: Path, planned: Planned | None = None) -> Journal:
     """Read all that a run's journal holds and that its checksums vouch for; what they do not is in `broken`.
 
-    A record of a planned job, in its first attempt, holds that very job, and is left unread: a line under a sound
+    A record of a planned job that is no further attempt holds that very job, and is left unread: a line under a sound
     checksum that turns out to be none is then passed over, and not among the broken ones.
     """
     try:
