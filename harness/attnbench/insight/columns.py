@@ -16,7 +16,10 @@ Places = NDArray[np.int64]
 
 
 class ByRound(Struct, frozen=True, eq=False):
-    """Figures by round: one row of `values_NR` for each struct, NaN where a round gave none; `rounds` ascend."""
+    """Figures by round: one row of `values_NR` for each struct, NaN where a round gave none; `rounds` ascend.
+
+    Rounds are few, and most structs have a figure of each.
+    """
 
     rounds: tuple[int, ...]
     values_NR: FloatArray
@@ -36,9 +39,9 @@ class ByRound(Struct, frozen=True, eq=False):
         ]
 
     def at(self, rounds: Sequence[int]) -> FloatArray:
-        """Give the values with columns for these rounds, all of its own among them."""
+        """Give the values with columns for these rounds, which ascend and have all of its own among them."""
         values = np.full((len(self.values_NR), len(rounds)), np.nan)
-        values[:, [rounds.index(number) for number in self.rounds]] = self.values_NR
+        values[:, np.searchsorted(rounds, self.rounds)] = self.values_NR
         return values
 
 

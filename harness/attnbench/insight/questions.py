@@ -35,19 +35,22 @@ class Question(Struct, eq=False):
         return list(found.values())
 
 
-def questions(records: Iterable[Entry], planned: Sequence[Job], *, run: str, stray: bool = True) -> list[Question]:
+def questions(
+    records: Iterable[Entry], planned: Sequence[Job], *, run: str, stray: bool = True, places: Sequence[int] = ()
+) -> list[Question]:
     """Group jobs and records by what they ask: those of `planned` first, which are jobs of `run`.
 
+    `places` say of each of these which ask the same, as a plan knows it; else that is found by what they share.
     Without `stray`, all records are the run's, also those merged into it, and what is not planned is left out.
     """
     known: dict[tuple[str, bytes], Question] = {}
-    alike: dict[int, Question] = {}  # jobs of a stored plan share what they have in common
+    alike: dict[object, Question] = {}
     by_job: dict[int, Question] = {}  # a stored record holds the planned job itself
-    for job in planned:
-        question = alike.get(id(job.case))
-        if question is None or not _shares(job, question.job):
+    for job, place in zip(planned, places or map(_parts, planned), strict=True):
+        question = alike.get(place)
+        if question is None:
             asked = run, _asked(job)
-            question = alike[id(job.case)] = known.setdefault(asked, Question(run, job, [], []))
+            question = alike[place] = known.setdefault(asked, Question(run, job, [], []))
         question.planned.append(job.round)
         by_job[id(job)] = question
     for entry in records:
@@ -97,7 +100,7 @@ def by_metric(good: Iterable[Record]) -> dict[str, dict[int, Measurement]]:
 
 
 def facts_of(records: Iterable[Record]) -> dict[str, Option]:
-    """Give what the rounds found out besides; where they differ, the last one's."""
+    """Give what the rounds found out besides, not to be altered; where they differ, the last one's."""
     each = [record.outcome.facts for record in records]
     names = list(map(list, each))
     if each and names.count(names[-1]) == len(each):  # as a rule
@@ -108,9 +111,9 @@ def facts_of(records: Iterable[Record]) -> dict[str, Option]:
     return facts
 
 
-def _shares(job: Job, other: Job) -> bool:
-    """Tell whether jobs have the same parts but for their round, without comparing what those hold."""
-    return job.probe is other.probe and job.protocol is other.protocol and job.origin is other.origin
+def _parts(job: Job) -> tuple[int, ...]:
+    """Tell apart what jobs hold, without looking into it; a question's jobs as a rule share it."""
+    return id(job.case), id(job.probe), id(job.protocol), id(job.origin)
 
 
 def _asked(job: Job) -> bytes:

@@ -134,21 +134,30 @@ def rows(records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = ""
 
 
 def tabulated(
-    records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True
+    records: Sequence[Entry],
+    planned: Sequence[Job] = (),
+    *,
+    run: str = "",
+    stray: bool = True,
+    places: Sequence[int] = (),
 ) -> Columns[Row]:
-    """Give the same rows as columns: those of a question share all but their figures."""
+    """Give the same rows as columns: those of a question share all but their figures.
+
+    `places` say which of `planned` ask the same, as a plan knows it.
+    """
     ranks: dict[tuple[str, str], int] = {}
     bases: list[Row] = []
     drafts: list[_Draft] = []
     samples = Samples()
-    for question in questions(records, planned, run=run or (records[0].run if records else ""), stray=stray):
+    run = run or (records[0].run if records else "")
+    for question in questions(records, planned, run=run, stray=stray, places=places):
         rank = ranks.setdefault(_identity(question.job.case), len(ranks))
         base, measured = _told(question)
         drafts += _drafts(base, measured, samples, question=len(bases), rank=rank)
         bases.append(base)
     drafts.sort(key=lambda draft: draft.place)
-    places = np.array([draft.question for draft in drafts], dtype=np.int64)
-    return Columns(bases, places, _own([bases[draft.question] for draft in drafts], drafts, samples.described()))
+    whose = np.array([draft.question for draft in drafts], dtype=np.int64)
+    return Columns(bases, whose, _own([bases[draft.question] for draft in drafts], drafts, samples.described()))
 
 
 def case_of(row: Row) -> Case:
@@ -264,7 +273,9 @@ def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> di
         "high": high,
         "unit": [found.units[draft.figure] or base.unit for base, draft in each],
         "samples": counts,
-        "rounds": np.where(figures < 0, [base.rounds for base in bases], found.processes[figures]),
+        "rounds": np.where(
+            figures < 0, np.array([base.rounds for base in bases], dtype=np.int64), found.processes[figures]
+        ),
         "noise": [stats.noise_verdict(None if math.isnan(share) else share) for share in spread.tolist()],
         "detail": [
             _detail(*both, gone, count) for both, gone, count in zip(each, lost.tolist(), counts.tolist(), strict=True)

@@ -32,7 +32,7 @@ DTYPES: dict[Kind, str] = {
 def frame(rows: Columns[Row]) -> "pd.DataFrame":
     """Give rows as a DataFrame; numbers and booleans may be null (Int64, Float64, boolean), names are categories.
 
-    `options`, `task_options` and `facts` are JSON text, `flags` are joined by spaces.
+    `options`, `task_options`, `facts` and `medians` are JSON text, `flags` are joined by spaces.
     """
     import pandas as pd
 
@@ -53,7 +53,7 @@ def _column(rows: Columns[Row], name: str, kind: Kind) -> Any:
 
 def _mappings(column: ByRound) -> list[str]:
     """Write figures by round as `canonical` writes mappings; structs for it are made in half the time of mappings."""
-    names = {f"round_{number}": str(number) for number in column.rounds}
+    names = {f"place_{place}": str(number) for place, number in enumerate(column.rounds)}
     fields = [(name, float | None, None) for name in names]
     mapping = msgspec.defstruct("Mapping", fields, rename=names, omit_defaults=True, gc=False)
     rows = column.values_NR.tolist()

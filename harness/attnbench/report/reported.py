@@ -37,8 +37,9 @@ def rows_of(store: Store) -> list[Row]:
 
 def columns_of(store: Store) -> Columns[Row]:
     """Give the same rows as columns."""
-    found = tabulated(store.entries(), store.plan.jobs, run=store.plan.run, stray=False)
-    fitting = context_rows(found.rows(), store.plan.fit) if store.plan.fit else []
+    plan = store.plan
+    found = tabulated(store.entries(), plan.jobs, run=plan.run, stray=False, places=plan.places)
+    fitting = context_rows(found.rows(), plan.fit) if plan.fit else []
     return found.joined(derived(found, store.rates()), Columns.of(fitting, tuple(found.own)))
 
 

@@ -2,12 +2,13 @@ import math
 import time
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from attnbench.case import Case, Mask, Shape
-from attnbench.insight.rows import PENDING, Row, rows
+from attnbench.insight.rows import PENDING, Row, rows, tabulated
 from attnbench.record import Measurement, Origin, Probe
 from attnbench.report.table import tables
 from attnbench.specs import Spec, parse_specs
@@ -83,6 +84,11 @@ def test_every_field_of_a_case_reaches_its_own_column():
     assert {name: getattr(row, name) for name in told if name not in ("shape", "mask")} == {
         name: each for name, each in told.items() if name not in ("shape", "mask")
     }
+
+
+def test_counts_are_integers_also_where_there_are_no_rows():
+    own = tabulated([]).own
+    assert {own[name].dtype for name in ("samples", "rounds", "outliers")} == {np.dtype(np.int64)}
 
 
 def test_a_figure_is_the_median_of_the_medians_of_its_processes_in_seconds():
