@@ -19,7 +19,7 @@ from attnbench.store.lines import to_line
 from helpers.command import environment
 from helpers.planted import ENVIRONMENT, plan
 
-GOES = 10  # the least of them, as the machine may be shared: what disturbs only adds
+GOES = 10  # the median of them, as the machine may be shared
 ROUNDS, LENGTHS = 5, 5000
 OPTIONS = {"vanilla": {}, "linear": {"features": "elu"}, "reformer": {"rounds": 4, "bucket": 64}, "flash": {}}
 RECORDS = ROUNDS * LENGTHS * len(OPTIONS)
@@ -105,8 +105,8 @@ def test_a_hundred_thousand_records_are_a_data_frame_in_under_3_s(run: Path) -> 
     seconds = sorted(each["wall_s"] for each in told)
     size = sum(file.stat().st_size for file in run.iterdir()) / 2**20
     print(
-        f"{RECORDS} records ({size:.0f} MiB) as {told[0]['rows']} rows: {seconds[0]:.2f} s, median "
-        f"{median(seconds):.2f}, most {seconds[-1]:.2f}; peak {told[0]['peak_bytes'] / 2**20:.0f} MiB"
+        f"{RECORDS} records ({size:.0f} MiB) as {told[0]['rows']} rows: median "
+        f"{median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}); peak {told[0]['peak_bytes'] / 2**20:.0f} MiB"
     )
     assert {each["rows"] for each in told} == {RECORDS // ROUNDS * ROWS_OF_A_CELL}
-    assert seconds[0] < 3
+    assert median(seconds) < 3
