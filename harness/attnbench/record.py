@@ -225,14 +225,23 @@ class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event",
     seconds: float = 0.0
 
 
+class Told(Struct, gc=False):
+    """What a record tells behind its job."""
+
+    outcome: Outcome
+    environment: str = ""
+    started_s: float = 0.0
+    seconds: float = 0.0
+
+
 class Unread(Struct, frozen=True, eq=False, gc=False):
-    """A record of which only run and job are known until it is read; then it can turn out to be none."""
+    """A record of which only run and job are known until it is asked; then it can turn out to be none."""
 
     run: str
     job: Job
 
-    def read(self) -> Record | None:
-        """Read the rest of it."""
+    def told(self) -> Told | None:
+        """Read what it tells."""
         raise NotImplementedError
 
 
@@ -241,4 +250,16 @@ Entry = Record | Unread
 
 def read(entry: Entry) -> Record | None:
     """Give the record that an entry of a journal is; None where it turns out to be none."""
-    return entry if isinstance(entry, Record) else entry.read()
+    if isinstance(entry, Record):
+        return entry
+    found = entry.told()
+    if found is None:
+        return None
+    return Record(
+        run=entry.run,
+        job=entry.job,
+        outcome=found.outcome,
+        environment=found.environment,
+        started_s=found.started_s,
+        seconds=found.seconds,
+    )

@@ -7,13 +7,14 @@ and its moment, so that their number says nothing about the next process.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 Noise = Literal["", "clean", "noisy", "unusable"]
+NOISES: tuple[Noise, ...] = get_args(Noise)
 FloatArray = NDArray[np.float64]
 
 CLEAN = 0.02
@@ -219,13 +220,10 @@ def relative_spreads(medians_NR: FloatArray, iqr_N: FloatArray, counts_N: NDArra
     return np.where(np.isfinite(spreads_N), spreads_N, np.nan)
 
 
-def noise_verdict(spread: float | None) -> Noise:
-    """Judge a relative spread: clean up to 2%, noisy up to 10%, unusable above, empty where there is none."""
-    if spread is None:
-        return ""
-    if spread <= CLEAN:
-        return "clean"
-    return "noisy" if spread <= NOISY else "unusable"
+def noise_verdicts(spreads_N: FloatArray) -> NDArray[np.int64]:
+    """Judge relative spreads, by places in NOISES: clean up to 2%, noisy up to 10%, unusable above, empty for NaN."""
+    verdicts: NDArray[np.int64] = np.where(np.isnan(spreads_N), 0, 1 + (spreads_N > CLEAN) + (spreads_N > NOISY))
+    return verdicts
 
 
 def _t_interval(values: Sequence[float]) -> tuple[float, float]:

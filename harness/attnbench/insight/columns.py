@@ -1,7 +1,9 @@
 """Many structs as columns: what a group of them has in common is held once, and only what they differ in apart."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import count, product
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -45,7 +47,42 @@ class ByRound(Struct, frozen=True, eq=False):
         return values
 
 
-Column = NDArray[Any] | list[Any] | ByRound  # in an array of floats, NaN is null
+class Words(Struct, frozen=True, eq=False):
+    """Cells few of which differ: each is held once in `words`, and `places` say which of them a struct has."""
+
+    words: Sequence[Any]
+    places: Places
+
+    @classmethod
+    def of(cls, cells: Iterable[Any]) -> Self:
+        """Take cells that can be told apart by a dictionary."""
+        known: defaultdict[Any, int] = defaultdict(count().__next__)
+        places = np.fromiter(map(known.__getitem__, cells), dtype=np.int64)
+        return cls(list(known), places)
+
+    @classmethod
+    def combined(cls, make: Callable[..., Any], *columns: "Words") -> Self:
+        """Make each cell of those of several columns."""
+        places = np.zeros_like(columns[0].places)
+        for column in columns:
+            places = places * len(column.words) + column.places
+        return cls([make(*words) for words in product(*(column.words for column in columns))], places)
+
+    def take(self, which: Places) -> Self:
+        """Give some of them, in the order asked for."""
+        return type(self)(self.words, self.places[which])
+
+    def are(self, *words: object) -> NDArray[np.bool_]:
+        """Tell which structs have one of these cells."""
+        found: NDArray[np.bool_] = np.array([each in words for each in self.words], dtype=np.bool_)[self.places]
+        return found
+
+    def cells(self) -> list[Any]:
+        """Give the cell of each struct."""
+        return list(map(self.words.__getitem__, self.places.tolist()))
+
+
+Column = NDArray[Any] | list[Any] | ByRound | Words  # in an array of floats, NaN is null
 
 
 class Columns(Struct, Generic[T], frozen=True, eq=False):
@@ -79,6 +116,10 @@ class Columns(Struct, Generic[T], frozen=True, eq=False):
         """Give a column in which they differ, cell by cell."""
         return _cells(self.own[name])
 
+    def words(self, name: str) -> Words:
+        """Give a column in which they differ, and of whose cells few do."""
+        return _words(self.own[name])
+
     def take(self, which: Places) -> Self:
         """Give some of them, in the order asked for."""
         own = {name: _take(column, which) for name, column in self.own.items()}
@@ -104,18 +145,30 @@ def _column(cells: list[Any]) -> Column:
 
 
 def _cells(column: Column) -> list[Any]:
-    if isinstance(column, ByRound):
-        return column.mappings()
-    if isinstance(column, list):
-        return column
+    match column:
+        case ByRound():
+            return column.mappings()
+        case Words():
+            return column.cells()
+        case list():
+            return column
     cells: list[Any] = column.tolist()
     return [None if math.isnan(cell) else cell for cell in cells] if column.dtype.kind == "f" else cells
 
 
+def _words(column: Column) -> Words:
+    return column if isinstance(column, Words) else Words.of(_cells(column))
+
+
 def _take(column: Column, which: Places) -> Column:
-    if isinstance(column, ByRound):
-        return ByRound(column.rounds, column.values_NR[which])
-    return [column[place] for place in which.tolist()] if isinstance(column, list) else column[which]
+    match column:
+        case ByRound(rounds, values_NR):
+            return ByRound(rounds, values_NR[which])
+        case Words():
+            return column.take(which)
+        case list():
+            return [column[place] for place in which.tolist()]
+    return column[which]
 
 
 def _joined(columns: Sequence[Column]) -> Column:
@@ -123,6 +176,12 @@ def _joined(columns: Sequence[Column]) -> Column:
     if by_round:  # any other is one of no structs
         rounds = tuple(sorted({number for column in by_round for number in column.rounds}))
         return ByRound(rounds, np.concatenate([column.at(rounds) for column in by_round]))
+    if any(isinstance(column, Words) for column in columns):
+        parts = list(map(_words, columns))
+        every = Words.of(word for part in parts for word in part.words)
+        ends = np.cumsum([len(part.words) for part in parts])
+        each = zip(np.split(every.places, ends[:-1]), parts, strict=True)
+        return Words(every.words, np.concatenate([renamed[part.places] for renamed, part in each]))
     dtype = next((column.dtype for column in columns if isinstance(column, np.ndarray)), None)
     if dtype is None:
         return [cell for column in columns for cell in _cells(column)]

@@ -1,19 +1,20 @@
 """The questions of a run: jobs that differ in nothing but their round, each with the record of every round."""
 
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import msgspec
 from msgspec import Struct
 
 from attnbench.case import Option
-from attnbench.record import Entry, Job, Measurement, Record, Status, read
+from attnbench.record import Entry, Job, Measurement, Outcome, Record, Status, Told
 
 PENDING = "not measured yet"
 ENOUGH = "enough"  # the fact of a skipped round beyond those that the profile promises
 
 _BY_ROUND = attrgetter("job.round", "job.attempt")
+
+ToldByRound = Mapping[int, Record | Told]
 
 
 class Question(Struct, eq=False):
@@ -24,15 +25,16 @@ class Question(Struct, eq=False):
     planned: list[int]  # the rounds that the run's plan asks for
     entries: list[Entry]  # in the order written
 
-    @property
-    def records(self) -> list[Record]:
-        """Read the record that counts of each round, in the order of rounds: of its highest attempt, the last one."""
-        found: dict[int, Record] = {}
-        for entry in sorted(self.entries, key=_BY_ROUND):
-            record = read(entry)
+    def told(self) -> ToldByRound:
+        """Read what counts of each round, in their order: the record of its highest attempt, the last one of those."""
+        rounds = [entry.job.round for entry in self.entries]
+        in_order = rounds == sorted(set(rounds))  # as a rule
+        found = {}
+        for entry in self.entries if in_order else sorted(self.entries, key=_BY_ROUND):
+            record = entry if isinstance(entry, Record) else entry.told()
             if record is not None:
-                found[record.job.round] = record
-        return list(found.values())
+                found[entry.job.round] = record
+        return found
 
 
 def questions(
@@ -65,7 +67,7 @@ def questions(
     return list(known.values())
 
 
-def verdict(records: Sequence[Record], good: Sequence[Record], *, measured: bool) -> tuple[Status, str]:
+def verdict(records: ToldByRound, good: ToldByRound, *, measured: bool) -> tuple[Status, str]:
     """Choose the status that stands for all rounds, and say why; `good` are the records that are ok.
 
     `measured` says whether those hold any figure.
@@ -75,33 +77,35 @@ def verdict(records: Sequence[Record], good: Sequence[Record], *, measured: bool
     if not records:
         return "interrupted", PENDING
     if not good:
-        told = [record for record in records if record.outcome.status != "skipped"] or records
-        return told[-1].outcome.status, told[-1].outcome.detail
+        outcomes = [record.outcome for record in records.values()]
+        *_, last = [outcome for outcome in outcomes if outcome.status != "skipped"] or outcomes
+        return last.status, last.detail
     if not measured:
         return "ok", "it measured nothing"
     if len(good) == len(records):
         return "ok", ""
-    once = any("once" in measurement.flags for record in good for measurement in record.outcome.measurements)
+    once = any("once" in measurement.flags for record in good.values() for measurement in record.outcome.measurements)
     expected = ("ok", "skipped") if once else ("ok",)
-    lost = [record for record in records if record.outcome.status not in expected]
-    return "ok", _reasons([record for record in lost if ENOUGH not in record.outcome.facts])
+    lost = {number: record.outcome for number, record in records.items() if record.outcome.status not in expected}
+    return "ok", _reasons({number: outcome for number, outcome in lost.items() if ENOUGH not in outcome.facts})
 
 
-def by_metric(good: Iterable[Record]) -> dict[str, dict[int, Measurement]]:
+def by_metric(good: ToldByRound) -> dict[str, dict[int, Measurement]]:
     """Give each metric's measurement of each round, courses of values over a training left out."""
     measured: dict[str, dict[int, Measurement]] = {}
-    for record in good:
-        number = record.job.round
+    for number, record in good.items():
         for measurement in record.outcome.measurements:
-            metric = measurement.metric
-            if measurement.values and not _is_curve(metric, measurement.flags):
-                measured.setdefault(metric, {})[number] = measurement
-    return measured
+            if measurement.values and "curve" not in measurement.flags:
+                if measurement.metric in measured:
+                    measured[measurement.metric][number] = measurement
+                else:
+                    measured[measurement.metric] = {number: measurement}
+    return {metric: by_round for metric, by_round in measured.items() if not metric.endswith("_curve")}
 
 
-def facts_of(records: Iterable[Record]) -> dict[str, Option]:
+def facts_of(records: ToldByRound) -> dict[str, Option]:
     """Give what the rounds found out besides, not to be altered; where they differ, the last one's."""
-    each = [record.outcome.facts for record in records]
+    each = [record.outcome.facts for record in records.values()]
     names = list(map(list, each))
     if each and names.count(names[-1]) == len(each):  # as a rule
         return each[-1]
@@ -121,19 +125,12 @@ def _asked(job: Job) -> bytes:
     return msgspec.json.encode((job.case, job.probe, job.protocol, job.origin), order="deterministic")
 
 
-def _reasons(lost: Iterable[Record]) -> str:
+def _reasons(lost: Mapping[int, Outcome]) -> str:
     """Say of each round why it gave no figure, rounds with the same reason together."""
     reasons: dict[str, list[int]] = {}
-    for record in lost:
-        reason = ": ".join(filter(None, (record.outcome.status, record.outcome.detail)))
-        reasons.setdefault(reason, []).append(record.job.round)
+    for number, outcome in lost.items():
+        reasons.setdefault(": ".join(filter(None, (outcome.status, outcome.detail))), []).append(number)
     return "; ".join(
         f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} {reason}"
         for reason, numbers in reasons.items()
     )
-
-
-@cache
-def _is_curve(metric: str, flags: tuple[str, ...]) -> bool:
-    """Tell a course of values over one training from values that repeat one another: it has no mean to report."""
-    return "curve" in flags or metric.endswith("_curve")

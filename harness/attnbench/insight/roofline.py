@@ -1,10 +1,11 @@
 """Rates of work from latencies: FLOP/s by two counts, bytes per second, and the share of what the machine could do."""
 
+import math
+
 import numpy as np
-from msgspec import Struct
 
 from attnbench.case import Mask
-from attnbench.insight.columns import ByRound, Column, Columns
+from attnbench.insight.columns import ByRound, Column, Columns, Words
 from attnbench.insight.floor import is_harness
 from attnbench.insight.rows import Row
 from attnbench.record import Rates
@@ -16,13 +17,11 @@ _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
 
-class _Work(Struct, frozen=True, eq=False, gc=False):
-    """Work of a row's pass, which over its latency gives a rate."""
+# What is derived, by what its work is; and in which unit.
+_METRICS = ("flop_rate", "flop_rate_executed", "bandwidth", "roofline_share")
+_UNITS = ("FLOP/s", "FLOP/s", "bytes/s", "1")
 
-    metric: str
-    unit: str
-    amount: float
-    flags: tuple[str, ...] = ()
+Flags = tuple[str, ...]
 
 
 def derived(found: Columns[Row], rates: Rates | None) -> Columns[Row]:
@@ -35,13 +34,15 @@ def derived(found: Columns[Row], rates: Rates | None) -> Columns[Row]:
     """
     seconds = np.array(found.own["value"], dtype=np.float64)
     timed = [
-        place
-        for place, metric in enumerate(found.cells("metric"))
-        if metric == "latency" and seconds[place] > 0 and not is_harness(found.shared[found.places[place]])
+        (place, row)
+        for place in np.flatnonzero(found.words("metric").are("latency") & (seconds > 0)).tolist()
+        if not is_harness(row := found.shared[found.places[place]])
     ]
-    works = [_works(found.shared[place], rates) for place in found.places[timed].tolist()]
-    latencies = np.repeat(np.array(timed, dtype=np.int64), np.array([len(each) for each in works], dtype=np.int64))
-    return _per_time(found.take(latencies), [work for each in works for work in each])
+    works_NM = np.array([_works(row, rates) for _, row in timed], dtype=np.float64).reshape(-1, len(_METRICS))
+    counted_by = Words.of(row.facts.get("bytes_by") for _, row in timed)
+    which, metrics = np.nonzero(~np.isnan(works_NM))
+    latencies = found.take(np.array([place for place, _ in timed], dtype=np.int64)[which])
+    return _per_time(latencies, works_NM[which, metrics], Words(_METRICS, metrics), counted_by.take(which))
 
 
 def flops_exact(row: Row) -> int:
@@ -66,31 +67,25 @@ def _ramp(length: int, limit: int) -> int:
     return rising * (rising + 1) // 2 + (length - rising) * limit
 
 
-def _works(row: Row, rates: Rates | None) -> list[_Work]:
-    flops, moved, counted_by = map(row.facts.get, ("flops", "bytes_executed", "bytes_by"))
-    found = []
-    if row.level == "core":  # what is around the mechanism is not exact attention's
-        found.append(_Work("flop_rate", "FLOP/s", flops_exact(row)))
-    if isinstance(flops, int) and flops:
-        found.append(_Work("flop_rate_executed", "FLOP/s", flops))
-    if isinstance(moved, int) and moved:
-        flags = (OPERAND_BYTES,) if counted_by == "counter" else ()
-        found.append(_Work("bandwidth", "bytes/s", moved, flags))
-    bound_s = _bound_s(row, flops, rates)
-    if bound_s is not None:
-        flags = () if counted_by == "variant" else (LEAST_BYTES,)
-        found.append(_Work("roofline_share", "1", bound_s, flags))
-    return found
+def _works(row: Row, rates: Rates | None) -> tuple[float, float, float, float]:
+    """Give the work of a row's pass which over its latency gives each metric; NaN where it is unknown."""
+    flops, moved = row.facts.get("flops"), row.facts.get("bytes_executed")
+    return (
+        flops_exact(row) if row.level == "core" else math.nan,  # what is around the mechanism is not exact attention's
+        flops if isinstance(flops, int) and flops else math.nan,
+        moved if isinstance(moved, int) and moved else math.nan,
+        _bound_s(row, flops, rates),
+    )
 
 
-def _bound_s(row: Row, flops: object, rates: Rates | None) -> float | None:
-    """Give the least time for the work: that of its products or of its traffic, whichever is longer."""
+def _bound_s(row: Row, flops: object, rates: Rates | None) -> float:
+    """Give the least time for the work: that of its products or of its traffic, whichever is longer; NaN if unknown."""
     moved = bytes_at_least(row)
     if rates is None or not isinstance(flops, int) or moved is None:
-        return None
+        return math.nan
     matrix = rates.flops_per_s.get(row.dtype)
     if not matrix or not rates.bytes_per_s:
-        return None
+        return math.nan
     return max(flops / matrix, moved / rates.bytes_per_s)
 
 
@@ -99,45 +94,52 @@ def bytes_at_least(row: Row) -> int | None:
 
     What its operations move may stay in a cache, and is less than that where a mechanism leaves inputs unread.
     """
-    executed, least = row.facts.get("bytes_executed"), row.facts.get("bytes_least")
-    if row.facts.get("bytes_by") == "variant" and isinstance(executed, int):
+    facts = row.facts
+    executed, least = facts.get("bytes_executed"), facts.get("bytes_least")
+    if facts.get("bytes_by") == "variant" and isinstance(executed, int):
         return executed
-    known = [count for count in (executed, least) if isinstance(count, int)]
-    return min(known, default=None)
+    if isinstance(executed, int) and isinstance(least, int):
+        return min(executed, least)
+    return executed if isinstance(executed, int) else least if isinstance(least, int) else None
 
 
-def _per_time(latencies: Columns[Row], works: list[_Work]) -> Columns[Row]:
+def _per_time(latencies: Columns[Row], works: FloatArray, metrics: Words, counted_by: Words) -> Columns[Row]:
     """Divide work by latencies, their intervals and their rounds: the slowest time gives the lowest rate."""
     own = latencies.own
     medians = own["medians"]
     assert isinstance(medians, ByRound)
-    amount = np.array([work.amount for work in works], dtype=np.float64)
-    value = _rate(amount, own["value"])
-    flags = [known + work.flags for known, work in zip(latencies.cells("flags"), works, strict=True)]
-    for place in np.flatnonzero(value > 1):
-        if works[place].metric == "roofline_share":
-            flags[place] += (ABOVE_ROOFLINE,)
+    value = _rate(works, own["value"])
+    above = Words((False, True), (value > 1).astype(np.int64))
     none = np.full(len(works), np.nan)
     return Columns(
         latencies.shared,
         latencies.places,
         own
         | {
-            "metric": [work.metric for work in works],
-            "unit": [work.unit for work in works],
+            "metric": metrics,
+            "unit": Words(_UNITS, metrics.places),
             "value": value,
-            "low": _rate(amount, own["high"]),
-            "high": _rate(amount, own["low"]),
+            "low": _rate(works, own["high"]),
+            "high": _rate(works, own["low"]),
             "min": none,
-            "p05": _rate(amount, own["p95"]),
-            "p95": _rate(amount, own["p05"]),
+            "p05": _rate(works, own["p95"]),
+            "p95": _rate(works, own["p05"]),
             "iqr": none,
-            "medians": ByRound(medians.rounds, _rate(amount[:, np.newaxis], medians.values_NR)),
-            "flags": flags,
+            "medians": ByRound(medians.rounds, _rate(works[:, np.newaxis], medians.values_NR)),
+            "flags": Words.combined(_flags, latencies.words("flags"), metrics, counted_by, above),
             "primary": np.zeros(len(works), dtype=np.bool_),
             "higher_is_better": np.ones(len(works), dtype=np.bool_),
         },
     )
+
+
+def _flags(known: Flags, metric: str, counted_by: object, above: bool) -> Flags:
+    """Say beside a latency's own flags whose count of bytes its rate is made of, and that a share is too large."""
+    if metric == "bandwidth" and counted_by == "counter":
+        return (*known, OPERAND_BYTES)
+    if metric != "roofline_share":
+        return known
+    return (*known, *(LEAST_BYTES,) * (counted_by != "variant"), *(ABOVE_ROOFLINE,) * above)
 
 
 def _rate(amount: FloatArray, seconds: Column) -> FloatArray:

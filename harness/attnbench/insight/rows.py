@@ -6,7 +6,6 @@ Tables, exports, comparisons and fits are made from rows and from nothing else.
 import math
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Annotated
 
 import numpy as np
@@ -14,12 +13,12 @@ from msgspec import Meta, Struct
 
 from attnbench import stats
 from attnbench.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
-from attnbench.insight.columns import ByRound, Column, Columns, Places
-from attnbench.insight.questions import ENOUGH, PENDING, Question, by_metric, facts_of, questions, verdict
+from attnbench.insight.columns import ByRound, Column, Columns, Places, Words
+from attnbench.insight.questions import ENOUGH, PENDING, Question, ToldByRound, by_metric, facts_of, questions, verdict
 from attnbench.insight.samples import Described, Samples
-from attnbench.record import PRIMARY_METRIC, Entry, Job, Measurement, ProbeKind, Profile, Record, Status
+from attnbench.record import PRIMARY_METRIC, Entry, Job, Measurement, ProbeKind, Profile, Status
 from attnbench.stats import FloatArray
-from attnbench.text import canonical
+from attnbench.text import canonical_each
 
 __all__ = ["ENOUGH", "PENDING", "TWIN", "Row", "case_of", "rows", "tabulated"]
 
@@ -29,7 +28,6 @@ _KINDS = {kind: place for place, kind in enumerate(PRIMARY_METRIC)}
 _FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
 _PLACES = {metric: place for place, metric in enumerate(_FIRST_METRICS)}
 _MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a measured case's fact of that name says why it has none
-_FLAGS = attrgetter("flags")
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
 _REPEATED = ("latency", "memory", "energy")  # a seed or an input that differs is no repetition
 
@@ -116,10 +114,7 @@ class _Draft(Struct, eq=False):
     question: int
     metric: str
     primary: bool
-    place: tuple[object, ...]
     figure: int = -1
-    flags: tuple[str, ...] = ()
-    higher_is_better: bool = False
 
 
 def rows(records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True) -> list[Row]:
@@ -145,19 +140,35 @@ def tabulated(
 
     `places` say which of `planned` ask the same, as a plan knows it.
     """
-    ranks: dict[tuple[str, str], int] = {}
     bases: list[Row] = []
     drafts: list[_Draft] = []
     samples = Samples()
     run = run or (records[0].run if records else "")
     for question in questions(records, planned, run=run, stray=stray, places=places):
-        rank = ranks.setdefault(_identity(question.job.case), len(ranks))
         base, measured = _told(question)
-        drafts += _drafts(base, measured, samples, question=len(bases), rank=rank)
+        drafts += _drafts(base, measured, samples, question=len(bases))
         bases.append(base)
-    drafts.sort(key=lambda draft: draft.place)
     whose = np.array([draft.question for draft in drafts], dtype=np.int64)
-    return Columns(bases, whose, _own([bases[draft.question] for draft in drafts], drafts, samples.described()))
+    own = _own(bases, whose, drafts, samples.described())
+    return Columns(bases, whose, own).take(_order(bases, whose, [draft.metric for draft in drafts]))
+
+
+def _order(bases: Sequence[Row], whose: Places, metrics: Sequence[str]) -> Places:
+    """Say in which order rows come, each with its base and its metric: those of a metric by their cases."""
+    options = canonical_each([base.options for base in bases])
+    variants = Words.of(zip([base.variant for base in bases], options, strict=True)).places.tolist()
+    cases = [_place_among_cases(*each) for each in zip(bases, variants, strict=True)]
+    kinds = Words.of((bases[question].probe, metric) for question, metric in zip(whose.tolist(), metrics, strict=True))
+    ranks = _ranks([(_KINDS[kind], _PLACES.get(metric, len(_PLACES)), metric) for kind, metric in kinds.words])
+    order: Places = np.lexsort((_ranks(cases)[whose], ranks[kinds.places]))
+    return order
+
+
+def _ranks(places: Sequence[tuple[object, ...]]) -> Places:
+    """Say at which place each comes."""
+    ranks = np.empty(len(places), dtype=np.int64)
+    ranks[sorted(range(len(places)), key=places.__getitem__)] = np.arange(len(places))
+    return ranks
 
 
 def case_of(row: Row) -> Case:
@@ -167,14 +178,10 @@ def case_of(row: Row) -> Case:
     return Case(shape=Shape(**shape), mask=Mask(**mask), **whole)
 
 
-def _identity(case: Case) -> tuple[str, str]:
-    return case.variant, canonical(case.options)
-
-
 def _told(question: Question) -> tuple[Row, dict[str, dict[int, Measurement]]]:
     """Give what a question's rows have in common, and the measurements of each metric. Its records are read here."""
-    records = question.records
-    good = [record for record in records if record.outcome.status == "ok"]
+    records = question.told()
+    good = {number: record for number, record in records.items() if record.outcome.status == "ok"}
     measured = by_metric(good)
     if question.job.probe.twin:
         measured = {metric + TWIN: by_round for metric, by_round in measured.items()}
@@ -182,19 +189,14 @@ def _told(question: Question) -> tuple[Row, dict[str, dict[int, Measurement]]]:
 
 
 def _drafts(
-    base: Row, measured: dict[str, dict[int, Measurement]], samples: Samples, *, question: int, rank: int
+    base: Row, measured: dict[str, dict[int, Measurement]], samples: Samples, *, question: int
 ) -> Iterator[_Draft]:
     known = base.metric if base.metric in measured else next(iter(measured), base.metric)
+    for metric, by_round in measured.items():
+        yield _Draft(question, metric, base.primary and metric == known, samples.add(by_round))
     lacking = [metric for metric in _MAY_LACK if measured and metric in base.facts and metric not in measured]
-    rest = _place_among_cases(base, rank)
-    for metric in [*measured, *lacking] or [base.metric]:
-        place = (_KINDS[base.probe], _PLACES.get(metric, len(_PLACES)), metric, *rest)
-        draft = _Draft(question, metric, base.primary and metric == known, place)
-        if metric in measured:
-            draft.figure = samples.add(measured[metric])
-            draft.flags = tuple(dict.fromkeys(chain.from_iterable(map(_FLAGS, measured[metric].values()))))
-            draft.higher_is_better = next(iter(measured[metric].values())).higher_is_better
-        yield draft
+    for metric in lacking or [base.metric] * (not measured):
+        yield _Draft(question, metric, base.primary and metric == known)
 
 
 def _place_among_cases(row: Row, rank: int) -> tuple[object, ...]:
@@ -204,15 +206,15 @@ def _place_among_cases(row: Row, rank: int) -> tuple[object, ...]:
     return rank, _PASSES.index(row.passes), row.level, row.task, *shape, *mask, *where
 
 
-def _base(question: Question, records: list[Record], good: list[Record], *, measured: bool) -> Row:
+def _base(question: Question, records: ToldByRound, good: ToldByRound, *, measured: bool) -> Row:
     """Make the row as it stands without figures: it is what a failed or pending job has."""
     job, probe, protocol = question.job, question.job.probe, question.job.protocol
     case, shape, mask = job.case, job.case.shape, job.case.mask
     status, detail = verdict(records, good, measured=measured)
-    last = next(reversed(good or records), None)
-    backends = {record.outcome.backend: None for record in good or records if record.outcome.backend}
+    telling = list((good or records).values())
+    backends = {record.outcome.backend: None for record in telling if record.outcome.backend}
     facts = facts_of(good or records)
-    diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good)
+    diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good.values())
     return Row(
         run=question.run,
         variant=case.variant,
@@ -246,7 +248,7 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
         task_options=probe.task_options,
         facts=facts,
         source=job.origin.source_hash,
-        environment=last.environment if last else "",
+        environment=telling[-1].environment if telling else "",
         profile=protocol.profile,
         threads=protocol.threads,
         hot=protocol.hot,
@@ -254,59 +256,62 @@ def _base(question: Question, records: list[Record], good: list[Record], *, meas
     )
 
 
-def _own(bases: Sequence[Row], drafts: Sequence[_Draft], found: Described) -> dict[str, Column]:
+def _own(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft], found: Described) -> dict[str, Column]:
     """Give the columns in which rows of a question differ: figures, one measurement for each process.
 
-    Where a value was lost there is none, and in a question without any it is the base row that says why.
+    `whose` are the questions of the drafts. Where a value was lost there is no figure, and in a question without any it
+    is the base row that says why.
     """
     figures = np.array([draft.figure for draft in drafts], dtype=np.int64)
-    each = list(zip(bases, drafts, strict=True))
-    kinds = np.array([base.probe for base in bases], dtype=np.str_)
-    value, low, high = _estimates(each, found, figures).T
+    kinds, units, flags = (
+        Words.of(getattr(base, name) for base in bases).take(whose) for name in ("probe", "unit", "flags")
+    )
+    rounds = np.array([base.rounds for base in bases], dtype=np.int64)[whose]
+    value, low, high = _estimates(kinds, figures, found).T
     least, p05, p25, _, p75, p95 = found.quantiles_F6[figures].T
-    spread = np.where(np.isin(kinds, _REPEATED), found.spread_F[figures], np.nan)
-    lost, counts = found.lost[figures], found.counts[figures]
+    spread = np.where(kinds.are(*_REPEATED), found.spread_F[figures], np.nan)
     return {
-        "metric": [draft.metric for draft in drafts],
+        "metric": Words.of(draft.metric for draft in drafts),
         "value": value,
         "low": low,
         "high": high,
-        "unit": [found.units[draft.figure] or base.unit for base, draft in each],
-        "samples": counts,
-        "rounds": np.where(
-            figures < 0, np.array([base.rounds for base in bases], dtype=np.int64), found.processes[figures]
-        ),
-        "noise": [stats.noise_verdict(None if math.isnan(share) else share) for share in spread.tolist()],
-        "detail": [
-            _detail(*both, gone, count) for both, gone, count in zip(each, lost.tolist(), counts.tolist(), strict=True)
-        ],
+        "unit": Words.combined(lambda unit, base: unit or base, found.units.take(figures), units),
+        "samples": found.counts[figures],
+        "rounds": np.where(figures < 0, rounds, found.processes[figures]),
+        "noise": Words(stats.NOISES, stats.noise_verdicts(spread)),
+        "detail": _details(bases, whose, drafts, found),
         "min": least,
         "p05": p05,
         "p95": p95,
         "iqr": p75 - p25,
         "spread": spread,
         "medians": ByRound(found.medians.rounds, found.medians.values_NR[figures]),
-        "outliers": np.where(lost, 0, found.outliers[figures]),
-        "flags": [
-            tuple(dict.fromkeys(base.flags + draft.flags)) if draft.flags else base.flags for base, draft in each
-        ],
-        "primary": [draft.primary for draft in drafts],
-        "higher_is_better": [draft.higher_is_better for draft in drafts],
+        "outliers": found.outliers[figures],
+        "flags": Words.combined(lambda *each: tuple(dict.fromkeys(chain(*each))), flags, found.flags.take(figures)),
+        "primary": np.array([draft.primary for draft in drafts], dtype=np.bool_),
+        "higher_is_better": found.higher[figures],
     }
 
 
-def _estimates(each: Sequence[tuple[Row, _Draft]], found: Described, figures: Places) -> FloatArray:
+def _estimates(kinds: Words, figures: Places, found: Described) -> FloatArray:
     """Give values with their intervals; a training's are no repetitions of one another, but seeds."""
     estimates = found.estimates_F3[figures]
-    for place, (base, draft) in enumerate(each):
-        if base.probe == "accuracy" and draft.figure >= 0 and not found.lost[draft.figure]:
-            mean = stats.mean_over_seeds(found.of(draft.figure))
-            estimates[place] = [math.nan if x is None else x for x in (mean.value, mean.low, mean.high)]
+    for row in np.flatnonzero(kinds.are("accuracy") & (figures >= 0) & (found.lost[figures] == 0)):
+        mean = stats.mean_over_seeds(found.of(figures[row]))
+        estimates[row] = [math.nan if x is None else x for x in (mean.value, mean.low, mean.high)]
     return estimates
 
 
-def _detail(base: Row, draft: _Draft, lost: int, count: int) -> str:
-    """Say why there is no figure, or what a figure lacks."""
-    if draft.figure < 0:
-        return base.detail if draft.metric == base.metric else str(base.facts[draft.metric])
-    return "; ".join(filter(None, (f"{lost} of {count} values not finite", base.detail))) if lost else base.detail
+def _details(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft], found: Described) -> Words:
+    """Say of each row why there is no figure, or what a figure lacks."""
+    details = [bases[question].detail for question in whose.tolist()]
+    figures = np.array([draft.figure for draft in drafts], dtype=np.int64)
+    lost = found.lost[figures]
+    for row in np.flatnonzero((figures < 0) | (lost > 0)).tolist():
+        base, draft = bases[whose[row]], drafts[row]
+        if lost[row]:
+            gone = f"{lost[row]} of {found.counts[draft.figure]} values not finite"
+            details[row] = "; ".join(filter(None, (gone, base.detail)))
+        elif draft.metric != base.metric:
+            details[row] = str(base.facts[draft.metric])
+    return Words.of(details)

@@ -3,7 +3,8 @@
 # N sets of samples, C samples of each; F figures, R processes of each
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import chain
 
 import numpy as np
@@ -11,7 +12,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from attnbench import stats
-from attnbench.insight.columns import ByRound
+from attnbench.insight.columns import ByRound, Words
 from attnbench.record import Measurement
 from attnbench.stats import FloatArray
 
@@ -26,16 +27,19 @@ Counts = NDArray[np.int64]
 class Described(Struct, frozen=True, eq=False):
     """What the samples of each figure are like, in its unit: of its processes their medians, and all together.
 
-    Arrays have one entry a figure, and a last one, for rows that have none; NaN is null. `estimates` are value, low and
+    Arrays have one entry a figure, and a last one, for rows that have none; NaN is null. `flags` are those of all its
+    processes, and whether `higher` is better its first one says. `estimates` are value, low and
     high, and `spread` how far a repetition would land, both from the medians: where processes repeat one another.
     `quantiles` are those of `stats.quantiles_of_each`, and `values` all samples, a figure's up to its entry of
     `ends`.
 
-    `lost` counts values that are no number, or too large for one; where there are any, `outliers` mean nothing and the
-    rest is null.
+    `lost` counts values that are no number, or too large for one; where there are any, the rest is null, and `outliers`
+    are none.
     """
 
-    units: list[str]
+    units: Words
+    flags: Words
+    higher: NDArray[np.bool_]
     processes: Counts
     counts: Counts
     lost: Counts
@@ -61,45 +65,61 @@ class Samples:
     """
 
     def __init__(self) -> None:
-        self._values = bytearray()  # as float64
+        self._values = bytearray()  # int64 of a process that has only such, else float64
         self._waiting: list[Measurement] = []  # those whose values follow
+        self._whole: list[bool] = []  # of a process: whether it has only integers
         self._counts: list[int] = []  # of a process
         self._sizes: list[float] = []  # of a process's unit in the base unit
         self._rounds: list[int] = []  # of a process
         self._processes: list[int] = []  # of a figure
-        self._units: list[str] = []
+        self._units: list[str] = []  # of a figure
+        self._higher: list[bool] = []  # of a figure
+        self._flags: list[tuple[str, ...]] = []  # of a figure
 
     def add(self, by_round: Mapping[int, Measurement]) -> int:
         """Take a figure, given by one measurement a process, none of them empty; give its place among all."""
-        unit = next(iter(by_round.values())).unit
-        self._waiting += by_round.values()
+        measurements = by_round.values()
+        flags = [each.flags for each in measurements if each.flags]
+        self._flags.append(tuple(dict.fromkeys(chain.from_iterable(flags))) if flags else ())
+        self._waiting += measurements
         self._rounds += by_round
         self._processes.append(len(by_round))
-        self._units.append(_BASE_UNITS.get(unit, unit))
+        first = next(iter(measurements))
+        self._units.append(_BASE_UNITS.get(first.unit, first.unit))
+        self._higher.append(first.higher_is_better)
         if len(self._waiting) > _WAITING:
             self._pack()
-        return len(self._units) - 1
+        return len(self._processes) - 1
 
     def _pack(self) -> None:
-        """Write values as float64, null as NaN: by way of integers, as they are as a rule, in a third of the time."""
+        """Write values down, null as NaN: as integers, as they are as a rule, in a third of the time."""
         processes = [each.values for each in self._waiting]
-        counts = list(map(len, processes))
         try:
-            whole = struct.pack(f"{sum(counts)}q", *chain.from_iterable(processes))
-            self._values += np.frombuffer(whole, dtype=np.int64).astype(np.float64).tobytes()
+            self._values += b"".join([_integers(len(values))(*values) for values in processes])
+            whole = True
         except struct.error:
-            values = (math.nan if value is None else value for each in processes for value in each)
-            self._values += struct.pack(f"{sum(counts)}d", *values)
-        self._counts += counts
+            values = [math.nan if value is None else value for each in processes for value in each]
+            self._values += struct.pack(f"{len(values)}d", *values)
+            whole = False
+        self._whole += [whole] * len(processes)
+        self._counts += map(len, processes)
         self._sizes += [_SIZES.get(each.unit, 1.0) for each in self._waiting]
         self._waiting.clear()
+
+    def _samples(self, counts: Counts) -> FloatArray:
+        """Give the values of all processes as they were measured; `counts` are those of a process."""
+        integers = np.frombuffer(self._values, dtype=np.int64)
+        samples: FloatArray = np.where(
+            np.repeat(np.array(self._whole, dtype=np.bool_), counts), integers, integers.view(np.float64)
+        )
+        return samples
 
     def described(self) -> Described:
         """Describe the figures in their order."""
         self._pack()
         processes, counts = np.array(self._processes, dtype=np.int64), np.array(self._counts, dtype=np.int64)
         totals = _sums(counts, _starts(processes))
-        samples = np.frombuffer(self._values, dtype=np.float64) / np.repeat(np.array(self._sizes), counts)
+        samples = self._samples(counts) / np.repeat(np.array(self._sizes), counts)
         ends = np.cumsum(totals)
         lost = np.bincount(np.searchsorted(ends, _drop_lost(samples), side="right"), minlength=len(totals))
         medians_P, outliers_P = np.empty(len(counts)), np.empty_like(counts)
@@ -115,11 +135,13 @@ class Samples:
         for figures in (quantiles_F6, estimates_F3, spread_F, medians_FR[:-1]):
             figures[lost > 0] = np.nan
         return Described(
-            units=[*self._units, ""],
+            units=Words.of([*self._units, ""]),
+            flags=Words.of([*self._flags, ()]),
+            higher=np.array([*self._higher, False], dtype=np.bool_),
             processes=np.append(processes, 0),
             counts=np.append(totals, 0),
             lost=np.append(lost, 0),
-            outliers=np.append(_sums(outliers_P, _starts(processes)), 0),
+            outliers=np.append(np.where(lost, 0, _sums(outliers_P, _starts(processes))), 0),
             medians=ByRound(tuple(rounds.tolist()), medians_FR),
             quantiles_F6=np.vstack([quantiles_F6, np.full(6, np.nan)]),
             estimates_F3=np.vstack([estimates_F3, np.full(3, np.nan)]),
@@ -127,6 +149,11 @@ class Samples:
             values=samples,
             ends=np.append(ends, len(samples)),
         )
+
+
+@cache
+def _integers(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f"{count}q").pack
 
 
 def _drop_lost(samples: FloatArray) -> Counts:

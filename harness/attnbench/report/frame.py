@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import starmap
+from itertools import compress, starmap
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from attnbench.errors import UsageError
-from attnbench.insight.columns import ByRound, Columns
+from attnbench.insight.columns import ByRound, Columns, Words
 from attnbench.insight.rows import Row
 from attnbench.report.flat import Cell, Kind, columns, written
 
@@ -43,12 +43,18 @@ def _column(rows: Columns[Row], name: str, kind: Kind) -> Any:
     """Give a column; one that rows share is made of one cell for each that is shared."""
     import pandas as pd
 
-    own = rows.own.get(name)
-    if own is None:
-        return _array(written(list(map(attrgetter(name), rows.shared))), kind).take(rows.places)
-    if isinstance(own, ByRound):
-        return pd.array(_mappings(own), dtype="string[python]")
-    return _array(written(own) if isinstance(own, list) else own, kind)
+    match rows.own.get(name):
+        case None:
+            return _array(written(list(map(attrgetter(name), rows.shared))), kind).take(rows.places)
+        case ByRound() as by_round:
+            return pd.array(_mappings(by_round), dtype="string[python]")
+        case Words(words, places):
+            used = np.bincount(places, minlength=len(words)) > 0
+            return _array(written(list(compress(words, used))), kind).take((np.cumsum(used) - 1)[places])
+        case list(cells):
+            return _array(written(cells), kind)
+        case numbers:
+            return _array(numbers, kind)
 
 
 def _mappings(column: ByRound) -> list[str]:

@@ -6,6 +6,7 @@ records of one question at a time.
 
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from attnbench.collector import collector_paused
 from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Entry, Environment, Outcome, Rates, Record, Unread, read
+from attnbench.record import Entry, Environment, Rates, Record, Told, Unread, read
 from attnbench.store.lines import (
     AFTER_EVENT,
     BEFORE_EVENT,
@@ -24,7 +25,7 @@ from attnbench.store.lines import (
     Plan,
     RatesSeen,
     from_line,
-    is_as_written,
+    sealed,
 )
 
 _BUFFER_BYTES = 2**20
@@ -65,29 +66,28 @@ class Planned:
     """
 
     def __init__(self, plan: Plan) -> None:
-        alike = [msgspec.json.encode(question)[:-1] for question in plan.questions]  # the first round is not written
-        self.alike = [alike[place] for place in plan.places]
-        self.ends = [_end(job.round) for job in plan.jobs]
+        self._alike = [msgspec.json.encode(question)[:-1] for question in plan.questions]  # round 1 is not written
+        self._asked = plan.places
+        self._ends = list(chain.from_iterable([_end(turn.round)] * len(turn.places) for turn in plan.order))
         self.jobs = plan.jobs
 
     @cached_property
     def _places(self) -> dict[bytes, dict[bytes, int]]:
         places: dict[bytes, dict[bytes, int]] = {}
-        for place, (alike, end) in enumerate(zip(self.alike, self.ends, strict=True)):
-            places.setdefault(alike, {})[end] = place
+        for place, (question, end) in enumerate(zip(self._asked, self._ends, strict=True)):
+            places.setdefault(self._alike[question], {})[end] = place
         return places
 
-    def stands(self, place: int, line: bytes, start: int) -> bool:
-        """Tell whether the bytes of the job in a place start there in a record."""
-        alike = self.alike[place]
-        return line.startswith(alike, start) and line.startswith(self.ends[place], start + len(alike))
+    def written(self, place: int) -> bytes:
+        """Give the bytes of the job in a place, up to the outcome."""
+        return self._alike[self._asked[place]] + self._ends[place]
 
-    def find(self, line: bytes, start: int) -> int | None:
+    def find(self, event: bytes, start: int) -> int | None:
         """Find the place of the job whose bytes start there in a record; None where no such job is planned."""
-        behind = line.find(_OUTCOME_KEY, start)
-        round_at = line.rfind(_ROUND, start, behind)
+        behind = event.find(_OUTCOME_KEY, start)
+        round_at = event.rfind(_ROUND, start, behind)
         end = behind - 1 if round_at < 0 else round_at
-        return self._places.get(line[start:end], {}).get(line[end : behind + len(_OUTCOME_KEY)])
+        return self._places.get(event[start:end], {}).get(event[end : behind + len(_OUTCOME_KEY)])
 
 
 @lru_cache(maxsize=1024)
@@ -95,18 +95,10 @@ def _end(number: int) -> bytes:
     return (b"}" if number == 1 else b"%b%d}" % (_ROUND, number)) + _OUTCOME_KEY
 
 
-class _Rest(Struct, gc=False):
-    """What a record says behind its job."""
-
-    outcome: Outcome
-    environment: str = ""
-    started_s: float = 0.0
-    seconds: float = 0.0
-
-
 # How a record and a job begin to say something: the bytes stand in no string, for quotes in a string are escaped.
 _HEAD, _JOB_KEY, _OUTCOME_KEY, _ROUND = CURRENT_RECORD + b'"run":', b',"job":', b',"outcome":', b',"round":'
-_REST = msgspec.json.Decoder(_Rest)
+_NONE = b"\n"  # no event begins so
+_TOLD = msgspec.json.Decoder(Told)
 
 
 def read_plan(path: Path) -> Plan:
@@ -146,19 +138,11 @@ class _Line(Unread, frozen=True, eq=False, gc=False):
 
     rest: bytes
 
-    def read(self) -> Record | None:
+    def told(self) -> Told | None:
         try:
-            found = _REST.decode(self.rest)
+            return _TOLD.decode(self.rest)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return None
-        return Record(
-            run=self.run,
-            job=self.job,
-            outcome=found.outcome,
-            environment=found.environment,
-            started_s=found.started_s,
-            seconds=found.seconds,
-        )
 
 
 def _parse(file: Iterable[bytes], planned: Planned | None) -> Journal:
@@ -169,7 +153,7 @@ def _parse(file: Iterable[bytes], planned: Planned | None) -> Journal:
     unknown = offset = 0
     records = _Records(planned) if planned else None
     for number, line in enumerate(file, start=1):
-        entry = records.find(line, len(line) - line.endswith(b"\n")) if records else None
+        entry = records.find(line) if records else None
         if entry is not None:
             entries.append(entry)
         elif line != b"\n":  # an empty one comes of a newline put after a line that was whole
@@ -199,33 +183,32 @@ class _Records:
 
     def __init__(self, planned: Planned) -> None:
         self._planned = planned
-        self._start, self._run = b"\n", ""  # no line begins so
+        self._start, self._run = _NONE, ""
         self._next = 0
 
-    def find(self, line: bytes, end: int) -> Unread | None:
+    def find(self, line: bytes) -> Unread | None:
         """Give a record of this version whose job is planned, as it stands; None for any other line."""
-        if not line.startswith(self._start, BEFORE_EVENT) and not self._begins(line):
-            return None
-        planned, job_at, place = self._planned, BEFORE_EVENT + len(self._start), self._next
-        if place == len(planned.jobs) or not planned.stands(place, line, job_at):
-            found = planned.find(line, job_at)
+        event, planned, place = line[BEFORE_EVENT:-AFTER_EVENT], self._planned, self._next
+        begin = self._start + planned.written(place) if place < len(planned.jobs) else _NONE
+        if not event.startswith(begin):
+            found = self._search(event)
             if found is None:
                 return None
-            place = found
-        if not is_as_written(line, end):
+            place, begin = found, self._start + planned.written(found)
+        if sealed(event) != line:
             return None
         self._next = place + 1
-        behind = job_at + len(planned.alike[place]) + len(planned.ends[place]) - len(_OUTCOME_KEY)
-        return _Line(self._run, planned.jobs[place], b"{%b" % line[behind + 1 : end - AFTER_EVENT])
+        return _Line(self._run, planned.jobs[place], b"{" + event[len(begin) - len(_OUTCOME_KEY) + 1 :])
 
-    def _begins(self, line: bytes) -> bool:
-        """Look at how a line begins: if as a record, those after it are held against it."""
-        before = line.find(_JOB_KEY)
-        run = _text(line[BEFORE_EVENT + len(_HEAD) : before]) if line.startswith(_HEAD, BEFORE_EVENT) else None
-        if run is None:
-            return False
-        self._start, self._run = line[BEFORE_EVENT : before + len(_JOB_KEY)], run
-        return True
+    def _search(self, event: bytes) -> int | None:
+        """Look at how an event begins: if as a record, those after it are held against it; give its job's place."""
+        if not event.startswith(self._start):
+            before = event.find(_JOB_KEY)
+            run = _text(event[len(_HEAD) : before]) if event.startswith(_HEAD) else None
+            if run is None:
+                return None
+            self._start, self._run = event[: before + len(_JOB_KEY)], run
+        return self._planned.find(event, len(self._start))
 
 
 def _text(raw: bytes) -> str | None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from msgspec import Struct
 
-from attnbench.insight.columns import ByRound, Columns
+from attnbench.insight.columns import ByRound, Columns, Words
 
 
 class Reading(Struct, frozen=True):
@@ -71,3 +71,39 @@ def test_figures_of_other_rounds_are_joined_by_their_rounds():
 def test_figures_without_any_round_are_empty_mappings():
     assert ByRound.of([{}, {}]).mappings() == [{}, {}]
     assert ByRound.of([]).mappings() == []
+
+
+class Lot(Struct, frozen=True):
+    name: str
+    unit: str | None = None
+
+
+UNITS = Words.of(["s", "1", "s", None])
+LOTS = Columns([Lot("a"), Lot("b")], np.array([1, 1, 0, 0]), {"unit": UNITS})
+
+
+def test_cells_that_repeat_are_held_once_and_come_back_in_their_places():
+    assert (UNITS.words, UNITS.places.tolist()) == (["s", "1", None], [0, 1, 0, 2])
+    assert UNITS.cells() == ["s", "1", "s", None]
+    assert Words.of([]).cells() == []
+    assert LOTS.rows() == [Lot("b", "s"), Lot("b", "1"), Lot("a", "s"), Lot("a")]
+    assert LOTS.take(np.array([3, 1])).rows() == [Lot("a"), Lot("b", "1")]
+
+
+def test_structs_are_found_by_a_cell_that_repeats():
+    assert UNITS.are("s", "bytes").tolist() == [True, False, True, False]
+    assert UNITS.are("bytes").tolist() == [False] * 4
+    assert LOTS.words("unit") is UNITS
+    assert Columns.of([Lot("c", "s")], ("unit",)).words("unit").are("s").tolist() == [True]
+
+
+def test_cells_are_made_of_those_of_several_columns():
+    kinds = Words.of(["x", "x", "y", "y"])
+    assert Words.combined(lambda kind, unit: f"{kind}{unit}", kinds, UNITS).cells() == ["xs", "x1", "ys", "yNone"]
+    assert Words.combined(lambda kind, unit: kind, Words.of([]), Words.of([])).cells() == []
+
+
+def test_columns_of_cells_that_repeat_are_joined_by_their_cells_however_each_holds_them():
+    other = Columns([Lot("c")], np.array([0, 0]), {"unit": Words(["bytes", "s", "unused"], np.array([1, 0]))})
+    joined = LOTS.joined(Columns.of([Lot("d", "1")], ("unit",)), other, Columns.of([], ("unit",)))
+    assert joined.rows() == [*LOTS.rows(), Lot("d", "1"), Lot("c", "s"), Lot("c", "bytes")]

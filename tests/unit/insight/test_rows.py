@@ -91,6 +91,26 @@ def test_counts_are_integers_also_where_there_are_no_rows():
     assert {own[name].dtype for name in ("samples", "rounds", "outliers")} == {np.dtype(np.int64)}
 
 
+def test_integers_floats_and_nulls_are_the_values_that_were_stored_whichever_stand_beside_them():
+    values = {"a": (2**53 - 1, 3), "b": (0.5, 7), "c": (None, 1), "d": (-4,)}
+    found = rows(
+        [record(job(name), Measurement(metric="latency", unit="s", values=each)) for name, each in values.items()]
+    )
+    assert [row.value for row in found] == [2.0**52 + 1, 3.75, None, -4.0]
+    assert [row.detail for row in found] == ["", "", "1 of 2 values not finite", ""]
+
+
+def test_flags_are_those_of_all_rounds_each_once():
+    flags = [("once",), (), ("few_samples", "once")]
+    (row,) = rows(
+        [
+            record(job(round=number), Measurement(metric="latency", unit="s", values=(1.0,), flags=each))
+            for number, each in enumerate(flags, 1)
+        ]
+    )
+    assert row.flags == ("once", "few_samples")
+
+
 def test_a_figure_is_the_median_of_the_medians_of_its_processes_in_seconds():
     processes = [(1000, 3000, 2000), (5000, 5000, 5000), (4000, 9000, 1000)]
     records = [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -44,6 +45,14 @@ def test_json_is_one_array_with_an_object_for_every_row():
 
 def framed(rows):
     return frame(Columns.of(rows))
+
+
+def test_categories_of_a_frame_are_those_that_its_rows_have():
+    found = tabulated(*SCENARIOS["complete"]())
+    few = frame(found.take(np.array([0])))
+    for name in ("metric", "unit", "noise"):
+        assert few[name].cat.categories.tolist() == few[name].tolist()
+    assert len(frame(found)["metric"].cat.categories) > 1
 
 
 def test_json_reads_back_as_the_same_rows():
