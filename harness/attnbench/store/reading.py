@@ -191,7 +191,9 @@ class _Records:
         event, planned, place = line[BEFORE_EVENT:-AFTER_EVENT], self._planned, self._next
         begin = self._start + planned.written(place) if place < len(planned.jobs) else _NONE
         if not event.startswith(begin):
-            found = self._search(event)
+            if not event.startswith(self._start):
+                return self.find(line) if self._begins(event) else None
+            found = planned.find(event, len(self._start))
             if found is None:
                 return None
             place, begin = found, self._start + planned.written(found)
@@ -200,15 +202,14 @@ class _Records:
         self._next = place + 1
         return _Line(self._run, planned.jobs[place], b"{" + event[len(begin) - len(_OUTCOME_KEY) + 1 :])
 
-    def _search(self, event: bytes) -> int | None:
-        """Look at how an event begins: if as a record, those after it are held against it; give its job's place."""
-        if not event.startswith(self._start):
-            before = event.find(_JOB_KEY)
-            run = _text(event[len(_HEAD) : before]) if event.startswith(_HEAD) else None
-            if run is None:
-                return None
-            self._start, self._run = event[: before + len(_JOB_KEY)], run
-        return self._planned.find(event, len(self._start))
+    def _begins(self, event: bytes) -> bool:
+        """Look at how an event begins: if as a record, those after it are held against it."""
+        before = event.find(_JOB_KEY)
+        run = _text(event[len(_HEAD) : before]) if event.startswith(_HEAD) else None
+        if run is None:
+            return False
+        self._start, self._run = event[: before + len(_JOB_KEY)], run
+        return True
 
 
 def _text(raw: bytes) -> str | None:
