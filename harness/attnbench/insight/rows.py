@@ -279,7 +279,7 @@ def _own(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft], found: D
         "samples": found.counts[figures],
         "rounds": np.where(figures < 0, rounds, found.processes[figures]),
         "noise": Words(stats.NOISES, stats.noise_verdicts(spread)),
-        "detail": _details(bases, whose, drafts, found),
+        "detail": _details(bases, drafts, figures, found),
         "min": least,
         "p05": p05,
         "p95": p95,
@@ -302,16 +302,15 @@ def _estimates(kinds: Words, figures: Places, found: Described) -> FloatArray:
     return estimates
 
 
-def _details(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft], found: Described) -> Words:
+def _details(bases: Sequence[Row], drafts: Sequence[_Draft], figures: Places, found: Described) -> Words:
     """Say of each row why there is no figure, or what a figure lacks."""
-    details = [bases[question].detail for question in whose.tolist()]
-    figures = np.array([draft.figure for draft in drafts], dtype=np.int64)
+    details = [bases[draft.question].detail for draft in drafts]
     lost = found.lost[figures]
     for row in np.flatnonzero((figures < 0) | (lost > 0)).tolist():
-        base, draft = bases[whose[row]], drafts[row]
+        base, metric = bases[drafts[row].question], drafts[row].metric
         if lost[row]:
-            gone = f"{lost[row]} of {found.counts[draft.figure]} values not finite"
+            gone = f"{lost[row]} of {found.counts[figures[row]]} values not finite"
             details[row] = "; ".join(filter(None, (gone, base.detail)))
-        elif draft.metric != base.metric:
-            details[row] = str(base.facts[draft.metric])
+        elif metric != base.metric:
+            details[row] = str(base.facts[metric])
     return Words.of(details)
