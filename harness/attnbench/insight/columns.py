@@ -178,10 +178,9 @@ def _joined(columns: Sequence[Column]) -> Column:
         return ByRound(rounds, np.concatenate([column.at(rounds) for column in by_round]))
     if any(isinstance(column, Words) for column in columns):
         parts = list(map(_words, columns))
-        every = Words.of(word for part in parts for word in part.words)
-        ends = np.cumsum([len(part.words) for part in parts])
-        each = zip(np.split(every.places, ends[:-1]), parts, strict=True)
-        return Words(every.words, np.concatenate([renamed[part.places] for renamed, part in each]))
+        starts = np.cumsum([0, *(len(part.words) for part in parts)])[:-1]
+        places = np.concatenate([part.places + start for part, start in zip(parts, starts, strict=True)])
+        return Words.of(word for part in parts for word in part.words).take(places)
     dtype = next((column.dtype for column in columns if isinstance(column, np.ndarray)), None)
     if dtype is None:
         return [cell for column in columns for cell in _cells(column)]

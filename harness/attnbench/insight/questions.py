@@ -103,9 +103,9 @@ def by_metric(good: ToldByRound) -> dict[str, dict[int, Measurement]]:
     return {metric: by_round for metric, by_round in measured.items() if not metric.endswith("_curve")}
 
 
-def facts_of(records: ToldByRound) -> dict[str, Option]:
+def facts_of(records: Iterable[Record | Told]) -> dict[str, Option]:
     """Give what the rounds found out besides, not to be altered; where they differ, the last one's."""
-    each = [record.outcome.facts for record in records.values()]
+    each = [record.outcome.facts for record in records]
     names = list(map(list, each))
     if each and names.count(names[-1]) == len(each):  # as a rule
         return each[-1]

@@ -16,7 +16,6 @@ _FORWARD = 4  # operations for a pair and a feature: a multiply-add in each of t
 _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3.5}
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
 
-
 # What is derived, by what its work is; and in which unit.
 _METRICS = ("flop_rate", "flop_rate_executed", "bandwidth", "roofline_share")
 _UNITS = ("FLOP/s", "FLOP/s", "bytes/s", "1")
@@ -94,13 +93,11 @@ def bytes_at_least(row: Row) -> int | None:
 
     What its operations move may stay in a cache, and is less than that where a mechanism leaves inputs unread.
     """
-    facts = row.facts
-    executed, least = facts.get("bytes_executed"), facts.get("bytes_least")
-    if facts.get("bytes_by") == "variant" and isinstance(executed, int):
+    executed, least = row.facts.get("bytes_executed"), row.facts.get("bytes_least")
+    if row.facts.get("bytes_by") == "variant" and isinstance(executed, int):
         return executed
-    if isinstance(executed, int) and isinstance(least, int):
-        return min(executed, least)
-    return executed if isinstance(executed, int) else least if isinstance(least, int) else None
+    known = [count for count in (executed, least) if isinstance(count, int)]
+    return min(known, default=None)
 
 
 def _per_time(latencies: Columns[Row], works: FloatArray, metrics: Words, counted_by: Words) -> Columns[Row]:

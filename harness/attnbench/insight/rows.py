@@ -150,15 +150,15 @@ def tabulated(
         bases.append(base)
     whose = np.array([draft.question for draft in drafts], dtype=np.int64)
     own = _own(bases, whose, drafts, samples.described())
-    return Columns(bases, whose, own).take(_order(bases, whose, [draft.metric for draft in drafts]))
+    return Columns(bases, whose, own).take(_order(bases, whose, drafts))
 
 
-def _order(bases: Sequence[Row], whose: Places, metrics: Sequence[str]) -> Places:
-    """Say in which order rows come, each with its base and its metric: those of a metric by their cases."""
+def _order(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft]) -> Places:
+    """Say in which order rows come: those of a metric by their cases."""
     options = canonical_each([base.options for base in bases])
     variants = Words.of(zip([base.variant for base in bases], options, strict=True)).places.tolist()
     cases = [_place_among_cases(*each) for each in zip(bases, variants, strict=True)]
-    kinds = Words.of((bases[question].probe, metric) for question, metric in zip(whose.tolist(), metrics, strict=True))
+    kinds = Words.of((bases[draft.question].probe, draft.metric) for draft in drafts)
     ranks = _ranks([(_KINDS[kind], _PLACES.get(metric, len(_PLACES)), metric) for kind, metric in kinds.words])
     order: Places = np.lexsort((_ranks(cases)[whose], ranks[kinds.places]))
     return order
@@ -213,7 +213,7 @@ def _base(question: Question, records: ToldByRound, good: ToldByRound, *, measur
     status, detail = verdict(records, good, measured=measured)
     telling = list((good or records).values())
     backends = {record.outcome.backend: None for record in telling if record.outcome.backend}
-    facts = facts_of(good or records)
+    facts = facts_of(telling)
     diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good.values())
     return Row(
         run=question.run,
