@@ -15,13 +15,13 @@ from msgspec import Struct
 from rich.console import Console
 
 from attnbench import Run
-from attnbench.insight.rows import Row
-from attnbench.record import SCHEMA, Record
+from attnbench.analysis.rows import Row
+from attnbench.contracts.record import SCHEMA, Record
+from attnbench.contracts.units import amount, duration
 from attnbench.report import reference
 from attnbench.report.summary import blocks
 from attnbench.report.terminal import Tables
 from attnbench.store.lines import SCHEMAS, EnvironmentSeen, Plan, RatesSeen
-from attnbench.units import amount, duration
 
 ROOT = Path(__file__).parents[1]
 FIGURE = "figures/latency-forward.svg"

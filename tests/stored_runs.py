@@ -6,8 +6,8 @@ import sys
 import zlib
 from pathlib import Path
 
-from attnbench.case import Case, Shape
-from attnbench.record import Environment, Job, Measurement, Origin, Outcome, Probe, Protocol, Record, Status
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.record import Environment, Job, Measurement, Origin, Outcome, Probe, Protocol, Record, Status
 from attnbench.store import Plan, Store
 
 RUN = "20261122-121405-x7k2"

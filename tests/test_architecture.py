@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from attnbench.case import Case, Mask, Shape
-from attnbench.insight.rows import Row
-from attnbench.suite import Sweep
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.suite import Sweep
 from helpers.command import SMALL, attnbench, command, environment
 
 PLUGIN = Path(__file__).parent / "plugins" / "faulty.py"

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from attnbench.insight.rows import Row
+from attnbench.analysis.rows import Row
 from attnbench.report.html import figures
 from attnbench.report.matplotlib import rendered
 from attnbench.report.reference import Column, reference

@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import attnbench
-from attnbench import request
-from attnbench.suite import Sweep
+from attnbench.contracts.suite import Sweep
+from attnbench.planning import request
 from helpers.command import SMALL
 from helpers.command import attnbench as command
 

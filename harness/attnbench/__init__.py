@@ -3,11 +3,11 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnbench.case import Case, Mask, Shape
-from attnbench.errors import UsageError
-from attnbench.task import IGNORE, Form
-from attnbench.tunes import Tune
-from attnbench.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.task import IGNORE, Form
+from attnbench.contracts.tunes import Tune
+from attnbench.contracts.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
 
 if TYPE_CHECKING:
     from attnbench.api import build, compare, run

@@ -5,20 +5,24 @@ from pathlib import Path
 
 import msgspec
 
-from attnbench import processor, registry, request, session, variant
-from attnbench.case import Case, Dtype, Mask, Shape
-from attnbench.errors import UsageError, suggestion
-from attnbench.insight.compare import Comparisons
-from attnbench.insight.compare import compare as compare_rows
-from attnbench.insight.guard import mismatches
-from attnbench.insight.match import Two
-from attnbench.insight.rows import Row
-from attnbench.record import Allocator, Profile
+from attnbench import session
+from attnbench.analysis.compare import Comparisons
+from attnbench.analysis.compare import compare as compare_rows
+from attnbench.analysis.guard import mismatches
+from attnbench.analysis.match import Two
+from attnbench.analysis.rows import Row
+from attnbench.contracts import variant
+from attnbench.contracts.case import Case, Dtype, Mask, Shape
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.record import Allocator, Profile
+from attnbench.contracts.specs import parse_specs
+from attnbench.contracts.suite import Sweep
+from attnbench.measure import processor
+from attnbench.planning import request
+from attnbench.plugins import registry
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
-from attnbench.specs import parse_specs
 from attnbench.store import RESULTS, find_run
-from attnbench.suite import Sweep
 
 Words = str | Iterable[str] | None
 Sizes = str | int | Iterable[int] | None

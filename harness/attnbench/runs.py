@@ -4,17 +4,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnbench.collector import collector_paused
-from attnbench.insight.crossover import Crossover, crossovers
-from attnbench.insight.guard import Circumstances
-from attnbench.insight.pareto import OBJECTIVES, Front, fronts
-from attnbench.insight.rows import Row
-from attnbench.insight.scaling import Growth, growths
-from attnbench.insight.spent import Spent, spent
+from attnbench.analysis.crossover import Crossover, crossovers
+from attnbench.analysis.guard import Circumstances
+from attnbench.analysis.pareto import OBJECTIVES, Front, fronts
+from attnbench.analysis.rows import Row
+from attnbench.analysis.scaling import Growth, growths
+from attnbench.analysis.spent import Spent, spent
 from attnbench.report.frame import frame
 from attnbench.report.reported import Report, Reported, columns_of, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.store import RESULTS, Store, find_run
+from attnbench.store.collector import collector_paused
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,21 +7,21 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from attnbench.budget import Budget
+from attnbench.analysis.crossover import crossovers, refinements
+from attnbench.analysis.rows import rows
+from attnbench.analysis.spent import spent
+from attnbench.answers.further import further
+from attnbench.contracts.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.execute.events import Progressed, Started
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
-from attnbench.insight.crossover import crossovers, refinements
-from attnbench.insight.further import further
-from attnbench.insight.rows import rows
-from attnbench.insight.spent import spent
-from attnbench.known import Known
-from attnbench.plan import in_running_order, timed_like
-from attnbench.record import Environment, Job, Outcome, Rates, Record, Status
-from attnbench.renewal import renew
-from attnbench.request import Request, check, prepare
-from attnbench.search import further_jobs, without_doubtful
+from attnbench.planning.budget import Budget
+from attnbench.planning.learning_rates import further_jobs, without_doubtful
+from attnbench.planning.plan import in_running_order, timed_like
+from attnbench.planning.pruning import Known
+from attnbench.planning.request import Request, check, prepare
+from attnbench.planning.resume import renew
 from attnbench.store import Plan, Store
 
 

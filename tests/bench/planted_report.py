@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from attnbench.case import Mask
-from attnbench.record import Environment, Measurement, Record
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Environment, Measurement, Record
 from attnbench.store import EnvironmentSeen, Plan
 from attnbench.store.lines import EVENTS, PLAN, to_line
 from unit.report.planted import job, record, value

@@ -7,11 +7,11 @@ from contextlib import closing
 
 from msgspec.structs import replace
 
+from attnbench.contracts.record import Job
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.processor import cores
-from attnbench.record import Job
-from attnbench.registry import find
+from attnbench.measure.processor import cores
+from attnbench.plugins.registry import find
 from helpers.planted import job
 
 PAIRS, SEQ = 10, 1024

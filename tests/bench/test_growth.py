@@ -14,9 +14,9 @@ from statistics import median
 import pytest
 
 import attnbench
-from attnbench.insight.scaling import growths
-from attnbench.registry import entries, load
-from attnbench.variant import support_of
+from attnbench.analysis.scaling import growths
+from attnbench.contracts.variant import support_of
+from attnbench.plugins.registry import entries, load
 
 SEQS = "2048..16384"
 # What each sweep may spend. Every case is measured once whatever that takes; what is left goes, as the harness has it,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, ttest_rel
 
-from attnbench.task import Form, Split, Training
+from attnbench.contracts.task import Form, Split, Training
 from attnbench.train.data import Examples
 from attnbench.train.loop import evaluate
 from attnbench.train.model import Model

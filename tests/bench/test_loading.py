@@ -12,8 +12,8 @@ from statistics import median
 
 import pytest
 
-from attnbench.case import Case, Shape
-from attnbench.record import Job, Measurement, Origin, Outcome, Probe, Protocol, Rates, Record
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.record import Job, Measurement, Origin, Outcome, Probe, Protocol, Rates, Record
 from attnbench.store import Store
 from attnbench.store.lines import to_line
 from helpers.command import environment

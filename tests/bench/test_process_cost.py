@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 import attnbench
+from attnbench.contracts.record import Job, Outcome
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.record import Job, Outcome
-from attnbench.registry import find
+from attnbench.plugins.registry import find
 from helpers.command import command, environment
 from helpers.planted import job
 

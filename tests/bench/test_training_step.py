@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
-from attnbench.registry import find, load
-from attnbench.task import IGNORE, Form, Training, build_task, settings_of
+from attnbench.contracts.task import IGNORE, Form, Training, build_task, settings_of
+from attnbench.plugins.registry import find, load
 from attnbench.train.data import Examples, generator_of
 from attnbench.train.loop import make_optimizer, update
 from attnbench.train.model import Model

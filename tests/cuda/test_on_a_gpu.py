@@ -11,16 +11,16 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Mask, Shape
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.variant import support_of
 from attnbench.execute import worker
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.timing import CudaTimer
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Outcome, ProbeKind
-from attnbench.registry import find, load
-from attnbench.variant import support_of
+from attnbench.plugins.registry import find, load
 from helpers.planted import job
 from laws.workloads import MECHANISMS
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Shape
+from attnbench.contracts.case import Shape
+from attnbench.contracts.record import Outcome, ProbeKind
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.record import Outcome, ProbeKind
 from helpers.planted import job
 from helpers.processes import running
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Shape
+from attnbench.contracts.case import Shape
+from attnbench.contracts.record import Job, ProbeKind
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.record import Job, ProbeKind
-from attnbench.registry import find
-from attnbench.request import describe_variant
+from attnbench.planning.request import describe_variant
+from attnbench.plugins.registry import find
 from attnbench.session import perform
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, plan

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from attnbench.errors import DamagedStore
-from attnbench.record import Measurement
+from attnbench.contracts.errors import DamagedStore
+from attnbench.contracts.record import Measurement
 from attnbench.store import Store, find_run, list_runs, verify
 from attnbench.store.lines import to_line
 from attnbench.store.reading import read_journal, read_plan

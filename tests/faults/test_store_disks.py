@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnbench.errors import NotStored, UsageError
+from attnbench.contracts.errors import NotStored, UsageError
 from attnbench.store import Store, find_run, list_runs, verify
 from stored_runs import RUN, make_plan, make_record, numbers, start_child
 
@@ -60,7 +60,7 @@ def test_a_full_disk_is_told_with_the_way_to_resume(tmp_path):
 FILL = """
 import resource, sys
 from pathlib import Path
-from attnbench.errors import NotStored
+from attnbench.contracts.errors import NotStored
 from attnbench.store import Store
 from stored_runs import make_record
 with Store.open(Path(sys.argv[1]), write=True) as store:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from msgspec.structs import replace
 
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
 from attnbench.store import Store, list_runs, verify
 from stored_runs import RUN, make_plan, make_record, numbers, start_child
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from attnbench.record import Record
+from attnbench.contracts.record import Record
 from attnbench.store import Store
 from helpers.command import attnbench
 from helpers.planted import ENVIRONMENT, job, ok, plan

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from attnbench.record import Outcome
+from attnbench.contracts.record import Outcome
 from attnbench.store import Store, find_run
 from helpers.command import attnbench, command, environment
 

@@ -4,9 +4,9 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench import Case
-from attnbench.record import Job, Probe, Protocol
-from attnbench.registry import entries, load
-from attnbench.task import IGNORE, Split, Task, Training, build_task, settings_of, shape_of
+from attnbench.contracts.record import Job, Probe, Protocol
+from attnbench.contracts.task import IGNORE, Split, Task, Training, build_task, settings_of, shape_of
+from attnbench.plugins.registry import entries, load
 from attnbench.train.accuracy import build_model
 from attnbench.train.data import Examples, draw_splits
 from attnbench.train.loop import train

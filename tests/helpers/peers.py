@@ -11,10 +11,10 @@ import torch
 from torch.nn.functional import elu
 
 from attnbench import Attention, Case, Mask, Shape
-from attnbench.case import Dtype, Passes
+from attnbench.contracts.case import Dtype, Passes
+from attnbench.contracts.variant import build, complete_options
 from attnbench.measure.layer import Layer
-from attnbench.registry import find, load
-from attnbench.variant import build, complete_options
+from attnbench.plugins.registry import find, load
 
 Attend = Callable[..., Any]
 

@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
-from attnbench.case import Case, Shape
-from attnbench.record import Environment, Job, Measurement, Origin, Outcome, Probe, ProbeKind, Protocol
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.record import Environment, Job, Measurement, Origin, Outcome, Probe, ProbeKind, Protocol
 from attnbench.store import Plan
 
 SHAPE = Shape(batch=1, heads=8, kv_heads=8, seq_q=512, seq_k=512, head_dim=64)

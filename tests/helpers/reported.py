@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from attnbench.insight.guard import Circumstances
-from attnbench.insight.roofline import derived
-from attnbench.insight.rows import tabulated
-from attnbench.record import Environment, Rates, Record
+from attnbench.analysis.guard import Circumstances
+from attnbench.analysis.roofline import derived
+from attnbench.analysis.rows import tabulated
+from attnbench.contracts.record import Environment, Rates, Record
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import reproduction
 from attnbench.store import Plan

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from scipy.signal import lfilter
 
-from attnbench.insight.rows import TWIN, Row, rows
+from attnbench.analysis.rows import TWIN, Row, rows
 from helpers.planted import job
 
 

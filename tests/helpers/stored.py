@@ -4,7 +4,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from attnbench.record import Environment, Record
+from attnbench.contracts.record import Environment, Record
 from attnbench.store import Plan, Store
 from unit.report.planted import job, timing
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import torch
 
-from attnbench.variant import has_steps
+from attnbench.contracts.variant import has_steps
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, leaves, weights_of
 from references import REFERENCES
 

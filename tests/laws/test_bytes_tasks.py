@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from attnbench import Unsupported
-from attnbench.task import Split
+from attnbench.contracts.task import Split
 from attnbench_suites.tasks import bytes_lm, bytes_retrieval
 from attnbench_suites.tasks.bytes_lm import BytesLm, library_files
 from attnbench_suites.tasks.bytes_retrieval import SEPARATOR, BytesRetrieval

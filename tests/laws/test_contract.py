@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from attnbench import Mask, Unsupported
-from attnbench.describe import option_fields
-from attnbench.variant import backend_of, options_type, support_of
+from attnbench.contracts.variant import backend_of, options_type, support_of
+from attnbench.plugins.describe import option_fields
 from laws.workloads import ENTRIES, MECHANISMS, WORKLOADS, built, case_for, draw, each, variant
 from references import REFERENCES
 

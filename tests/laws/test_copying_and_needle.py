@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from torch import Generator
 
 from attnbench import IGNORE
-from attnbench.task import Split, Task
+from attnbench.contracts.task import Split, Task
 from attnbench_suites.tasks.copying import BLANK, Copying
 from attnbench_suites.tasks.needle import Needle
 

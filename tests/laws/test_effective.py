@@ -6,14 +6,14 @@ import torch
 from torch.nn.functional import elu
 
 from attnbench import Case
+from attnbench.contracts.record import Job, Origin, Probe, Protocol
+from attnbench.contracts.variant import support_of
 from attnbench.measure import agreement
 from attnbench.measure.effective import effective_matrix
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.leaks import mask_leak
 from attnbench.measure.reference import visible
 from attnbench.measure.weights import weigh
-from attnbench.record import Job, Origin, Probe, Protocol
-from attnbench.variant import support_of
 from laws.workloads import ENTRIES, WORKLOADS, assert_near, breaks, built, case_for, draw, each, each_that, variant
 from references import REFERENCES
 

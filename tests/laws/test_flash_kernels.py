@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from attnbench import Mask, Unsupported
-from attnbench.variant import build
+from attnbench.contracts.variant import build
 from attnbench_variants.blocks import fused
 from attnbench_variants.exact import pinned
 from attnbench_variants.exact.flash import Flash

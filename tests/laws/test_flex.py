@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnbench import Mask, Shape, Unsupported
-from attnbench.variant import build
+from attnbench.contracts.variant import build
 from attnbench_variants.blocks.visible import visible_keys
 from attnbench_variants.exact import flex
 from attnbench_variants.exact.flex import BLOCK, Flex, block_mask

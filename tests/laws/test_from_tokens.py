@@ -4,9 +4,9 @@ import msgspec
 import pytest
 import torch
 
+from attnbench.contracts.variant import has_from_tokens
 from attnbench.measure.layer import Projections
-from attnbench.registry import load
-from attnbench.variant import has_from_tokens
+from attnbench.plugins.registry import load
 from laws.workloads import ENTRIES, WORKLOADS, assert_near, built, case_for, defines, leaves, ties, weights_of
 from references import REFERENCES
 

@@ -7,11 +7,11 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from attnbench.case import Case, Mask, Shape
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.record import Job, Origin, Outcome, Probe, Protocol
+from attnbench.contracts.variant import complete_options
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.record import Job, Origin, Outcome, Probe, Protocol
-from attnbench.variant import complete_options
 from laws.workloads import ENTRIES, mask_of, variant
 
 FLOAT = 4

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask, Unsupported
-from attnbench.variant import complete_options
+from attnbench.contracts.variant import complete_options
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, PLAIN
 from attnbench_variants.routing import chosen_blocks, moba
 from attnbench_variants.routing.chosen_blocks import Blocks, attend_to_blocks

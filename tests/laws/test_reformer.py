@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Case, Mask, Shape, Unsupported
-from attnbench.variant import build, check_support, complete_options
+from attnbench.contracts.variant import build, check_support, complete_options
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, PLAIN
 from attnbench_variants.hashing.reformer import Reformer
 from references.reformer import reformer as reference

@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import layer_norm
 
 from attnbench import Mask, Shape
-from attnbench.variant import complete_options
+from attnbench.contracts.variant import complete_options
 from attnbench_variants.routing import routing
 from laws.memory import peak_bytes
 from laws.operations import operations

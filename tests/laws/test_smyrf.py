@@ -4,7 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask, Shape, Unsupported
-from attnbench.variant import build, check_support
+from attnbench.contracts.variant import build, check_support
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.hashing.clusters import Shares
 from attnbench_variants.hashing.smyrf import Smyrf

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask, Unsupported
-from attnbench.variant import complete_options
+from attnbench.contracts.variant import complete_options
 from attnbench_variants.blocks import bias
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.position.t5_bias import T5Bias, bucket

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Generator
 
 from attnbench import Unsupported
-from attnbench.describe import describe_task
+from attnbench.plugins.describe import describe_task
 from attnbench_suites.tasks import digits, pixels, sources
 from attnbench_suites.tasks.digits import Digits
 from attnbench_suites.tasks.pixels import Pixels

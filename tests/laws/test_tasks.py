@@ -12,9 +12,9 @@ import torch
 from torch import Generator
 
 from attnbench import IGNORE, Form
-from attnbench.describe import TaskDescription, describe_task
-from attnbench.registry import load
-from attnbench.task import Split, Task, Training, presets_of
+from attnbench.contracts.task import Split, Task, Training, presets_of
+from attnbench.plugins.describe import TaskDescription, describe_task
+from attnbench.plugins.registry import load
 from attnbench.train.data import Examples, draw, draw_splits
 from attnbench.train.loop import Score, evaluate
 from attnbench_suites.tasks.mqar import BLANK, Mqar

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from attnbench import Case, Shape
-from attnbench.case import Passes
+from attnbench.contracts.case import Passes
+from attnbench.contracts.variant import support_of
 from attnbench.measure.counting import Work, counted, least_bytes
 from attnbench.measure.workload import Workload
-from attnbench.variant import support_of
 from laws.workloads import ENTRIES, case_for, mask_of, variant
 
 COUNTED = [name for name in ENTRIES if name != "flex"]  # a compiled kernel is no operation: it counts for itself

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import attnbench
-from attnbench.tunes import tunes_of
-from attnbench.variant import complete_options, support_of
+from attnbench.contracts.tunes import tunes_of
+from attnbench.contracts.variant import complete_options, support_of
 
 
 def tuned():

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from attnbench import Attention, Case, Mask, Shape, Unsupported
-from attnbench.case import Option
-from attnbench.registry import Entry, entries, load
-from attnbench.variant import build, complete_options, support_of
+from attnbench.contracts.case import Option
+from attnbench.contracts.variant import build, complete_options, support_of
+from attnbench.plugins.registry import Entry, entries, load
 from references import REFERENCES
 from references.reference import Law
 

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from attnbench import Attention, Case
-from attnbench.case import Option
+from attnbench.contracts.case import Option
 
 Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], torch.Tensor]
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from attnbench.budget import Budget
-from attnbench.plan import in_running_order
-from attnbench.record import Job, Outcome, Profile, Record
+from attnbench.contracts.record import Job, Outcome, Profile, Record
+from attnbench.planning.budget import Budget
+from attnbench.planning.plan import in_running_order
 from helpers.planted import job, ok
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
-from attnbench.case import Case, Mask, Shape, digest
+from attnbench.contracts.case import Case, Mask, Shape, digest
 
 SHAPE = Shape(batch=1, heads=8, kv_heads=2, seq_q=512, seq_k=1024, head_dim=64)
 CASE = Case(variant="vanilla", shape=SHAPE)
@@ -68,7 +68,7 @@ def test_every_field_says_its_heading_its_flag_and_its_meaning():
 
 def test_a_key_is_the_same_in_another_process_and_whatever_the_order_of_options():
     code = (
-        "from attnbench.case import *; "
+        "from attnbench.contracts.case import *; "
         "shape = Shape(batch=1, heads=8, kv_heads=2, seq_q=512, seq_k=1024, head_dim=64); "
         "print(Case(variant='vanilla', options={'b': 2, 'a': 1}, shape=shape).key)"
     )

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from attnbench.cells import asked, cells
-from attnbench.errors import UsageError
-from attnbench.suite import Linked, Sweep
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.suite import Linked, Sweep
+from attnbench.planning.cells import asked, cells
 
 BERT = Linked(name="bert", seq=512, heads=12, head_dim=64, causal=False)
 LLAMA = Linked(name="llama", seq="4096,8192", heads=32, kv_heads=8, head_dim=128, causal=True)

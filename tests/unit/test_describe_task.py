@@ -7,10 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from attnbench.case import Mask, Shape
-from attnbench.describe import TaskDescription, describe_task
-from attnbench.registry import find
-from attnbench.task import Training
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.task import Training
+from attnbench.plugins.describe import TaskDescription, describe_task
+from attnbench.plugins.registry import find
 from distributions import forget_imports
 
 PLUGINS = Path(__file__).parents[1] / "plugins"

@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.known import Known
-from attnbench.record import Job, Outcome, Record, Status
+from attnbench.contracts.record import Job, Outcome, Record, Status
+from attnbench.planning.pruning import Known
 from helpers.planted import job, ok
 
 

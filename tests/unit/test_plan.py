@@ -6,15 +6,15 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Mask, Shape
-from attnbench.errors import UsageError
-from attnbench.plan import PROFILES, Candidate, Exam, Setting, in_running_order, plan_jobs, read_sweep
-from attnbench.record import Job, Origin
-from attnbench.suite import Sweep
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Job, Origin
+from attnbench.contracts.suite import Sweep
+from attnbench.planning.plan import PROFILES, Candidate, Exam, Setting, in_running_order, plan_jobs, read_sweep
 
 SWEEP = Sweep(variants="a,b", seq="512..2048", heads=8, head_dim=64, batch=1)
 A, B = (Candidate(name=name, target=f"m:{name}", origin=Origin(), options={}) for name in "ab")
-FLOOR = Candidate(name="empty", target="attnbench.empty:Empty", origin=Origin(), options={})
+FLOOR = Candidate(name="empty", target="attnbench.plugins.empty:Empty", origin=Origin(), options={})
 SETTING = Setting(device="cpu", protocol=PROFILES["default"], floor=FLOOR)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import processor
+from attnbench.measure import processor
 
 
 @pytest.fixture

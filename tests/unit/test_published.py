@@ -4,14 +4,14 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from attnbench import request
-from attnbench.describe import describe_variant
-from attnbench.errors import UsageError
-from attnbench.paper import read_paper
-from attnbench.plan import METRICS
-from attnbench.registry import find
-from attnbench.replays import absent, find_paper, sweep_of
-from attnbench.specs import parse_specs
+from attnbench.answers.replay.paper import read_paper
+from attnbench.answers.replay.replays import absent, find_paper, sweep_of
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.specs import parse_specs
+from attnbench.planning import request
+from attnbench.planning.plan import METRICS
+from attnbench.plugins.describe import describe_variant
+from attnbench.plugins.registry import find
 
 PAPERS = {name: find_paper(name) for name in sorted(point.name for point in entry_points(group="attnbench.papers"))}
 MECHANISMS = [(paper, name) for paper, found in PAPERS.items() for name in found.paper.mechanisms]

@@ -4,8 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.errors import UsageError
-from attnbench.ranges import GRAMMAR, LARGEST, MOST_VALUES, parse_bytes, parse_duration, parse_latency, parse_range
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.ranges import (
+    GRAMMAR,
+    LARGEST,
+    MOST_VALUES,
+    parse_bytes,
+    parse_duration,
+    parse_latency,
+    parse_range,
+)
 
 SIZES = st.integers(1, LARGEST)
 

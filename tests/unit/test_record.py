@@ -5,8 +5,8 @@ import msgspec
 import pytest
 from msgspec.structs import fields, replace
 
-from attnbench.case import Case, Shape
-from attnbench.record import (
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.record import (
     PRIMARY_METRIC,
     SCHEMA,
     Environment,

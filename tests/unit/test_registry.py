@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Case, Mask, Shape
-from attnbench.describe import Description, OptionField, describe_variant
-from attnbench.errors import UsageError
-from attnbench.record import Origin
-from attnbench.registry import entries, find, load
-from attnbench.variant import Support, Unsupported, build
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Origin
+from attnbench.contracts.variant import Support, Unsupported, build
+from attnbench.plugins.describe import Description, OptionField, describe_variant
+from attnbench.plugins.registry import entries, find, load
 from distributions import PLAIN, forget_imports, lay_out
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +129,7 @@ def test_a_module_plugin_is_known_as_it_was_asked_for():
 
 def test_finding_plugins_imports_neither_them_nor_torch():
     code = (
-        "import sys, attnbench.registry as registry; "
+        "import sys, attnbench.plugins.registry as registry; "
         "[registry.find(name, 'variants', flag='') for name in registry.entries('variants')]; "
         "print([name for name in sys.modules if name == 'torch' or name.startswith('attnbench_variants')])"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.describe import describe_variant
-from attnbench.registry import find
+from attnbench.plugins.describe import describe_variant
+from attnbench.plugins.registry import find
 from distributions import PLAIN, forget_imports, lay_out
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
@@ -99,7 +99,7 @@ def test_an_interpreter_that_lies_beside_a_file_plugin_is_not_its_own(tmp_path, 
     library.mkdir(parents=True)
     (library / "acme_other.py").write_text("")
     monkeypatch.syspath_prepend(library)
-    monkeypatch.setattr("attnbench.describe._LIBRARY", library)
+    monkeypatch.setattr("attnbench.plugins.describe._LIBRARY", library)
     (tmp_path / "mine.py").write_text("import acme_other\n" + PLAIN)
     first = hash_of(tmp_path / "mine.py:attend")
     (library / "acme_other.py").write_text("size = 1\n")

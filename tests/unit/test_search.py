@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.rows import rows
-from attnbench.record import Job, Measurement, Outcome, Probe, Record
-from attnbench.search import MOST_FURTHER, first_jobs, further_jobs, grid, without_doubtful
+from attnbench.analysis.rows import rows
+from attnbench.contracts.record import Job, Measurement, Outcome, Probe, Record
+from attnbench.planning.learning_rates import MOST_FURTHER, first_jobs, further_jobs, grid, without_doubtful
 from attnbench.session import perform, search_rates
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, plan

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.errors import UsageError
-from attnbench.specs import GRAMMAR, Spec, parse_specs
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.specs import GRAMMAR, Spec, parse_specs
 
 NAMES = st.from_regex(r"[a-z./][a-z0-9_./-]{0,10}(\.py:[A-Z][a-z]{0,5})?", fullmatch=True)
 KEYS = st.from_regex(r"[a-z_][a-z0-9_]{0,5}", fullmatch=True)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from attnbench import stats
+from attnbench.contracts import stats
 
 times = st.floats(min_value=1e-9, max_value=1e3)
 
@@ -185,9 +185,7 @@ def test_the_width_of_an_interval_is_that_of_scipy(degrees):
 @pytest.mark.parametrize("rounds", [3, 5, 10])
 def test_an_interval_over_the_rounds_of_a_profile_costs_no_scipy(rounds):
     figure = f"print(stats.median_of_processes(range(1, {rounds + 1})).low > 0)"
-    program = (
-        f"import sys; from attnbench import stats; {figure}; print(*{{'scipy', 'pandas', 'torch'}} & {{*sys.modules}})"
-    )
+    program = f"import sys; from attnbench.contracts import stats; {figure}; print(*{{'scipy', 'pandas', 'torch'}} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.errors import UsageError
-from attnbench.record import Environment
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Environment
 from attnbench.store import Store, lines
 from stored_runs import (
     ENVIRONMENT,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from attnbench.errors import DamagedStore, UsageError
-from attnbench.insight.questions import questions
-from attnbench.record import Measurement, Outcome, Rates, Unread, read
+from attnbench.analysis.questions import questions
+from attnbench.contracts.errors import DamagedStore, UsageError
+from attnbench.contracts.record import Measurement, Outcome, Rates, Unread, read
 from attnbench.store import Store, lines, list_runs, verify
 from attnbench.store.reading import read_journal
 from stored_runs import ENVIRONMENT, RUN, add_line, make_job, make_plan, make_record, sealed

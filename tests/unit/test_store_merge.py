@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.errors import DamagedStore
-from attnbench.record import Job, Outcome, Record
+from attnbench.contracts.errors import DamagedStore
+from attnbench.contracts.record import Job, Outcome, Record
 from attnbench.runs import Run
 from attnbench.store import Store, merge, verify
 from helpers.planted import ENVIRONMENT, job, ok, plan

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from attnbench.errors import DamagedStore, UsageError
+from attnbench.contracts.errors import DamagedStore, UsageError
 from attnbench.store import Broken, Store, find_run, list_runs, new_run_id, verify
 from attnbench.store.lines import to_line
 from stored_runs import CREATED_S, RUN, add_line, make_plan, make_record

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from attnbench import registry, request
-from attnbench.describe import describe_task, describe_variant
-from attnbench.errors import UsageError
-from attnbench.plan import PROFILES, Candidate, Setting, plan_jobs, read_sweep
-from attnbench.record import Origin
-from attnbench.specs import parse_specs
-from attnbench.suite import Sweep, read_suite
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Origin
+from attnbench.contracts.specs import parse_specs
+from attnbench.contracts.suite import Sweep, read_suite
+from attnbench.planning import request
+from attnbench.planning.plan import PROFILES, Candidate, Setting, plan_jobs, read_sweep
+from attnbench.plugins import registry
+from attnbench.plugins.describe import describe_task, describe_variant
 
 SUITES = sorted(registry.entries("suites"))
-FLOOR = Candidate(name="empty", target="attnbench.empty:Empty", origin=Origin(), options={})
+FLOOR = Candidate(name="empty", target="attnbench.plugins.empty:Empty", origin=Origin(), options={})
 GOOD = 'description = "d"\n[sweep]\nvariants = "vanilla"\nheads = 2\nhead_dim = 16\nseq = 64\nbatch = 1\n'
 
 

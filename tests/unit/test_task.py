@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from attnbench import Form
-from attnbench.case import Mask, Shape
-from attnbench.errors import UsageError
-from attnbench.registry import load
-from attnbench.specs import parse_specs
-from attnbench.task import IGNORE, Settings, Training, build_task, presets_of, settings_of, shape_of
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.specs import parse_specs
+from attnbench.contracts.task import IGNORE, Settings, Training, build_task, presets_of, settings_of, shape_of
+from attnbench.plugins.registry import load
 
 PLUGINS = Path(__file__).parents[1] / "plugins"
 TOKENS = Form(length=32, vocabulary=10, answer="tokens", outputs=10)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from attnbench.units import digits, duration, scale_for
+from attnbench.contracts.units import digits, duration, scale_for
 
 SECONDS = st.floats(0, 1e6)
 

@@ -3,7 +3,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench import Case, Mask, Options, Shape, Support, Unsupported
-from attnbench.variant import backend_of, build, check_support, complete_options, options_type, support_of
+from attnbench.contracts.variant import backend_of, build, check_support, complete_options, options_type, support_of
 
 SHAPE = Shape(batch=1, heads=8, kv_heads=8, seq_q=512, seq_k=512, head_dim=64)
 CASE = Case(variant="mine", shape=SHAPE)

@@ -27,8 +27,8 @@ from attnbench.cli import (
     tune,
     verify,
 )
-from attnbench.errors import DamagedStore, NotStored, UsageError
-from attnbench.text import plain
+from attnbench.contracts.errors import DamagedStore, NotStored, UsageError
+from attnbench.contracts.text import plain
 
 DONE, NOT_HELD, WRONG_USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
 

@@ -8,15 +8,15 @@ import typer
 
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import deliver
-from attnbench.errors import UsageError, suggestion
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
-from attnbench.text import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from attnbench.insight.compare import Comparison, Comparisons
-    from attnbench.insight.gate import Condition
+    from attnbench.analysis.compare import Comparison, Comparisons
+    from attnbench.analysis.gate import Condition
 
 _MOST_NAMED = 3
 
@@ -56,7 +56,7 @@ def compare(
       attnbench compare latest --variants vanilla,linformer:k=256
     """
     from attnbench import api
-    from attnbench.insight.gate import read_conditions
+    from attnbench.analysis.gate import read_conditions
     from attnbench.report.comparison import FORMATS, rendered
 
     chosen = "json" if json else form
@@ -83,7 +83,7 @@ def _print(found: "Comparisons") -> None:
 
 def _hold(pairs: "Sequence[Comparison]", conditions: "Sequence[Condition]") -> None:
     """Exit with 1 where a comparison is what it must not be; say so where none could have been."""
-    from attnbench.insight.gate import breaking
+    from attnbench.analysis.gate import breaking
     from attnbench.report.comparison import label
 
     broken = breaking(pairs, conditions)

@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
-from attnbench.cli.text import listing
+from attnbench.contracts.text import plain
+from attnbench.report.text import listing
 from attnbench.store import RESULTS
-from attnbench.text import plain
 
 Verdict = Literal["ok", "missing", "broken"]
 
@@ -55,8 +55,8 @@ def doctor(out: Out = RESULTS, json: Json = False) -> None:
 
 
 def _findings(out: Path) -> Iterator[Finding]:
-    from attnbench import survey
     from attnbench.execute.local import LocalExecutor
+    from attnbench.planning import survey
 
     yield _folder(out)
     with closing(LocalExecutor()) as executor:

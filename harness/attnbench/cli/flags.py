@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from attnbench.suite import Sweep
+    from attnbench.contracts.suite import Sweep
 
 SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
 NEEDS = "What must hold"
@@ -17,14 +17,14 @@ def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
     """Give the sweep that flags ask for, each by its name."""
     import msgspec
 
-    from attnbench.suite import Sweep
+    from attnbench.contracts.suite import Sweep
 
     return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
 
 
 def one_workload(asked: Mapping[str, Any]) -> "Sweep":
     """Give the one workload that an answer is for: what flags leave out is the usual."""
-    from attnbench.suite import USUAL, overlay
+    from attnbench.contracts.suite import USUAL, overlay
 
     given = {**asked, "tasks": asked.get("task")}
     return overlay(USUAL, sweep_of(given))

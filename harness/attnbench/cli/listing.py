@@ -10,12 +10,12 @@ import typer
 
 from attnbench.cli.options import Details, Json, Out
 from attnbench.cli.streams import emit_json
-from attnbench.cli.text import listing, paragraph
-from attnbench.errors import UsageError, suggestion
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.report.text import listing, paragraph
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.variant import Support
+    from attnbench.contracts.variant import Support
 
 Item = dict[str, Any]
 
@@ -46,8 +46,9 @@ def list_things(
 
 
 def _variants(_out: Path, details: bool) -> Iterator[Item]:
-    from attnbench import registry, survey
     from attnbench.execute.local import LocalExecutor
+    from attnbench.planning import survey
+    from attnbench.plugins import registry
 
     if not details:
         yield from _origins(registry.entries("variants"))
@@ -67,8 +68,9 @@ def _variants(_out: Path, details: bool) -> Iterator[Item]:
 
 
 def _tasks(_out: Path, details: bool) -> Iterator[Item]:
-    from attnbench import registry, survey
     from attnbench.execute.local import LocalExecutor
+    from attnbench.planning import survey
+    from attnbench.plugins import registry
 
     if not details:
         yield from _origins(registry.entries("tasks"))
@@ -85,7 +87,7 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
 
 
 def _suites(_out: Path, details: bool) -> Iterator[Item]:
-    from attnbench import registry
+    from attnbench.plugins import registry
 
     for name, claims in registry.entries("suites").items():
         for entry in claims:
@@ -96,7 +98,7 @@ def _content(name: str, details: bool) -> Item:
     """Say what is in a suite, or what is wrong with it."""
     import msgspec
 
-    from attnbench import request
+    from attnbench.planning import request
 
     try:
         suite = request.find_suite(name)

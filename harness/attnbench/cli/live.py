@@ -11,14 +11,14 @@ from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
+from attnbench.analysis.rows import rows
 from attnbench.cli.progress import Left, Progress, View
-from attnbench.insight.rows import rows
-from attnbench.record import Job, Record
+from attnbench.contracts.record import Job, Record
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import digits, duration, scale_for
 from attnbench.report.terminal import live as table_so_far
 from attnbench.session import Notice, Notify, Opened
 from attnbench.store import RESULTS
-from attnbench.text import plain
-from attnbench.units import digits, duration, scale_for
 
 _BAR = 24
 _MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores

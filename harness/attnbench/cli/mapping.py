@@ -10,12 +10,12 @@ import typer
 from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import deliver, emit_json
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.case import Case
-    from attnbench.maps import Map, Wanted
+    from attnbench.answers.map.matrices import Map, Wanted
+    from attnbench.contracts.case import Case
 
 _USUAL = {"seq": "256", "heads": "8", "head_dim": "64", "batch": "1"}
 _DRAWN = ("seq", "heads", "head_dim", "causal", "window", "inputs", "seed")
@@ -52,7 +52,7 @@ def map_matrices(
       attnbench map vanilla linear --checkpoint latest --layer all
     """
     asked = locals()
-    from attnbench.cli import drawing
+    from attnbench.answers.map import drawing
 
     forms = {path: drawing.form_of(path) for path in output or ()}
     found, caption = _read(asked, out)
@@ -72,24 +72,24 @@ def _read(asked: dict[str, Any], out: Path) -> "tuple[list[Map], str]":
     from contextlib import closing
     from tempfile import TemporaryDirectory
 
-    from attnbench import maps
+    from attnbench.answers.map import matrices
+    from attnbench.contracts.specs import parse_specs
     from attnbench.execute.local import LocalExecutor
-    from attnbench.specs import parse_specs
     from attnbench.store import find_run
 
-    specs = parse_specs(",".join(asked["variants"]), flag=maps.FLAG) if asked["variants"] else ()
+    specs = parse_specs(",".join(asked["variants"]), flag=matrices.FLAG) if asked["variants"] else ()
     wanted = _wanted(asked)
     with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
         if asked["checkpoint"] is not None:
             _refuse_beside(asked, _DRAWN, "--checkpoint: the trained model and its task say it")
             run = find_run(asked["checkpoint"], out)
-            found = list(maps.trained(executor, specs, run, wanted, task=asked["task"], folder=Path(folder)))
+            found = list(matrices.trained(executor, specs, run, wanted, task=asked["task"], folder=Path(folder)))
             return found, f"trained in run {run.name}, one test example"
         _refuse_beside(asked, ("task", "layer"), "it is of a trained model: name its run with --checkpoint")
         if not specs:
-            raise UsageError(f"{maps.FLAG}: name at least one variant; attnbench list variants shows them")
+            raise UsageError(f"{matrices.FLAG}: name at least one variant; attnbench list variants shows them")
         case = _case(asked)
-        return list(maps.drawn(executor, specs, case, wanted, folder=Path(folder))), _told(case)
+        return list(matrices.drawn(executor, specs, case, wanted, folder=Path(folder))), _told(case)
 
 
 def _refuse_beside(asked: dict[str, Any], names: Sequence[str], why: str) -> None:
@@ -100,14 +100,14 @@ def _refuse_beside(asked: dict[str, Any], names: Sequence[str], why: str) -> Non
 
 
 def _case(asked: dict[str, Any]) -> "Case":
-    from attnbench.maps import one_case
+    from attnbench.answers.map.matrices import one_case
 
     given = {name: value for name, value in asked.items() if value is not None and name in _DRAWN}
     return one_case(flags.sweep_of(_USUAL | given), seed=asked["seed"] or 0)
 
 
 def _wanted(asked: dict[str, Any]) -> "Wanted":
-    from attnbench.maps import Wanted
+    from attnbench.answers.map.matrices import Wanted
 
     return Wanted(heads=_places(asked["head"], "--head"), layers=_places(asked["layer"] or "all", "--layer"))
 

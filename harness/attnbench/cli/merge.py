@@ -7,9 +7,9 @@ import typer
 
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
-from attnbench.text import plain
 
 
 def merge(
@@ -29,7 +29,7 @@ def merge(
       attnbench merge 20261121 20261122
     """
     from attnbench import store
-    from attnbench.insight.guard import mismatches
+    from attnbench.analysis.guard import mismatches
     from attnbench.runs import Run
 
     paths = list(dict.fromkeys(store.find_run(name, out).resolve() for name in runs))

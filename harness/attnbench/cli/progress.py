@@ -6,8 +6,8 @@ from threading import Lock
 
 from msgspec import Struct
 
+from attnbench.contracts.record import Job, ProbeKind, Record
 from attnbench.execute.events import Progressed, Started
-from attnbench.record import Job, ProbeKind, Record
 from attnbench.session import Opened
 
 

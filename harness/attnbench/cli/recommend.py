@@ -10,7 +10,7 @@ from attnbench.cli.streams import emit_json
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.insight.recommend import Recommendation
+    from attnbench.answers.recommend.ranking import Recommendation
 
 
 def recommend(
@@ -52,7 +52,7 @@ def recommend(
       attnbench recommend --seq 8k --min-accuracy 0.9 --task mqar --measure
     """
     asked = locals()
-    from attnbench import advice
+    from attnbench.answers.recommend import advice
     from attnbench.cli.live import display
 
     needs = advice.read_needs(
@@ -76,7 +76,7 @@ def recommend(
 def _show(found: "Recommendation", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from attnbench.report.recommendation import Report
+    from attnbench.answers.recommend.text import Report
 
     if as_json:
         emit_json(found)

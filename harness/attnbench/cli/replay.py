@@ -10,13 +10,13 @@ import typer
 from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
-from attnbench.text import plain
 
 if TYPE_CHECKING:
-    from attnbench.insight.replay import Replay
-    from attnbench.record import Profile
+    from attnbench.answers.replay.beside import Replay
+    from attnbench.contracts.record import Profile
 
 _PRESET = "tiny"
 
@@ -49,10 +49,11 @@ def replay(
       attnbench replay lra --preset tiny
       attnbench replay fa1 --run latest --json
     """
-    from attnbench import replays, session
+    from attnbench import session
+    from attnbench.answers.replay import replays
     from attnbench.cli.live import display, place
-    from attnbench.processor import cores
-    from attnbench.request import Request
+    from attnbench.measure.processor import cores
+    from attnbench.planning.request import Request
     from attnbench.runs import Run
     from attnbench.store import find_run
 
@@ -93,8 +94,8 @@ def _refuse_beside_run(given: Mapping[str, object]) -> None:
 def _show(found: "Replay", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from attnbench.insight.replay import as_dict
-    from attnbench.report.replay import blocks, headline, set_up, wrapped
+    from attnbench.answers.replay.beside import as_dict
+    from attnbench.answers.replay.text import blocks, headline, set_up, wrapped
     from attnbench.report.terminal import Tables
 
     if as_json:

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import Out
-from attnbench.errors import UsageError, suggestion
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS, find_run
-from attnbench.text import plain
 
 
 def report(

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.request import Request
+    from attnbench.planning.request import Request
 
 Asked = Mapping[str, Any]
 
@@ -92,7 +92,7 @@ def _carry_out(asked: Asked) -> None:
 
 
 def _refuse_beside_resume(asked: Asked) -> None:
-    from attnbench.suite import Sweep
+    from attnbench.contracts.suite import Sweep
 
     for name in ("suite", *Sweep.__struct_fields__, *_HOW):
         if _given(asked[name]) or (name == "causal" and asked[name] is False):
@@ -100,8 +100,8 @@ def _refuse_beside_resume(asked: Asked) -> None:
 
 
 def _request(asked: Asked) -> "Request":
-    from attnbench.processor import cores
-    from attnbench.request import Request
+    from attnbench.measure.processor import cores
+    from attnbench.planning.request import Request
 
     return Request(
         threads=cores() if asked["threads"] is None else asked["threads"],

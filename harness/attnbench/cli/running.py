@@ -8,16 +8,16 @@ from msgspec import Struct
 from rich.console import Console
 
 from attnbench import session
+from attnbench.answers.fit.table import blocks
 from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
-from attnbench.record import Status
-from attnbench.report.contexts import blocks
+from attnbench.contracts.record import Status
+from attnbench.contracts.text import plain
+from attnbench.planning.request import Request
 from attnbench.report.json import to_json
 from attnbench.report.terminal import Tables
-from attnbench.request import Request
 from attnbench.runs import Run
 from attnbench.store import find_run
-from attnbench.text import plain
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")
 

@@ -7,11 +7,11 @@ import typer
 
 from attnbench.cli.options import Json, Out, RunName
 from attnbench.cli.streams import deliver, emit_json
-from attnbench.errors import UsageError, suggestion
+from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.insight.rows import Row
+    from attnbench.analysis.rows import Row
 
 
 def show(
@@ -43,7 +43,7 @@ def show(
     """
     from rich.console import Console
 
-    from attnbench.report.contexts import blocks
+    from attnbench.answers.fit.table import blocks
     from attnbench.report.formats import FORMATS, rendered
     from attnbench.report.terminal import Tables
     from attnbench.runs import Run
@@ -71,8 +71,8 @@ def show(
 
 
 def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
-    from attnbench.cli.text import paragraph
     from attnbench.report.reproduction import sections
+    from attnbench.report.text import paragraph
 
     if as_json:
         emit_json(whole)
@@ -81,8 +81,8 @@ def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
-    from attnbench.insight.crossover import crossovers
-    from attnbench.insight.scaling import growths
+    from attnbench.analysis.crossover import crossovers
+    from attnbench.analysis.scaling import growths
     from attnbench.report.axes import variant_labels
     from attnbench.report.growth import as_dict, listed
 

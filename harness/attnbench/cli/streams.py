@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

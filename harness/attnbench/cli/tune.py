@@ -8,7 +8,7 @@ import typer
 from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
 from attnbench.store import RESULTS, find_run
 
 if TYPE_CHECKING:
@@ -56,10 +56,11 @@ def tune(
       attnbench tune linformer --task mqar --match-accuracy 0.9
     """
     asked = locals()
-    from attnbench import session, tuning
+    from attnbench import session
+    from attnbench.answers.tune import tuning
     from attnbench.cli.live import display
-    from attnbench.processor import cores
-    from attnbench.request import Request
+    from attnbench.measure.processor import cores
+    from attnbench.planning.request import Request
     from attnbench.runs import Run
 
     if (resume is None) == (variants is None):
@@ -88,9 +89,9 @@ def tune(
 def _conclude(run: "Run", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from attnbench import tuning
-    from attnbench.report.tuned import Report
-    from attnbench.text import plain
+    from attnbench.answers.tune import tuning
+    from attnbench.answers.tune.text import Report
+    from attnbench.contracts.text import plain
 
     found = tuning.answer(run)
     if as_json:

@@ -6,8 +6,8 @@ import typer
 
 from attnbench.cli.options import Json, Out, RunName
 from attnbench.cli.streams import emit_json
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
-from attnbench.text import plain
 
 if TYPE_CHECKING:
     from attnbench.store import Report

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from attnbench.record import Job, Outcome
+from attnbench.contracts.record import Job, Outcome
 
 
 class Started(Struct, frozen=True, kw_only=True):

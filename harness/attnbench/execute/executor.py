@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from attnbench.contracts.record import Job
 from attnbench.execute.events import Event
 from attnbench.execute.messages import Question
-from attnbench.record import Job
 
 T = TypeVar("T")
 

@@ -11,14 +11,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.errors import UsageError
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Allocator, Job, Outcome
 from attnbench.execute import limits
 from attnbench.execute.children import Ended, ForkServer, Heard, ServerLost
 from attnbench.execute.events import Event, Finished, Progressed, Started
 from attnbench.execute.executor import NoAnswer
 from attnbench.execute.messages import Perform, Question
 from attnbench.execute.spawn import Spawner
-from attnbench.record import Allocator, Job, Outcome
 from attnbench.store import checkpoint_path
 
 T = TypeVar("T")

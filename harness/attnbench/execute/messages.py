@@ -5,9 +5,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from attnbench.case import Case, Dtype
-from attnbench.record import Allocator, Job
-from attnbench.registry import Entry
+from attnbench.contracts.case import Case, Dtype
+from attnbench.contracts.record import Allocator, Job
+from attnbench.plugins.registry import Entry
 
 
 class DescribeVariant(Struct, frozen=True, kw_only=True, tag="describe-variant"):

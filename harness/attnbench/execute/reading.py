@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attnbench import registry
-from attnbench.case import Mask
-from attnbench.errors import UsageError
+from attnbench.contracts.case import Mask
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.variant import Attention
 from attnbench.execute.messages import HeadRead, Reading, ReadMatrices, ReadTrained
 from attnbench.measure import failure
 from attnbench.measure.callee import Callee
 from attnbench.measure.effective import Tensors, at_core
 from attnbench.measure.maps import distances, read_matrices
 from attnbench.measure.reference import visible
+from attnbench.plugins import registry
 from attnbench.train.attended import attended
-from attnbench.variant import Attention
 
 Tell = Callable[[str], None]
 Layer = tuple[int, Attention, Tensors]

@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 import torch
 
-from attnbench import describe, environment, registry
-from attnbench.case import Case
-from attnbench.errors import UsageError
+from attnbench.contracts.case import Case
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.variant import Unsupported
 from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
     Answered,
@@ -26,11 +27,10 @@ from attnbench.execute.messages import (
     Told,
     TryVariant,
 )
-from attnbench.measure import agreement, energy, failure, latency, memory, rates
+from attnbench.measure import agreement, energy, environment, failure, latency, memory, rates
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Outcome, ProbeKind
+from attnbench.plugins import describe, registry
 from attnbench.train import accuracy
-from attnbench.variant import Unsupported
 
 Tell = Callable[[str], None]
 

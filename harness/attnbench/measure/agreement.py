@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 import torch
 
-from attnbench import registry
-from attnbench.case import Option
+from attnbench.contracts.case import Option
+from attnbench.contracts.record import Job, Measurement, Outcome
+from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure import failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.effective import repeatable, summation
@@ -23,8 +24,7 @@ from attnbench.measure.inputs import Inputs, Tokens
 from attnbench.measure.layer import exact_layer_gradients, exact_outputs
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Measurement, Outcome
-from attnbench.variant import InvalidOutput, Unsupported
+from attnbench.plugins import registry
 
 Tensors = tuple[torch.Tensor, ...]
 Found = tuple[list[Measurement], dict[str, Option]]

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 
-from attnbench import variant
-from attnbench.case import Case
+from attnbench.contracts import variant
+from attnbench.contracts.case import Case
+from attnbench.contracts.variant import Unsupported
 from attnbench.measure import decode, layer
 from attnbench.measure.inputs import Inputs, Tokens, draw, draw_tokens
 from attnbench.measure.layer import Layer
-from attnbench.variant import Unsupported
 
 Attend = Callable[..., torch.Tensor]
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from attnbench.variant import InvalidOutput
+from attnbench.contracts.variant import InvalidOutput
 
 _ROW_WEIGHT, _COLUMN_WEIGHT = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9  # odd: a product with them loses no bit
 

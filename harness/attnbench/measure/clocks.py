@@ -7,7 +7,7 @@ from statistics import median
 
 from msgspec import Struct
 
-from attnbench.case import Option
+from attnbench.contracts.case import Option
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Verdict
 

@@ -9,11 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
-from attnbench.case import Case, Option
+from attnbench.contracts.case import Case, Option
+from attnbench.contracts.record import Job
 from attnbench.measure import failure
 from attnbench.measure.traffic import Traffic
 from attnbench.measure.workload import Workload
-from attnbench.record import Job
 
 _LONGEST_CALL_NS = 500_000_000  # a longer one is not made once more only to be counted
 _LARGEST = 2**63  # what a stored whole number can hold

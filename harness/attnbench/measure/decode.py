@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.inputs import Inputs, Tokens
-from attnbench.variant import InvalidOutput
 
 
 def arguments(mechanism: Any, inputs: Inputs | Tokens) -> tuple[Any, ...]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnbench.case import seed_for
+from attnbench.contracts.case import seed_for
+from attnbench.contracts.variant import Attention
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.inputs import Inputs, Tokens
-from attnbench.variant import Attention
 
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

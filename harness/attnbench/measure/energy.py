@@ -8,13 +8,13 @@ from statistics import mean
 import torch
 from msgspec import Struct
 
-from attnbench.case import Option
+from attnbench.contracts.case import Option
+from attnbench.contracts.record import Job, Measurement, Outcome
+from attnbench.contracts.variant import Unsupported
 from attnbench.measure.clocks import Clocks, why_no_figure
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Verdict
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Measurement, Outcome
-from attnbench.variant import Unsupported
 
 _WINDOW_S = 5.0  # the counter moves in steps, of a length that no document gives
 _WINDOWS, _WINDOWS_QUICK = 3, 1

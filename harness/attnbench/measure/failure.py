@@ -6,8 +6,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
-from attnbench.record import Status
-from attnbench.variant import InvalidOutput, Unsupported
+from attnbench.contracts.record import Status
+from attnbench.contracts.variant import InvalidOutput, Unsupported
 
 _LONGEST = 2000
 _NO_HOST_MEMORY = (

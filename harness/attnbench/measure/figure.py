@@ -2,7 +2,7 @@
 
 import math
 
-from attnbench.record import Measurement
+from attnbench.contracts.record import Measurement
 
 
 def figure(metric: str, value: float, *, higher: bool = False, flags: tuple[str, ...] = ()) -> Measurement:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from msgspec import Struct
 
-from attnbench.case import Case, Level, seed_for
+from attnbench.contracts.case import Case, Level, seed_for
 
 Sizes = Sequence[tuple[int, ...]]
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import msgspec
 import torch
 
-from attnbench.case import Option
+from attnbench.contracts.case import Option
+from attnbench.contracts.record import Job, Measurement, Outcome, Protocol
 from attnbench.measure import clocks, counting, timing
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Measurement, Outcome, Protocol
 
 _MOST_GRAPHS = 100  # of a backward pass, built ahead of a sample: each holds what its forward pass saved
 

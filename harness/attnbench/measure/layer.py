@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.nn.functional import linear, pad
 
-from attnbench.case import Case, Mask, seed_for
+from attnbench.contracts.case import Case, Mask, seed_for
+from attnbench.contracts.variant import Attention, has_from_tokens, has_steps
 from attnbench.measure.checks import output_like
 from attnbench.measure.inputs import Inputs, Tokens
 from attnbench.measure.reference import exact_attention, exact_gradients
-from attnbench.variant import Attention, has_from_tokens, has_steps
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -7,14 +7,14 @@ from itertools import islice
 
 import torch
 
-from attnbench.case import Mask, seed_for
+from attnbench.contracts.case import Mask, seed_for
+from attnbench.contracts.record import Measurement
+from attnbench.contracts.variant import Attention
 from attnbench.measure.effective import Tensors, at_core, hold_to_time, repeatable, rounding, within_time
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.figure import figure
 from attnbench.measure.reference import visible
 from attnbench.measure.workload import Workload
-from attnbench.record import Measurement
-from attnbench.variant import Attention
 
 _POSITIONS = 3
 _CALLS = _POSITIONS + 2

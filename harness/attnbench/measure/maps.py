@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
+from attnbench.contracts.variant import Attention
 from attnbench.measure.effective import Tensors, calls_for, column_blocks
 from attnbench.measure.reference import attention_weights
-from attnbench.variant import Attention
 
 _HEAVIEST = 16
 

@@ -13,10 +13,10 @@ import torch
 from msgspec import Struct
 from torch.autograd.profiler import profile as autograd_profile  # torch.profiler's own imports the compiler: 1 s
 
-from attnbench.case import Option
+from attnbench.contracts.case import Option
+from attnbench.contracts.record import BUILDING, HELD, Job, Measurement, Outcome
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.workload import Call, Workload
-from attnbench.record import BUILDING, HELD, Job, Measurement, Outcome
 
 _GAP_SHARE = 0.1
 _CPU_GAP_LEAST_BYTES = 4_000_000

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from attnbench.case import Option
+from attnbench.contracts.case import Option
 
 T = TypeVar("T")
 

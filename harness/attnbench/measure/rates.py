@@ -8,9 +8,9 @@ from functools import partial
 
 import torch
 
-from attnbench.case import Dtype
+from attnbench.contracts.case import Dtype
+from attnbench.contracts.record import Rates
 from attnbench.measure import failure
-from attnbench.record import Rates
 
 Call = Callable[[], object]
 

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from attnbench.case import Mask, seed_for
+from attnbench.contracts.case import Mask, seed_for
 from attnbench.measure.inputs import Inputs
 
 _ALL_ROWS_UP_TO = 2048

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 from msgspec import Struct
 
-from attnbench import record, stats
+from attnbench.contracts import record, stats
 
 StopReason = Literal["quiet", "steady", "samples", "cap", "once"]
 Verdict = Literal["good", "slow", "invalid"]

@@ -5,7 +5,9 @@
 import torch
 from msgspec import Struct
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Measurement
+from attnbench.contracts.variant import Attention
 from attnbench.measure.effective import (
     Tensors,
     at_core,
@@ -20,8 +22,6 @@ from attnbench.measure.figure import figure
 from attnbench.measure.leaks import flag_of
 from attnbench.measure.reference import chosen_rows, heaviest_keys, visible
 from attnbench.measure.workload import Workload
-from attnbench.record import Measurement
-from attnbench.variant import Attention
 
 _MOST_KEYS, _MOST_ROWS, _HEAVIEST = 2048, 256, 16
 

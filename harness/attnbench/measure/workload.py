@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from attnbench import registry, variant
-from attnbench.case import Case
+from attnbench.contracts import variant
+from attnbench.contracts.case import Case
+from attnbench.contracts.record import Job
+from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.checks import checksum, finite, output_like
 from attnbench.measure.decode import tensors_in
-from attnbench.record import Job
-from attnbench.variant import InvalidOutput, Unsupported
+from attnbench.plugins import registry
 
 Call = Callable[[], object]
 _SETS, _WATCHED = 3, 2

@@ -11,10 +11,10 @@ from typing import Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Mask, Option, Shape
-from attnbench.insight.compare import Comparison
-from attnbench.insight.rows import Row
-from attnbench.text import canonical, plain, with_options
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Case, Mask, Option, Shape
+from attnbench.contracts.text import canonical, plain, with_options
 
 Placed = Row | Comparison  # what has a place in a table
 Column = tuple[str, int]  # the task or the listed shape, empty where there is none, and the sequence length

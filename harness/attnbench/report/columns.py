@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from attnbench.contracts.text import plain
 from attnbench.report.flat import Cell
-from attnbench.text import plain
 
 _DIGITS = 7  # of a float: more than any measurement has
 

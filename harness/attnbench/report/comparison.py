@@ -8,8 +8,10 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from attnbench.insight.compare import FALSE_SHARE, Comparison, Comparisons, Verdict
-from attnbench.insight.mean import Mean
+from attnbench.analysis.compare import FALSE_SHARE, Comparison, Comparisons, Verdict
+from attnbench.analysis.mean import Mean
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import (
     TITLES,
     VariantKey,
@@ -26,8 +28,6 @@ from attnbench.report.json import to_json
 from attnbench.report.markdown import escaped, markdown
 from attnbench.report.table import Block, Cell, Group, Line, block_scale
 from attnbench.report.terminal import Tables
-from attnbench.text import plain
-from attnbench.units import Scale, digits
 
 _COLUMNS = ("base", "new", "ratio", "low", "high", "verdict")
 _FILE_WIDTH = 120

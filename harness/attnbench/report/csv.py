@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from attnbench.insight.rows import Row
+from attnbench.analysis.rows import Row
+from attnbench.contracts.text import plain
 from attnbench.report.flat import Cell, columns, flat
-from attnbench.text import plain
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
 

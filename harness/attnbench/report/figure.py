@@ -8,10 +8,10 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.case import Option
-from attnbench.insight.rows import Row
-from attnbench.text import plain
-from attnbench.units import Scale, digits
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Option
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import Scale, digits
 
 Side = Literal["top", "bottom", "right", "left"]
 

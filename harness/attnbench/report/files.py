@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from attnbench.errors import UsageError
-from attnbench.insight.rows import PENDING
+from attnbench.analysis.rows import PENDING
+from attnbench.contracts.errors import UsageError
 from attnbench.report.html import figures, page
 from attnbench.report.latex import latex
 from attnbench.report.matplotlib import rendered

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from attnbench.text import canonical, canonical_each
+from attnbench.contracts.text import canonical, canonical_each
 
 Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from rich.console import Console
 
-from attnbench.insight.rows import Row
-from attnbench.report.contexts import blocks
+from attnbench.analysis.rows import Row
+from attnbench.answers.fit.table import blocks
 from attnbench.report.csv import to_csv
 from attnbench.report.json import to_json
 from attnbench.report.latex import latex

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from attnbench.errors import UsageError
-from attnbench.insight.columns import ByRound, Columns, Words
-from attnbench.insight.rows import Row
+from attnbench.analysis.columns import ByRound, Columns, Words
+from attnbench.analysis.rows import Row
+from attnbench.contracts.errors import UsageError
 from attnbench.report.flat import Cell, Kind, columns, written
 
 if TYPE_CHECKING:

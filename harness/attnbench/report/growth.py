@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from attnbench.insight.courses import Axes
-from attnbench.insight.crossover import Crossover, crossovers
-from attnbench.insight.rows import Row
-from attnbench.insight.scaling import Growth, growths
+from attnbench.analysis.courses import Axes
+from attnbench.analysis.crossover import Crossover, crossovers
+from attnbench.analysis.rows import Row
+from attnbench.analysis.scaling import Growth, growths
+from attnbench.contracts.text import canonical
 from attnbench.report.axes import TITLES, VariantKey, axis_text, variant_key
-from attnbench.text import canonical
 
 _FEWEST_LENGTHS = 3  # of two, an exponent says no more than the table
 _MOST_LINES = 16

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from attnbench.insight.compare import Comparison
-from attnbench.insight.courses import Axes
-from attnbench.insight.summary import Standing
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.courses import Axes
+from attnbench.analysis.summary import Standing
+from attnbench.contracts.text import canonical
 from attnbench.report.axes import VariantKey
 from attnbench.report.figure import Drawn, HeatCell, Heatmap, Section, distinct, named
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.sentences import times
-from attnbench.text import canonical
 
 _LEAD = "A number is how many times as fast as {base} a variant is there; ~ stands where no test shows it."
 _OF_HEADS = ("heads", "kv_heads", "head_dim")  # where the width is constant they change together

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from attnbench.insight.compare import compare
-from attnbench.insight.guard import mismatches
-from attnbench.insight.summary import Summary, summarised
+from attnbench.analysis.compare import compare
+from attnbench.analysis.guard import mismatches
+from attnbench.analysis.summary import Summary, summarised
+from attnbench.contracts.text import plain
 from attnbench.report.comparison import SESSIONS
 from attnbench.report.comparison import summary as compared_in_words
 from attnbench.report.csv import FORMULA
@@ -24,7 +25,6 @@ from attnbench.report.roofline import by_intensity
 from attnbench.report.sentences import sentences
 from attnbench.report.styles import dash_of_run, style
 from attnbench.report.tradeoffs import by_cost
-from attnbench.text import plain
 
 _MOST_SHOWN = 12  # variants in a figure, until the reader asks for more
 _DASH_WIDTH = 2

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from attnbench.contracts.stats import CLEAN, NOISY
 from attnbench.report.table import Block
-from attnbench.stats import CLEAN, NOISY
 
 _MEANING = {"~": f"noisy (spread above {CLEAN:.0%})", "!": f"unusable (spread above {NOISY:.0%})"}
 

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.insight.courses import Axes, Course, fields, length_of
-from attnbench.insight.floor import is_harness
-from attnbench.insight.rows import Row
+from attnbench.analysis.courses import Axes, Course, fields, length_of
+from attnbench.analysis.floor import is_harness
+from attnbench.analysis.rows import Row
+from attnbench.contracts.text import canonical, plain, with_options
+from attnbench.contracts.units import Scale
 from attnbench.report.axes import TITLES, axis_text, task_of, variant_key
 from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale, title_of
-from attnbench.text import canonical, plain, with_options
-from attnbench.units import Scale
 
 _AGREEMENT = ("approximation_error", "numerical_error", "kept_mass")
 _MOST_NOTES, _MOST_NAMED = 3, 6

@@ -5,17 +5,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from attnbench.insight.compare import Comparison
-from attnbench.insight.courses import Axes
-from attnbench.insight.rows import Row
-from attnbench.insight.scaling import growths
-from attnbench.insight.summary import Summary
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.courses import Axes
+from attnbench.analysis.rows import Row
+from attnbench.analysis.scaling import growths
+from attnbench.analysis.summary import Summary
+from attnbench.contracts.text import canonical
 from attnbench.report.axes import TITLES, axis_text, variant_key
 from attnbench.report.columns import Coded, coded
 from attnbench.report.flat import Cell, columns, written
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
-from attnbench.text import canonical
 
 _LEFT_OUT = ("medians", "facts", "task_options", "source", "environment", "probe", "primary", "higher_is_better")
 _CASE = (

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from attnbench.insight.rows import PENDING, Row
+from attnbench.analysis.rows import PENDING, Row
+from attnbench.contracts.text import plain
 from attnbench.report.axes import Column, VariantKey, column_of, variant_key
-from attnbench.text import plain
 
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",

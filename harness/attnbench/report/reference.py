@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Meta, Struct
 
-from attnbench.case import Case, Mask, Shape
+from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.report.flat import columns
 from attnbench.report.frame import DTYPES
 

@@ -7,17 +7,17 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.insight.columns import Columns
-from attnbench.insight.fit import context_rows
-from attnbench.insight.floor import is_harness
-from attnbench.insight.guard import Circumstances
-from attnbench.insight.roofline import derived
-from attnbench.insight.rows import Row, tabulated
-from attnbench.record import Rates
+from attnbench.analysis.columns import Columns
+from attnbench.analysis.floor import is_harness
+from attnbench.analysis.guard import Circumstances
+from attnbench.analysis.roofline import derived
+from attnbench.analysis.rows import Row, tabulated
+from attnbench.answers.fit.search import context_rows
+from attnbench.contracts.record import Rates
+from attnbench.contracts.text import plain
 from attnbench.report.axes import VariantKey, variant_key, variant_labels
 from attnbench.report.reproduction import reproduction
 from attnbench.store import Store
-from attnbench.text import plain
 
 
 class Reported(Struct, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from attnbench.record import Environment, Job, Origin
+from attnbench.contracts.record import Environment, Job, Origin
+from attnbench.contracts.text import option_text, with_options
 from attnbench.store import Plan
-from attnbench.text import option_text, with_options
 
 Section = dict[str, Any]
 

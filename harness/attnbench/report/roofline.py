@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.insight.courses import Axes, Course, fields, length_of
-from attnbench.insight.floor import is_harness
-from attnbench.insight.roofline import bytes_at_least
-from attnbench.insight.rows import Row
-from attnbench.record import Rates
+from attnbench.analysis.courses import Axes, Course, fields, length_of
+from attnbench.analysis.floor import is_harness
+from attnbench.analysis.roofline import bytes_at_least
+from attnbench.analysis.rows import Row
+from attnbench.contracts.record import Rates
+from attnbench.contracts.text import canonical
+from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import variant_key
 from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import comparable_axes, facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
-from attnbench.text import canonical
-from attnbench.units import Scale, digits
 
 _LEAD = (
     "Operations executed for each byte that memory must move at least, and their rate; the line is what this machine's "

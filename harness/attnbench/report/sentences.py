@@ -6,16 +6,16 @@ from itertools import groupby
 
 from msgspec import Struct
 
-from attnbench.insight.compare import FALSE_SHARE, SMALLEST_EFFECT, Comparison
-from attnbench.insight.courses import Axes
-from attnbench.insight.rows import Row
-from attnbench.insight.summary import CLOSE, Lead, Standing, Summary, variant_of
+from attnbench.analysis.compare import FALSE_SHARE, SMALLEST_EFFECT, Comparison
+from attnbench.analysis.courses import Axes
+from attnbench.analysis.rows import Row
+from attnbench.analysis.summary import CLOSE, Lead, Standing, Summary, variant_of
+from attnbench.contracts.stats import FEWEST_REPLICATES
+from attnbench.contracts.text import canonical, plain
+from attnbench.contracts.units import digits
 from attnbench.report.axes import VariantKey
 from attnbench.report.growth import differing, sentence, where
 from attnbench.report.table import block_scale
-from attnbench.stats import FEWEST_REPLICATES
-from attnbench.text import canonical, plain
-from attnbench.units import digits
 
 _MOST_SETTINGS = 3  # of which each gets sentences of its own
 _MOST_NAMED = 8

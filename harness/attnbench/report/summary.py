@@ -4,13 +4,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from attnbench.insight.courses import Axes
-from attnbench.insight.pareto import FIGURES, OBJECTIVES, Front, Point, Standing, fronts, most_telling
-from attnbench.insight.rows import Row
+from attnbench.analysis.courses import Axes
+from attnbench.analysis.pareto import FIGURES, OBJECTIVES, Front, Point, Standing, fronts, most_telling
+from attnbench.analysis.rows import Row
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import Scale
 from attnbench.report.axes import AXES, TITLES, VariantKey, axis_text, variant_labels
 from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scale, cell_of, tables
-from attnbench.text import plain
-from attnbench.units import Scale
 
 _HEADINGS = {"approximation_error": "error"}
 _WORDS: dict[Standing, str] = {"": "", "front": "yes", "unsure": "unsure", "dominated": "no"}

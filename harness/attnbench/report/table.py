@@ -10,8 +10,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from attnbench.insight.floor import aa_floor, is_harness
-from attnbench.insight.rows import PENDING, Row
+from attnbench.analysis.floor import aa_floor, is_harness
+from attnbench.analysis.rows import PENDING, Row
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import Scale, digits, scale_for
 from attnbench.report.axes import (
     AXES,
     TITLES,
@@ -29,8 +31,6 @@ from attnbench.report.axes import (
 )
 from attnbench.report.growth import Grown, crossings, grown
 from attnbench.report.notes import Names, aa_floor_note, notes
-from attnbench.text import plain
-from attnbench.units import Scale, digits, scale_for
 
 _AT_LEVEL = {"core": "", "layer": " with projections"}
 _MARKS = {"noisy": "~", "unusable": "!"}

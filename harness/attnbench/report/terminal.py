@@ -10,7 +10,7 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from attnbench.insight.rows import Row
+from attnbench.analysis.rows import Row
 from attnbench.report.grid import GAP, Column, Span, Style, line, measure, right, span_width
 from attnbench.report.growth import GROWTH
 from attnbench.report.legend import legend

@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.insight.courses import length_of
-from attnbench.insight.floor import is_harness
-from attnbench.insight.pareto import Front, fronts
-from attnbench.insight.pareto import Point as Placed
-from attnbench.insight.rows import Row
+from attnbench.analysis.courses import length_of
+from attnbench.analysis.floor import is_harness
+from attnbench.analysis.pareto import Front, fronts
+from attnbench.analysis.pareto import Point as Placed
+from attnbench.analysis.rows import Row
+from attnbench.contracts.text import plain
+from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import task_of
 from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, place_labels, told
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
-from attnbench.text import plain
-from attnbench.units import Scale, digits
 
 _LEAD = (
     "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
-from attnbench.case import Option
-from attnbench.errors import UsageError
-from attnbench.record import SCHEMA, Environment, Job, Rates, Record
+from attnbench.contracts.case import Option
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import SCHEMA, Environment, Job, Rates, Record
 
 PLAN = "plan.json"
 EVENTS = "events.jsonl"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from attnbench.errors import DamagedStore
-from attnbench.record import Job
+from attnbench.contracts.errors import DamagedStore
+from attnbench.contracts.record import Job
 from attnbench.store.lines import Plan
 from attnbench.store.reading import read_journal
 from attnbench.store.run import Store

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 
 from msgspec.structs import replace
 
-from attnbench.record import Job, Record, Status
+from attnbench.contracts.record import Job, Record, Status
 
 
 def standing(records: Iterable[Record]) -> dict[str, Record]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from attnbench.collector import collector_paused
-from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Entry, Environment, Rates, Record, Told, Unread, read
+from attnbench.contracts.errors import DamagedStore, UsageError
+from attnbench.contracts.record import Entry, Environment, Rates, Record, Told, Unread, read
+from attnbench.store.collector import collector_paused
 from attnbench.store.lines import (
     AFTER_EVENT,
     BEFORE_EVENT,

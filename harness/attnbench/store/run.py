@@ -12,8 +12,8 @@ from typing import Self
 import filelock
 from msgspec.structs import replace
 
-from attnbench.errors import NotStored, UsageError
-from attnbench.record import Entry, Environment, Job, Rates, Record, Status
+from attnbench.contracts.errors import NotStored, UsageError
+from attnbench.contracts.record import Entry, Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
 from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, to_line
 from attnbench.store.progress import pending, standing

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from attnbench.errors import DamagedStore, UsageError
-from attnbench.record import Job, Status
+from attnbench.contracts.errors import DamagedStore, UsageError
+from attnbench.contracts.record import Job, Status
 from attnbench.store.lines import EVENTS, PLAN
 from attnbench.store.progress import tally
 from attnbench.store.reading import read_journal, read_plan

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from attnbench.errors import DamagedStore
-from attnbench.record import Job, Status
+from attnbench.contracts.errors import DamagedStore
+from attnbench.contracts.record import Job, Status
 from attnbench.store.files import replace_file
 from attnbench.store.progress import tally
 from attnbench.store.reading import Broken, read_journal, read_plan

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 
-from attnbench import registry, variant
-from attnbench.case import Case, Mask, Option, digest
-from attnbench.record import Job, Measurement, Outcome, Probe
-from attnbench.task import Split, Task, Training, build_task, settings_of
+from attnbench.contracts import variant
+from attnbench.contracts.case import Case, Mask, Option, digest
+from attnbench.contracts.record import Job, Measurement, Outcome, Probe
+from attnbench.contracts.task import Split, Task, Training, build_task, settings_of
+from attnbench.plugins import registry
 from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import Examples, draw_splits
 from attnbench.train.figures import flagged, measurements, trial

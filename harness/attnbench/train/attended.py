@@ -7,13 +7,13 @@ import torch
 from msgspec import Struct
 from torch import nn
 
-from attnbench import registry
-from attnbench.record import Job
-from attnbench.task import build_task, settings_of
+from attnbench.contracts.record import Job
+from attnbench.contracts.task import build_task, settings_of
+from attnbench.contracts.variant import Attention
+from attnbench.plugins import registry
 from attnbench.train.accuracy import load_best, seed_of
 from attnbench.train.data import draw, generator_of
 from attnbench.train.model import MultiHead
-from attnbench.variant import Attention
 
 
 class Attended(Struct, frozen=True, eq=False):

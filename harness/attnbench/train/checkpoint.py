@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import msgspec
 import torch
 
-from attnbench.case import Option
-from attnbench.record import Job
+from attnbench.contracts.case import Option
+from attnbench.contracts.record import Job
 from attnbench.store.files import replace_file
 
 EVERY_S = 5.0

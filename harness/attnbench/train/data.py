@@ -10,8 +10,8 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from attnbench.case import seed_for
-from attnbench.task import IGNORE, Form, Split, Task, Training
+from attnbench.contracts.case import seed_for
+from attnbench.contracts.task import IGNORE, Form, Split, Task, Training
 
 _Due = tuple[torch.dtype, tuple[int, ...], int]  # dtype, size of one example, and what tokens stay below, if anything
 

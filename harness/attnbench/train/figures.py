@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from attnbench.record import TRIAL_METRIC, Measurement
-from attnbench.task import Form
+from attnbench.contracts.record import TRIAL_METRIC, Measurement
+from attnbench.contracts.task import Form
 from attnbench.train.loop import Score, Trained
 
 _CURVE = ("curve",)

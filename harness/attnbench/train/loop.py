@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 
-from attnbench.task import Form, Split, Training
+from attnbench.contracts.task import Form, Split, Training
 from attnbench.train.checkpoint import Checkpoint
 from attnbench.train.data import Batches, Examples
 from attnbench.train.model import Model

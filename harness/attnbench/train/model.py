@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from attnbench.task import IGNORE, Form, Training
+from attnbench.contracts.task import IGNORE, Form, Training
+from attnbench.contracts.variant import Attention, InvalidOutput, drops_weights
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
-from attnbench.variant import Attention, InvalidOutput, drops_weights
 
 
 class MultiHead(nn.Module):

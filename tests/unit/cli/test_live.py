@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from attnbench.cli.live import _Lines, _Screen, named, place, result
+from attnbench.contracts.record import Measurement, Outcome, Probe, Record
 from attnbench.execute.events import Progressed, Started
-from attnbench.record import Measurement, Outcome, Probe, Record
 from attnbench.session import Opened
 from helpers.planted import job, ok, plan
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from attnbench.cli.progress import Left, Progress
+from attnbench.contracts.record import Outcome, Record
 from attnbench.execute.events import Progressed, Started
-from attnbench.record import Outcome, Record
 from attnbench.session import Opened
 from helpers.planted import ENVIRONMENT, job, ok, plan
 

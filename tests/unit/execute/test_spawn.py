@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Shape
-from attnbench.errors import UsageError
+from attnbench.contracts.case import Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Environment
 from attnbench.execute.events import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine
-from attnbench.record import Environment
 from helpers.planted import job
 
 PLUGINS = Path(__file__).parents[2] / "plugins" / "faulty.py"

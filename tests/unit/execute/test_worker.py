@@ -11,11 +11,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Passes
+from attnbench.contracts.case import Passes
+from attnbench.contracts.record import Job, Outcome
 from attnbench.execute import worker
 from attnbench.execute.events import Finished
 from attnbench.execute.local import FORKS, LocalExecutor
-from attnbench.record import Job, Outcome
 from helpers.planted import job
 
 

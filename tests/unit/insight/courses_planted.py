@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from attnbench import stats
-from attnbench.insight.rows import Row, rows
+from attnbench.analysis.rows import Row, rows
+from attnbench.contracts import stats
 from unit.report.planted import job, record, value
 
 LENGTHS = (512, 1024, 2048, 4096)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from msgspec import Struct
 
-from attnbench.insight.columns import ByRound, Columns, Words
+from attnbench.analysis.columns import ByRound, Columns, Words
 
 
 class Reading(Struct, frozen=True):

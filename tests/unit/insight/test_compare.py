@@ -4,11 +4,11 @@ import msgspec
 import pytest
 from scipy import stats as scipy_stats
 
-from attnbench.errors import UsageError
-from attnbench.insight.compare import Comparison, compare
-from attnbench.insight.rows import rows
-from attnbench.record import Measurement
-from attnbench.specs import parse_specs
+from attnbench.analysis.compare import Comparison, compare
+from attnbench.analysis.rows import rows
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Measurement
+from attnbench.contracts.specs import parse_specs
 from helpers.simulated import blank, timed, twin
 from unit.report.planted import accuracy_job, agreements, failed, job, record, value
 

@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from attnbench.insight.crossover import crossovers, middle, refinements
-from attnbench.insight.rows import TWIN
+from attnbench.analysis.crossover import crossovers, middle, refinements
+from attnbench.analysis.rows import TWIN
 from unit.insight.courses_planted import LENGTHS, sweep
 from unit.report.planted import OWN
 

@@ -7,8 +7,8 @@ to the next).
 import numpy as np
 import pytest
 
-from attnbench.insight.compare import Comparisons, compare
-from attnbench.specs import Spec
+from attnbench.analysis.compare import Comparisons, compare
+from attnbench.contracts.specs import Spec
 from helpers.simulated import Machine, measured, plan
 
 CELLS = 36

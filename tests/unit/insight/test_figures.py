@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.figures import FARTHEST, figure_at
+from attnbench.answers.recommend.interpolation import FARTHEST, figure_at
 from unit.insight.courses_planted import sweep
 
 

@@ -5,13 +5,13 @@ from itertools import count, pairwise
 import pytest
 from msgspec.structs import replace
 
-from attnbench.errors import UsageError
-from attnbench.insight.fit import contexts, first_lengths, predicted_length
-from attnbench.insight.further import further
-from attnbench.insight.rows import rows
-from attnbench.record import BUILDING, HELD
+from attnbench.analysis.rows import rows
+from attnbench.answers.fit.search import contexts, first_lengths, predicted_length
+from attnbench.answers.further import further
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import BUILDING, HELD
+from attnbench.contracts.suite import Sweep
 from attnbench.store import Fit
-from attnbench.suite import Sweep
 from helpers.planted import plan
 from unit.report.planted import failed, job, record, value
 

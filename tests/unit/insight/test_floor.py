@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from attnbench.insight.floor import aa_floor, is_harness
-from attnbench.insight.rows import rows
+from attnbench.analysis.floor import aa_floor, is_harness
+from attnbench.analysis.rows import rows
 from helpers.simulated import Machine, blank, measured, plan, timed, twin
 from unit.report.planted import OWN, job
 

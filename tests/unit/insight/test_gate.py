@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from attnbench.errors import UsageError
-from attnbench.insight.compare import compare
-from attnbench.insight.gate import breaking, read_conditions
+from attnbench.analysis.compare import compare
+from attnbench.analysis.gate import breaking, read_conditions
+from attnbench.contracts.errors import UsageError
 from helpers.simulated import blank, timed
 
 PAIR = compare([timed(blank("vanilla"), [1.0] * 3)], [timed(blank("vanilla", run="new"), [1.06] * 3)]).pairs[0]

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from attnbench.insight.pareto import fronts, most_telling
-from attnbench.insight.rows import rows
+from attnbench.analysis.pareto import fronts, most_telling
+from attnbench.analysis.rows import rows
 from unit.insight.courses_planted import row
 from unit.report.planted import accuracy_job, failed, job, record, value
 

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Case, Mask
-from attnbench.errors import UsageError
-from attnbench.insight.needs import Needs
-from attnbench.insight.recommend import recommend
-from attnbench.insight.rows import rows
-from attnbench.specs import Spec
+from attnbench.analysis.rows import rows
+from attnbench.answers.recommend.needs import Needs
+from attnbench.answers.recommend.ranking import recommend
+from attnbench.contracts.case import Case, Mask
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.specs import Spec
 from unit.insight.courses_planted import sweep
 from unit.report.planted import OWN, accuracies, agreements, failed, job, shape
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from attnbench.insight.replay import ABSENT, as_dict, replay
-from attnbench.insight.rows import rows
-from attnbench.paper import Figure, Mechanism, Paper, Published
+from attnbench.analysis.rows import rows
+from attnbench.answers.replay.beside import ABSENT, as_dict, replay
+from attnbench.answers.replay.paper import Figure, Mechanism, Paper, Published
 from unit.insight.courses_planted import row
 from unit.report.planted import accuracies, failed, job
 

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.case import Mask
-from attnbench.insight.columns import Columns
-from attnbench.insight.roofline import derived, flops_exact, visible_pairs
-from attnbench.insight.rows import tabulated
-from attnbench.record import Rates
+from attnbench.analysis.columns import Columns
+from attnbench.analysis.roofline import derived, flops_exact, visible_pairs
+from attnbench.analysis.rows import tabulated
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Rates
 from unit.insight.courses_planted import row, sweep
 from unit.report.planted import OWN
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.case import Case, Mask, Shape
-from attnbench.insight.rows import PENDING, Row, rows, tabulated
-from attnbench.record import Measurement, Origin, Probe
+from attnbench.analysis.rows import PENDING, Row, rows, tabulated
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.record import Measurement, Origin, Probe
+from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.report.table import tables
-from attnbench.specs import Spec, parse_specs
 from unit.report.planted import accuracies, accuracy_job, failed, job, record, value
 from unit.report.scenarios import SCENARIOS
 

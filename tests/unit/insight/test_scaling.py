@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.scaling import growths
+from attnbench.analysis.scaling import growths
 from unit.insight.courses_planted import LENGTHS, sweep
 
 TRIALS = 300

@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.spent import spent
-from attnbench.record import ProbeKind, Record
+from attnbench.analysis.spent import spent
+from attnbench.contracts.record import ProbeKind, Record
 from helpers.planted import job, ok
 
 

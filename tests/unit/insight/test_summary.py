@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from attnbench.insight.rows import rows
-from attnbench.insight.summary import CLOSE, summarised
+from attnbench.analysis.rows import rows
+from attnbench.analysis.summary import CLOSE, summarised
 from helpers.simulated import Machine, measured, plan
 from unit.insight.courses_planted import LENGTHS, sweep
 from unit.report.planted import accuracies, accuracy_job, agreements, failed, job, memories, record, timings, value

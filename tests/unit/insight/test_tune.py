@@ -5,9 +5,9 @@ from itertools import count, product
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.further import further
-from attnbench.insight.rows import rows
-from attnbench.insight.tune import first_settings, next_place, tuned
+from attnbench.analysis.rows import rows
+from attnbench.answers.further import further
+from attnbench.answers.tune.search import first_settings, next_place, tuned
 from attnbench.store import Axis, Search, Searched
 from helpers.planted import plan
 from unit.report.planted import accuracy_job, failed, job, record, timing, value

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.case import Mask, Shape
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.record import Outcome
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure import agreement, effective
-from attnbench.record import Outcome
-from attnbench.registry import find
-from attnbench.variant import InvalidOutput
+from attnbench.plugins.registry import find
 from helpers.planted import job
 
 LEAKING = Path(__file__).parents[2] / "plugins" / "leaking.py"

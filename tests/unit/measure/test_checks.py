@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.checks import checksum, output_like
-from attnbench.variant import InvalidOutput
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])

@@ -11,11 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Job
 from attnbench.measure import counting, latency
 from attnbench.measure.workload import Workload
-from attnbench.record import Job
-from attnbench.registry import find
+from attnbench.plugins.registry import find
 from helpers.planted import SHAPE, job
 
 FORWARD = 4 * 8 * 256 * 256 * 64

@@ -9,9 +9,9 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from attnbench.contracts.record import Outcome, Protocol
 from attnbench.measure import failure, latency, nvml, timing
 from attnbench.measure.sampling import sample
-from attnbench.record import Outcome, Protocol
 from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device

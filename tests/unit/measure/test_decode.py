@@ -6,12 +6,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Case, Mask, Shape
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.variant import InvalidOutput, has_steps
 from attnbench.measure import agreement, memory
 from attnbench.measure.decode import tensors_in
 from attnbench.measure.workload import Workload
-from attnbench.registry import find, load
-from attnbench.variant import InvalidOutput, has_steps
+from attnbench.plugins.registry import find, load
 from helpers.planted import job
 
 PLUGINS = Path(__file__).parents[2] / "plugins"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnbench import Attention, Case, Shape
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
 from attnbench.measure import effective
 from attnbench.measure.effective import (
     at_core,
@@ -19,7 +19,7 @@ from attnbench.measure.effective import (
 )
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.inputs import draw_tokens
-from attnbench.registry import load
+from attnbench.plugins.registry import load
 
 LEAKING = Path(__file__).parents[2] / "plugins" / "leaking.py"
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]

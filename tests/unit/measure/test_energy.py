@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from msgspec.structs import replace
 
+from attnbench.contracts.record import Job, Outcome
+from attnbench.contracts.variant import Unsupported
 from attnbench.measure import energy, nvml
-from attnbench.record import Job, Outcome
-from attnbench.variant import Unsupported
 from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device

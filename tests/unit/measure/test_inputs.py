@@ -6,7 +6,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Case, Shape
+from attnbench.contracts.case import Case, Shape
 from attnbench.measure.inputs import Inputs, Tokens, draw, draw_tokens
 
 CASE = Case(variant="x", shape=Shape(batch=2, heads=4, kv_heads=2, seq_q=8, seq_k=16, head_dim=4))

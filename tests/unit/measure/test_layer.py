@@ -7,14 +7,14 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Case, Mask, Shape
-from attnbench.describe import describe_variant
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure import agreement, latency, memory
 from attnbench.measure.layer import Projections, exact_layer_gradients, exact_outputs, leaves
 from attnbench.measure.workload import Workload
-from attnbench.record import Job, Outcome, ProbeKind
-from attnbench.registry import find, load
-from attnbench.variant import InvalidOutput, Unsupported
+from attnbench.plugins.describe import describe_variant
+from attnbench.plugins.registry import find, load
 from helpers.planted import job
 
 PLUGINS = Path(__file__).parents[2] / "plugins"

@@ -8,11 +8,11 @@ import torch
 from msgspec.structs import replace
 
 from attnbench import Projections
-from attnbench.case import Case, Shape
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.counting import counted
 from attnbench.measure.workload import Workload
-from attnbench.registry import find, load
-from attnbench.variant import InvalidOutput
+from attnbench.plugins.registry import find, load
 
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=24, seq_k=24, head_dim=8)
 LAYER = Case(variant="x", shape=SHAPE, level="layer", dtype="float64")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.leaks import mask_leak
 from attnbench.measure.reference import exact_attention

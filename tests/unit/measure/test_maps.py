@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.maps import distances, read_matrices
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Mask, Shape
+from attnbench.contracts.case import Mask, Shape
+from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure import agreement, failure, latency, memory
-from attnbench.record import Job, Outcome, ProbeKind
-from attnbench.registry import find
-from attnbench.variant import InvalidOutput
+from attnbench.plugins.registry import find
 from helpers.planted import SHAPE, job
 
 FAULTY = Path(__file__).parents[2] / "plugins" / "faulty.py"

@@ -5,10 +5,10 @@ from contextlib import closing
 
 import pytest
 
+from attnbench.contracts.record import Rates
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.measure import rates
-from attnbench.record import Rates
 
 
 def test_rates_are_measured_in_a_child_within_seconds() -> None:

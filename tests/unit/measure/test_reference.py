@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
 from attnbench.measure.inputs import Inputs
 from attnbench.measure.memory import allocator_peak
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients, visible

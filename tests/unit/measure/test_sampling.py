@@ -6,9 +6,9 @@ from itertools import chain, repeat
 import pytest
 from msgspec.structs import replace
 
+from attnbench.contracts.record import Protocol
 from attnbench.measure import sampling
 from attnbench.measure.sampling import MOST_SAMPLES, Clock, Verdict, sample
-from attnbench.record import Protocol
 
 MS = 1_000_000
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attnbench.case import Mask
+from attnbench.contracts.case import Mask
 from attnbench.measure.reference import chosen_rows, heaviest_keys
 from attnbench.measure.weights import weigh
 

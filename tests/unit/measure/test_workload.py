@@ -4,11 +4,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.case import Case, Shape
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure.checks import checksum
 from attnbench.measure.timing import cpu_clock, timer_cost_ns
 from attnbench.measure.workload import Workload
-from attnbench.variant import InvalidOutput, Unsupported
 from helpers.planted import job
 
 CASE = Case(variant="x", shape=Shape(batch=2, heads=4, kv_heads=2, seq_q=8, seq_k=16, head_dim=4))

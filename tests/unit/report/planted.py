@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from attnbench.case import Case, Shape
-from attnbench.record import Job, Measurement, Origin, Outcome, Probe, Protocol, Record
+from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.record import Job, Measurement, Origin, Outcome, Probe, Protocol, Record
 
 Cost = Callable[[Shape], float]
 

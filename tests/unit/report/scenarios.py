@@ -1,7 +1,7 @@
 """Planted runs by name, each a tuple of records and planned jobs: what the golden tables show."""
 
-from attnbench.case import Mask
-from attnbench.record import Origin
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Origin
 from unit.report.planted import accuracies, accuracy_job, agreements, failed, floor, job, memories, timing, timings
 
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)

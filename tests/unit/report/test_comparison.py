@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
-from attnbench.insight.compare import compare
-from attnbench.insight.rows import rows
+from attnbench.analysis.compare import compare
+from attnbench.analysis.rows import rows
 from attnbench.report.comparison import Report, blocks, label, rendered, summary
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables

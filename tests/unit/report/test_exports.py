@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from attnbench.errors import UsageError
-from attnbench.insight.columns import Columns
-from attnbench.insight.rows import Row, rows, tabulated
+from attnbench.analysis.columns import Columns
+from attnbench.analysis.rows import Row, rows, tabulated
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import canonical
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
 from attnbench.report.flat import columns
 from attnbench.report.frame import frame, to_parquet
 from attnbench.report.json import to_json
-from attnbench.text import canonical
 from unit.report.golden import check
 from unit.report.planted import failed, job, record, value
 from unit.report.scenarios import SCENARIOS

@@ -1,6 +1,6 @@
 import xml.etree.ElementTree as ET
 
-from attnbench.insight.summary import summarised
+from attnbench.analysis.summary import summarised
 from attnbench.report.files import TABLES, write_figures
 from attnbench.report.heads import by_heads
 from attnbench.report.lengths import by_length

@@ -3,7 +3,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from attnbench.insight.summary import summarised
+from attnbench.analysis.summary import summarised
 from attnbench.report.columns import coded
 from attnbench.report.figure import Figure, Heatmap, Point, distinct, named, place_labels
 from attnbench.report.heads import by_heads

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from attnbench.report.picture import FORMATS, Panel, picture
+from attnbench.answers.map.picture import FORMATS, Panel, picture
 
 BRIGHT, DARK, GREY = (253, 231, 37), (68, 1, 84), (219, 219, 219)  # viridis' ends, and what is masked
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

@@ -1,5 +1,5 @@
-from attnbench.insight.rows import rows
-from attnbench.insight.summary import summarised
+from attnbench.analysis.rows import rows
+from attnbench.analysis.summary import summarised
 from attnbench.report.axes import variant_labels
 from attnbench.report.sentences import sentences
 from unit.insight.courses_planted import sweep

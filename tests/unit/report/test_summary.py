@@ -5,7 +5,7 @@ import io
 from rich.cells import cell_len
 from rich.console import Console
 
-from attnbench.insight.rows import rows
+from attnbench.analysis.rows import rows
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
 from attnbench.report.summary import blocks, summaries

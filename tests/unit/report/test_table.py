@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from attnbench.case import Mask
-from attnbench.insight.rows import rows
-from attnbench.record import Measurement, Origin
+from attnbench.analysis.rows import rows
+from attnbench.contracts.case import Mask
+from attnbench.contracts.record import Measurement, Origin
 from attnbench.report.table import tables
 from unit.report.planted import accuracies, accuracy_job, failed, floor, job, record, timings, value
 from unit.report.scenarios import SCENARIOS

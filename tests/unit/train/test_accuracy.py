@@ -10,15 +10,15 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.describe import describe_task
-from attnbench.record import Job, Outcome, Probe
-from attnbench.registry import find, load
-from attnbench.task import build_task, settings_of
+from attnbench.contracts.record import Job, Outcome, Probe
+from attnbench.contracts.task import build_task, settings_of
+from attnbench.contracts.variant import InvalidOutput, Unsupported
+from attnbench.plugins.describe import describe_task
+from attnbench.plugins.registry import find, load
 from attnbench.train import accuracy
 from attnbench.train.data import draw_splits
 from attnbench.train.loop import evaluate
 from attnbench.train.model import Model
-from attnbench.variant import InvalidOutput, Unsupported
 from distributions import forget_imports
 from helpers.planted import job
 from unit.train.toys import silently

@@ -5,7 +5,7 @@ import torch
 from msgspec.structs import replace
 from torch import Generator, Tensor
 
-from attnbench.task import IGNORE, Form, Split, Training
+from attnbench.contracts.task import IGNORE, Form, Split, Training
 from attnbench.train.data import Batches, Examples, draw_splits, generator_of
 from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 

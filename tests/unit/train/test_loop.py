@@ -7,7 +7,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.task import Form, Training
+from attnbench.contracts.task import Form, Training
 from attnbench.train.data import Examples
 from attnbench.train.loop import Score, Trained, Validation, evaluate, gave_up, make_optimizer, rate, update
 from attnbench.train.model import Model

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from torch import Tensor
 from torch.nn.functional import layer_norm, multi_head_attention_forward
 
-from attnbench.task import IGNORE, Form
+from attnbench.contracts.task import IGNORE, Form
+from attnbench.contracts.variant import InvalidOutput
 from attnbench.train.model import Cross, Model, MultiHead, Residual
-from attnbench.variant import InvalidOutput
 from unit.train.toys import (
     CLASSES,
     FORMS,

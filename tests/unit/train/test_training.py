@@ -6,11 +6,11 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from attnbench.task import Training
+from attnbench.contracts.task import Training
+from attnbench.contracts.variant import Attention
 from attnbench.train.data import draw_splits
 from attnbench.train.loop import Trained, evaluate, train
 from attnbench.train.model import Model
-from attnbench.variant import Attention
 from unit.train.toys import SMALL, Breaks, Sign, model_of, silently, softmax_attention, weights_of
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnbench.task import IGNORE, Form, Split, Training
+from attnbench.contracts.task import IGNORE, Form, Split, Training
+from attnbench.contracts.variant import Attention
 from attnbench.train.data import Examples
 from attnbench.train.model import Model
-from attnbench.variant import Attention
 
 LENGTH = 6
 CLASSES = Form(length=LENGTH, features=2, answer="class", outputs=3)

@@ -1,0 +1,48 @@
+"""What a comparison is held to, as continuous integration asks for it: `slower:5%,higher`."""
+
+import re
+from collections.abc import Sequence
+from typing import get_args
+
+from msgspec import Struct
+
+from attnbench.analysis.compare import Comparison, Verdict
+from attnbench.contracts.errors import UsageError
+
+GRAMMAR = "slower, slower:5% (likewise faster, higher, lower), incomparable or inconclusive, joined by commas"
+_WITH_SIZE = ("faster", "slower", "lower", "higher")
+_CONDITION = re.compile(r"(?P<verdict>[a-z]+)(:(?P<percent>\d+(\.\d*)?|\.\d+)%)?")
+
+
+class Condition(Struct, frozen=True, kw_only=True):
+    """A verdict that must not be, and the share by which the ratio may leave 1 all the same."""
+
+    verdict: Verdict
+    threshold: float = 0.0
+
+    def breaks(self, pair: Comparison) -> bool:
+        """Tell whether a comparison is what must not be; a change from zero is beyond any threshold."""
+        if pair.verdict != self.verdict:
+            return False
+        return not self.threshold or pair.ratio is None or abs(pair.ratio - 1) > self.threshold
+
+
+def read_conditions(text: str, *, flag: str) -> tuple[Condition, ...]:
+    """Read what `--fail-on` was given. Raises UsageError that shows the grammar."""
+    return tuple(_condition(piece.strip(), flag) for piece in text.split(","))
+
+
+def breaking(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> list[Comparison]:
+    """Give the comparisons that break a condition."""
+    return [pair for pair in pairs if any(condition.breaks(pair) for condition in conditions)]
+
+
+def _condition(piece: str, flag: str) -> Condition:
+    match = _CONDITION.fullmatch(piece)
+    known = [verdict for verdict in get_args(Verdict) if verdict != "same"]
+    if match is None or match["verdict"] not in known:
+        raise UsageError(f"{flag}: {piece!r} is no condition; write {GRAMMAR}")
+    verdict, percent = match["verdict"], match["percent"]
+    if percent and verdict not in _WITH_SIZE:
+        raise UsageError(f"{flag}: {verdict} has no size to be held to; write {GRAMMAR}")
+    return Condition(verdict=verdict, threshold=float(percent or 0) / 100)  # type: ignore[arg-type]

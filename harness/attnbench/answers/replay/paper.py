@@ -1,0 +1,121 @@
+"""A published table as data: what a suite's package knows of a paper, so that its figures can stand beside our own.
+
+A TOML file names the table (a CSV beside it), its conditions, what to run, and what each mechanism is here.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from attnbench.contracts.case import Option, Passes
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.toml import read_file
+
+
+class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where figures of one kind stand in the table, and what they are here.
+
+    They are in column `value` of the rows in which `where` holds, times `scale` in base units. `seq` is the column with
+    their length; `task` the task that they are of, with the options that tell it apart. `conditions` are what the paper
+    measured them under, by the names that options and columns have here.
+    """
+
+    metric: str
+    value: str
+    scale: float = 1.0
+    where: dict[str, str] = {}
+    passes: Passes = ""
+    seq: str = ""
+    task: str = ""
+    conditions: dict[str, Option] = {}
+    note: str = ""
+
+
+class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a published mechanism is here: a variant as `--variants` takes it, or the reason why there is none."""
+
+    variant: str = ""
+    reason: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.variant) == bool(self.reason):
+            raise ValueError("a mechanism has a variant, or the reason why there is none")
+
+
+class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A paper's table: its source, what it was measured under, what of `suite` is run to repeat it.
+
+    `mechanism` is the table's column of names; `baseline` the mechanism to which ratios are taken at each length.
+    """
+
+    title: str
+    source: str
+    note: str = ""
+    suite: str
+    table: str
+    mechanism: str
+    baseline: str = ""
+    conditions: dict[str, Option] = {}
+    figures: tuple[Figure, ...]
+    mechanisms: dict[str, Mechanism]
+
+    def __post_init__(self) -> None:
+        if self.baseline and self.baseline not in self.mechanisms:
+            hint = suggestion(self.baseline, self.mechanisms)
+            raise ValueError(f"baseline {self.baseline!r} is no mechanism; {hint}")
+
+
+class Published(Struct, frozen=True, kw_only=True):
+    """One published figure in base units; null with the paper's own words, or without any where it did not run."""
+
+    mechanism: str
+    figure: Figure
+    seq: int | None = None
+    value: float | None = None
+    words: str = ""
+
+
+def read_paper(path: Path) -> tuple[Paper, tuple[Published, ...]]:
+    """Read a paper's file and the table beside it. Raises UsageError naming the file and what is wrong in it."""
+    paper = read_file(path, Paper, flag="replay")
+    table = path.parent / paper.table
+    try:
+        lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+        return paper, tuple(_published(paper, lines))
+    except OSError as error:
+        raise UsageError(f"replay: {str(table)!r} cannot be read: {error.strerror}") from error
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"replay: {str(table)!r}: {error.args[0]}") from error
+
+
+def _published(paper: Paper, lines: list[dict[str, str]]) -> Iterator[Published]:
+    """Give the table's figures, kind by kind, in the order of its rows. Raises KeyError for a missing column."""
+    for figure in paper.figures:
+        for line in lines:
+            if all(_cell(line, column) == wanted for column, wanted in figure.where.items()):
+                text = _cell(line, figure.value)
+                number = _number(text)
+                yield Published(
+                    mechanism=_cell(line, paper.mechanism),
+                    figure=figure,
+                    seq=int(_cell(line, figure.seq)) if figure.seq else None,
+                    value=None if number is None else number * figure.scale,
+                    words="" if number is not None else text,
+                )
+
+
+def _cell(line: Mapping[str, str], column: str) -> str:
+    if column not in line:
+        raise KeyError(f"it has no column {column!r}; {suggestion(column, line)}")
+    return line[column]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,100 @@
+"""Repeating a paper's table: what to run for it, and a run's rows beside its figures."""
+
+from collections.abc import Iterable
+from contextlib import closing
+
+from msgspec import Struct
+
+from attnbench.answers.replay import paper
+from attnbench.answers.replay.beside import Replay, replay, task_of
+from attnbench.answers.replay.paper import Paper, Published
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.record import Environment
+from attnbench.contracts.specs import Spec
+from attnbench.contracts.suite import Sweep
+from attnbench.execute.local import LocalExecutor
+from attnbench.planning.exams import describe_task
+from attnbench.plugins import registry
+from attnbench.runs import Run
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """An installed paper with its published figures."""
+
+    name: str
+    paper: Paper
+    published: tuple[Published, ...]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the paper's figures are of."""
+        return tuple(dict.fromkeys(figure.task for figure in self.paper.figures if figure.task))
+
+
+def find_paper(name: str) -> Found:
+    """Find an installed paper by its name. Raises UsageError."""
+    papers = registry.entries("papers")
+    if name not in papers:
+        raise UsageError(f"replay: no paper is called {name!r}; {suggestion(name, papers)}")
+    read, published = paper.read_paper(registry.resource(registry.find(name, "papers", flag="replay")))
+    return Found(name=name, paper=read, published=published)
+
+
+def absent(found: Found) -> dict[str, str]:
+    """Say which tasks of the paper are not installed, by the task as the paper's file names it."""
+    installed = registry.entries("tasks")
+    names = {text: _with_preset(text, found.paper, "").name for text in found.tasks}
+    return {text: f"no task is called {name!r} here" for text, name in names.items() if name not in installed}
+
+
+def lacking(found: Found, preset: str) -> dict[str, str]:
+    """Say why a task of the paper cannot be trained here: it is not installed, or refuses in a child."""
+    reasons = absent(found)
+    asked = {text: _with_preset(text, found.paper, preset) for text in found.tasks if text not in reasons}
+    if asked:
+        with closing(LocalExecutor()) as executor:
+            for text, spec in asked.items():
+                entry = registry.find(spec.name, "tasks", flag="replay")
+                told = describe_task(executor, entry, spec.options)
+                reasons |= {text: why} if (why := told.mistake or told.failure) else {}
+    return reasons
+
+
+def sweep_of(found: Found, preset: str, seq: str | None, *, without: Iterable[str]) -> Sweep:
+    """Give what is to be run for a paper, over its suite. Raises UsageError where nothing is left of its tasks."""
+    figures = found.paper.figures
+    absent = set(without)
+    tasks = [str(_with_preset(text, found.paper, preset)) for text in found.tasks if text not in absent]
+    if seq is not None and not any(figure.seq for figure in figures):
+        raise UsageError(f"--seq: the lengths of {found.name} are those of its tasks; leave --seq out")
+    if found.tasks and not tasks:
+        raise UsageError(f"replay: no task of {found.name} can be trained here; see attnbench list tasks")
+    named = found.paper.mechanisms
+    first = [named[found.paper.baseline]] if found.paper.baseline else []
+    variants = dict.fromkeys(each.variant for each in (*first, *named.values()) if each.variant)
+    passes = dict.fromkeys(figure.passes for figure in figures if figure.passes)
+    return Sweep(
+        variants=",".join(variants),
+        seq=seq,
+        passes=",".join(passes) or None,
+        metrics=",".join(dict.fromkeys(figure.metric for figure in figures)),
+        tasks=",".join(tasks) or None,
+    )
+
+
+def beside(found: Found, run: Run, *, without: dict[str, str]) -> Replay:
+    """Put a run's rows beside a paper's figures; `without` says why a task has none."""
+    environments = run.circumstances().environments
+    machine = _machine(environments[-1]) if environments else {}
+    return replay(found.paper, found.published, run.rows(), machine=machine, lacking=without)
+
+
+def _with_preset(text: str, of: Paper, preset: str) -> Spec:
+    figure = next(figure for figure in of.figures if figure.task == text)
+    spec = task_of(figure)
+    return Spec(name=spec.name, options={"preset": preset} | spec.options)
+
+
+def _machine(environment: Environment) -> dict[str, str]:
+    """Name what a paper's conditions may say of the machine."""
+    return {"device": environment.device_name, "torch": environment.torch, "threads": str(environment.threads)}

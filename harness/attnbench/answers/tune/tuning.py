@@ -1,0 +1,181 @@
+"""Mechanisms at equal quality: the cheapest options of each that reach it, by stored trials, then timed together."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from attnbench import session
+from attnbench.answers.tune.search import Tuned, first_settings, tuned
+from attnbench.contracts.case import Option
+from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.ranges import parse_range
+from attnbench.contracts.record import PRIMARY_METRIC, Job, ProbeKind
+from attnbench.contracts.specs import Spec, parse_specs
+from attnbench.execute.executor import Executor
+from attnbench.planning import plan
+from attnbench.planning.plan import Candidate
+from attnbench.planning.request import Answered, Request, ask, describe_variant, planned
+from attnbench.plugins.registry import find
+from attnbench.runs import Run
+from attnbench.session import Notify, quietly
+from attnbench.store import Axis, Plan, Search, Searched, Store
+
+Values = Mapping[str, str]
+
+
+class Goal(Struct, frozen=True, kw_only=True):
+    """What is searched: an error of at most `error`, or an accuracy of at least `accuracy` on the sweep's task.
+
+    `values` replace, or add, those that a variant's own `tunes` gives for an option, as text. Speed is compared with
+    the variant `against`.
+    """
+
+    error: float | None = None
+    accuracy: float | None = None
+    values: dict[str, str] = {}
+    against: str = "flash"
+
+    @property
+    def probe(self) -> ProbeKind:
+        """What measures the quality."""
+        return "accuracy" if self.accuracy is not None else "agreement"
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What was found, a line for each variant, and of which run."""
+
+    run: str
+    search: Search
+    found: tuple[Tuned, ...]
+
+
+def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Run:
+    """Search the options of the request's variants for the cheapest that reach a goal, in a run that is stored.
+
+    Raises UsageError before anything is written.
+    """
+    _check(request, goal)
+    specs = (*_specs(request), *parse_specs(goal.against, flag="--against"))
+    sweep = replace(request.sweep, variants=",".join(map(str, specs)), metrics=goal.probe)
+    asked = replace(request, sweep=sweep)
+    return Run(session.start(asked, out, notify, planner=partial(_plan, goal=goal)))
+
+
+def answer(run: Run) -> Answer:
+    """Say what a run of `tune` found so far. Raises UsageError for a run that searched nothing."""
+    with Store.open(run.path, write=False) as store:
+        search = store.plan.search
+    if search is None:
+        raise UsageError(f"tune: run {run.id} searched no options; name one that `attnbench tune` began")
+    found = tuned(run.rows(), search)
+    return Answer(run=run.id, search=msgspec.structs.replace(search, timed=()), found=tuple(found))
+
+
+def read_values(texts: Sequence[str]) -> dict[str, str]:
+    """Read `--option k=64..1024` flags as values by option. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not (name.isidentifier() and equals and values):
+            raise UsageError(f"--option: {text!r} is no option with values; write k=64..1024 or density=0.1,0.2")
+        found[name] = values
+    return found
+
+
+def _check(request: Request, goal: Goal) -> None:
+    if (goal.error is None) == (goal.accuracy is None):
+        raise UsageError("--match: say what quality is to be reached: --match ERROR, or --match-accuracy with --task")
+    if (goal.accuracy is None) != (request.sweep.tasks is None):
+        raise UsageError("--match-accuracy: it is that on a task; give it with --task NAME, and neither with --match")
+    for flag, value in (("--match", goal.error), ("--match-accuracy", goal.accuracy)):
+        if value is not None and not value >= 0:
+            raise UsageError(f"{flag}: {value} is no quality; give 0 or more")
+    if goal.against in {spec.name for spec in _specs(request)}:
+        raise UsageError(f"--against: {goal.against!r} is one of those that are searched; name another")
+
+
+def _specs(request: Request) -> tuple[Spec, ...]:
+    return parse_specs(request.sweep.variants or "", flag="tune")
+
+
+def _plan(request: Request, executor: Executor, *, goal: Goal) -> Plan:
+    """Plan a search: the dearest settings of each variant first, and what is timed in the end."""
+    found = ask(request, executor)
+    if len(found.workloads.shapes) * len(found.workloads.masks) * len(found.workloads.passes) != 1:
+        raise UsageError("tune: quality is matched at one length and workload; name one value of each axis")
+    if len(found.exams) > 1:
+        raise UsageError("--task: an accuracy is matched on one task; name one")
+    *candidates, reference = found.candidates
+    specs = _specs(request)[:-1]
+    if len(specs) != len(candidates):
+        raise UsageError("tune: a variant is named twice; name each once")
+    searched = [_searched(spec, one, goal.values, executor) for spec, one in zip(specs, candidates, strict=True)]
+    _refuse_unknown(goal.values, searched)
+    firsts = [
+        [replace(one, options=options) for options in first_settings(each)]
+        for one, each in zip(candidates, searched, strict=True)
+    ]
+    search = Search(
+        metric=PRIMARY_METRIC[goal.probe],
+        bound=(goal.accuracy if goal.accuracy is not None else goal.error) or 0.0,
+        at_least=goal.accuracy is not None,
+        reference=reference.name,
+        reference_options=reference.options,
+        variants=tuple(searched),
+        timed=_timed(found, [reference, *(settings[0] for settings in firsts)]),
+    )
+    trials = [*(one for settings in firsts for one in settings), reference]
+    jobs = plan.plan_jobs(found.workloads, trials, found.exams, found.setting)
+    return replace(planned(request, found, jobs), search=search)
+
+
+def _timed(found: Answered, candidates: Sequence[Candidate]) -> tuple[Job, ...]:
+    return plan.plan_jobs(replace(found.workloads, metrics=("latency",)), candidates, [], found.setting)
+
+
+def _searched(spec: Spec, candidate: Candidate, values: Values, executor: Executor) -> Searched:
+    """Find the axes of a variant: what it says trades time for quality, less what was given, and what a person adds."""
+    axes = [
+        Axis(option=name, values=tuple(tune.values), monotone=tune.monotone)
+        for name, tune in candidate.tunes.items()
+        if name not in spec.options and name not in values
+    ]
+    for name, text in values.items():
+        if name in candidate.options:
+            own = candidate.tunes.get(name)
+            typed = tuple(_typed(spec, name, each, executor) for each in _listed(text))
+            axes.append(Axis(option=name, values=typed, monotone=own is not None and own.monotone))
+    if not axes:
+        raise UsageError(
+            f"tune: {spec.name!r} has no option left that trades time for quality; add --option NAME=VALUES"
+        )
+    return Searched(variant=candidate.name, options=candidate.options, axes=tuple(axes))
+
+
+def _listed(text: str) -> Iterator[str]:
+    """Give the values of a range of whole numbers, or of a list of anything."""
+    for piece in text.split(","):
+        if ".." in piece:
+            yield from map(str, parse_range(piece, flag="--option"))
+        else:
+            yield piece.strip()
+
+
+def _typed(spec: Spec, name: str, text: str, executor: Executor) -> Option:
+    """Turn a value as typed into the option's own type, as its variant reads it."""
+    entry = find(spec.name, "variants", flag="tune")
+    found = describe_variant(executor, entry, {**spec.options, name: text})
+    if found.mistake or found.failure:
+        raise UsageError(f"--option: {name}={text}: {found.mistake or found.failure}")
+    return found.options[name]
+
+
+def _refuse_unknown(values: Values, searched: Sequence[Searched]) -> None:
+    known = {name for each in searched for name in each.options}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"--option: no variant here has an option {name!r}; {suggestion(name, known)}")

@@ -1,0 +1,70 @@
+"""What there is and what of it runs here: every plugin described and tried in a child."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.record import Environment
+from attnbench.contracts.variant import Support
+from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.messages import TryVariant
+from attnbench.measure import processor
+from attnbench.planning import exams, request
+from attnbench.plugins import registry
+from attnbench.plugins.describe import Description, TaskDescription
+from attnbench.plugins.registry import Entry
+
+# Large enough for every kernel's smallest block, small enough to be over at once.
+_TRIAL = Shape(batch=1, heads=2, kv_heads=2, seq_q=128, seq_k=128, head_dim=64)
+
+
+class Surveyed(Struct, frozen=True, kw_only=True):
+    """A variant, what it says of itself, and why it does not run here (empty where it does)."""
+
+    name: str
+    entry: Entry
+    description: Description
+    device: str
+    obstacle: str
+
+
+def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
+    """Describe and try every registered variant, on the machine's device and in the dtype that is usual there."""
+    for entry in _entries("variants"):
+        found = request.describe_variant(executor, entry)
+        obstacle = found.failure or _try(executor, entry, found, machine.device)
+        yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
+
+
+def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
+    """Describe every registered task, with the options of its default preset."""
+    for entry in _entries("tasks"):
+        yield entry, exams.describe_task(executor, entry)
+
+
+def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
+    support = found.support or Support()
+    case = Case(
+        variant=entry.name,
+        options=found.options,
+        shape=_TRIAL,
+        mask=Mask(causal=support.full is not True),
+        dtype="bfloat16" if device.startswith("cuda") else "float32",
+        device=device,
+        level=support.level,
+    )
+    try:
+        return executor.ask(TryVariant(target=entry.target, case=case), str)
+    except NoAnswer as end:
+        return f"its process {end}"
+
+
+def _entries(group: registry.Group) -> Iterator[Entry]:
+    for claims in registry.entries(group).values():
+        yield from claims
+
+
+def machine(executor: Executor) -> Environment:
+    """Describe this machine with the device that --device auto would take."""
+    return request.ask_machine(executor, "auto", threads=processor.cores(), allocator="default")

@@ -1,0 +1,212 @@
+"""What a plugin is: asked of a child, which imports it; the answer is data that the parent can trust.
+
+A plugin that cannot be imported, or breaks the contract, is described by its failure.
+"""
+
+import hashlib
+import inspect
+import math
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from attnbench.contracts import task
+from attnbench.contracts.case import Mask, Option, Shape
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Origin
+from attnbench.contracts.tunes import Tune, tunes_of
+from attnbench.contracts.variant import Support, complete_options, options_type, support_of
+from attnbench.plugins.registry import Entry, load
+
+D = TypeVar("D", "Description", "TaskDescription")
+
+_INSTALLED = {"site-packages", "dist-packages"}
+_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+
+
+class OptionField(Struct, frozen=True, kw_only=True):
+    """One option of a plugin, as `attnbench list variants --details` shows it."""
+
+    name: str
+    type: str
+    default: Option
+    meaning: str = ""
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """What a child found out about a plugin: its options (complete, for the spec it was asked with) and its support.
+
+    `failure` says why the plugin could not be imported or read; `mistake` what is wrong with the options given.
+    """
+
+    summary: str = ""
+    origin: Origin = Origin()
+    support: Support | None = None
+    fields: tuple[OptionField, ...] = ()
+    options: dict[str, Option] = {}
+    tunes: dict[str, Tune] = {}
+    failure: str = ""
+    mistake: str = ""
+
+
+class TaskDescription(Struct, frozen=True, kw_only=True):
+    """What a child found out about a task: the model's shape and mask, and the number of seeds, for complete options.
+
+    `label` names the task in rows: its preset, and what differs from it. `failure` and `mistake` as of a variant.
+    """
+
+    summary: str = ""
+    origin: Origin = Origin()
+    fields: tuple[OptionField, ...] = ()
+    presets: tuple[str, ...] = ()
+    options: dict[str, Option] = {}
+    label: str = ""
+    shape: Shape | None = None
+    mask: Mask = Mask()
+    seeds: int = 1
+    failure: str = ""
+    mistake: str = ""
+
+
+def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
+    """Import a variant and tell what it is, with `given` options completed. For child processes only."""
+    before = set(sys.modules)
+    try:
+        variant = load(entry.target)
+        support, fields = support_of(variant), option_fields(options_type(variant))
+        origin, tunes = _with_sources(entry, before), tunes_of(variant)
+        described = _as_received(
+            Description(summary=_summary(variant), origin=origin, support=support, fields=fields, tunes=tunes)
+        )
+    except (Exception, SystemExit) as error:
+        return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+    try:
+        options = _finite(msgspec.structs.asdict(complete_options(variant, given)))
+        return _as_received(replace(described, options=options))
+    except (msgspec.ValidationError, TypeError) as error:
+        return replace(described, mistake=f"{error}; {_usage(fields)}")
+
+
+def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
+    """Import a task and tell what it is, with `given` options completed. For child processes only."""
+    before = set(sys.modules)
+    try:
+        plugin = load(entry.target)
+        fields = (*option_fields(options_type(plugin)), *option_fields(task.Training))
+        origin, presets = _with_sources(entry, before), tuple(task.presets_of(plugin))
+        described = _as_received(
+            TaskDescription(summary=_summary(plugin), origin=origin, fields=fields, presets=presets)
+        )
+    except (Exception, SystemExit) as error:
+        return TaskDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+    try:
+        settings = task.settings_of(plugin, given)
+        form = task.build_task(plugin, settings).form
+        found = replace(
+            described,
+            options=_finite(settings.flat),
+            label=settings.label(entry.name),
+            shape=task.shape_of(form, settings.training),
+            mask=form.mask,
+            seeds=settings.training.seeds,
+        )
+        return _as_received(found)
+    except (UsageError, ValueError) as error:  # ValidationError is a ValueError
+        return replace(described, mistake=str(error))
+    except (Exception, SystemExit) as error:
+        return replace(described, failure=f"{type(error).__name__}: {error}")
+
+
+def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
+    """List the fields of an options struct with their types, defaults and meanings."""
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return tuple(
+        OptionField(
+            name=field.name,
+            type=_type_name(field.type),
+            default=None if field.default is msgspec.NODEFAULT else field.default,
+            meaning=_meaning(field.type),
+        )
+        for field in info.fields
+    )
+
+
+def _with_sources(entry: Entry, before: set[str]) -> Origin:
+    """Add to an entry's origin the hash of every source file of its own that importing it has read.
+
+    Its own are the files of its package, or those beside it where it is a single file, but none that was installed.
+    """
+    named = _files_of(entry.target.rpartition(":")[0])
+    if not named:  # built into the interpreter
+        return entry.origin
+    folder = named[0].parent
+    read = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name not in before)
+    own = {path for file in read if file and _is_own(path := Path(file).resolve(), folder)}
+    total = hashlib.sha256()
+    for file in sorted(own | {named[-1]}):
+        if file.is_file():
+            total.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return replace(entry.origin, source_hash=total.hexdigest()[:16])
+
+
+def _files_of(place: str) -> list[Path]:
+    """List the files of a plugin's module and of the packages above it, the outermost first."""
+    if place.endswith(".py"):
+        return [Path(place).resolve()]
+    parts = place.split(".")
+    modules = (sys.modules[".".join(parts[:depth])] for depth in range(1, len(parts) + 1))
+    return [Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))]
+
+
+def _is_own(file: Path, folder: Path) -> bool:
+    if not file.is_relative_to(folder) or _INSTALLED & {folder.name, *file.relative_to(folder).parts}:
+        return False
+    return not (_LIBRARY.is_relative_to(folder) and file.is_relative_to(_LIBRARY))
+
+
+def _as_received(description: D) -> D:
+    """Give a description as the parent will decode it; raise ValidationError where a plugin's part of it cannot be."""
+    return msgspec.json.decode(msgspec.json.encode(description), type=type(description))
+
+
+def _finite(options: dict[str, Option]) -> dict[str, Option]:
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError(f"Expected a finite number - at `$.{name}`")
+    return options
+
+
+def _summary(plugin: Any) -> str:
+    """Give the first line of a plugin's docstring: its own, not the base class's."""
+    return inspect.cleandoc(plugin.__doc__ or "").split("\n", 1)[0]
+
+
+def _usage(fields: tuple[OptionField, ...]) -> str:
+    if not fields:
+        return "it takes no options"
+    return "its options are " + ", ".join(f"{field.name} ({field.type}, {field.default})" for field in fields)
+
+
+def _type_name(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.Metadata(type=inner):
+            return _type_name(inner)
+        case msgspec.inspect.LiteralType(values=values):
+            return "|".join(str(value) for value in values)
+        case msgspec.inspect.UnionType(types=types):
+            return "|".join(_type_name(each) for each in types)
+        case _:
+            return type(kind).__name__.removesuffix("Type").lower()
+
+
+def _meaning(kind: msgspec.inspect.Type) -> str:
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return str((kind.extra_json_schema or {}).get("description", ""))
+    return ""
