@@ -9,9 +9,10 @@ import pytest
 
 from attnbench.analysis.rows import Row
 from attnbench.report.html import figures
-from attnbench.report.matplotlib import rendered
+from attnbench.report.images import images
 from attnbench.report.reference import Column, reference
 from attnbench.report.reported import Report
+from attnbench.report.vega import chart
 from attnbench.store import verify
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def test_the_figure_of_the_readme_is_drawn_from_the_run_that_it_shows() -> None:
     run = MAKER.newest()
     stored = run.path / MAKER.FIGURE
     (figure,) = [each for each in figures(Report([run.reported()])) if each.name == stored.stem]
-    drawn = rendered(figure, ["svg"], several=False)["svg"]
+    drawn = images(chart(figure), ["svg"])["svg"]
     assert stored.read_bytes() == drawn, "run make readme"
 
 

@@ -1,9 +1,7 @@
 """Figures as data: what plotly and matplotlib draw alike, and what tests look at. All text is plain."""
 
-import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,13 +11,8 @@ from attnbench.contracts.case import Option
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 
-Side = Literal["top", "bottom", "right", "left"]
-
 _UNSAFE = re.compile(r"[^a-z0-9.]+")
 _LONGEST_NAME = 100
-# What a label takes of a figure's width and height, for a letter and for a line; and how far from its point it stands.
-_LETTER, _LINE, _GAP = 0.017, 0.055, 0.02
-_SIDES: dict[Side, tuple[float, float]] = {"top": (-0.5, 1), "bottom": (-0.5, -1), "right": (0, 0), "left": (-1, 0)}
 
 
 class Axis(Struct, frozen=True, kw_only=True):
@@ -45,8 +38,7 @@ class Point(Struct, frozen=True, kw_only=True):
     high: float | None = None
     told: tuple[str, ...] = ()
     label: str = ""
-    side: Side = "top"  # of the point, where its label stands
-    faint: bool = False
+    hollow: bool = False
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -132,49 +124,6 @@ def distinct(figures: Sequence[Drawn]) -> tuple[Drawn, ...]:
         count = seen[figure.name] = seen.get(figure.name, 0) + 1
         renamed.append(figure if count == 1 else replace(figure, name=f"{figure.name}-{count}"))
     return tuple(renamed)
-
-
-def place_labels(points: Sequence[Point], *, log_y: bool) -> list[Point]:
-    """Choose for each label the side where it covers least of other points and of the labels before it.
-
-    The axis of x is logarithmic. Sizes are guessed as shares of the figure, so that both renderers place them alike.
-    """
-    spots = list(zip(_shares([math.log(point.x) for point in points]), _shares(_heights(points, log_y)), strict=True))
-    taken = [(x - _GAP, y - _GAP, x + _GAP, y + _GAP) for x, y in spots]
-    placed = []
-    for point, spot in zip(points, spots, strict=True):
-        boxes = {side: _box(spot, side, len(point.label)) for side in _SIDES}
-        best = min(boxes, key=lambda side: sum(_overlap(boxes[side], other) for other in taken))
-        taken.append(boxes[best])
-        placed.append(replace(point, side=best))
-    return placed
-
-
-def _heights(points: Sequence[Point], log_y: bool) -> list[float]:
-    return [math.log(point.y) if log_y else point.y for point in points]
-
-
-def _shares(values: Sequence[float]) -> list[float]:
-    least, most = min(values), max(values)
-    return [(value - least) / (most - least) if most > least else 0.5 for value in values]
-
-
-_Box = tuple[float, float, float, float]
-
-
-def _box(spot: tuple[float, float], side: Side, letters: int) -> _Box:
-    across, up = _SIDES[side]
-    width, sideways = letters * _LETTER, 0 if up else 1
-    left = spot[0] + across * width + sideways * (_GAP if across == 0 else -_GAP)
-    bottom = spot[1] - _LINE / 2 + up * (_GAP + _LINE / 2)
-    return left, bottom, left + width, bottom + _LINE
-
-
-def _overlap(one: _Box, other: _Box) -> float:
-    """Give the area that two boxes share, and what lies outside of the figure where the other is none."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, width) * max(0.0, height)
 
 
 def told(row: Row, scale: Scale, *, name: str, place: str) -> tuple[str, ...]:

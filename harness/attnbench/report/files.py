@@ -6,10 +6,11 @@ from pathlib import Path
 from attnbench.analysis.rows import PENDING
 from attnbench.contracts.errors import UsageError
 from attnbench.report.html import figures, page
+from attnbench.report.images import images
 from attnbench.report.latex import latex
-from attnbench.report.matplotlib import rendered
 from attnbench.report.reported import Report
 from attnbench.report.summary import blocks
+from attnbench.report.vega import chart
 from attnbench.store.files import replace_file
 
 TABLES = "tables.tex"
@@ -50,5 +51,5 @@ def write_figures(report: Report, folder: Path, formats: Collection[str]) -> lis
 def _files(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
     yield TABLES, latex(blocks([row for run in report.runs for row in run.rows])).encode()
     for figure in figures(report):
-        for form, data in rendered(figure, formats, several=report.several).items():
+        for form, data in images(chart(figure, several=report.several), formats).items():
             yield f"{figure.name}.{form}", data

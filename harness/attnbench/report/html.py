@@ -16,18 +16,18 @@ from attnbench.report.comparison import summary as compared_in_words
 from attnbench.report.csv import FORMULA
 from attnbench.report.figure import Drawn, Section
 from attnbench.report.heads import by_heads
+from attnbench.report.images import script as vega_script
 from attnbench.report.lengths import by_length
 from attnbench.report.listings import Listing, listings, of_pairs
-from attnbench.report.plotly import plotly
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import sections as parts_of
 from attnbench.report.roofline import by_intensity
 from attnbench.report.sentences import sentences
 from attnbench.report.styles import dash_of_run, style
 from attnbench.report.tradeoffs import by_cost
+from attnbench.report.vega import chart
 
 _MOST_SHOWN = 12  # variants in a figure, until the reader asks for more
-_DASH_WIDTH = 2
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 Json = dict[str, Any]
@@ -36,7 +36,6 @@ Json = dict[str, Any]
 def page(report: Report) -> str:
     """Write the page. Names and reasons are text in all of it, whatever is in them."""
     from jinja2 import Environment
-    from plotly.offline import get_plotlyjs
 
     folder = files("attnbench.report") / "page"
     style_sheet, script, template = (
@@ -52,7 +51,7 @@ def page(report: Report) -> str:
         version=version("attnbench"),
         style=style_sheet,
         script=script,
-        plotly=get_plotlyjs(),
+        vega=vega_script(),
         data=_embedded(_data(report, drawn, tables, against)),
         summaries=[_told(report, place, each) for place, each in enumerate(summaries)],
         contents=_contents(drawn, tables, against),
@@ -119,13 +118,9 @@ def _against(report: Report) -> Iterator[Json]:
 
 
 def _data(report: Report, drawn: Sequence[Section], tables: Sequence[Listing], against: Sequence[Json]) -> Json:
-    dashes = [dash_of_run(place).plotly for place in range(len(report.runs))]
     return {
-        "several": report.several,
-        "styles": [_style(place) for place in range(len(report.legend))],
-        "dashes": dashes,
         "formula": FORMULA,
-        "sections": {each.key: [_drawn(figure) for figure in each.figures] for each in drawn},
+        "sections": {each.key: [_drawn(figure, several=report.several) for figure in each.figures] for each in drawn},
         "tables": {
             **{each.key: each.table for each in tables},
             **{each["table"]: each["coded"] for each in against},
@@ -133,13 +128,9 @@ def _data(report: Report, drawn: Sequence[Section], tables: Sequence[Listing], a
     }
 
 
-def _drawn(figure: Drawn) -> Json:
-    return {"title": figure.title, "facets": figure.facets, "notes": figure.notes, **plotly(figure)}
-
-
-def _style(place: int) -> Json:
-    look = style(place)
-    return {"light": look.colour, "dark": look.dark, "marker": look.marker.plotly, "dash": look.dash.plotly}
+def _drawn(figure: Drawn, *, several: bool) -> Json:
+    described = chart(figure, several=several)
+    return {"title": figure.title, "facets": figure.facets, "notes": figure.notes, "chart": described}
 
 
 def _embedded(data: Json) -> str:
@@ -153,7 +144,7 @@ def _embedded(data: Json) -> str:
 def _legend(report: Report, drawn: Sequence[Section]) -> list[Json]:
     chosen = _shown_first(report, drawn)
     looks = [style(place) for place in range(len(report.legend))]
-    dashes = [() if report.several else look.dash.lengths for look in looks]
+    dashes = [() if report.several else look.dash for look in looks]
     return [
         {"name": name, "style": look, "dash": _dashed(dash), "shown": place in chosen}
         for place, (name, look, dash) in enumerate(zip(report.legend, looks, dashes, strict=True))
@@ -174,13 +165,13 @@ def _shown_first(report: Report, drawn: Sequence[Section]) -> set[int]:
 
 
 def _dashed(lengths: Sequence[float]) -> str:
-    return " ".join(f"{_DASH_WIDTH * each:g}" for each in lengths)
+    return " ".join(f"{each:g}" for each in lengths)
 
 
 def _run_dashes(report: Report) -> list[Json]:
     if not report.several:
         return []
-    return [{"name": name, "dash": _dashed(dash_of_run(place).lengths)} for place, name in enumerate(report.run_names)]
+    return [{"name": name, "dash": _dashed(dash_of_run(place))} for place, name in enumerate(report.run_names)]
 
 
 def _run(report: Report, place: int) -> Json:
