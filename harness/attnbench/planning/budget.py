@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from attnbench.analysis.rows import ENOUGH
 from attnbench.contracts import stats
-from attnbench.contracts.record import Job, Outcome, Record
+from attnbench.contracts.record import ENOUGH, Job, Outcome, Record
 from attnbench.contracts.units import duration
 from attnbench.planning.plan import PROFILES
 
