@@ -1,6 +1,7 @@
 """`attnbench map`: where each mechanism looks, as a picture, as arrays, and in distances from exact attention."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ def map_matrices(
     if json:
         emit_json([line for each in found for line in drawing.lines(each)])
     else:
-        drawing.show(found, list(forms))
+        print(drawing.summary(found))
+        print(plain(f"Written: {', '.join(map(str, forms))}"), file=sys.stderr)
 
 
 def _read(asked: dict[str, Any], out: Path) -> "tuple[list[Map], str]":

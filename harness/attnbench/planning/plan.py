@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from attnbench.contracts.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import passes_of
 from attnbench.contracts.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
 from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.suite import Sweep
@@ -26,25 +27,6 @@ MOST_ROUNDS = PROFILES["rigorous"].rounds  # for whatever a time budget leaves t
 PASSES: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
 METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
 MOST_SHAPES = 10_000
-
-# Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
-# output, and where gradients are computed at those too. The energy of a backward pass cannot be told from that of the
-# forward pass that builds its graph.
-_PASSES_OF: dict[ProbeKind, dict[Passes, tuple[Passes, ...]]] = {
-    "memory": {
-        "forward": ("forward",),
-        "backward": ("forward-backward",),
-        "forward-backward": ("forward-backward",),
-        "decode": ("decode",),
-    },
-    "agreement": {
-        "forward": ("forward",),
-        "backward": ("forward", "backward"),
-        "forward-backward": ("forward", "backward"),
-        "decode": ("decode",),
-    },
-}
-_PASSES_OF["energy"] = _PASSES_OF["memory"]
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
@@ -119,7 +101,7 @@ def plan_jobs(
 ) -> tuple[Job, ...]:
     """Give all jobs, variants in the order asked: timed rounds first, then what is measured once, then training."""
     timed = list(_timed(workloads, candidates, setting)) if "latency" in workloads.metrics else []
-    others = [metric for metric in METRICS if metric in workloads.metrics and metric in _PASSES_OF]
+    others = [metric for metric in METRICS if metric in workloads.metrics and metric not in ("latency", "accuracy")]
     once = [job for metric in others for job in _measured(Probe(kind=metric), workloads, candidates, setting)]
     rounds: list[Job] = []
     for number in range(1, setting.protocol.rounds + 1):
@@ -228,12 +210,6 @@ def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Sett
             task_target=exam.target,
         )
         yield from first_jobs(training)
-
-
-def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
-    """Say in which passes a metric is measured where these are swept."""
-    table = _PASSES_OF.get(metric)
-    return tuple(dict.fromkeys(one for each in passes for one in (table[each] if table else (each,))))
 
 
 def _choices(text: str | None, known: tuple[Any, ...], *, flag: str, default: str) -> tuple[Any, ...]:

@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from attnbench.answers.fit.search import first_lengths
 from attnbench.contracts import suite
 from attnbench.contracts.case import digest
 from attnbench.contracts.errors import UsageError, is_text, suggestion
@@ -55,10 +54,14 @@ class Request(Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
 
 
-def check(request: Request) -> None:
-    """Find the mistakes that can be found without starting a process. Raises UsageError."""
+# Turns a sweep, and what was asked of it, into the lengths that a search begins with; Request.fit asks for it.
+Narrow = Callable[[Sweep, Sweep], tuple[Sweep, Fit]]
+
+
+def check(request: Request, *, narrow: Narrow | None = None) -> None:
+    """Check what can be checked without starting a process. Raises UsageError."""
     _check_settings(request)
-    sweep, workloads, _ = _read(request, "cpu")
+    sweep, workloads, _ = _read(request, "cpu", narrow)
     if "accuracy" in workloads.metrics and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
@@ -78,9 +81,9 @@ class Answered(Struct, frozen=True, kw_only=True):
     fit: Fit | None
 
 
-def prepare(request: Request, executor: Executor) -> Plan:
-    """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
-    found = ask(request, executor)
+def prepare(request: Request, executor: Executor, *, narrow: Narrow | None = None) -> Plan:
+    """Plan a run, with the machine and the plugins as they describe themselves. Raises UsageError; writes nothing."""
+    found = ask(request, executor, narrow=narrow)
     return planned(request, found, plan.plan_jobs(found.workloads, found.candidates, found.exams, found.setting))
 
 
@@ -103,10 +106,11 @@ def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
     )
 
 
-def ask(request: Request, executor: Executor) -> Answered:
-    """Ask the machine and the plugins what they are. Raises UsageError."""
+def ask(request: Request, executor: Executor, *, narrow: Narrow | None = None) -> Answered:
+    """Ask the machine and the plugins what they are. Raises UsageError, before a process starts where it can."""
+    check(request, narrow=narrow)
     machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep, workloads, fit = _read(request, machine.device)
+    sweep, workloads, fit = _read(request, machine.device, narrow)
     _check_dtypes(workloads, machine)
     candidates = list({digest(one): one for one in (candidate(spec, executor) for spec in _variants(sweep))}.values())
     exams = plan_exams(sweep, executor) if "accuracy" in workloads.metrics else ()
@@ -154,7 +158,7 @@ def _spare_bytes(machine: Environment) -> int | None:
     return machine.device_memory_bytes if machine.device.startswith("cuda") else available_bytes()
 
 
-def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
+def _read(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep, Workloads, Fit | None]:
     """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields.
 
     Of a search for the longest context, the first lengths are what is swept.
@@ -163,7 +167,8 @@ def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
     try:
         sweep, fit = cells.asked(found, request.sweep), None
         if request.fit:
-            sweep, fit = first_lengths(sweep, request.sweep)
+            assert narrow is not None, "a search for the longest context begins with lengths of its own"
+            sweep, fit = narrow(sweep, request.sweep)
         return sweep, plan.read_sweep(sweep), fit
     except UsageError as mistake:
         flag, _, rest = str(mistake).partition(":")

@@ -2,7 +2,6 @@
 
 import io
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,11 @@ from attnbench.report.text import listing
 
 _ARRAYS = "npz"
 _WIDTH = 79
+_HEADING = "Distance of effective attention matrices from exact attention's"
+_LEGEND = (
+    "error: relative Frobenius; TV: mean total variation distance of a row;",
+    "kept: share of the weight of the 16 keys that exact attention weighs most",
+)
 
 
 def form_of(path: Path) -> str:
@@ -57,17 +61,16 @@ def lines(found: Map) -> Iterator[dict[str, Any]]:
         yield whose | {"status": "ok", "detail": "", "layer": each.layer, "head": each.head} | distances
 
 
-def show(found: Sequence[Map], files: Sequence[Path]) -> None:
-    """Print the table of distances, what could not be read, and where the files are."""
+def summary(found: Sequence[Map]) -> str:
+    """Render the table of distances from exact attention, with the reasons of the variants that have none."""
     layers = len({each.layer for one in found for each in one.reading.heads}) > 1
-    print("Distance of effective attention matrices from exact attention's\n")
-    print(listing([_line(one, each, layers=layers) for one in found for each in one.reading.heads], nothing=""))
-    print("\nerror: relative Frobenius; TV: mean total variation distance of a row;")
-    print("kept: share of the weight of the 16 keys that exact attention weighs most")
-    for one in found:
-        if one.reading.reason:
-            print(textwrap.fill(plain(f"{one.name}: no map: {one.reading.reason}"), width=_WIDTH))
-    print(plain(f"Written: {', '.join(map(str, files))}"), file=sys.stderr)
+    table = listing([_line(one, each, layers=layers) for one in found for each in one.reading.heads], nothing="")
+    reasons = [
+        textwrap.fill(plain(f"{one.name}: no map: {one.reading.reason}"), width=_WIDTH)
+        for one in found
+        if one.reading.reason
+    ]
+    return "\n".join([_HEADING, "", table, "", *_LEGEND, *reasons])
 
 
 def _line(found: Map, of: HeadRead, *, layers: bool) -> dict[str, Any]:

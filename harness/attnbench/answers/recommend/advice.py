@@ -8,9 +8,10 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench import api
+from attnbench import session
 from attnbench.analysis.guard import elsewhere
 from attnbench.analysis.rows import Row
+from attnbench.answers.further import further
 from attnbench.answers.recommend.needs import Needs
 from attnbench.answers.recommend.ranking import Line, Recommendation
 from attnbench.answers.recommend.ranking import recommend as recommend_from
@@ -24,10 +25,10 @@ from attnbench.contracts.text import with_options
 from attnbench.execute.local import LocalExecutor
 from attnbench.measure import processor
 from attnbench.planning.plan import read_sweep
-from attnbench.planning.request import ask_machine, find_suite
-from attnbench.runs import Run
+from attnbench.planning.request import Request, ask_machine, find_suite
+from attnbench.report.reported import rows_of
 from attnbench.session import Notify, quietly
-from attnbench.store import RESULTS, find_run, run_paths
+from attnbench.store import RESULTS, Store, find_run, run_paths
 
 T = TypeVar("T")
 
@@ -58,6 +59,11 @@ class _Sources(Struct):
     runs: list[str] = []
     measured_elsewhere: list[str] = []
     left_out: list[str] = []
+
+    def take(self, store: Store) -> None:
+        """Add the rows of a run."""
+        self.rows += rows_of(store)
+        self.runs.append(store.path.name)
 
 
 def read_needs(
@@ -105,9 +111,16 @@ def recommend(
     variants = parse_specs(sweep.variants, flag="--variants") if sweep.variants else None
     answer = recommend_from(found.rows, workload, needs, variants=variants)
     if measure and (lacking := _lacking(answer, asked, needs)):
-        run = _measured(lacking, place, device=found.device, notify=notify)
-        found.runs.append(run.id)
-        answer = recommend_from([*found.rows, *run.rows()], workload, needs, variants=variants)
+        request = Request(
+            sweep=lacking,
+            device=found.device,
+            threads=processor.cores() if place.threads is None else place.threads,
+            profile=place.profile or "default",
+            command=("attnbench.run",),
+        )
+        with Store.open(session.start(request, place.out, notify, further=further), write=False) as store:
+            found.take(store)
+        answer = recommend_from(found.rows, workload, needs, variants=variants)
     return replace(
         answer,
         runs=tuple(found.runs),
@@ -131,27 +144,29 @@ def _of_this_machine(paths: Iterable[Path], machine: Environment) -> _Sources:
     found = _Sources(device=machine.device)
     for path in paths:
         try:
-            differing = elsewhere(Run(path).circumstances().environments, machine)
-            if differing:
-                found.left_out.append(f"{path.name}: {', '.join(map(str, differing))} (--anywhere takes it)")
-            else:
-                found.rows += Run(path).rows()
-                found.runs.append(path.name)
+            with Store.open(path, write=False) as store:
+                differing = elsewhere(store.environments().values(), machine)
+                if differing:
+                    found.left_out.append(f"{path.name}: {', '.join(map(str, differing))} (--anywhere takes it)")
+                else:
+                    found.take(store)
         except (DamagedStore, UsageError) as damage:  # of one run, which must not keep the others from answering
             found.left_out.append(f"{path.name}: {damage}")
     return found
 
 
 def _of_any_machine(paths: Sequence[Path], place: Place) -> _Sources:
-    machines = {path: Run(path).circumstances().environments for path in paths}
-    devices = {machine.device for each in machines.values() for machine in each}
+    stores = [Store.open(path, write=False) for path in paths]
+    devices = {machine.device for store in stores for machine in store.environments().values()}
     device = place.device if place.device != "auto" else _one(sorted(devices), "--device")
     found = _Sources(device="cuda:0" if device == "cuda" else device)
-    for path, seen in machines.items():
-        told = (f"{each.device_name or each.device}, torch {each.torch}, {each.threads} threads" for each in seen)
-        found.rows += Run(path).rows()
-        found.runs.append(path.name)
-        found.measured_elsewhere.append(f"{path.name}: {' and '.join(dict.fromkeys(told))}")
+    for store in stores:
+        machines = (
+            f"{each.device_name or each.device}, torch {each.torch}, {each.threads} threads"
+            for each in store.environments().values()
+        )
+        found.take(store)
+        found.measured_elsewhere.append(f"{store.path.name}: {' and '.join(dict.fromkeys(machines))}")
     return found
 
 
@@ -181,7 +196,7 @@ def _lacking(answer: Recommendation, asked: Sweep, needs: Needs) -> Sweep | None
     """Say what to measure so that every line is known at this very length; None where that is so."""
     lines = [line for line in answer.lines if line.lacks or (line.verdict != "fails" and _carried(line))]
     metrics = [probe for line in lines for probe in (*line.lacks, *_carried(line))]
-    variants: api.Words = ",".join(map(_spec, lines))
+    variants: str | None = ",".join(map(_spec, lines))
     if not answer.lines:
         variants = find_suite(_STANDARD).sweep.variants
         metrics = [*needs.probes]
@@ -190,19 +205,6 @@ def _lacking(answer: Recommendation, asked: Sweep, needs: Needs) -> Sweep | None
     label = next((line.score.task for line in answer.lines if line.score), None)
     tasks = label or (str(needs.task) if needs.task else find_suite(_STANDARD).sweep.tasks)
     return replace(asked, variants=variants, metrics=",".join(dict.fromkeys(metrics)), tasks=tasks)
-
-
-def _measured(lacking: Sweep, place: Place, *, device: str, notify: Notify) -> Run:
-    """Measure as `attnbench run` does."""
-    fields = {name: getattr(lacking, name) for name in lacking.__struct_fields__}
-    return api.run(
-        **fields,
-        device=device,
-        threads=place.threads,
-        profile=place.profile or "default",
-        out=place.out,
-        notify=notify,
-    )
 
 
 def _carried(line: Line) -> list[str]:

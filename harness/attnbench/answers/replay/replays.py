@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -15,7 +16,8 @@ from attnbench.contracts.suite import Sweep
 from attnbench.execute.local import LocalExecutor
 from attnbench.planning.exams import describe_task
 from attnbench.plugins import registry
-from attnbench.runs import Run
+from attnbench.report.reported import rows_of
+from attnbench.store import Store
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -82,11 +84,11 @@ def sweep_of(found: Found, preset: str, seq: str | None, *, without: Iterable[st
     )
 
 
-def beside(found: Found, run: Run, *, without: dict[str, str]) -> Replay:
-    """Put a run's rows beside a paper's figures; `without` says why a task has none."""
-    environments = run.circumstances().environments
-    machine = _machine(environments[-1]) if environments else {}
-    return replay(found.paper, found.published, run.rows(), machine=machine, lacking=without)
+def beside(found: Found, run: Path, *, without: dict[str, str]) -> Replay:
+    """Return a paper's figures with those of a run beside them; `without` has the reason for each task left out."""
+    with Store.open(run, write=False) as store:
+        (*_, environment) = store.environments().values()
+        return replay(found.paper, found.published, rows_of(store), machine=_machine(environment), lacking=without)
 
 
 def _with_preset(text: str, of: Paper, preset: str) -> Spec:

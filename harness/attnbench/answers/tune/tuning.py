@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench import session
+from attnbench.answers.further import further
 from attnbench.answers.tune.search import Tuned, first_settings, tuned
 from attnbench.contracts.case import Option
 from attnbench.contracts.errors import UsageError, suggestion
@@ -20,7 +20,7 @@ from attnbench.planning import plan
 from attnbench.planning.plan import Candidate
 from attnbench.planning.request import Answered, Request, ask, describe_variant, planned
 from attnbench.plugins.registry import find
-from attnbench.runs import Run
+from attnbench.report.reported import rows_of
 from attnbench.session import Notify, quietly
 from attnbench.store import Axis, Plan, Search, Searched, Store
 
@@ -53,8 +53,8 @@ class Answer(Struct, frozen=True, kw_only=True):
     found: tuple[Tuned, ...]
 
 
-def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Run:
-    """Search the options of the request's variants for the cheapest that reach a goal, in a run that is stored.
+def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Path:
+    """Search for the cheapest options of the request's variants that reach a goal, and return the folder of the run.
 
     Raises UsageError before anything is written.
     """
@@ -62,17 +62,17 @@ def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -
     specs = (*_specs(request), *parse_specs(goal.against, flag="--against"))
     sweep = replace(request.sweep, variants=",".join(map(str, specs)), metrics=goal.probe)
     asked = replace(request, sweep=sweep)
-    return Run(session.start(asked, out, notify, planner=partial(_plan, goal=goal)))
+    return session.start(asked, out, notify, planner=partial(_plan, goal=goal), further=further)
 
 
-def answer(run: Run) -> Answer:
-    """Say what a run of `tune` found so far. Raises UsageError for a run that searched nothing."""
-    with Store.open(run.path, write=False) as store:
+def answer(run: Path) -> Answer:
+    """Return what a run of `tune` found so far. Raises UsageError for a run that searched nothing."""
+    with Store.open(run, write=False) as store:
         search = store.plan.search
-    if search is None:
-        raise UsageError(f"tune: run {run.id} searched no options; name one that `attnbench tune` began")
-    found = tuned(run.rows(), search)
-    return Answer(run=run.id, search=msgspec.structs.replace(search, timed=()), found=tuple(found))
+        if search is None:
+            raise UsageError(f"tune: run {run.name} searched no options; name one that `attnbench tune` began")
+        found = tuned(rows_of(store), search)
+    return Answer(run=run.name, search=replace(search, timed=()), found=tuple(found))
 
 
 def read_values(texts: Sequence[str]) -> dict[str, str]:
