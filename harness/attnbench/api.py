@@ -21,7 +21,8 @@ from attnbench.contracts.record import Allocator, Profile
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.measure import processor
-from attnbench.planning.request import Request, prepare
+from attnbench.planning.plan import prepare
+from attnbench.planning.request import Request
 from attnbench.plugins import registry
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly

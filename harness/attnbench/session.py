@@ -16,10 +16,11 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.planning.budget import Budget
+from attnbench.planning.jobs import in_running_order, timed_like
 from attnbench.planning.learning_rates import further_jobs, without_doubtful
-from attnbench.planning.plan import in_running_order, timed_like
-from attnbench.planning.pruning import Known
-from attnbench.planning.request import Request, prepare
+from attnbench.planning.plan import prepare
+from attnbench.planning.pruning import Pruner
+from attnbench.planning.request import Request
 from attnbench.planning.resume import renew
 from attnbench.store import Plan, Store
 
@@ -98,17 +99,17 @@ class _Settled:
 
     def __init__(self, plan: Plan, records: Iterable[Record], jobs: Sequence[Job], *, slots: int) -> None:
         before = list(records)
-        self._known = Known(before, prune=plan.prune)
+        self._pruner = Pruner(before, prune=plan.prune)
         self._budget = Budget(plan.budget_s, before, jobs, slots=slots)
 
     def add(self, record: Record) -> None:
         """Take a new record into account."""
-        self._known.add(record)
+        self._pruner.add(record)
         self._budget.add(record)
 
     def skip(self, job: Job) -> Outcome | None:
         """Return the outcome of a job that need not be run, or None."""
-        reason = self._known.reason_to_skip(job)
+        reason = self._pruner.reason_to_skip(job)
         return Outcome(status="skipped", detail=reason) if reason else self._budget.cut(job)
 
 
