@@ -11,7 +11,7 @@ from attnbench.analysis.floor import Floor, aa_floor, is_harness
 from attnbench.analysis.match import Pair
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, Dtype, Identity, Option, canonical
-from attnbench.planning.plan import passes_of
+from attnbench.contracts.metrics import passes_of
 
 Standing = Literal["", "front", "unsure", "dominated"]
 

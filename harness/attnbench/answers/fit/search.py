@@ -55,9 +55,9 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
-    """Turn a sweep into that of a search: memory at its first lengths. `asked` is what a person gave of it himself.
+    """Return the sweep that a search begins with, memory at its first lengths, and the search itself.
 
-    Raises UsageError for what such a search cannot follow.
+    `asked` holds the flags alone. Raises UsageError for a sweep that such a search cannot follow.
     """
     if asked.metrics not in (None, "memory"):
         raise UsageError("--fit: it measures memory alone; leave --metrics out")
@@ -75,7 +75,7 @@ def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
 
 
 def further_lengths(found: Iterable[Row], plan: Plan) -> list[Job]:
-    """Give the jobs that a search calls for now: the next length of each variant whose search is not over."""
+    """Return the jobs that a search calls for next: one more length of each variant whose search is not over."""
     if plan.fit is None:
         return []
     templates = {_family(job.case, str(job.origin)): job for job in plan.jobs}

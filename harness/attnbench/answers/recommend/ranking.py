@@ -18,9 +18,9 @@ from attnbench.answers.recommend.interpolation import Figure, Rows, figure_at
 from attnbench.answers.recommend.needs import Bound, Needs, doubtful, failing
 from attnbench.contracts.case import Case, Identity, Option, canonical
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import passes_of
 from attnbench.contracts.record import PENDING, ProbeKind, Status
 from attnbench.contracts.specs import Spec
-from attnbench.planning.plan import passes_of
 
 Verdict = Literal["meets", "fails", "unknown"]
 METRICS: dict[ProbeKind, str] = {"latency": "latency", "memory": "memory", "agreement": "approximation_error"}
