@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.analysis.summary import summarised
-from attnbench.report.columns import coded
+from attnbench.report.encoding import coded
 from attnbench.report.figure import Axis, Figure, HeatCell, Heatmap, Point, Series, distinct, named
 from attnbench.report.heads import by_heads
 from attnbench.report.labels import sides
