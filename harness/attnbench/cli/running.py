@@ -14,7 +14,7 @@ from attnbench.cli.streams import emit
 from attnbench.contracts.record import Status
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from attnbench.report.terminal import Tables
 from attnbench.runs import Run
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from attnbench.analysis.courses import length_of
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.record import ProbeKind
@@ -107,12 +106,12 @@ def _slope(rows: Rows, lengths: Sequence[int]) -> stats.Estimate:
 
 
 def _interval(row: Row) -> tuple[float | None, float | None]:
-    return (row.value, row.value) if row.probe in _COUNTED else (row.low, row.high)
+    return (row.value, row.value) if row.probe.kind in _COUNTED else (row.low, row.high)
 
 
 def _points(row: Row) -> list[Point | None]:
     """Give the logarithms of a row's value and of its interval's ends."""
-    length = math.log(length_of(row))
+    length = math.log(row.case.length)
     return [None if not each or each < 0 else (length, math.log(each)) for each in (row.value, *_interval(row))]
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from attnbench.analysis.rows import PENDING
 from attnbench.answers.replay.beside import ABSENT, Difference, Replay, Replayed
+from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.table import Block, Cell, Group, Line, block_scale, cell_of, title_of
