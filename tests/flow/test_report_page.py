@@ -227,6 +227,13 @@ def test_what_lies_below_a_pointer_is_told_with_its_exact_value(tab: Any) -> Non
     assert re.fullmatch(r"[\d.]+ us \[[\d.]+, [\d.]+\]", lines[1])
 
 
+def test_a_tap_shows_the_same_on_a_phone(opened: Callable[..., Any]) -> None:
+    tab = opened("phone", is_mobile=True, has_touch=True)
+    wait(tab)
+    tab.locator("#latency .chart [aria-label^='flash, N = 1024']").tap(force=True)
+    assert tab.locator(".vg-tooltip.visible").inner_text().startswith("flash, N = 1024")
+
+
 def test_a_chart_is_saved_as_svg_in_colours_that_every_program_knows(opened: Callable[..., Any]) -> None:
     tab = opened(color_scheme="dark")
     wait(tab)

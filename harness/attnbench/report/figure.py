@@ -1,4 +1,4 @@
-"""Figures as data: what plotly and matplotlib draw alike, and what tests look at. All text is plain."""
+"""Figures as data: what a chart shows, without how it is drawn. All text is plain."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ _LONGEST_NAME = 100
 
 
 class Axis(Struct, frozen=True, kw_only=True):
-    """What an axis shows, and where its marks are if not anywhere, with names where numbers would say nothing."""
+    """An axis; `marks` are its ticks where they are not left to the chart, `names` their texts in place of numbers."""
 
     title: str
     log: bool = False
@@ -25,12 +25,15 @@ class Axis(Struct, frozen=True, kw_only=True):
 
     @property
     def ticks(self) -> tuple[str, ...]:
-        """What stands at the marks."""
-        return self.names or tuple(f"{mark:g}" for mark in self.marks)
+        """The texts at the marks."""
+        return self.names or tuple(f"{mark:.12g}" for mark in self.marks)
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """A figure with its 95% interval, in the units of the axes; `told` are the lines that hovering shows."""
+    """A value with its 95% interval, in the units of the axes.
+
+    `told` are the lines of its tooltip; `hollow` marks what is beaten.
+    """
 
     x: float
     y: float
@@ -42,7 +45,7 @@ class Point(Struct, frozen=True, kw_only=True):
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """Points of one variant (its place in the report's order) in one run; a bound or a front is of no variant."""
+    """The points of one variant, by its index in the report's order, in one run; a bound or a front has no variant."""
 
     name: str
     variant: int | None
@@ -52,7 +55,7 @@ class Series(Struct, frozen=True, kw_only=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """Series over two axes. `facets` tell it from the others of its section; `name` is that of its files."""
+    """Series over two axes; `facets` distinguish it from the others of its section, `name` is that of its files."""
 
     name: str
     title: str
@@ -92,7 +95,7 @@ Drawn = Figure | Heatmap
 
 
 class Section(Struct, frozen=True, kw_only=True):
-    """Figures of one kind, of which a page shows one at a time; `lead` says how to read them."""
+    """Figures of one kind, of which a page shows one at a time; `lead` explains how to read them."""
 
     key: str
     title: str
@@ -101,23 +104,23 @@ class Section(Struct, frozen=True, kw_only=True):
 
     @property
     def facets(self) -> dict[str, list[str]]:
-        """What the figures differ in, each with its values in their order."""
-        found: dict[str, list[str]] = {}
+        """The facets in which the figures differ, each with its values in their order."""
+        facets: dict[str, list[str]] = {}
         for figure in self.figures:
             for name, value in figure.facets.items():
-                if value not in found.setdefault(name, []):
-                    found[name].append(value)
-        return {name: values for name, values in found.items() if len(values) > 1}
+                if value not in facets.setdefault(name, []):
+                    facets[name].append(value)
+        return {name: values for name, values in facets.items() if len(values) > 1}
 
 
 def named(parts: Iterable[str]) -> str:
-    """Make a file's name from words, safe on every system: latency-forward-heads-8."""
+    """Return a file name made of words, safe on every system: latency-forward-heads-8."""
     words = (_UNSAFE.sub("-", part.lower()).strip("-.") for part in parts)
     return "-".join(filter(None, words))[:_LONGEST_NAME]
 
 
 def distinct(figures: Sequence[Drawn]) -> tuple[Drawn, ...]:
-    """Put numbers behind names that are the same: what tells them apart may be what no file can be called."""
+    """Return figures with distinct names: equal ones are numbered, as names that differ may be alike as file names."""
     seen: dict[str, int] = {}
     renamed: list[Drawn] = []
     for figure in figures:
@@ -127,7 +130,7 @@ def distinct(figures: Sequence[Drawn]) -> tuple[Drawn, ...]:
 
 
 def told(row: Row, scale: Scale, *, name: str, place: str) -> tuple[str, ...]:
-    """Tell in lines all that is worth knowing of a point: whose it is, its value and interval, what stands behind."""
+    """Return the lines of a tooltip: variant, value and interval, counts and flags, kernel."""
     value = f"{_scaled(row.value, scale)} {scale.name}".strip()
     interval = f" [{_scaled(row.low, scale)}, {_scaled(row.high, scale)}]" if row.low is not None else ""
     seeds = row.probe.metric.replicates == "seeds"

@@ -1,4 +1,4 @@
-"""A report's files: the page, and its figures and tables for papers. Each is written whole or not at all."""
+"""The files of a report: the page, and figures and tables for papers. Each is written whole or not at all."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -33,9 +33,9 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def write_figures(report: Report, folder: Path, formats: Collection[str]) -> list[Path]:
-    """Write every figure in each format into a folder, which is made, and all tables as LaTeX; give the files.
+    """Write every figure in each format, and all tables as LaTeX, into a folder; return the files' paths.
 
-    Raises UsageError where the folder cannot be written.
+    The folder is created if need be. Raises UsageError where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

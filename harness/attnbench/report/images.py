@@ -1,4 +1,4 @@
-"""Vega-Lite descriptions drawn into files, without a browser, and what draws them in one."""
+"""Charts as files, drawn without a browser, and the script that draws them in one."""
 
 from collections.abc import Callable, Collection
 from functools import cache
@@ -11,7 +11,7 @@ _RESOLUTION = 2.0  # points of a PNG for each pixel
 
 
 def images(chart: dict[str, Any], formats: Collection[str]) -> dict[str, bytes]:
-    """Draw a chart once, and return it in each format. The same chart gives the same bytes."""
+    """Render a Vega-Lite chart in each format. The same chart gives the same bytes."""
     import vl_convert
 
     svg = on_paper(vl_convert.vegalite_to_svg(chart, allowed_base_urls=[]))

@@ -1,4 +1,4 @@
-"""The sides of points that their labels stand on, so that none covers a label, a point or a line where that can be."""
+"""The side of its point on which each label stands, so that labels cover each other, points and lines least."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,17 +11,17 @@ _Spot = tuple[float, float]
 _Box = tuple[float, float, float, float]
 
 # Shares of a figure's width and height, on a phone: of a letter, of a line of text, and from a point to its label.
-_LETTER, _LINE, _GAP = 0.017, 0.055, 0.02
+_LETTER, _LINE, _GAP = 0.024, 0.063, 0.03
 _STEPS = 40  # boxes that stand for a piece of a line
 _SIDES: tuple[Side, ...] = ((0, 1), (0, -1), (1, 0), (-1, 0))
 _CORNERS: tuple[Side, ...] = ((1, 1), (-1, -1), (1, -1), (-1, 1))
 
 
 def sides(figure: Figure) -> Iterator[Side | None]:
-    """Choose a side for the label of each point, in their order, by what it would cover; null without a label.
+    """Yield the side of each point's label, or None where it has none; the first that covers least is taken.
 
-    Sizes are guessed as shares of the figure: text is measured only when it is drawn, and that is never the same. The
-    name of a line stands at a corner, clear of the line at any slope.
+    Text is measured only when it is drawn, at a size that depends on the window, so its size is estimated as a share of
+    the figure. The name of a line stands at a corner of its point, clear of the line at any slope.
     """
     spots = _spots(figure)
     lines = [spot for series, line in zip(figure.series, spots, strict=True) if series.line for spot in _along(line)]
@@ -39,7 +39,7 @@ def sides(figure: Figure) -> Iterator[Side | None]:
 
 
 def _spots(figure: Figure) -> list[list[_Spot]]:
-    """Return where the points of each series lie, as shares of the figure's width and height."""
+    """Return the positions of the points of each series, as shares of the figure's width and height."""
     points = [point for series in figure.series for point in series.points]
     across = _shares([math.log(point.x) if figure.x.log else point.x for point in points])
     up = _shares([math.log(point.y) if figure.y.log else point.y for point in points])
@@ -62,7 +62,7 @@ def _around(spot: _Spot, reach: float = _GAP) -> _Box:
 
 
 def _box(spot: _Spot, side: Side, letters: int) -> _Box:
-    """Return what a label on a side of a point covers."""
+    """Return the box of a label on a side of a point."""
     (x, y), (across, up), width = spot, side, letters * _LETTER
     left = x + across * _GAP + (across - 1) * width / 2
     bottom = y + up * (_GAP + _LINE / 2) - _LINE / 2

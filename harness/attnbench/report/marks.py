@@ -15,7 +15,7 @@ _BESIDE, _ABOVE = 9, 12  # from a point to its label
 
 
 def bars(figure: Figure, axis: Literal["x", "y"]) -> Json:
-    """Return the 95% intervals, along an axis."""
+    """Return the 95% intervals as bars along an axis."""
     return {
         "transform": [{"filter": "isValid(datum.low)"}],
         "mark": {"type": "rule", "strokeWidth": 1.2, "aria": False},
@@ -28,7 +28,7 @@ def bars(figure: Figure, axis: Literal["x", "y"]) -> Json:
 
 
 def lines(figure: Figure, *, several: bool) -> Json:
-    """Return the lines through the points of those series that have one."""
+    """Return the lines that join the points of a series."""
     joined = [place for place, series in enumerate(figure.series) if series.line]
     dashes = _by_series([_dash(series, several=several) for series in figure.series])
     return {
@@ -39,7 +39,7 @@ def lines(figure: Figure, *, several: bool) -> Json:
 
 
 def points(figure: Figure) -> Json:
-    """Return the marks of points, in the shape and colour of their variant; of hollow ones the edge."""
+    """Return the points, in the shape and colour of their variant; hollow ones are only outlined."""
     colours = _colours(figure)
     shapes = _by_series(["circle" if each.variant is None else style(each.variant).marker for each in figure.series])
     fill = {"condition": {"test": "datum.hollow", "value": PAGE}, **colours}
@@ -51,16 +51,16 @@ def points(figure: Figure) -> Json:
 
 
 def targets() -> Json:
-    """Return what a pointer hits, which is larger than a point, and what is read aloud."""
+    """Return invisible points with the tooltips: larger, so that a pointer hits them, and read by screen readers."""
     return {
         "transform": [{"filter": "datum.told"}],
-        "mark": {"type": "point", "size": 400, "fill": "transparent", "strokeWidth": 0},
+        "mark": {"type": "point", "filled": True, "size": 400, "color": "transparent"},
         "encoding": {"tooltip": {"field": "told"}, "description": {"field": "told"}},
     }
 
 
 def labels_at_points() -> Json:
-    """Return labels on the sides that were chosen for them."""
+    """Return the labels of points, each on the side chosen for it."""
     mark = {
         "type": "text",
         "baseline": "middle",
@@ -73,7 +73,7 @@ def labels_at_points() -> Json:
 
 
 def labels_at_ends(figure: Figure) -> Json:
-    """Return the names of series right of the plot, each behind its mark and joined to where its line ends."""
+    """Return the names of series in a column beside the plot, each with its mark and a rule to its line's end."""
     scale = {"domain": [0, 1], "reverse": True, "nice": False, "zero": False, "padding": PADDING}
     share = {"type": "quantitative", "scale": scale, "axis": None}
     x, y = {"value": {"expr": f"width + {_BEYOND}"}}, {"field": "place", **share}
@@ -99,8 +99,9 @@ def labels_at_ends(figure: Figure) -> Json:
 def _apart(*, log: bool) -> list[Json]:
     """Return the steps that move labels at the ends of lines apart.
 
-    `level` is where a line ends, `place` where its label stands: shares of the height, from the top. One pass pushes
-    those that are too close down, another up; halfway between, they are as far apart, and centred on where lines end.
+    `level` is the height of a line's end and `place` that of its label, as shares from the top. One pass pushes labels
+    that are too close down, another pushes them up. Both leave a line's height between neighbours, so their mean does
+    too, and it is centred on the ends of the lines.
     """
     low, high, y = (
         f"log({value})" if log else f"({value})"

@@ -1,8 +1,8 @@
-"""How each variant is drawn, the same in every figure: a colour, a marker and a dash, so that no colour is needed.
+"""The style of each variant, the same in every figure: a colour, a marker and a dash, so that no colour is needed.
 
-The colours are those of Okabe and Ito (2008, "Color Universal Design"), darker or lighter where a page would swallow
-them; yellow is left out. A colour is a pair, one for a light page and one for a dark page, as CSS writes it: the page
-changes its theme without drawing anything again, and files take the light one.
+The colours are those of Okabe and Ito (2008, "Color Universal Design"), darker or lighter where they need more contrast
+with the page; yellow is left out. A colour is a CSS pair, for a light page and for a dark one: the page changes its
+theme without redrawing a chart, and files use the light one.
 """
 
 import re
@@ -44,7 +44,7 @@ _DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (1.5, 2.5), (7, 3, 1.5, 3)
 
 
 class Style(Struct, frozen=True, kw_only=True):
-    """The look of a variant."""
+    """The style of a variant: a CSS colour, an SVG path, and lengths of strokes and gaps."""
 
     colour: str
     marker: str
@@ -52,7 +52,7 @@ class Style(Struct, frozen=True, kw_only=True):
 
 
 def style(variant: int) -> Style:
-    """Return the style of the variant at a place in the report's order: no two of the first 280 are alike."""
+    """Return the style of a variant by its index in the report's order; the first 280 all differ."""
     return Style(
         colour=_COLOURS[variant % len(_COLOURS)],
         marker=_MARKERS[variant % len(_MARKERS)],
@@ -61,18 +61,18 @@ def style(variant: int) -> Style:
 
 
 def dash_of_run(run: int) -> tuple[float, ...]:
-    """Return the dash that marks a run where a report has several: variants keep colour and marker."""
+    """Return the dash of a run in a report of several, where variants keep colour and marker."""
     return _DASHES[run % len(_DASHES)]
 
 
 def tint(colour: str, share: float) -> str:
-    """Return a colour mixed with that of the page: a share of it."""
+    """Return a share of a colour mixed with the colour of the page."""
     mixed = (_mixed(ink, page, share) for ink, page in zip(_shades(colour), _shades(PAGE), strict=True))
     return "light-dark({}, {})".format(*mixed)
 
 
 def _shades(colour: str) -> list[bytes]:
-    """Return red, green and blue of a colour, on a light page and on a dark one."""
+    """Return red, green and blue of a colour on a light page and on a dark one."""
     return [bytes.fromhex(shade) for shade in re.findall(r"#(\w+)", colour)]
 
 
@@ -81,5 +81,5 @@ def _mixed(one: bytes, other: bytes, share: float) -> str:
 
 
 def on_paper(svg: str) -> str:
-    """Return a drawing in the colours of a light page, as plain colours that every program knows."""
+    """Return an SVG in the colours of a light page: only browsers know colours that depend on the theme."""
     return _PAIR.sub(r"\1", svg)

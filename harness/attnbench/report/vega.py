@@ -1,4 +1,4 @@
-"""Figures as Vega-Lite: one description of a chart, which the page draws and which is drawn into files.
+"""Figures as Vega-Lite: one description of a chart, drawn by the page and into files.
 
 https://vega.github.io/vega-lite/docs/spec.html
 """
@@ -51,7 +51,7 @@ _CONFIG: Json = {
 
 
 def chart(drawn: Drawn, *, several: bool = False) -> Json:
-    """Return the Vega-Lite description of a figure. Dashes tell runs apart if there are `several`, else variants."""
+    """Return the Vega-Lite description of a figure; dashes distinguish runs if there are `several`, else variants."""
     body = _heatmap(drawn) if isinstance(drawn, Heatmap) else _figure(drawn, several=several)
     frame = {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "title": drawn.title, "width": _WIDTH}
     return frame | body | {"config": _CONFIG}
@@ -61,7 +61,7 @@ def chart(drawn: Drawn, *, several: bool = False) -> Json:
 
 
 def _figure(figure: Figure, *, several: bool) -> Json:
-    """Return a chart of series. The page leaves variants out by setting the parameter `hidden`."""
+    """Return a chart of series; the page hides variants through the parameter `hidden`."""
     is_labelled = any(point.label for series in figure.series for point in series.points)
     if is_labelled:
         figure = replace(figure, series=tuple(_with_name(series, figure) for series in figure.series))
@@ -81,13 +81,13 @@ def _figure(figure: Figure, *, several: bool) -> Json:
     if is_labelled:
         layers.append(labels_at_points())
         return body
-    # Labels have a scale of their own: from the highest value, 0, to the lowest, 1.
+    # Labels have their own scale, from 0 at the highest value to 1 at the lowest.
     body["layer"].append(labels_at_ends(figure))
     return body | {"resolve": {"scale": {"y": "independent"}}}
 
 
 def _rows_of_points(figure: Figure) -> Json:
-    """Return a row for each series, under its name: at one length all would stand above one another."""
+    """Return a chart with a row for each series: at a single length, a line chart would be a column of points."""
     _, value = _axes(figure, (PADDING, PADDING))
     axis = {"labelExpr": "names[datum.value]", "labelLimit": 300, "grid": True, "domain": False, "ticks": False}
     return {
@@ -105,7 +105,7 @@ def _rows_of_points(figure: Figure) -> Json:
 
 
 def _with_name(series: Series, figure: Figure) -> Series:
-    """Return a line without marks, as a front is, with its name at the middle of its widest piece."""
+    """Return a series; if it is a line of no variant, such as a front, with its name halfway along its widest piece."""
     if series.variant is not None or len(series.points) < 2:
         return series
     pieces = list(pairwise(series.points))
@@ -122,7 +122,7 @@ def _middle(axis: Axis, one: float, other: float) -> float:
 
 
 def _rows(figure: Figure, side: Iterator[Side | None]) -> Iterator[Json]:
-    """Yield the data of each point, with its label and the side that it stands on; the last has the series' name."""
+    """Yield the data of each point, with its label and the label's side; the last of a series has its name."""
     floor = min(value for series in figure.series for point in series.points for value in _positive(point))
     for place, series in enumerate(figure.series):
         for point in series.points:
@@ -149,7 +149,7 @@ def _positive(point: Point) -> Iterator[float]:
 
 
 def _short(value: float) -> float:
-    """Round a number to the digits that a figure can show: a page holds many."""
+    """Round a number to the digits that a chart can show, as a page holds many."""
     rounded = float(f"{value:.{_DIGITS}g}")
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
 
@@ -158,7 +158,7 @@ def _short(value: float) -> float:
 
 
 def _axes(figure: Figure, padding: tuple[float, float]) -> tuple[Json, Json]:
-    """Return the encodings of x and y, with room at their ends."""
+    """Return the encodings of x and y, with padding in pixels at their ends."""
     every = [point for series in figure.series for point in series.points]
     reached = (value for point in every for value in (*_positive(point), point.high or point.y))
     x = _axis(figure.x, (point.x for point in every), padding[0])

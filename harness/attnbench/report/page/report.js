@@ -15,7 +15,7 @@ const NARROW = 500;
 const LINE = 15; // of a label, as in the charts
 const hidden = () => all("#legend input:not(:checked)").map((box) => Number(box.dataset.variant));
 const IN_TITLE = ["figure", "against", "variant", "pass"];
-// Expressions are interpreted (ast): the page forbids eval. Errors are logged, but not that a hidden series has no extent.
+// Expressions are interpreted (ast), as the page forbids eval. Warnings are not logged: of a hidden series there is one.
 const EMBEDDING = { ast: true, actions: false, renderer: "svg", logLevel: 1, tooltip: { disableDefaultStyle: true } };
 
 const save = (name, type, parts) => {
@@ -39,9 +39,9 @@ class Chart {
     this.drawn = Promise.resolve();
     for (const select of this.selects) select.addEventListener("change", () => this.choose(select));
     section.querySelector(".save").addEventListener("click", () => this.save());
-    this.numbers.closest("details").addEventListener("toggle", () => this.tell());
+    this.numbers.closest("details").addEventListener("toggle", () => this.list());
     this.show();
-    this.tell();
+    this.list();
   }
 
   // Of the figures that have what was just chosen, take the one that has most of the rest.
@@ -51,7 +51,7 @@ class Chart {
     this.figure = fitting.reduce((best, one) => (kept(one) > kept(best) ? one : best));
     this.show();
     this.draw();
-    this.tell();
+    this.list();
   }
 
   show() {
@@ -63,19 +63,21 @@ class Chart {
     this.notes.textContent = this.figure.notes.join("; ");
   }
 
-  // One drawing after the other: drawing takes a moment, and what was chosen last must stand in the end.
+  // Drawings queue up: each takes a moment, and the last choice must be the one that stays.
   draw() {
     this.drawn = this.drawn.then(async () => {
       this.view?.finalize();
       const width = { width: "container", autosize: { type: "fit-x", contains: "padding" } };
       const { view } = await vegaEmbed(this.chart, { ...this.figure.chart, ...width, title: null }, EMBEDDING);
       this.view = view;
+      // Touch does not move a pointer: a tap shows a tooltip, and a tap beside the points hides it.
+      view.addEventListener("click", (event, item) => view.tooltip()(null, event, item, item?.tooltip));
       this.hide();
     });
     return this.drawn;
   }
 
-  // Leave variants out, and make the chart as high as the others need: for a row each, or for labels beside lines.
+  // Hide variants, and give the chart the height that the others need, for a row or a label each.
   hide() {
     const { data, params, usermeta } = this.figure.chart;
     if (!this.view || !params) return;
@@ -87,8 +89,8 @@ class Chart {
     this.view.run();
   }
 
-  // The same points as a table: for who cannot see the chart, or wants a figure out of it.
-  tell() {
+  // The same points as a table, for readers who cannot see the chart or want to copy a number.
+  list() {
     if (!this.numbers.closest("details").open) return;
     const table = make("table");
     const head = table.createTHead().insertRow();
@@ -102,7 +104,7 @@ class Chart {
     this.numbers.replaceChildren(table);
   }
 
-  // A colour for a light page and one for a dark page is what browsers know and other programs do not.
+  // Only browsers know colours that depend on the theme: the file has those of a light page.
   async save() {
     await this.drawn;
     const svg = (await this.view.toSVG()).replace(/light-dark\((#\w+), #\w+\)/g, "$1");
@@ -110,7 +112,7 @@ class Chart {
   }
 }
 
-// Charts are drawn one after the other, so that the page answers meanwhile, and are there when it is printed.
+// All charts are drawn, so that the page can be printed, one after the other, so that it responds meanwhile.
 const charts = all("section.figures").map((section) => new Chart(section));
 const drawAll = async () => {
   for (const chart of charts) {
