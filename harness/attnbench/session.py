@@ -12,8 +12,7 @@ from attnbench.analysis.rows import rows
 from attnbench.analysis.spent import spent
 from attnbench.answers.further import further
 from attnbench.contracts.record import Environment, Job, Outcome, Rates, Record, Status
-from attnbench.execute.events import Progressed, Started
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor, NoAnswer, Progressed, Started
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.planning.budget import Budget

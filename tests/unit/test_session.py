@@ -7,8 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.contracts.record import Job, Measurement, Outcome, Rates, Record
-from attnbench.execute.events import Event, Finished, Started
-from attnbench.execute.executor import NoAnswer
+from attnbench.execute.executor import Event, Finished, NoAnswer, Started
 from attnbench.session import Notice, learn_rates, perform, pursue, refine
 from attnbench.store import Fit, Store
 from helpers.planted import ENVIRONMENT, job, ok, plan

@@ -7,7 +7,7 @@ from threading import Lock
 from msgspec import Struct
 
 from attnbench.contracts.record import Job, ProbeKind, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 
 
