@@ -178,11 +178,12 @@ def _axis(axis: Axis, values: Iterable[float], padding: float) -> Json:
 
 
 def _decades(values: Iterable[float]) -> list[float]:
-    """Return marks for a logarithmic axis: at 1, 2 and 5 where it is short, else at powers of ten."""
+    """Return marks for a logarithmic axis, the denser the shorter it is: all digits, 1, 2 and 5, or powers of ten."""
     powers = [math.log10(value) for value in values if value > 0]
     least, most = math.floor(min(powers)), math.ceil(max(powers))
     step = -(-(most - least) // _MOST_DECADES) or 1
-    leading = (1, 2, 5) if max(powers) - min(powers) <= _FEW_DECADES else (1,)
+    span = max(powers) - min(powers)
+    leading = range(1, 10) if span <= 1 else (1, 2, 5) if span <= _FEW_DECADES else (1,)
     return [lead * 10.0**power for power in range(least - 1, most + 2, step) for lead in leading]
 
 

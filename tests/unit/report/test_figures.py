@@ -304,6 +304,13 @@ def test_an_interval_that_reaches_zero_ends_on_a_logarithmic_axis_at_the_lowest_
     assert chart(figure)["data"]["values"][1]["low"] == low
 
 
+@pytest.mark.parametrize(("most", "marks"), [(4, [1, 2, 3, 4]), (90, [1, 2, 5, 10, 20, 50]), (9e5, [1, 10, 100])])
+def test_a_logarithmic_axis_has_marks_that_fit_its_length(most, marks):
+    drawn = chart(scattered(Point(x=1, y=1), Point(x=2, y=most)))
+    values = drawn["layer"][0]["encoding"]["y"]["axis"]["values"]
+    assert [value for value in values if 1 <= value <= most][: len(marks)] == marks
+
+
 def test_runs_are_told_apart_by_dashes_where_there_are_several_and_variants_otherwise():
     figure = only(lengths_of(timings("flash", LENGTHS), timings("flash", LENGTHS))["latency"])
     one, other = _ranges(chart(figure, several=True), "strokeDash")
