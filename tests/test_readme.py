@@ -7,7 +7,8 @@ from pathlib import Path
 
 import attnbench
 from attnbench.contracts.suite import Sweep
-from attnbench.planning import request
+from attnbench.planning.plan import check
+from attnbench.planning.request import Request
 from helpers.command import SMALL
 from helpers.command import attnbench as command
 
@@ -63,7 +64,7 @@ def test_build_run_and_load_work_as_the_readme_says(tmp_path: Path) -> None:
 def test_the_suite_of_the_readme_can_be_planned(tmp_path: Path) -> None:
     (suite,) = [block for block in code("toml") if "[[sweep.shapes]]" in block]
     (tmp_path / "mine.toml").write_text(suite)
-    request.check(request.Request(threads=1, suite=str(tmp_path / "mine.toml"), sweep=Sweep(shapes="large")))
+    check(Request(threads=1, suite=str(tmp_path / "mine.toml"), sweep=Sweep(shapes="large")))
 
 
 def test_every_installed_suite_and_paper_is_named() -> None:

@@ -5,9 +5,10 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.rows import Row
 from attnbench.report.flat import columns
 from attnbench.report.frame import DTYPES
 
@@ -26,23 +27,21 @@ class Column(Struct, frozen=True, kw_only=True):
     meaning: str
 
 
-def reference(of: type[Struct]) -> Iterator[Column]:
-    """Describe the columns of rows; one that is a field of a case means what the case says of it."""
-    told = {name: meta for part in (Shape, Mask, Case, of) for name, meta in _metas(part).items() if meta}
-    kinds = columns(of)
-    for name, hint in typing.get_type_hints(of).items():
-        meta = told.get(name, Meta())
+def reference(of: type[Row | Comparison]) -> Iterator[Column]:
+    """Return a description of each column of rows, or of comparisons."""
+    for column in columns(of):
+        is_choice = typing.get_origin(column.type) is Literal
         yield Column(
-            name=name,
-            json=_json(hint),
-            dtype=DTYPES[kinds[name]],
-            unit=str((meta.extra or {}).get("unit", "")),
-            values=tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else (),
-            meaning=meta.description or "",
+            name=column.name,
+            json=_json(column.type),
+            dtype=DTYPES[column.kind].partition("[")[0],
+            unit=str((column.meta.extra or {}).get("unit", "")),
+            values=tuple(map(str, typing.get_args(column.type))) if is_choice else (),
+            meaning=column.meta.description or "",
         )
 
 
-def markdown(of: type[Struct]) -> str:
+def markdown(of: type[Row | Comparison]) -> str:
     """Write the columns as a table in Markdown."""
     lines = ["| column | JSON | DataFrame | unit | meaning |", "|---|---|---|---|---|"]
     for each in reference(of):
@@ -50,16 +49,6 @@ def markdown(of: type[Struct]) -> str:
         meaning = f"{each.meaning}: {values}" if values else each.meaning
         lines.append(f"| `{each.name}` | {each.json} | {each.dtype} | {each.unit} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _metas(part: type[Struct]) -> dict[str, Meta | None]:
-    """Read what each field says of itself: the last annotation that describes it."""
-    hints = typing.get_type_hints(part, include_extras=True)
-    return {name: next(filter(_describes, reversed(typing.get_args(hint))), None) for name, hint in hints.items()}
-
-
-def _describes(annotation: Any) -> bool:
-    return isinstance(annotation, Meta) and annotation.description is not None
 
 
 def _json(hint: Any) -> str:
