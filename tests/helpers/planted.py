@@ -37,7 +37,9 @@ def ok(*values_ns: int, flags: tuple[str, ...] = ()) -> Outcome:
 
 def with_axes(row: Row, **axes: object) -> Row:
     """Return a row as of another case; `axes` are fields of the case, of its shape or of its mask."""
-    shape, mask = ({name: axes.pop(name) for name in list(axes) if name in part.__struct_fields__} for part in (Shape, Mask))
+    shape, mask = (
+        {name: axes.pop(name) for name in list(axes) if name in part.__struct_fields__} for part in (Shape, Mask)
+    )
     case = row.case
     shape, mask = replace(case.shape, **shape), replace(case.mask, **mask)
     return replace(row, case=replace(case, shape=shape, mask=mask, **axes))

@@ -64,7 +64,10 @@ def test_variants_that_keep_their_places_do_not_cross():
 def test_two_crossings_of_one_pair_are_both_found():
     dented = {"level": lambda n: 1.0, "dented": lambda n: 0.5 if n in (1024, 2048) else 2.0}
     found = crossovers(sweep(dented, noise=1e-4))
-    assert [(each.winner.case.variant, each.between) for each in found] == [("dented", (512, 1024)), ("level", (2048, 4096))]
+    assert [(each.winner.case.variant, each.between) for each in found] == [
+        ("dented", (512, 1024)),
+        ("level", (2048, 4096)),
+    ]
 
 
 def test_crossings_that_change_which_is_best_come_first():
@@ -76,7 +79,9 @@ def test_crossings_that_change_which_is_best_come_first():
 
 def test_the_harness_itself_and_the_second_measurement_take_no_part():
     rows = sweep(costs(2300))
-    harness = [replace(with_axes(each, variant="empty"), origin=OWN) for each in rows if each.case.variant == "straight"]
+    harness = [
+        replace(with_axes(each, variant="empty"), origin=OWN) for each in rows if each.case.variant == "straight"
+    ]
     twins = [replace(each, metric="latency" + TWIN) for each in rows if each.case.variant == "straight"]
     square = [each for each in rows if each.case.variant == "square"]
     assert crossovers([*square, *harness, *twins]) == []

@@ -13,6 +13,7 @@ from attnbench.report.table import tables
 from unit.report.planted import accuracies, accuracy_job, failed, job, record, value
 from unit.report.scenarios import SCENARIOS
 
+
 def only(records, planned=()):
     (row,) = rows(records, planned)
     return row

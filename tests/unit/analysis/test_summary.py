@@ -26,7 +26,9 @@ def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
 def test_a_planted_tie_is_no_sure_lead_and_is_told_as_the_same():
     found = summarised(sweep({"one": float, "other": float, "slow": lambda n: 3.0 * n}, noise=0.001))
     assert not any(each.sure for each in found.leads)
-    assert all(each.even and {each.best.case.variant, each.level[0].case.variant} == {"one", "other"} for each in found.leads)
+    assert all(
+        each.even and {each.best.case.variant, each.level[0].case.variant} == {"one", "other"} for each in found.leads
+    )
 
 
 def test_what_noise_hides_is_neither_a_lead_nor_the_same():

@@ -104,7 +104,9 @@ def test_errors_are_not_carried_beyond_the_lengths_they_were_measured_at():
 def test_the_later_run_counts_and_an_older_source_of_a_plugin_does_not():
     old, new = sweep({"a": FAST}), sweep({"a": SLOW}, run="r2")
     assert recommend([*old, *new], workload(), Needs()).answers[0].latency.runs == ("r2",)
-    edited = [replace(row, origin=replace(row.origin, source_hash="edited")) for row in new if row.case.shape.seq_q == 512]
+    edited = [
+        replace(row, origin=replace(row.origin, source_hash="edited")) for row in new if row.case.shape.seq_q == 512
+    ]
     (line,) = recommend([*old, *edited], workload(), Needs()).lines
     assert line.verdict == "unknown"
 
