@@ -1,4 +1,4 @@
-"""What the columns of rows are, as a table for the documentation: made from the code, so that it cannot differ."""
+"""The table of a row's columns for docs/results-format.md, made from the fields that hold them."""
 
 import types
 import typing
@@ -12,11 +12,11 @@ from attnbench.report.flat import columns
 from attnbench.report.frame import DTYPES
 
 _JSON = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", tuple: "array"}
-_ALTERNATIVES = (typing.Union, types.UnionType)
+_UNIONS = (typing.Union, types.UnionType)
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """A column: its type in JSON and in a DataFrame, the unit of its numbers, its values where few, and its meaning."""
+    """A column: its type in JSON and in a DataFrame, its numbers' unit, its values if they are few, its meaning."""
 
     name: str
     json: str
@@ -27,11 +27,11 @@ class Column(Struct, frozen=True, kw_only=True):
 
 
 def reference(of: type[Struct]) -> Iterator[Column]:
-    """Describe the columns of rows; one that is a field of a case means what the case says of it."""
-    told = {name: meta for part in (Shape, Mask, Case, of) for name, meta in _metas(part).items() if meta}
+    """Describe the columns of rows; a column that is a field of a case has the meaning that the case gives it."""
+    metas = {name: meta for part in (Shape, Mask, Case, of) for name, meta in _metas(part).items() if meta}
     kinds = columns(of)
     for name, hint in typing.get_type_hints(of).items():
-        meta = told.get(name, Meta())
+        meta = metas.get(name, Meta())
         yield Column(
             name=name,
             json=_json(hint),
@@ -43,17 +43,17 @@ def reference(of: type[Struct]) -> Iterator[Column]:
 
 
 def markdown(of: type[Struct]) -> str:
-    """Write the columns as a table in Markdown."""
+    """Render the columns as a table in Markdown."""
     lines = ["| column | JSON | DataFrame | unit | meaning |", "|---|---|---|---|---|"]
-    for each in reference(of):
-        values = ", ".join(f"`{value}`" for value in each.values if value)
-        meaning = f"{each.meaning}: {values}" if values else each.meaning
-        lines.append(f"| `{each.name}` | {each.json} | {each.dtype} | {each.unit} | {meaning} |")
+    for column in reference(of):
+        values = ", ".join(f"`{value}`" for value in column.values if value)
+        meaning = f"{column.meaning}: {values}" if values else column.meaning
+        lines.append(f"| `{column.name}` | {column.json} | {column.dtype} | {column.unit} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
 def _metas(part: type[Struct]) -> dict[str, Meta | None]:
-    """Read what each field says of itself: the last annotation that describes it."""
+    """Return each field's last annotation that has a description."""
     hints = typing.get_type_hints(part, include_extras=True)
     return {name: next(filter(_describes, reversed(typing.get_args(hint))), None) for name, hint in hints.items()}
 
@@ -63,6 +63,7 @@ def _describes(annotation: Any) -> bool:
 
 
 def _json(hint: Any) -> str:
-    if typing.get_origin(hint) in _ALTERNATIVES:
-        return " or ".join("null" if each is type(None) else _json(each) for each in typing.get_args(hint))
+    """Return the name of a type in JSON."""
+    if typing.get_origin(hint) in _UNIONS:
+        return " or ".join("null" if kind is type(None) else _json(kind) for kind in typing.get_args(hint))
     return "string" if typing.get_origin(hint) is Literal else _JSON[typing.get_origin(hint) or hint]
