@@ -25,7 +25,7 @@ from attnbench.contracts.record import SCHEMA, Record
 from attnbench.contracts.task import Training
 from attnbench.contracts.units import amount, duration
 from attnbench.contracts.variant import support_of
-from attnbench.planning.request import find_suite
+from attnbench.planning.suites import find_suite
 from attnbench.plugins.describe import option_fields
 from attnbench.report import reference
 from attnbench.report.table import Block, tables

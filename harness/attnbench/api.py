@@ -1,6 +1,7 @@
 """The public functions: build a mechanism, run a sweep, compare two runs; the command line is thin above them."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ from attnbench.analysis.compare import compare as compare_rows
 from attnbench.analysis.guard import mismatches
 from attnbench.analysis.match import Two
 from attnbench.analysis.rows import Row
+from attnbench.answers.fit.search import first_lengths
+from attnbench.answers.further import further
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Dtype, Mask, Shape
 from attnbench.contracts.errors import UsageError, suggestion
@@ -18,7 +21,8 @@ from attnbench.contracts.record import Allocator, Profile
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.measure import processor
-from attnbench.planning import request
+from attnbench.planning.plan import prepare
+from attnbench.planning.request import Request
 from attnbench.plugins import registry
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
@@ -131,7 +135,7 @@ def run(
         metrics=_text(metrics),
         tasks=_text(tasks),
     )
-    asked = request.Request(
+    asked = Request(
         suite=suite,
         sweep=sweep,
         device=device,
@@ -149,7 +153,24 @@ def run(
         seed=seed,
         command=("attnbench.run",),
     )
-    return Run(session.start(asked, Path(out), notify))
+    return measure(asked, Path(out), notify)
+
+
+def measure(request: Request, out: Path, notify: Notify) -> Run:
+    """Measure a request in a new run under `out`, with the searches that it asks for, and return the run."""
+    planner = partial(prepare, narrow=first_lengths)
+    return Run(session.start(request, out, notify, planner=planner, further=further))
+
+
+def resume(
+    run: str | Path | Run, *, retry_failed: bool = False, out: str | Path = RESULTS, notify: Notify = quietly
+) -> Run:
+    """Measure what a stored run still lacks, as `attnbench run --resume` does, and return it.
+
+    With `retry_failed`, repeat what failed. Raises UsageError where the machine or its software has changed.
+    """
+    path = _run(run, out).path
+    return Run(session.go_on(path, notify, retry_failed=retry_failed, further=further))
 
 
 def compare(

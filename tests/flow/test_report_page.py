@@ -185,7 +185,7 @@ def test_rows_are_found_by_words_and_by_choice_and_turned_by_pages(tab: Any, mad
     table.locator(".next").click()
     assert status.inner_text() == f"26 to 50 of {count}"
     table.locator("input").fill("flash memory")
-    wanted = [row for row in made.rows if row.variant == "flash" and row.metric == "memory"]
+    wanted = [row for row in made.rows if row.case.variant == "flash" and row.metric == "memory"]
     assert status.inner_text() == f"1 to {len(wanted)} of {len(wanted)} (of {count})"
     table.locator("input").fill("")
     table.get_by_label("status").select_option("crash")

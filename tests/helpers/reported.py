@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from attnbench.analysis.guard import Circumstances
 from attnbench.analysis.roofline import derived
-from attnbench.analysis.rows import tabulated
+from attnbench.analysis.rows import rows
 from attnbench.contracts.record import Environment, Rates, Record
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import reproduction
@@ -23,7 +23,7 @@ def reported(
     named = [replace(record, run=run, environment=machine.key) for record in records]
     jobs = tuple(record.job for record in named)
     plan = Plan.of(jobs, run=run, created_s=0.0, command=("run",), sweep={}, environment=machine)
-    found = tabulated(named, jobs, run=run)
+    found = rows(named, jobs, run=run)
     return Reported(
         run=run,
         rows=tuple(found.joined(derived(found, rates)).rows()),

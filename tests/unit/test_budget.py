@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.record import Job, Outcome, Profile, Record
 from attnbench.planning.budget import Budget
-from attnbench.planning.plan import in_running_order
+from attnbench.planning.jobs import in_running_order
 from helpers.planted import job, ok
 
 

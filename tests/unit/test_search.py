@@ -10,10 +10,9 @@ from msgspec.structs import replace
 from attnbench.analysis.rows import rows
 from attnbench.contracts.record import Job, Measurement, Outcome, Probe, Record
 from attnbench.planning.learning_rates import MOST_FURTHER, first_jobs, further_jobs, grid, without_doubtful
-from attnbench.session import perform, search_rates
 from attnbench.store import Store
-from helpers.planted import ENVIRONMENT, job, plan
-from unit.test_session import Scripted
+from helpers.planted import job, plan
+from unit.test_session import Scripted, session
 
 Answer = Callable[[float], Outcome]
 
@@ -172,8 +171,8 @@ def search(folder: Path, executor: Scripted) -> Iterator[Store]:
 
 def go_on(store: Store, jobs: Iterable[Job], executor: Scripted) -> None:
     known = store.records()
-    perform(store, list(jobs), executor, lambda _notice: None, environment=ENVIRONMENT, history=known)
-    search_rates(store, executor, lambda _notice: None, environment=ENVIRONMENT)
+    session(store, executor).perform(list(jobs), history=known)
+    session(store, executor).search_learning_rates()
 
 
 def interrupted_after(count: int) -> Scripted:
@@ -211,7 +210,7 @@ def test_the_table_shows_the_seeds_and_a_trial_only_where_it_is_asked_for(tmp_pa
     (store,) = search(tmp_path, Scripted(answer))
     found = rows(store.records(), store.plan.jobs)
     shown = [row for row in found if row.primary]
-    assert [(row.variant, row.metric, row.task, row.samples) for row in shown] == [
+    assert [(row.case.variant, row.metric, row.task, row.samples) for row in shown] == [
         ("a", "accuracy", "mqar:preset=small", 2),
         ("b", "accuracy", "mqar:preset=small", 2),
     ]

@@ -23,7 +23,7 @@ def stored(out, run, jobs: list[Job], *outcomes: Outcome):
 
 
 def latencies(path):
-    return {(row.variant, row.seq_q): row for row in Run(path).rows() if row.metric == "latency"}
+    return {(row.case.variant, row.case.shape.seq_q): row for row in Run(path).rows() if row.metric == "latency"}
 
 
 def test_rounds_of_the_same_case_add_up_and_none_is_paired_with_another_runs(tmp_path):

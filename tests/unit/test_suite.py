@@ -8,8 +8,12 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep, read_suite
-from attnbench.planning import request
-from attnbench.planning.plan import PROFILES, Candidate, Setting, plan_jobs, read_sweep
+from attnbench.planning.cases import cases
+from attnbench.planning.jobs import Conditions, metrics_of, plan_jobs
+from attnbench.planning.plan import check
+from attnbench.planning.request import PROFILES, Request
+from attnbench.planning.suites import find_suite
+from attnbench.planning.variants import Candidate
 from attnbench.plugins import registry
 from attnbench.plugins.describe import describe_task, describe_variant
 
@@ -21,21 +25,21 @@ GOOD = 'description = "d"\n[sweep]\nvariants = "vanilla"\nheads = 2\nhead_dim = 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
 @pytest.mark.parametrize("name", SUITES)
 def test_every_installed_suite_can_be_planned_on_every_kind_of_device(name: str, device: str) -> None:
-    sweep = request.find_suite(name).for_device(device)
+    sweep = find_suite(name).for_device(device)
     assert sweep.variants
     candidates = [
         Candidate(name=spec.name, target=f"m:{spec.name}", origin=Origin(), options=dict(spec.options))
         for spec in parse_specs(sweep.variants, flag="--variants")
     ]
-    setting = Setting(device=device, protocol=PROFILES["quick"], floor=FLOOR)
-    jobs = plan_jobs(read_sweep(sweep), candidates, [], setting)
+    conditions = Conditions(device=device, protocol=PROFILES["quick"], floor=FLOOR)
+    jobs = plan_jobs(cases(sweep), metrics_of(sweep), candidates=candidates, tasks=[], conditions=conditions)
     assert {job.case.variant for job in jobs} == {"empty", *(each.name for each in candidates)}
     assert len(jobs) < 5000
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_every_installed_suite_names_variants_and_tasks_that_there_are_with_options_that_they_have(name: str) -> None:
-    suite = request.find_suite(name)
+    suite = find_suite(name)
     sweeps = [suite.for_device(device) for device in ("cpu", "cuda", "mps")]
     for text in {sweep.variants for sweep in sweeps} - {None}:
         for spec in parse_specs(text, flag="--variants"):
@@ -49,7 +53,7 @@ def test_every_installed_suite_names_variants_and_tasks_that_there_are_with_opti
 
 def test_the_list_of_suites_fits_80_columns() -> None:
     for name in SUITES:
-        assert len(f"{max(SUITES, key=len)}  attnbench 0.1.0  {request.find_suite(name).description}") <= 80
+        assert len(f"{max(SUITES, key=len)}  attnbench 0.1.0  {find_suite(name).description}") <= 80
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,6 @@ def test_a_wrong_value_is_told_as_the_suites_where_it_is_the_suites_and_as_a_fla
     path = tmp_path / "mine.toml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
-        request.check(request.Request(threads=1, suite=str(path), sweep=flags))
+        check(Request(threads=1, suite=str(path), sweep=flags))
     said = str(caught.value)
     assert said.startswith(told if told.startswith("--") else f"--suite: {str(path)!r}: {told}")

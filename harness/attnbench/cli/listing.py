@@ -98,10 +98,10 @@ def _content(name: str, details: bool) -> Item:
     """Say what is in a suite, or what is wrong with it."""
     import msgspec
 
-    from attnbench.planning import request
+    from attnbench.planning.suites import find_suite
 
     try:
-        suite = request.find_suite(name)
+        suite = find_suite(name)
     except UsageError as mistake:
         return {"problem": str(mistake).removeprefix("--suite: ")}
     item: Item = {"summary": suite.description}

@@ -1,6 +1,7 @@
 """`attnbench map`: where each mechanism looks, as a picture, as arrays, and in distances from exact attention."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,11 @@ from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import plain
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.answers.map.matrices import Map, Wanted
+    from attnbench.answers.map.matrices import Map, Selection
     from attnbench.contracts.case import Case
 
 _USUAL = {"seq": "256", "heads": "8", "head_dim": "64", "batch": "1"}
@@ -60,11 +62,12 @@ def map_matrices(
         raise UsageError("; ".join(f"{each.name}: no map: {each.reading.reason}" for each in found))
     forms = forms or {drawing.free_name(found): "png"}
     for path, form in forms.items():
-        deliver(drawing.drawn(found, caption, form=form, log=log), path)
+        deliver(drawing.encoded(found, caption, form=form, log=log), path)
     if json:
-        emit_json([line for each in found for line in drawing.lines(each)])
+        emit_json([line for each in found for line in drawing.items(each)])
     else:
-        drawing.show(found, list(forms))
+        print(drawing.summary(found))
+        print(plain(f"Written: {', '.join(map(str, forms))}"), file=sys.stderr)
 
 
 def _read(asked: dict[str, Any], out: Path) -> "tuple[list[Map], str]":
@@ -78,18 +81,19 @@ def _read(asked: dict[str, Any], out: Path) -> "tuple[list[Map], str]":
     from attnbench.store import find_run
 
     specs = parse_specs(",".join(asked["variants"]), flag=matrices.FLAG) if asked["variants"] else ()
-    wanted = _wanted(asked)
+    selection = _selection(asked)
     with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
+        reader = matrices.Reader(executor, Path(folder))
         if asked["checkpoint"] is not None:
             _refuse_beside(asked, _DRAWN, "--checkpoint: the trained model and its task say it")
             run = find_run(asked["checkpoint"], out)
-            found = list(matrices.trained(executor, specs, run, wanted, task=asked["task"], folder=Path(folder)))
+            found = list(reader.trained(specs, run, selection, task=asked["task"]))
             return found, f"trained in run {run.name}, one test example"
         _refuse_beside(asked, ("task", "layer"), "it is of a trained model: name its run with --checkpoint")
         if not specs:
             raise UsageError(f"{matrices.FLAG}: name at least one variant; attnbench list variants shows them")
         case = _case(asked)
-        return list(matrices.drawn(executor, specs, case, wanted, folder=Path(folder))), _told(case)
+        return list(reader.drawn(specs, case, selection)), _told(case)
 
 
 def _refuse_beside(asked: dict[str, Any], names: Sequence[str], why: str) -> None:
@@ -106,10 +110,10 @@ def _case(asked: dict[str, Any]) -> "Case":
     return one_case(flags.sweep_of(_USUAL | given), seed=asked["seed"] or 0)
 
 
-def _wanted(asked: dict[str, Any]) -> "Wanted":
-    from attnbench.answers.map.matrices import Wanted
+def _selection(asked: dict[str, Any]) -> "Selection":
+    from attnbench.answers.map.matrices import Selection
 
-    return Wanted(heads=_places(asked["head"], "--head"), layers=_places(asked["layer"] or "all", "--layer"))
+    return Selection(heads=_places(asked["head"], "--head"), layers=_places(asked["layer"] or "all", "--layer"))
 
 
 def _places(text: str, flag: str) -> tuple[int, ...]:

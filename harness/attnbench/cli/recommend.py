@@ -1,5 +1,6 @@
 """`attnbench recommend`: which variant for a workload, from stored runs; `--measure` fills what they lack."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,20 +55,22 @@ def recommend(
     asked = locals()
     from attnbench.answers.recommend import advice
     from attnbench.cli.live import display
+    from attnbench.measure.processor import cores
+    from attnbench.planning.request import Request
 
     needs = advice.read_needs(
         memory=memory, max_latency=max_latency, max_error=max_error, min_accuracy=min_accuracy, task=task
     )
-    place = advice.Place(
-        out=out,
-        runs=tuple(runs or ()),
-        anywhere=anywhere,
+    request = Request(
+        sweep=flags.sweep_of(asked),
         device=device or "auto",
-        threads=threads,
-        profile=asked["profile"],
+        threads=cores() if threads is None else threads,
+        profile=asked["profile"] or "default",
+        command=tuple(sys.argv[1:]),
     )
+    sources = advice.Sources(out=out, runs=tuple(runs or ()), anywhere=anywhere)
     with display() as notify:
-        found = advice.recommend(flags.sweep_of(asked), needs, place=place, measure=measure, notify=notify)
+        found = advice.recommend(request, needs, sources=sources, measure=measure, notify=notify)
     _show(found, as_json=json)
     if not found.answers:
         raise typer.Exit(1)

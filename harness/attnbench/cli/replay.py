@@ -49,12 +49,11 @@ def replay(
       attnbench replay lra --preset tiny
       attnbench replay fa1 --run latest --json
     """
-    from attnbench import session
+    from attnbench import api
     from attnbench.answers.replay import replays
     from attnbench.cli.live import display, place
     from attnbench.measure.processor import cores
     from attnbench.planning.request import Request
-    from attnbench.runs import Run
     from attnbench.store import find_run
 
     found = replays.find_paper(paper)
@@ -63,7 +62,7 @@ def replay(
     if run is not None:
         given = {"preset": preset, "seq": seq, "device": device, "threads": threads, "profile": profile}
         _refuse_beside_run(given | {"rounds": rounds, "time_budget": time_budget})
-        stored = Run(find_run(run, out))
+        stored = find_run(run, out)
         _show(replays.beside(found, stored, without=replays.absent(found)), as_json=json)
         return
     without = replays.lacking(found, preset or _PRESET)
@@ -78,10 +77,10 @@ def replay(
         command=tuple(sys.argv[1:]),
     )
     with display() as notify:
-        made = Run(session.start(request, out, notify))
+        made = api.measure(request, out, notify).path
     _show(replays.beside(found, made, without=without), as_json=json)
-    again = f"attnbench replay {paper} --run {place(made.path)}"
-    print(plain(f"Results: {made.path}  (again: {again})"), file=sys.stderr)
+    again = f"attnbench replay {paper} --run {place(made)}"
+    print(plain(f"Results: {made}  (again: {again})"), file=sys.stderr)
 
 
 def _refuse_beside_run(given: Mapping[str, object]) -> None:

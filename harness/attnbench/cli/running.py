@@ -7,17 +7,16 @@ import typer
 from msgspec import Struct
 from rich.console import Console
 
-from attnbench import session
+from attnbench import api
 from attnbench.answers.fit.table import blocks
 from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
 from attnbench.contracts.record import Status
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from attnbench.report.terminal import Tables
 from attnbench.runs import Run
-from attnbench.store import find_run
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")
 
@@ -32,15 +31,15 @@ class Showing(Struct, frozen=True, kw_only=True):
 def start(request: Request, out: Path, *, show: Showing) -> None:
     """Measure what is asked, and print it."""
     with display() as notify:
-        path = session.start(request, out, notify)
-    _conclude(Run(path), show)
+        run = api.measure(request, out, notify)
+    _conclude(run, show)
 
 
 def go_on(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
     """Measure what a run still lacks, and print the whole of it."""
     with display() as notify:
-        path = session.go_on(find_run(name, out), notify, retry_failed=retry_failed)
-    _conclude(Run(path), show)
+        run = api.resume(name, retry_failed=retry_failed, out=out, notify=notify)
+    _conclude(run, show)
 
 
 def _conclude(run: Run, show: Showing) -> None:

@@ -9,10 +9,10 @@ from attnbench.cli import flags
 from attnbench.cli.options import Json, Out
 from attnbench.cli.streams import emit_json
 from attnbench.contracts.errors import UsageError
-from attnbench.store import RESULTS, find_run
+from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
-    from attnbench.runs import Run
+    from pathlib import Path
 
 
 def tune(
@@ -56,18 +56,17 @@ def tune(
       attnbench tune linformer --task mqar --match-accuracy 0.9
     """
     asked = locals()
-    from attnbench import session
+    from attnbench import api
     from attnbench.answers.tune import tuning
     from attnbench.cli.live import display
     from attnbench.measure.processor import cores
     from attnbench.planning.request import Request
-    from attnbench.runs import Run
 
     if (resume is None) == (variants is None):
         raise UsageError("tune: name variants to begin with, or --resume RUN alone to go on; one of the two")
     if resume is not None:
         with display() as notify:
-            run = Run(session.go_on(find_run(resume, out), notify, retry_failed=False))
+            run = api.resume(resume, out=out, notify=notify).path
         _conclude(run, as_json=json)
         return
     goal = tuning.Goal(error=match, accuracy=match_accuracy, values=tuning.read_values(option or ()), against=against)
@@ -86,7 +85,7 @@ def tune(
     _conclude(run, as_json=json)
 
 
-def _conclude(run: "Run", *, as_json: bool) -> None:
+def _conclude(run: "Path", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.tune import tuning
@@ -98,6 +97,6 @@ def _conclude(run: "Run", *, as_json: bool) -> None:
         emit_json(found)
     else:
         Console(highlight=False).print(Report(found.found, found.search))
-    print(plain(f"Results: {run.path}  (again: attnbench tune --resume {run.id})"), file=sys.stderr)
+    print(plain(f"Results: {run}  (again: attnbench tune --resume {run.name})"), file=sys.stderr)
     if not any(each.best for each in found.found):
         raise typer.Exit(1)

@@ -1,9 +1,9 @@
 """The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; the rest is in base units."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from attnbench.contracts.errors import UsageError
+from attnbench.contracts.errors import UsageError, suggestion
 
 GRAMMAR = "512..16384 (doubling), 512..4096:+512 (step), 512..4096:x4 (factor), 512,1k,16k (list), or a mix by commas"
 LARGEST = 2**31
@@ -36,6 +36,16 @@ def parse_range(text: str, *, flag: str, zero: bool = False) -> tuple[int, ...]:
         if len(values) > MOST_VALUES:
             raise _wrong(flag, text, f"gives more than {MOST_VALUES} values")
     return tuple(sorted(values))
+
+
+def parse_choices(text: str, known: Sequence[str], *, flag: str) -> tuple[str, ...]:
+    """Parse 'forward,decode' as known words, each once. Raises UsageError naming `flag` and the nearest word."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
+    # The known words themselves: a default is left out of a key by identity, and a word as typed would be another.
+    return tuple(dict.fromkeys(known[known.index(word)] for word in words))
 
 
 def parse_duration(text: str, *, flag: str) -> float:

@@ -63,6 +63,7 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
+LINKABLE = tuple(name for name in Linked.__struct_fields__ if name != "name")
 # One of each pair is given; a flag for one replaces the suite's other.
 _ALTERNATIVES = (("head_dim", "width"), ("batch", "tokens"))
 

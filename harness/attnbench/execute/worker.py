@@ -11,7 +11,8 @@ import torch
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import Unsupported
 from attnbench.execute import limits, reading
 from attnbench.execute.messages import (

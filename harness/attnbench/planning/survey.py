@@ -1,4 +1,4 @@
-"""What there is and what of it runs here: every plugin described and tried in a child."""
+"""A survey of the installed plugins: each described, and each variant tried, in a child."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,9 @@ from attnbench.contracts.variant import Support
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import TryVariant
 from attnbench.measure import processor
-from attnbench.planning import exams, request
+from attnbench.planning.machine import describe_machine
+from attnbench.planning.tasks import describe_task
+from attnbench.planning.variants import describe_variant
 from attnbench.plugins import registry
 from attnbench.plugins.describe import Description, TaskDescription
 from attnbench.plugins.registry import Entry
@@ -20,7 +22,7 @@ _TRIAL = Shape(batch=1, heads=2, kv_heads=2, seq_q=128, seq_k=128, head_dim=64)
 
 
 class Surveyed(Struct, frozen=True, kw_only=True):
-    """A variant, what it says of itself, and why it does not run here (empty where it does)."""
+    """A variant, how it describes itself, and why it does not run here (empty where it does)."""
 
     name: str
     entry: Entry
@@ -30,9 +32,9 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 
 
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
-    """Describe and try every registered variant, on the machine's device and in the dtype that is usual there."""
+    """Describe and try every registered variant, on the machine's device and in the dtype usual there."""
     for entry in _entries("variants"):
-        found = request.describe_variant(executor, entry)
+        found = describe_variant(executor, entry)
         obstacle = found.failure or _try(executor, entry, found, machine.device)
         yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
 
@@ -40,7 +42,7 @@ def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
-        yield entry, exams.describe_task(executor, entry)
+        yield entry, describe_task(executor, entry)
 
 
 def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
@@ -66,5 +68,5 @@ def _entries(group: registry.Group) -> Iterator[Entry]:
 
 
 def machine(executor: Executor) -> Environment:
-    """Describe this machine with the device that --device auto would take."""
-    return request.ask_machine(executor, "auto", threads=processor.cores(), allocator="default")
+    """Describe this machine with the device that --device auto chooses."""
+    return describe_machine(executor, "auto", threads=processor.cores(), allocator="default")

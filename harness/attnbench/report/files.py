@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from attnbench.analysis.rows import PENDING
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import PENDING
 from attnbench.report.html import figures, page
 from attnbench.report.latex import latex
 from attnbench.report.matplotlib import rendered

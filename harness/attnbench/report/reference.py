@@ -1,13 +1,14 @@
-"""The table of a row's columns for docs/results-format.md, made from the fields that hold them."""
+"""The columns of rows and comparisons as tables for docs/results-format.md, made from the fields behind them."""
 
 import types
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.rows import Row
 from attnbench.report.flat import columns
 from attnbench.report.frame import DTYPES
 
@@ -26,23 +27,21 @@ class Column(Struct, frozen=True, kw_only=True):
     meaning: str
 
 
-def reference(of: type[Struct]) -> Iterator[Column]:
-    """Describe the columns of rows; a column that is a field of a case has the meaning that the case gives it."""
-    metas = {name: meta for part in (Shape, Mask, Case, of) for name, meta in _metas(part).items() if meta}
-    kinds = columns(of)
-    for name, hint in typing.get_type_hints(of).items():
-        meta = metas.get(name, Meta())
+def reference(of: type[Row | Comparison]) -> Iterator[Column]:
+    """Describe each column of rows, or of comparisons."""
+    for column in columns(of):
+        is_choice = typing.get_origin(column.type) is Literal
         yield Column(
-            name=name,
-            json=_json(hint),
-            dtype=DTYPES[kinds[name]],
-            unit=str((meta.extra or {}).get("unit", "")),
-            values=tuple(map(str, typing.get_args(hint))) if typing.get_origin(hint) is Literal else (),
-            meaning=meta.description or "",
+            name=column.name,
+            json=_json(column.type),
+            dtype=DTYPES[column.kind].partition("[")[0],
+            unit=str((column.meta.extra or {}).get("unit", "")),
+            values=tuple(map(str, typing.get_args(column.type))) if is_choice else (),
+            meaning=column.meta.description or "",
         )
 
 
-def markdown(of: type[Struct]) -> str:
+def markdown(of: type[Row | Comparison]) -> str:
     """Render the columns as a table in Markdown."""
     lines = ["| column | JSON | DataFrame | unit | meaning |", "|---|---|---|---|---|"]
     for column in reference(of):
@@ -50,16 +49,6 @@ def markdown(of: type[Struct]) -> str:
         meaning = f"{column.meaning}: {values}" if values else column.meaning
         lines.append(f"| `{column.name}` | {column.json} | {column.dtype} | {column.unit} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-def _metas(part: type[Struct]) -> dict[str, Meta | None]:
-    """Return each field's last annotation that has a description."""
-    hints = typing.get_type_hints(part, include_extras=True)
-    return {name: next(filter(_describes, reversed(typing.get_args(hint))), None) for name, hint in hints.items()}
-
-
-def _describes(annotation: Any) -> bool:
-    return isinstance(annotation, Meta) and annotation.description is not None
 
 
 def _json(hint: Any) -> str:

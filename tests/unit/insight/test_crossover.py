@@ -95,7 +95,7 @@ def test_the_middle_around_a_crossing_is_measured_for_both_variants():
 
 def test_refining_keeps_constant_tokens_a_cache_s_one_query_and_a_fixed_number_of_keys():
     rows = sweep(costs(2300), rounds=1)
-    tokens = refinements(crossovers([replace(row, batch=16384 // row.seq_q) for row in rows]))
+    tokens = refinements(crossovers([replace(row, batch=16384 // row.case.shape.seq_q) for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.batch) for each in tokens} == {(2880, 5)}
     cache = refinements(crossovers([replace(row, seq_q=1, passes="decode") for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in cache} == {(1, 2880)}

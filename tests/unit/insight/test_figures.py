@@ -8,7 +8,7 @@ from unit.insight.courses_planted import sweep
 
 
 def course(cost, **more):
-    return {row.seq_q: row for row in sweep({"a": cost}, **more)}
+    return {row.case.shape.seq_q: row for row in sweep({"a": cost}, **more)}
 
 
 def test_a_measured_length_gives_its_own_figure_and_interval():

@@ -104,7 +104,7 @@ def test_errors_are_not_carried_beyond_the_lengths_they_were_measured_at():
 def test_the_later_run_counts_and_an_older_source_of_a_plugin_does_not():
     old, new = sweep({"a": FAST}), sweep({"a": SLOW}, run="r2")
     assert recommend([*old, *new], workload(), Needs()).answers[0].latency.runs == ("r2",)
-    edited = [replace(row, source="edited") for row in new if row.seq_q == 512]
+    edited = [replace(row, source="edited") for row in new if row.case.shape.seq_q == 512]
     (line,) = recommend([*old, *edited], workload(), Needs()).lines
     assert line.verdict == "unknown"
 
@@ -128,7 +128,7 @@ def test_scores_on_several_tasks_are_no_answer_until_one_is_named():
 
 def with_form(scores, heads, layers):
     (row, *_) = rows([accuracies("vanilla", scores, heads=heads, layers=layers)])
-    return replace(row, heads=heads, task_options={**row.task_options, "layers": layers})
+    return replace(row, heads=heads, task_options={**row.probe.task_options, "layers": layers})
 
 
 def test_heads_and_layers_are_chosen_by_score_and_of_those_tied_the_fewest_layers():

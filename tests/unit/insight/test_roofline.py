@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from attnbench.analysis.columns import Columns
 from attnbench.analysis.roofline import derived, flops_exact, visible_pairs
-from attnbench.analysis.rows import tabulated
+from attnbench.analysis.rows import rows
 from attnbench.contracts.case import Mask
 from attnbench.contracts.record import Rates
 from unit.insight.courses_planted import row, sweep
@@ -24,7 +24,7 @@ OWN_BYTES = {"bytes_executed": 5 * 10**8, "bytes_by": "variant"}
 
 def further(row, rates=RATES):
     """Give the rows derived of one."""
-    return derived(Columns.of([row], tuple(tabulated([]).own)), rates).rows()
+    return derived(Columns.of([row], tuple(rows([]).own)), rates).rows()
 
 
 def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):

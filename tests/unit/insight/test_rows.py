@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.analysis.rows import PENDING, Row, rows, tabulated
+from attnbench.analysis.rows import PENDING, Row, rows
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Measurement, Origin, Probe
 from attnbench.contracts.specs import Spec, parse_specs
@@ -87,7 +87,7 @@ def test_every_field_of_a_case_reaches_its_own_column():
 
 
 def test_counts_are_integers_also_where_there_are_no_rows():
-    own = tabulated([]).own
+    own = rows([]).own
     assert {own[name].dtype for name in ("samples", "rounds", "outliers")} == {np.dtype(np.int64)}
 
 
@@ -126,7 +126,7 @@ def test_a_figure_is_the_median_of_the_medians_of_its_processes_in_seconds():
 
 def test_rounds_are_replicates_and_other_cases_are_not():
     found = rows([latency(1, 1), latency(2, 2), latency(1, 9, seq=1024), latency(1, 9, heads=4)])
-    assert sorted((row.seq_q, row.heads, row.rounds, row.value) for row in found) == [
+    assert sorted((row.case.shape.seq_q, row.case.shape.heads, row.rounds, row.value) for row in found) == [
         (512, 4, 1, 9),
         (512, 8, 2, 1.5),
         (1024, 8, 1, 9),
@@ -194,7 +194,7 @@ def test_a_failed_job_is_one_row_under_its_probes_metric(kind, metric, unit):
 
 def test_a_planned_job_without_a_record_is_pending():
     found = rows([latency(1, 1)], [job(), job(round=2), job(seq=1024), job(seq=1024, round=2)])
-    assert [(row.seq_q, row.status, row.detail, row.rounds) for row in found] == [
+    assert [(row.case.shape.seq_q, row.status, row.detail, row.rounds) for row in found] == [
         (512, "ok", "", 1),
         (1024, "interrupted", PENDING, 0),
     ]
@@ -220,7 +220,7 @@ def test_seeds_that_ran_as_rounds_are_seeds_all_the_same():
     scored = [
         record(job(kind="accuracy", passes="", task="t", round=n), value(n / 10, "accuracy", "1")) for n in (1, 2, 6)
     ]
-    assert (only(scored).value, only(scored).samples, only(scored).task) == (pytest.approx(0.3), 3, "t")
+    assert (only(scored).value, only(scored).samples, only(scored).probe.label) == (pytest.approx(0.3), 3, "t")
 
 
 def test_a_task_is_named_as_it_is_typed_and_its_complete_options_stand_beside():
@@ -229,7 +229,7 @@ def test_a_task_is_named_as_it_is_typed_and_its_complete_options_stand_beside():
     assert parse_specs(row.task, flag="--tasks") == (
         Spec(name="mqar", options={"preset": "tiny", "length": "64", "pairs": "4"}),
     )
-    assert row.task_options == {"length": 64, "pairs": 4, "layers": 2}
+    assert row.probe.task_options == {"length": 64, "pairs": 4, "layers": 2}
 
 
 @pytest.mark.parametrize(("metric", "flags"), [("validation_curve", ()), ("course", ("curve",))])
@@ -296,7 +296,7 @@ def test_what_ran_is_named_once_or_every_time_it_changed():
 def test_an_edited_plugin_is_another_question():
     edited = Origin(distribution="mine", version="1", source_hash="b")
     found = rows([latency(1, 1, origin=msgspec.structs.replace(edited, source_hash="a")), latency(1, 2, origin=edited)])
-    assert [(row.origin, row.source) for row in found] == [("mine 1", "a"), ("mine 1", "b")]
+    assert [(row.origin.name, row.origin.source_hash) for row in found] == [("mine 1", "a"), ("mine 1", "b")]
 
 
 def test_outliers_are_counted_within_their_own_process():
@@ -321,7 +321,7 @@ def test_rows_come_by_metric_then_by_variant_as_planned_then_by_shape():
         "accuracy",
         "loss",
     ]
-    timed = [(row.variant, row.seq_q) for row in found if row.metric == "latency"]
+    timed = [(row.case.variant, row.case.shape.seq_q) for row in found if row.metric == "latency"]
     variants = ["empty", "vanilla", "linformer", "reformer", "sparse", "linear", "flash"]
     assert timed == [(variant, seq) for variant in variants for seq in (512, 1024, 2048, 4096, 8192, 16384)]
 

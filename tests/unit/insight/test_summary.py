@@ -97,12 +97,12 @@ def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_bette
 def test_what_has_no_figure_is_counted_and_what_is_pending_is_not():
     lacking = failed(job("linear"), "unsupported", "it has no window")
     found = summarised(rows([*timings("flash", (512,)), lacking], [job("vanilla", seq=64)]))
-    assert [(row.variant, row.status) for row in found.missing] == [("linear", "unsupported")]
+    assert [(row.case.variant, row.status) for row in found.missing] == [("linear", "unsupported")]
 
 
 def test_errors_are_those_at_the_longest_length_smallest_first():
     found = summarised(rows([each for name in ("linformer", "flash") for each in agreements(name, (512, 1024))]))
-    assert [(row.variant, row.seq_q) for row in found.errors] == [("flash", 1024), ("linformer", 1024)]
+    assert [(row.case.variant, row.case.shape.seq_q) for row in found.errors] == [("flash", 1024), ("linformer", 1024)]
 
 
 def test_nothing_is_found_in_no_rows():

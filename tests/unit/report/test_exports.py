@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 
 from attnbench.analysis.columns import Columns
-from attnbench.analysis.rows import Row, rows, tabulated
+from attnbench.analysis.rows import Row, rows
+from attnbench.contracts.case import canonical
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.text import canonical
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
 from attnbench.report.flat import columns
 from attnbench.report.frame import frame, to_parquet
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from unit.report.golden import check
 from unit.report.planted import failed, job, record, value
 from unit.report.scenarios import SCENARIOS
@@ -48,7 +48,7 @@ def framed(rows):
 
 
 def test_categories_of_a_frame_are_those_that_its_rows_have():
-    found = tabulated(*SCENARIOS["complete"]())
+    found = rows(*SCENARIOS["complete"]())
     few = frame(found.take(np.array([0])))
     for name in ("metric", "unit", "noise"):
         assert few[name].cat.categories.tolist() == few[name].tolist()
@@ -108,7 +108,7 @@ def test_csv_reads_back_with_the_same_numbers():
     read = pd.read_csv(io.StringIO(to_csv(found)))
     assert read["value"].isna().tolist() == [row.value is None for row in found]
     assert read["value"].dropna().tolist() == [row.value for row in found if row.value is not None]
-    assert read["causal"].tolist() == [row.causal for row in found]
+    assert read["causal"].tolist() == [row.case.mask.causal for row in found]
 
 
 def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
@@ -123,7 +123,7 @@ def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
 
 @pytest.mark.parametrize("name", ["statuses", "hostile", "accuracy", "complete"])
 def test_a_frame_of_rows_that_share_a_part_is_that_of_rows_for_themselves(name):
-    found = tabulated(*SCENARIOS[name]())
+    found = rows(*SCENARIOS[name]())
     pd.testing.assert_frame_equal(frame(found), framed(found.rows()))
 
 
@@ -131,7 +131,7 @@ def test_a_frame_of_rows_that_share_a_part_is_that_of_rows_for_themselves(name):
 def test_a_frame_writes_the_medians_of_those_rounds_that_gave_one(rounds):
     each = [(variant, number) for variant in ("vanilla", "flash") for number in (1, 2, 3, 12)]
     good = dict(zip(("vanilla", "flash"), rounds, strict=True))
-    found = tabulated(
+    found = rows(
         [
             record(job(variant, round=number), value(7 * number))
             if number in good[variant]

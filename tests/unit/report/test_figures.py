@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.analysis.summary import summarised
-from attnbench.report.columns import coded
+from attnbench.report.encoding import coded
 from attnbench.report.figure import Figure, Heatmap, Point, distinct, named, place_labels
 from attnbench.report.heads import by_heads
 from attnbench.report.lengths import by_length

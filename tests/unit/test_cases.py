@@ -5,7 +5,8 @@ import pytest
 
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.suite import Linked, Sweep
-from attnbench.planning.cells import asked, cells
+from attnbench.planning.cases import shapes
+from attnbench.planning.suites import apply_flags
 
 BERT = Linked(name="bert", seq=512, heads=12, head_dim=64, causal=False)
 LLAMA = Linked(name="llama", seq="4096,8192", heads=32, kv_heads=8, head_dim=128, causal=True)
@@ -14,16 +15,16 @@ SUITE = Sweep(variants="a", shapes=(BERT, LLAMA, MISTRAL), batch=1)
 
 
 def left(**flags):
-    """Say which shapes flags leave, with their lengths."""
-    return [(cell.shape_name, cell.shape.seq_q) for cell in cells(asked(SUITE, Sweep(**flags)))]
+    """Return the shapes that flags leave, with their lengths."""
+    return [(case.shape_name, case.shape.seq_q) for case in shapes(apply_flags(SUITE, Sweep(**flags)))]
 
 
 ALL = [("bert", 512), ("llama", 4096), ("llama", 8192), ("mistral", 8192)]
 
 
-def test_a_listed_shape_is_a_cell_with_all_that_it_fixes_and_no_product_with_the_others():
-    found = list(cells(SUITE))
-    assert [(cell.shape_name, cell.shape.seq_q) for cell in found] == ALL
+def test_a_listed_shape_is_a_case_with_all_that_it_fixes_and_no_product_with_the_others():
+    found = list(shapes(SUITE))
+    assert [(case.shape_name, case.shape.seq_q) for case in found] == ALL
     last = found[-1]
     assert (last.shape.heads, last.shape.kv_heads, last.shape.head_dim, last.shape.seq_k) == (32, 8, 128, 8192)
     assert (last.mask.causal, last.mask.window, found[0].mask.window) == (True, 4096, None)
@@ -50,16 +51,16 @@ def test_a_flag_filters_what_the_suite_links(flags, rest):
 
 
 def test_a_flag_replaces_an_axis_that_the_list_leaves_open():
-    found = list(cells(asked(SUITE, Sweep(batch="2,4", shapes="bert"))))
-    assert [cell.shape.batch for cell in found] == [2, 4]
-    found = list(cells(asked(SUITE, Sweep(tokens=16384, seq=8192))))
-    assert {cell.shape.batch for cell in found} == {2}
+    found = list(shapes(apply_flags(SUITE, Sweep(batch="2,4", shapes="bert"))))
+    assert [case.shape.batch for case in found] == [2, 4]
+    found = list(shapes(apply_flags(SUITE, Sweep(tokens=16384, seq=8192))))
+    assert {case.shape.batch for case in found} == {2}
 
 
 def test_what_is_left_is_written_down_whole_so_that_a_plan_can_be_read_without_its_suite():
-    sweep = asked(SUITE, Sweep(seq=4096))
+    sweep = apply_flags(SUITE, Sweep(seq=4096))
     again = msgspec.convert(msgspec.to_builtins(sweep), Sweep)
-    assert list(cells(again)) == list(cells(sweep))
+    assert list(shapes(again)) == list(shapes(sweep))
     assert again.shapes[0].batch == 1
 
 
@@ -78,16 +79,16 @@ def test_what_is_left_is_written_down_whole_so_that_a_plan_can_be_read_without_i
 )
 def test_flags_that_leave_nothing_are_a_mistake_that_says_what_there_is(flags, told):
     with pytest.raises(UsageError) as caught:
-        asked(SUITE, Sweep(**flags))
+        apply_flags(SUITE, Sweep(**flags))
     assert str(caught.value).startswith(told)
 
 
 def test_a_suite_that_lists_no_shapes_has_none_to_choose_from():
     with pytest.raises(UsageError, match="--shapes: this suite lists no shapes"):
-        asked(Sweep(variants="a", seq=64, heads=2, head_dim=8, batch=1), Sweep(shapes="bert"))
+        apply_flags(Sweep(variants="a", seq=64, heads=2, head_dim=8, batch=1), Sweep(shapes="bert"))
 
 
 def test_a_mistake_in_a_listed_shape_names_the_shape():
     wrong = Sweep(shapes=(Linked(name="odd", seq=8, heads=12, kv_heads=5, head_dim=8),), batch=1)
     with pytest.raises(UsageError, match=r"--kv-heads: 12 heads .*\(shape 'odd'\)"):
-        list(cells(wrong))
+        list(shapes(wrong))

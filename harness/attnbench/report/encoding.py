@@ -1,4 +1,4 @@
-"""Rows as columns for a page: words by their place in a dictionary, repeats counted, numbers rounded."""
+"""Columns encoded for the page: words by their index in a dictionary, repeats counted, numbers rounded."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby

@@ -10,16 +10,22 @@ from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Origin
 from attnbench.contracts.suite import Sweep
-from attnbench.planning.plan import PROFILES, Candidate, Exam, Setting, in_running_order, plan_jobs, read_sweep
+from attnbench.planning.cases import cases
+from attnbench.planning.jobs import Conditions, in_running_order, metrics_of, plan_jobs
+from attnbench.planning.request import PROFILES
+from attnbench.planning.tasks import PlannedTask
+from attnbench.planning.variants import Candidate
 
 SWEEP = Sweep(variants="a,b", seq="512..2048", heads=8, head_dim=64, batch=1)
 A, B = (Candidate(name=name, target=f"m:{name}", origin=Origin(), options={}) for name in "ab")
 FLOOR = Candidate(name="empty", target="attnbench.plugins.empty:Empty", origin=Origin(), options={})
-SETTING = Setting(device="cpu", protocol=PROFILES["default"], floor=FLOOR)
+CONDITIONS = Conditions(device="cpu", protocol=PROFILES["default"], floor=FLOOR)
 
 
-def jobs_of(sweep: Sweep, *, setting: Setting = SETTING, exams: tuple[Exam, ...] = ()) -> tuple[Job, ...]:
-    return plan_jobs(read_sweep(sweep), [A, B], exams, setting)
+def jobs_of(
+    sweep: Sweep, *, conditions: Conditions = CONDITIONS, tasks: tuple[PlannedTask, ...] = ()
+) -> tuple[Job, ...]:
+    return plan_jobs(cases(sweep), metrics_of(sweep), candidates=[A, B], tasks=tasks, conditions=conditions)
 
 
 def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:
@@ -58,7 +64,7 @@ def test_in_the_first_round_each_baseline_comes_before_its_twin_and_later_either
 
 def test_the_order_follows_from_the_seed() -> None:
     assert in_running_order(jobs_of(SWEEP)) == in_running_order(jobs_of(SWEEP))
-    other = in_running_order(jobs_of(SWEEP, setting=replace(SETTING, seed=1)))
+    other = in_running_order(jobs_of(SWEEP, conditions=replace(CONDITIONS, seed=1)))
     assert [job.case.variant for job in other] != [job.case.variant for job in in_running_order(jobs_of(SWEEP))]
 
 
@@ -82,8 +88,8 @@ def test_the_baseline_is_timed_twice_in_every_round_under_two_names() -> None:
 
 
 def test_with_too_few_rounds_for_a_verdict_nothing_is_timed_twice() -> None:
-    quick = replace(SETTING, protocol=PROFILES["quick"])
-    assert not [job for job in jobs_of(SWEEP, setting=quick) if job.probe.twin]
+    quick = replace(CONDITIONS, protocol=PROFILES["quick"])
+    assert not [job for job in jobs_of(SWEEP, conditions=quick) if job.probe.twin]
 
 
 def test_memory_and_agreement_run_in_one_round_after_the_timed_ones() -> None:
@@ -105,14 +111,14 @@ def test_decode_asks_one_query_against_all_keys() -> None:
 
 def test_tokens_make_the_batch_and_width_makes_the_head_dimension() -> None:
     sweep = replace(SWEEP, batch=None, tokens=4096, head_dim=None, width=512, heads="4,8")
-    shapes = [cell.shape for cell in read_sweep(sweep).cells]
+    shapes = [case.shape for case in cases(sweep)]
     assert {(shape.seq_q, shape.batch) for shape in shapes} == {(512, 8), (1024, 4), (2048, 2)}
     assert {(shape.heads, shape.head_dim) for shape in shapes} == {(4, 128), (8, 64)}
 
 
 def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
     shape = Shape(batch=64, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=32)
-    exam = Exam(
+    task = PlannedTask(
         label="recall:preset=tiny",
         target="t:Recall",
         origin=Origin(),
@@ -121,7 +127,7 @@ def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
         mask=Mask(causal=True),
         seeds=3,
     )
-    jobs = jobs_of(replace(SWEEP, metrics="accuracy", heads="4,16"), exams=(exam,))
+    jobs = jobs_of(replace(SWEEP, metrics="accuracy", heads="4,16"), tasks=(task,))
     assert len(jobs) == 2 * 3
     assert {job.case.shape for job in jobs} == {shape}
     assert {job.case.passes for job in jobs} == {""}
@@ -145,7 +151,7 @@ def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
 )
 def test_a_mistake_in_a_sweep_names_the_flag_and_the_fix(change: dict[str, object], flag: str, fix: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read_sweep(replace(SWEEP, **change))
+        jobs_of(replace(SWEEP, **change))
     assert str(caught.value).startswith(flag)
     assert fix in str(caught.value)
 

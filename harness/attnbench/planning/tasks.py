@@ -1,16 +1,20 @@
-"""The tasks of a sweep, asked of children: each once for every value of the ranges in its options."""
+"""The tasks of a sweep, with complete options: one for every value of the ranges in them, each described by a child."""
 
 import math
 from collections.abc import Iterator, Mapping
 from itertools import product
+from typing import Any
 
+from msgspec import Struct
+
+from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.ranges import parse_range
+from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeTask
-from attnbench.planning.plan import Exam
 from attnbench.plugins import registry
 from attnbench.plugins.describe import TaskDescription
 from attnbench.plugins.registry import Entry
@@ -18,18 +22,30 @@ from attnbench.plugins.registry import Entry
 _MOST = 1000
 
 
-def asked_tasks(sweep: Sweep) -> tuple[Spec, ...]:
-    """Read the tasks of a sweep; values may be ranges. Raises UsageError."""
+class PlannedTask(Struct, frozen=True, kw_only=True):
+    """A task with complete options, ready to be planned; it determines the shape and mask of the trained model."""
+
+    label: str
+    target: str
+    origin: Origin
+    options: dict[str, Any]
+    shape: Shape
+    mask: Mask
+    seeds: int
+
+
+def task_specs(sweep: Sweep) -> tuple[Spec, ...]:
+    """Return the tasks that a sweep names; values may be ranges. Raises UsageError."""
     return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks", ranges=True)
 
 
-def plan_exams(sweep: Sweep, executor: Executor) -> Iterator[Exam]:
-    """Give every task of a sweep, ready to be planned. Raises UsageError naming the task and the fix."""
-    return (_exam(each, executor) for spec in asked_tasks(sweep) for each in _swept(spec, executor))
+def planned_tasks(sweep: Sweep, executor: Executor) -> tuple[PlannedTask, ...]:
+    """Return every task of a sweep with complete options. Raises UsageError naming the task and the fix."""
+    return tuple(_planned(each, executor) for spec in task_specs(sweep) for each in _swept(spec, executor))
 
 
 def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> TaskDescription:
-    """Ask a child what a task is; one whose import ends the child is described by how it ended."""
+    """Return a child's description of a task; where the import ends the child, the description says how."""
     try:
         return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
     except NoAnswer as end:
@@ -37,7 +53,7 @@ def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] 
 
 
 def _swept(spec: Spec, executor: Executor) -> Iterator[Spec]:
-    """Give a task once for each value of its whole-number options that are given as ranges."""
+    """Yield a task for every combination of values of the whole-number options that are given as ranges."""
     ranges = {name: text for name, text in spec.options.items() if text[:1].isdigit() and not text.isdigit()}
     if ranges:
         fields = describe_task(executor, registry.find(spec.name, "tasks", flag="--tasks")).fields
@@ -50,12 +66,12 @@ def _swept(spec: Spec, executor: Executor) -> Iterator[Spec]:
         yield Spec(name=spec.name, options={**spec.options, **dict(zip(ranges, map(str, numbers), strict=True))})
 
 
-def _exam(spec: Spec, executor: Executor) -> Exam:
+def _planned(spec: Spec, executor: Executor) -> PlannedTask:
     entry = registry.find(spec.name, "tasks", flag="--tasks")
     found = describe_task(executor, entry, spec.options)
     if found.mistake or found.failure or found.shape is None:
         raise UsageError(f"--tasks: {spec}: {found.mistake or found.failure}")
-    return Exam(
+    return PlannedTask(
         label=found.label,
         target=entry.target,
         origin=found.origin,
