@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.record import Job, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 
 
