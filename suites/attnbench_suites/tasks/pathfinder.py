@@ -37,8 +37,8 @@ class Pathfinder:
     configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`. It
     differs in that drawings are made at their final size (dashes on the pixel grid, eight headings, three shades)
     rather than shrunk from 300 x 300; a path of 7 dashes spans 20 of 32 pixels, while one of their hardest, of 14
-    dashes, spans half the side; of the `distractors` as many are drawn as fit, each a third as long; and the heads split the
-    model's full width.
+    dashes, spans half the side; of the `distractors` as many are drawn as fit, each a third as long; and heads split
+    the model's full width.
 
     `tiny` is deliberately easy, so that attention learns it in a minute: 16 x 16 pixels in patches of 4 x 4, paths of 3
     dashes, no distractors.
