@@ -16,9 +16,8 @@ from attnbench.contracts.case import canonical
 from attnbench.contracts.errors import UsageError
 from attnbench.report import frame as frame_module
 from attnbench.report.csv import to_csv
-from attnbench.report.flat import columns
+from attnbench.report.flat import columns, to_json
 from attnbench.report.frame import frame, to_parquet
-from attnbench.report.flat import to_json
 from unit.report.golden import check
 from unit.report.planted import failed, job, record, value
 from unit.report.scenarios import SCENARIOS
