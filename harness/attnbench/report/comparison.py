@@ -111,7 +111,7 @@ def _ratio(value: float) -> str:
 def _block(pairs: list[Comparison]) -> Block:
     first, axes = pairs[0], layout(pairs)
     scale = block_scale(first.one.unit, (value for pair in pairs for value in (pair.base_value, pair.new_value)))
-    names = variant_labels(_named(row) for pair in pairs for row in (pair.one, pair.other))
+    names = variant_labels({_named(row): row.case.options for pair in pairs for row in (pair.one, pair.other)})
     lengths = dict(zip(axes.columns, column_labels(pairs, axes.columns), strict=True))
     base, new = _named(first.one), _named(first.other)
     two = f"{names[new]} against {names[base]}" if base != new else ""
