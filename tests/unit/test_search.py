@@ -210,7 +210,7 @@ def test_the_table_shows_the_seeds_and_a_trial_only_where_it_is_asked_for(tmp_pa
     (store,) = search(tmp_path, Scripted(answer))
     found = rows(store.records(), store.plan.jobs)
     shown = [row for row in found if row.primary]
-    assert [(row.variant, row.metric, row.task, row.samples) for row in shown] == [
+    assert [(row.case.variant, row.metric, row.task, row.samples) for row in shown] == [
         ("a", "accuracy", "mqar:preset=small", 2),
         ("b", "accuracy", "mqar:preset=small", 2),
     ]

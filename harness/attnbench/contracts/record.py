@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Option, digest
+from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
 
 SCHEMA = 1
 
@@ -22,7 +23,6 @@ Status = Literal[
     "interrupted",
     "skipped",
 ]
-ProbeKind = Literal["latency", "memory", "agreement", "accuracy", "energy"]
 Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
@@ -32,14 +32,6 @@ BUILDING, HELD = "building_bytes", "held_bytes"
 ENOUGH = "enough"  # fact of a skipped round that goes beyond those the profile promises
 PENDING = "not measured yet"  # detail of a row whose job has no record
 
-# The metric of a row whose job has nothing to show but its status.
-PRIMARY_METRIC: dict[ProbeKind, str] = {
-    "latency": "latency",
-    "memory": "memory",
-    "agreement": "approximation_error",
-    "accuracy": "accuracy",
-    "energy": "energy",
-}
 TRIAL_METRIC = "search_accuracy"
 _RATE = re.compile(r",learning_rate=[^,]*")
 
@@ -83,7 +75,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
     training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
-    those `searched`.
+    those `searched`. `declared` is what a plugin's metric declares of itself.
     """
 
     kind: ProbeKind
@@ -94,11 +86,15 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trial: bool = False
     rate: float | None = None
     searched: tuple[float, ...] = ()
+    declared: Metric | None = None
+    metric_origin: Origin | None = None
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """The metric that stands for this probe in a table."""
-        return TRIAL_METRIC if self.trial else PRIMARY_METRIC[self.kind]
+        if self.declared is not None:
+            return self.declared
+        return METRICS[TRIAL_METRIC] if self.trial else PRIMARY[self.kind]
 
     @property
     def primary(self) -> bool:
@@ -125,6 +121,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     task_target: str = ""
     round: int = 1
     attempt: int = 1
+    metric_target: str = ""
 
     @property
     def key(self) -> str:
@@ -138,8 +135,13 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def timed_round(self) -> int:
-        """The round of a latency job, 0 for any other: only latency is measured in rounds."""
+        """The round of a latency job, 0 for any other: only latency is timed in rounds."""
         return self.round if self.probe.kind == "latency" else 0
+
+    @property
+    def derived(self) -> bool:
+        """Whether the job computes a figure from those of other jobs."""
+        return self.probe.declared is not None and bool(self.probe.declared.needs)
 
     @property
     def question(self) -> str:
@@ -148,13 +150,13 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Samples of one metric from one process, in base units or integer nanoseconds.
+    """Samples of one metric from one process, in base units (s, bytes, J, 1 or a plugin's own) or integer nanoseconds.
 
     A sample that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
     """
 
     metric: str
-    unit: Literal["ns", "s", "bytes", "J", "1"]
+    unit: str
     values: tuple[int | float | None, ...]
     higher_is_better: bool = False
     flags: tuple[str, ...] = ()

@@ -99,7 +99,7 @@ class Budget:
         return (estimate.high - estimate.low) / 2 / estimate.value
 
     def _short(self, job: Job, why: str) -> Outcome:
-        """Return the outcome of a job cut for lack of time; no table shows a round beyond the profile's, which is extra."""
+        """Return the outcome of a job cut for lack of time; tables do not show a round beyond those of the profile."""
         beyond = job.timed_round > PROFILES[job.protocol.profile].rounds
         detail = f"cut by --time-budget {duration(self.total_s or 0)}: {why}"
         return Outcome(status="skipped", detail=detail, facts={ENOUGH: True} if beyond else {})

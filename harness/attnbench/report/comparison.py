@@ -116,7 +116,7 @@ def _block(pairs: list[Comparison]) -> Block:
     base, new = _named(first.one), _named(first.other)
     two = f"{names[new]} against {names[base]}" if base != new else ""
     pass_of = f", {first.case.passes}" if first.case.passes else ""
-    title = f"{plain(first.metric.replace('_', ' ')).capitalize()}{pass_of}: new over base"
+    title = f"{_heading(first)}{pass_of}: new over base"
     return Block(
         title=f"{title} ({scale.name})" if scale.name else title,
         context=", ".join(filter(None, (two, axes.context))),
@@ -132,6 +132,11 @@ def _block(pairs: list[Comparison]) -> Block:
         ),
         notes=(*_reasons(pairs, names), *_meanings(pairs)),
     )
+
+
+def _heading(pair: Comparison) -> str:
+    words = plain(pair.one.about.words)
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _named(row: Row) -> Identity:
@@ -193,7 +198,7 @@ def _meanings(pairs: Sequence[Comparison]) -> Iterator[str]:
         "paired by round"
         if tested.paired
         else "Welch's t over seeds"
-        if tested.one.probe.kind == "accuracy"
+        if tested.one.probe.metric.replicates == "seeds"
         else "Welch's t over rounds"
     )
     yield (
