@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from attnbench.cli import (
     compare,
     doctor,
+    flags,
     listing,
     mapping,
     merge,
@@ -43,18 +44,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("show")(show.show)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("recommend")(recommend.recommend)
-app.command("tune")(tune.tune)
-app.command("map")(mapping.map_matrices)
-app.command("replay")(replay.replay)
-app.command("list")(listing.list_things)
-app.command("verify")(verify.verify)
-app.command("merge")(merge.merge)
-app.command("doctor")(doctor.doctor)
+_COMMANDS: dict[str, flags.Command] = {
+    "run": run.run,
+    "show": show.show,
+    "compare": compare.compare,
+    "report": report.report,
+    "recommend": recommend.recommend,
+    "tune": tune.tune,
+    "map": mapping.map_matrices,
+    "replay": replay.replay,
+    "list": listing.list_things,
+    "verify": verify.verify,
+    "merge": merge.merge,
+    "doctor": doctor.doctor,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(flags.command(_function))
 
 
 class _Terminated(BaseException):

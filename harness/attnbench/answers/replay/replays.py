@@ -12,7 +12,7 @@ from attnbench.answers.replay.paper import Paper, Published
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Environment
 from attnbench.contracts.specs import Spec
-from attnbench.contracts.suite import Sweep
+from attnbench.contracts.suite import Range, Sweep
 from attnbench.execute.local import LocalExecutor
 from attnbench.planning.tasks import describe_task
 from attnbench.plugins import registry
@@ -62,7 +62,7 @@ def lacking(found: InstalledPaper, preset: str) -> dict[str, str]:
     return reasons
 
 
-def sweep_of(found: InstalledPaper, preset: str, seq: str | None, *, without: Iterable[str]) -> Sweep:
+def sweep_of(found: InstalledPaper, preset: str, seq: Range, *, without: Iterable[str]) -> Sweep:
     """Return the sweep to run for a paper, over its suite. Raises UsageError where none of its tasks is left."""
     figures = found.paper.figures
     absent = set(without)
