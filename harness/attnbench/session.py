@@ -11,8 +11,7 @@ from attnbench.analysis.crossover import crossovers, refinements
 from attnbench.analysis.rows import rows
 from attnbench.analysis.spent import spent
 from attnbench.contracts.record import Environment, Job, Outcome, Rates, Record, Status
-from attnbench.execute.events import Finished, Progressed, Started
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor, Finished, NoAnswer, Progressed, Started
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.planning.budget import Budget

@@ -51,5 +51,5 @@ def trained(variant: str, task: Task, training: Training) -> tuple[Model, dict[S
     """Train a variant from seed 0; give the model with its best weights, and the examples."""
     model = model_of(variant, task, training)
     splits = draw_splits(task, training, seed=0, device="cpu")
-    train(model, splits, training, seed=0, tell=lambda _text: None)
+    train(model, splits, training, seed=0, report=lambda _text: None)
     return model, splits

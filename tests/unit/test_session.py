@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 from attnbench.answers.further import further
 from attnbench.contracts.record import Job, Measurement, Outcome, Rates, Record
-from attnbench.execute.events import Event, Finished, Started
-from attnbench.execute.executor import NoAnswer
+from attnbench.execute.executor import Event, Finished, NoAnswer, Started
 from attnbench.session import Notice, Notify, Session, quietly
 from attnbench.store import Fit, Store
 from helpers.planted import ENVIRONMENT, job, ok, plan

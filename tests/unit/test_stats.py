@@ -177,17 +177,10 @@ def test_noise_is_clean_to_two_percent_and_unusable_above_ten(relative, verdict)
     assert noise(relative) == verdict
 
 
-@pytest.mark.parametrize("degrees", stats.T_FACTORS)
-def test_the_width_of_an_interval_is_that_of_scipy(degrees):
-    assert stats.T_FACTORS[degrees] == pytest.approx(scipy_stats.t.ppf(0.975, degrees), rel=1e-14)
-
-
-@pytest.mark.parametrize("rounds", [3, 5, 10])
-def test_an_interval_over_the_rounds_of_a_profile_costs_no_scipy(rounds):
-    figure = f"print(stats.median_of_processes(range(1, {rounds + 1})).low > 0)"
-    program = f"import sys; from attnbench.contracts import stats; {figure}; print(*{{'scipy', 'pandas', 'torch'}} & {{*sys.modules}})"
+def test_statistics_import_no_scipy_pandas_or_torch():
+    program = "import sys; from attnbench.contracts import stats; print(*{'scipy', 'pandas', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"]
+    assert done.stdout.split() == []
 
 
 differences = st.lists(st.floats(min_value=-3, max_value=3), min_size=2, max_size=12).filter(

@@ -15,17 +15,14 @@ from attnbench.analysis.match import Pair, Two, match
 from attnbench.analysis.mean import Mean, geometric_mean
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
-from attnbench.contracts.record import ProbeKind
 from attnbench.contracts.stats import FEWEST_REPLICATES, Difference
 
 Verdict = Literal["faster", "slower", "lower", "higher", "same", "inconclusive", "incomparable"]
 
 FALSE_SHARE = 0.05  # q of Benjamini and Hochberg
 SMALLEST_EFFECT = 0.01  # a smaller one is of no interest, however sure
-_COUNTED: dict[ProbeKind, str] = {
-    "memory": "counted once, not sampled",
-    "agreement": "computed once from the seed, not sampled",
-}
+_EXACT = {"memory": "counted once, not sampled"}
+_COMPUTED = "computed once from the seed, not sampled"
 
 
 class Comparison(Pair, frozen=True, kw_only=True):
@@ -149,15 +146,20 @@ def _drafted(pair: Pair, band: float) -> Comparison:
 def _test(pair: Pair, band: float) -> _Test | None:
     """Test a pair's difference; None where it has too few replicates."""
     base, new = (list(figures.values()) for figures in pair.rounds)
-    if pair.obstacle or pair.one.probe.kind in _COUNTED or min(len(base), len(new)) < FEWEST_REPLICATES:
+    if pair.obstacle or _is_exact(pair) or min(len(base), len(new)) < FEWEST_REPLICATES:
         return None
-    if pair.one.probe.kind == "accuracy":
+    if pair.one.probe.metric.replicates == "seeds":
         centre = math.fsum(base) / len(base)
         size = abs(centre) or max(map(abs, new))
         return _Test(difference=stats.welch(base, new), limit=band * size, base=centre)
     if min(*base, *new) <= 0:
         return None
     return _Test(difference=_of_logs(base, new, paired=pair.paired), limit=math.log1p(band))
+
+
+def _is_exact(pair: Pair) -> bool:
+    """Return whether one value is exact, as nothing repeats it."""
+    return pair.one.probe.metric.replicates == "none"
 
 
 def _of_logs(base: Sequence[float], new: Sequence[float], *, paired: bool) -> Difference:
@@ -213,8 +215,8 @@ def _untested(draft: Comparison) -> Comparison:
     if base is None or new is None:
         return draft
     ratio = new / base if base else None
-    if draft.one.probe.kind in _COUNTED:
-        verdict, why = _of_counts(draft, new - base, ratio), _COUNTED[draft.one.probe.kind]
+    if _is_exact(draft):
+        verdict, why = _of_counts(draft, new - base, ratio), _EXACT.get(draft.one.probe.kind, _COMPUTED)
     else:
         verdict, why = "inconclusive", _too_little(draft)
     return msgspec.structs.replace(draft, ratio=ratio, verdict=verdict, why=why)
@@ -229,7 +231,7 @@ def _too_little(draft: Comparison) -> str:
     base, new = draft.base_rounds, draft.new_rounds
     if min(base, new) >= FEWEST_REPLICATES:
         return "there are values of zero or less, of which there is no ratio"
-    unit = "seed" if draft.one.probe.kind == "accuracy" else "round"
+    unit = "seed" if draft.one.probe.metric.replicates == "seeds" else "round"
     if draft.paired:
         return f"{base} {unit}{'s' * (base != 1)} in common; a verdict needs {FEWEST_REPLICATES}"
     counts = str(base) if base == new else f"{base} and {new}"

@@ -8,11 +8,9 @@ from attnbench.analysis.floor import is_harness
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import PENDING, PRIMARY_METRIC, ProbeKind
+from attnbench.contracts.record import PENDING
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.text import option_text, plain, with_options
-
-_NO_ROUNDS: tuple[ProbeKind, ...] = ("memory", "agreement", "accuracy")
 
 Two = tuple[Spec, Spec]
 Key = tuple[object, ...]
@@ -51,7 +49,7 @@ class Pair(Struct, frozen=True, kw_only=True):
     def paired(self) -> bool:
         """Whether both sides are times of the rounds of one run; trainings from the same seed share no noise."""
         same_run = bool(self.base and self.new and self.base.run == self.new.run)
-        return same_run and self.one.probe.kind not in _NO_ROUNDS
+        return same_run and self.one.probe.metric.replicates == "rounds"
 
     @property
     def obstacle(self) -> str:
@@ -150,7 +148,7 @@ def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tupl
     found: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         wanted = row.primary if metrics is None else row.metric in metrics
-        if wanted and (row.samples or row.metric == PRIMARY_METRIC[row.probe.kind]):
+        if wanted and (row.samples or row.metric == row.probe.metric.name):
             found.setdefault((row.probe.kind, row.task), {})[row.metric] = None
     return found
 

@@ -7,13 +7,13 @@ from msgspec.structs import replace
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Mask
+from attnbench.contracts.metrics import METRICS
 from attnbench.contracts.record import Rates
 
 _FORWARD = 4  # operations for a pair and a feature: a multiply-add in each of two products
 # Five matrix products for the forward pass's two, as the scores are made once more (flash-attention's convention).
 _PASSES = {"forward": 1.0, "decode": 1.0, "backward": 2.5, "forward-backward": 3.5}
 LEAST_BYTES, OPERAND_BYTES, ABOVE_ROOFLINE = "least_bytes", "operand_bytes", "above_roofline"
-_UNITS = {"flop_rate": "FLOP/s", "flop_rate_executed": "FLOP/s", "bandwidth": "bytes/s", "roofline_share": "1"}
 
 
 def derived(rows: Iterable[Row], rates: Rates | None) -> list[Row]:
@@ -90,7 +90,7 @@ def _per_time(latency: Row, metric: str, work: float) -> Row:
     return replace(
         latency,
         metric=metric,
-        unit=_UNITS[metric],
+        unit=METRICS[metric].unit,
         value=value,
         low=_rate(work, latency.high),
         high=_rate(work, latency.low),
@@ -101,7 +101,7 @@ def _per_time(latency: Row, metric: str, work: float) -> Row:
         medians={number: rate for number, seconds in latency.medians.items() if (rate := _rate(work, seconds))},
         flags=(*latency.flags, *_flags(latency, metric, above=value > 1)),
         primary=False,
-        higher_is_better=True,
+        higher_is_better=METRICS[metric].higher_is_better,
     )
 
 

@@ -4,7 +4,7 @@ Tables, exports, comparisons and fits are made from rows and from nothing else.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import numpy as np
@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from attnbench.contracts import stats
 from attnbench.contracts.case import Case, Identity, Option
+from attnbench.contracts.metrics import METRICS, Metric, ProbeKind, metric_named
 from attnbench.contracts.record import (
     ENOUGH,
     PENDING,
-    PRIMARY_METRIC,
     Job,
     Measurement,
     Origin,
@@ -29,12 +29,10 @@ from attnbench.contracts.record import (
 from attnbench.contracts.stats import FloatArray
 
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
-_UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
-_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
+_ORDER = {name: index for index, name in enumerate(METRICS)}
+_KINDS = get_args(ProbeKind)
 _MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no figure
-_KINDS = tuple(PRIMARY_METRIC)
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
-_REPEATED = ("latency", "memory", "energy")  # rounds repeat these; seeds and inputs that differ are no repetition
 _LARGEST = 1e150  # the square of a larger sample overflows
 
 
@@ -91,6 +89,13 @@ class Row(Struct, frozen=True, kw_only=True):
     def identity(self) -> Identity:
         """The variant, its options as JSON, and its origin: equal for rows of the same variant."""
         return *self.case.identity, self.origin.name
+
+    @property
+    def about(self) -> Metric:
+        """The metric as the table of metrics, or its plugin, describes it."""
+        if self.metric == self.probe.metric.name:
+            return self.probe.metric
+        return metric_named(self.metric)
 
     @property
     def task(self) -> str:
@@ -191,9 +196,9 @@ def _base(measured: _Measured, good: Mapping[int, Record], *, has_figure: bool) 
         origin=job.origin,
         probe=probe,
         protocol=job.protocol,
-        metric=probe.metric + TWIN * probe.twin,
+        metric=probe.metric.name + TWIN * probe.twin,
         status=status,
-        unit=_UNIT_OF_PROBE[probe.kind],
+        unit=probe.metric.unit,
         rounds=len(good),
         backend=", ".join(dict.fromkeys(record.outcome.backend for record in telling if record.outcome.backend)),
         detail=detail,
@@ -261,23 +266,23 @@ def _with_figure(row: Row, by_round: Mapping[int, Measurement], figure: _Figure)
         gone = f"{figure.lost} of {len(figure.samples)} values not finite"
         return replace(row, **told, detail="; ".join(filter(None, (gone, row.detail))))
     value, low, high = figure.estimate
-    if row.probe.kind == "accuracy":  # seeds do not repeat one another
+    if row.probe.metric.replicates == "seeds":  # these do not repeat one another
         mean = stats.mean_over_seeds(figure.samples.tolist())
         value, low, high = mean.value, _or_nan(mean.low), _or_nan(mean.high)
     least, p05, p25, _, p75, p95 = figure.quantiles
-    spread = _or_none(figure.spread)
+    spread, repeats = _or_none(figure.spread), row.probe.metric.replicates == "rounds"
     return replace(
         row,
         **told,
         value=value,
         low=_or_none(low),
         high=_or_none(high),
-        noise=_noise(spread) if row.probe.kind in _REPEATED else "",
+        noise=_noise(spread) if repeats else "",
         min=least,
         p05=p05,
         p95=p95,
         iqr=p75 - p25,
-        spread=spread if row.probe.kind in _REPEATED else None,
+        spread=spread if repeats else None,
         medians=dict(zip(by_round, figure.medians, strict=True)),
         outliers=figure.outliers,
     )
@@ -355,8 +360,7 @@ def _by_size(arrays: Sequence[FloatArray]) -> Iterator[tuple[list[int], FloatArr
 
 def _place(row: Row, variant: int) -> tuple[object, ...]:
     """Return a row's sort key; `variant` is the rank of its variant."""
-    rank = _FIRST_METRICS.index(row.metric) if row.metric in _FIRST_METRICS else len(_FIRST_METRICS)
-    metric = (_KINDS.index(row.probe.kind), rank, row.metric)
+    metric = (_KINDS.index(row.probe.kind), _ORDER.get(row.metric, len(_ORDER)), row.metric)
     case, shape = row.case, row.case.shape
     sizes = (shape.heads, shape.kv_heads, shape.seq_q, shape.seq_k, shape.head_dim, shape.batch)
     mask = (case.mask.causal, case.mask.window or 0)

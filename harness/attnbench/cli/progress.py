@@ -6,8 +6,9 @@ from threading import Lock
 
 from msgspec import Struct
 
-from attnbench.contracts.record import Job, ProbeKind, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Job, Record
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Option, digest
+from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
 
 SCHEMA = 1
 
@@ -22,7 +23,6 @@ Status = Literal[
     "interrupted",
     "skipped",
 ]
-ProbeKind = Literal["latency", "memory", "agreement", "accuracy", "energy"]
 Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
@@ -32,14 +32,6 @@ BUILDING, HELD = "building_bytes", "held_bytes"
 ENOUGH = "enough"  # fact of a skipped round that goes beyond those the profile promises
 PENDING = "not measured yet"  # detail of a row whose job has no record
 
-# The metric of a row whose job has nothing to show but its status.
-PRIMARY_METRIC: dict[ProbeKind, str] = {
-    "latency": "latency",
-    "memory": "memory",
-    "agreement": "approximation_error",
-    "accuracy": "accuracy",
-    "energy": "energy",
-}
 TRIAL_METRIC = "search_accuracy"
 _RATE = re.compile(r",learning_rate=[^,]*")
 
@@ -83,7 +75,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
     training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
-    those `searched`.
+    those `searched`. `declared` is what a plugin's own metric declares of itself.
     """
 
     kind: ProbeKind
@@ -94,11 +86,14 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trial: bool = False
     rate: float | None = None
     searched: tuple[float, ...] = ()
+    declared: Metric | None = None
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """The metric that stands for this probe in a table."""
-        return TRIAL_METRIC if self.trial else PRIMARY_METRIC[self.kind]
+        if self.declared is not None:
+            return self.declared
+        return METRICS[TRIAL_METRIC] if self.trial else PRIMARY[self.kind]
 
     @property
     def primary(self) -> bool:

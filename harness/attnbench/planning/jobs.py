@@ -3,23 +3,22 @@
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, product
-from typing import get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import passes_of
+from attnbench.contracts.metrics import PRIMARY, ProbeKind, passes_of
 from attnbench.contracts.ranges import parse_choices
-from attnbench.contracts.record import Job, Probe, ProbeKind, Protocol
+from attnbench.contracts.record import Job, Probe, Protocol
 from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.suite import Sweep
 from attnbench.planning.learning_rates import first_jobs
 from attnbench.planning.tasks import PlannedTask
 from attnbench.planning.variants import Candidate
 
-METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
+METRICS: tuple[ProbeKind, ...] = tuple(PRIMARY)
 _IN_ROUNDS: ProbeKind = "latency"
 _BY_TRAINING: ProbeKind = "accuracy"
 

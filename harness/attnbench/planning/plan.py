@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import Environment, Job, ProbeKind
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Environment, Job
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor

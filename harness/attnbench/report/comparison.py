@@ -193,7 +193,7 @@ def _meanings(pairs: Sequence[Comparison]) -> Iterator[str]:
         "paired by round"
         if tested.paired
         else "Welch's t over seeds"
-        if tested.one.probe.kind == "accuracy"
+        if tested.one.probe.metric.replicates == "seeds"
         else "Welch's t over rounds"
     )
     yield (

@@ -181,7 +181,7 @@ def told(row: Row, scale: Scale, *, name: str, place: str) -> tuple[str, ...]:
     """Tell in lines all that is worth knowing of a point: whose it is, its value and interval, what stands behind."""
     value = f"{_scaled(row.value, scale)} {scale.name}".strip()
     interval = f" [{_scaled(row.low, scale)}, {_scaled(row.high, scale)}]" if row.low is not None else ""
-    seeds = row.probe.kind == "accuracy"
+    seeds = row.probe.metric.replicates == "seeds"
     counted = row.samples if seeds else row.rounds
     counts = f"{counted} {'seed' if seeds else 'round'}{'s' * (counted != 1)}"
     behind = ", ".join(filter(None, (counts, row.noise, *map(_flag, row.flags))))

@@ -19,7 +19,6 @@ from attnbench.report.table import block_scale, title_of
 
 _AGREEMENT = ("approximation_error", "numerical_error", "kept_mass")
 _MOST_NOTES, _MOST_NAMED = 3, 6
-_SHARES = ("kept_mass", "cosine")  # between 0 and 1: on a logarithmic axis nobody would see them
 _LEADS = {
     "latency": "Time of one call; lower is better. Bars are 95% intervals over rounds.",
     "memory": "Peak above the inputs during one call; lower is better.",
@@ -27,6 +26,7 @@ _LEADS = {
     "output itself.",
     "accuracy": "Scores of models trained with each variant; bars are 95% intervals over seeds.",
     "energy": "Joules that the whole board took for one call; lower is better.",
+    "metric": "Metrics of installed plugins.",
 }
 
 
@@ -44,7 +44,8 @@ def by_length(report: Report) -> Iterator[Section]:
     for probe, lead in _LEADS.items():
         panels = [panel for metric in _metrics(probe, report.rows) for panel in _panels(report, metric)]
         if panels:
-            yield Section(key=probe, title=probe.capitalize(), lead=lead, figures=_figures(panels, report))
+            title = "Further metrics" if probe == "metric" else probe.capitalize()
+            yield Section(key=probe, title=title, lead=lead, figures=_figures(panels, report))
 
 
 def facets_of(several: Sequence[Axes]) -> list[dict[str, str]]:
@@ -98,14 +99,14 @@ def _without_length(row: Row) -> Row:
 
 
 def _is_log(metric: str, rows: Iterable[Row]) -> bool:
-    row = next(row for row in rows if row.metric == metric) if metric not in _SHARES else None
-    return row is not None and row.probe.kind != "accuracy"
+    about = next(row.about for row in rows if row.metric == metric)
+    return not about.is_share and about.probe != "accuracy"
 
 
 def _figures(panels: Sequence[_Panel], report: Report) -> tuple[Drawn, ...]:
     scales = _scales(panels)
     extra = {
-        "figure": [title_of(panel.metric) for panel in panels],
+        "figure": [title_of(panel.courses[0][1].row.about) for panel in panels],
         "task": [panel.task for panel in panels],
     }
     facets = [
@@ -129,11 +130,11 @@ def _scales(panels: Iterable[_Panel]) -> dict[str, Scale]:
 
 def _figure(panel: _Panel, facets: dict[str, str], scale: Scale, report: Report) -> Figure:
     rows = [row for _, course in panel.courses for row in course.rows.values()]
-    first, title = rows[0], title_of(panel.metric)
+    first, title = rows[0], title_of(rows[0].about)
     pass_of = f", {first.case.passes}" if first.case.passes else ""
     unit = f" ({scale.name})" if scale.name else ""
     apart = [f"{name}-{value}" if name not in ("figure", "pass") else "" for name, value in facets.items()]
-    log = first.probe.kind != "accuracy" and panel.metric not in _SHARES
+    log = _is_log(panel.metric, rows)
     figure = Figure(
         name=named([panel.metric, first.case.passes, *apart]),
         title=f"{title}{pass_of}",

@@ -13,6 +13,7 @@ from msgspec import Struct
 from attnbench.analysis.floor import aa_floor, is_harness
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import AxisValue, Identity
+from attnbench.contracts.metrics import Metric, metric_named
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.stats import CLEAN, NOISY
 from attnbench.contracts.text import plain
@@ -37,28 +38,6 @@ _AT_LEVEL = {"core": "", "layer": " with projections"}
 _MARKS = {"noisy": "~", "unusable": "!"}
 _MEANINGS = {"~": f"noisy (spread above {CLEAN:.0%})", "!": f"unusable (spread above {NOISY:.0%})"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
-_TITLES = {
-    "memory": "peak memory above the inputs",
-    "memory_reserved": "memory reserved by the allocator above the inputs",
-    "memory_driver": "memory given to the process by the driver",
-    "memory_resident": "resident memory above the inputs",
-    "latency_wall": "latency by the wall clock",
-    "energy": "energy per call",
-    "approximation_error": "approximation error against exact attention",
-    "approximation_error_output": "approximation error of the output",
-    "approximation_error_dq": "approximation error of dq",
-    "approximation_error_dk": "approximation error of dk",
-    "approximation_error_dv": "approximation error of dv",
-    "numerical_error": "numerical error against itself in float64",
-    "cosine": "mean cosine with exact attention",
-    "kept_mass": "share of exact attention's 16 heaviest weights that is kept",
-    "hidden_mass": "largest share of a row's weight on hidden keys",
-    "mask_leak": "largest change of an output when hidden tokens change",
-    "flop_rate": "rate of the operations that exact attention needs",
-    "flop_rate_executed": "rate of the operations executed",
-    "bandwidth": "bandwidth: what the operations read and write, over the time",
-    "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
-}
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
 
@@ -123,10 +102,17 @@ def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
             chosen.setdefault((row.run if several else "", metric, row.case.passes), []).append(row)
     return [
         _with_aa_floor(
-            _block(title_of(metric, run), _latest(group), names), metric, (row for row in rows if run in ("", row.run))
+            _block(title_of(_about(metric, group), run), _latest(group), names),
+            metric,
+            (row for row in rows if run in ("", row.run)),
         )
         for (run, metric, _), group in chosen.items()
     ]
+
+
+def _about(metric: str, rows: Iterable[Row]) -> Metric:
+    """Return what is known of a block's metric; a failed row of its probe knows only the primary one."""
+    return next((row.about for row in rows if row.metric == metric), metric_named(metric))
 
 
 def _with_aa_floor(block: Block, metric: str, rows: Iterable[Row]) -> Block:
@@ -188,9 +174,9 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     )
 
 
-def title_of(metric: str, run: str = "") -> str:
-    """Name a metric in a block's heading, after the run where there are several."""
-    name = _TITLES.get(metric, plain(metric.replace("_", " ")))
+def title_of(metric: Metric, run: str = "") -> str:
+    """Return a metric's title for a heading, after the run where there are several."""
+    name = plain(metric.title)
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 
 
@@ -221,9 +207,10 @@ def _replicates(rows: Iterable[Row]) -> str:
     known = [row for row in rows if row.low is not None]
     if not known:
         return ""
-    counts = sorted({row.samples if row.probe.kind == "accuracy" else row.rounds for row in known})
+    of_seeds = known[0].probe.metric.replicates == "seeds"
+    counts = sorted({row.samples if of_seeds else row.rounds for row in known})
     span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return f"{span} {'seeds' if known[0].probe.kind == 'accuracy' else 'rounds'}"
+    return f"{span} {'seeds' if of_seeds else 'rounds'}"
 
 
 def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tuple[Group, ...]:
@@ -252,7 +239,7 @@ def _lines(
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
-    """Find the best value of several; none for agreement, where the least rounding is no merit."""
+    """Return the best of several values; None for agreement, where the least rounding is no merit."""
     known = [row for row in rows if row.value is not None and row.probe.kind != "agreement"]
     if len(known) < 2:
         return None

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from attnbench.cli.progress import Left, Progress
 from attnbench.contracts.record import Outcome, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import ENVIRONMENT, job, ok, plan
 

@@ -20,7 +20,7 @@ def trained(
     task = task or Sign()
     model = model_of(task.form, training, mechanism=mechanism)
     splits = draw_splits(task, training, seed=0, device="cpu")
-    return model, train(model, splits, training, seed=seed, tell=silently)
+    return model, train(model, splits, training, seed=seed, report=silently)
 
 
 def validate(model: Model, training: Training = SMALL) -> object:
@@ -61,7 +61,7 @@ def test_validation_comes_every_so_many_steps_and_after_the_last() -> None:
 def test_every_validation_is_told() -> None:
     said: list[str] = []
     splits = draw_splits(Sign(), SMALL, seed=0, device="cpu")
-    history = train(model_of(Sign.form), splits, SMALL, seed=1, tell=said.append)
+    history = train(model_of(Sign.form), splits, SMALL, seed=1, report=said.append)
     expected = [f"step {point.step}/20, accuracy {point.score.accuracy:.2f}" for point in history.curve]
     assert said == expected
 

@@ -18,8 +18,8 @@ from attnbench.answers.recommend.interpolation import Figure, Rows, figure_at
 from attnbench.answers.recommend.needs import Bound, Needs, doubtful, failing
 from attnbench.contracts.case import Case, Identity, Option, canonical
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import passes_of
-from attnbench.contracts.record import PENDING, ProbeKind, Status
+from attnbench.contracts.metrics import ProbeKind, passes_of
+from attnbench.contracts.record import PENDING, Status
 from attnbench.contracts.specs import Spec
 
 Verdict = Literal["meets", "fails", "unknown"]

@@ -12,8 +12,8 @@ from attnbench.answers.further import further
 from attnbench.answers.tune.search import Tuned, first_settings, tuned
 from attnbench.contracts.case import Option
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import PRIMARY, ProbeKind
 from attnbench.contracts.ranges import parse_range
-from attnbench.contracts.record import PRIMARY_METRIC, ProbeKind
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.execute.executor import Executor
 from attnbench.planning.plan import Resolved, plan_run, resolve
@@ -119,7 +119,7 @@ def _plan(request: Request, executor: Executor, *, specs: Sequence[Spec], goal: 
     ]
     timed = (reference, *(settings[0] for settings in firsts))
     search = Search(
-        metric=PRIMARY_METRIC[goal.probe],
+        metric=PRIMARY[goal.probe].name,
         bound=goal.bound,
         at_least=goal.accuracy is not None,
         reference=reference.name,
