@@ -1,4 +1,4 @@
-"""The public functions: build a mechanism, run a sweep, compare two runs; the command line is thin above them."""
+"""The public functions: build a variant, run a sweep, resume a run, compare two. The command line calls them."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -75,7 +75,7 @@ def build(
 
 
 class Flags(TypedDict, total=False):
-    """The arguments of `run`: each is the flag of its name, and None is as if it were not given."""
+    """The arguments of `run`: each is the flag of its name; None is the same as leaving it out."""
 
     suite: str
     variants: Words
@@ -151,10 +151,10 @@ def compare(
     force: bool = False,
     out: str | Path = RESULTS,
 ) -> Comparisons:
-    """Compare two runs case by case, or two variants ("old,new") of one run or of two; `pairs` has a verdict for each.
+    """Compare two runs case by case, or two variants ("old,new") of one run or of two, with a verdict for each pair.
 
     Runs are given as objects, paths or ids under `out`. Without `metrics` every probe's primary one is compared. Raises
-    UsageError where the runs were not measured alike, naming what differs, unless `force`; see `analysis.compare`.
+    UsageError where the runs were not measured alike, naming the differences, unless `force`; see `analysis.compare`.
     """
     first = _run(base, out)
     second = first if new is None else _run(new, out)
@@ -170,14 +170,14 @@ def compare(
         )
     base_rows = first.rows()
     new_rows = base_rows if same else second.rows()
-    found = compare_rows(
+    comparisons = compare_rows(
         base_rows,
         new_rows,
         metrics=_known_metrics(metrics, [*base_rows, *new_rows]),
         variants=specs,
         ignoring=[each.name for each in differing],
     )
-    return msgspec.structs.replace(found, differs=tuple(map(str, differing)))
+    return msgspec.structs.replace(comparisons, differs=tuple(map(str, differing)))
 
 
 def _run(named: str | Path | Run, out: str | Path) -> Run:

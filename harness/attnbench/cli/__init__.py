@@ -82,14 +82,14 @@ def _about(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    streams.hold()
+    streams.protect()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     sys.exit(_guarded())
 
 
 def _guarded() -> int:
-    """Run a command, and turn what ends it into an exit code and at most one sentence on standard error."""
+    """Run the command that was typed and return its exit code; an error is one sentence on standard error."""
     try:
         code = _invoke()
         sys.stdout.flush()
@@ -108,7 +108,7 @@ def _guarded() -> int:
 
 
 def _invoke() -> int:
-    """Run the command that was typed. Typer's own way would take every broken pipe for the end of the work."""
+    """Invoke the command and return its exit code. Typer's own runner would end the work at any broken pipe."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("attnbench", sys.argv[1:]) as context:
@@ -124,14 +124,14 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """End in good order at the first signal; a second one is for whoever cannot wait for that."""
+    """End in good order at the first signal, and at once at a second one."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, partial(_end_at_once, since=time.monotonic()))
     raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
 def _end_at_once(number: int, _frame: FrameType | None, *, since: float) -> None:
-    """End here and now. The processes that measure end with this one; what was measured is on the disk."""
+    """End at once. The processes that measure end with this one; what was measured is on the disk."""
     if time.monotonic() - since > _ECHO_S:
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), _SHOW_CURSOR)

@@ -19,7 +19,7 @@ from attnbench.store import RESULTS
 
 Verdict = Literal["ok", "missing", "broken"]
 
-# What is optional, what it brings, and how to get it.
+# Optional packages, what each brings, and how to install it.
 _EXTRAS = {
     "xformers": ("xFormers' kernels for flash", "pip install 'attnbench[xformers]' (needs a CUDA device)"),
     "flash-attn": ("the flash-attn kernels for flash", "pip install 'attnbench[flash-attn]' (needs a CUDA device)"),
@@ -28,7 +28,7 @@ _EXTRAS = {
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One thing looked at: what was found, and the fix where something is missing or broken."""
+    """The state of one thing that attnbench needs, and the fix where it is missing or broken."""
 
     what: str
     verdict: Verdict
@@ -37,7 +37,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def doctor(out: Out = RESULTS, json: Json = False) -> None:
-    """Look at this machine: what it can run, and how to get the rest. Exits with 1 where something is broken.
+    """Check what this machine can run, and how to get the rest. Exits with 1 if anything is broken.
 
     Example:
       attnbench doctor
@@ -89,7 +89,7 @@ def _findings(out: Path) -> Iterator[Finding]:
 
 
 def _folder(out: Path) -> Finding:
-    """See whether runs can be stored, without writing anything."""
+    """Check whether runs can be stored, without writing anything."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if place.is_dir() and os.access(place, os.W_OK):
         return Finding(what="results", verdict="ok", found=f"{out} can be written")

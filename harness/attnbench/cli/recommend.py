@@ -58,18 +58,18 @@ def recommend(
     asked = replace(request, sweep=replace(request.sweep, seq=seq), command=tuple(sys.argv[1:]))
     sources = advice.Sources(out=out, runs=tuple(runs or ()), anywhere=anywhere)
     with display() as notify:
-        found = advice.recommend(asked, needs, sources=sources, measure=measure, notify=notify)
-    _show(found, as_json=json)
-    if not found.answers:
+        answer = advice.recommend(asked, needs, sources=sources, measure=measure, notify=notify)
+    _show(answer, as_json=json)
+    if not answer.answers:
         raise typer.Exit(1)
 
 
-def _show(found: "Recommendation", *, as_json: bool) -> None:
+def _show(answer: "Recommendation", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.recommend.text import Report
 
     if as_json:
-        emit_json(found)
+        emit_json(answer)
     else:
-        Console(highlight=False).print(Report(found))
+        Console(highlight=False).print(Report(answer))

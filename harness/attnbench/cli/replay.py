@@ -53,25 +53,25 @@ def replay(
     from attnbench.cli.live import display, place
     from attnbench.store import find_run
 
-    found = replays.find_paper(paper)
-    if preset is not None and not found.tasks:
+    installed = replays.find_paper(paper)
+    if preset is not None and not installed.tasks:
         raise UsageError(f"--preset: {paper} trains nothing; leave it out")
     if run is not None:
         mistake = "{flag}: --run prints a stored run as it is; leave {flag} out"
         refuse(context, mistake, besides=("--run", "--out", "--json"))
-        _show(replays.beside(found, find_run(run, out), without=replays.absent(found)), as_json=json)
+        _show(replays.beside(installed, find_run(run, out), without=replays.absent(installed)), as_json=json)
         return
-    without = replays.lacking(found, preset or _PRESET)
-    sweep = replays.sweep_of(found, preset or _PRESET, request.sweep.seq, without=without)
-    asked = replace(request, suite=found.paper.suite, sweep=sweep, command=tuple(sys.argv[1:]))
+    without = replays.lacking(installed, preset or _PRESET)
+    sweep = replays.sweep_of(installed, preset or _PRESET, request.sweep.seq, without=without)
+    asked = replace(request, suite=installed.paper.suite, sweep=sweep, command=tuple(sys.argv[1:]))
     with display() as notify:
         path = api.measure(asked, out, notify).path
-    _show(replays.beside(found, path, without=without), as_json=json)
+    _show(replays.beside(installed, path, without=without), as_json=json)
     again = f"attnbench replay {paper} --run {place(path)}"
     print(plain(f"Results: {path}  (again: {again})"), file=sys.stderr)
 
 
-def _show(found: "Replay", *, as_json: bool) -> None:
+def _show(table: "Replay", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.replay.beside import as_dict
@@ -79,10 +79,10 @@ def _show(found: "Replay", *, as_json: bool) -> None:
     from attnbench.report.terminal import Tables
 
     if as_json:
-        emit_json(as_dict(found))
+        emit_json(as_dict(table))
         return
     width = shutil.get_terminal_size().columns
-    print(wrapped(headline(found), width) + "\n")
-    Console(highlight=False).print(Tables(blocks(found)))
-    if differences := set_up(found):
+    print(wrapped(headline(table), width) + "\n")
+    Console(highlight=False).print(Tables(blocks(table)))
+    if differences := set_up(table):
         print("\n" + wrapped(differences, width))

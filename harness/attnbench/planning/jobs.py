@@ -66,10 +66,10 @@ def plan_jobs(
     return jobs
 
 
-def timed_like(jobs: Iterable[Job], known: Case, wanted: Case) -> Iterator[Job]:
-    """Yield the jobs that time a case in every round in which another one is timed."""
+def timed_like(jobs: Iterable[Job], timed: Case, wanted: Case) -> Iterator[Job]:
+    """Yield the jobs that time a wanted case in every round in which another one is timed."""
     for job in jobs:
-        if job.probe == Probe(kind="latency") and job.case == known:
+        if job.probe == Probe(kind="latency") and job.case == timed:
             yield replace(job, case=wanted)
 
 
