@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from msgspec import Struct
@@ -16,6 +16,9 @@ from attnbench.cli.streams import emit_json
 from attnbench.contracts.text import plain
 from attnbench.report.text import listing
 from attnbench.store import RESULTS
+
+if TYPE_CHECKING:
+    from attnbench.execute.executor import Executor
 
 Verdict = Literal["ok", "missing", "broken"]
 
@@ -56,36 +59,32 @@ def doctor(out: Out = RESULTS, json: Json = False) -> None:
 
 def _findings(out: Path) -> Iterator[Finding]:
     from attnbench.execute.local import LocalExecutor
-    from attnbench.planning import survey
 
     yield _folder(out)
     with closing(LocalExecutor()) as executor:
-        started = time.perf_counter()
-        machine = survey.machine(executor)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        survey.machine(executor)
-        again = time.perf_counter() - started
-        yield Finding(
-            what="processes",
-            verdict="ok",
-            found=f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms",
-        )
-        yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
-        yield Finding(
-            what="processor",
-            verdict="ok",
-            found=f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
-        )
-        yield _cuda(machine.device, machine.device_name, machine.torch)
-        for one in survey.variants(executor, machine):
-            runs = not one.obstacle
-            verdict: Verdict = "ok" if runs else "broken" if one.description.failure else "missing"
-            yield Finding(
-                what=f"variant {one.name}", verdict=verdict, found=f"runs on {one.device}" if runs else one.obstacle
-            )
+        yield from _machine(executor)
     for package, (brings, fix) in _EXTRAS.items():
         yield _extra(package, brings, fix)
+
+
+def _machine(executor: "Executor") -> Iterator[Finding]:
+    from attnbench.planning import survey
+
+    started = time.perf_counter()
+    machine = survey.machine(executor)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    survey.machine(executor)
+    again = time.perf_counter() - started
+    ready = f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms"
+    processor = f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB"
+    yield Finding(what="processes", verdict="ok", found=ready)
+    yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
+    yield Finding(what="processor", verdict="ok", found=processor)
+    yield _cuda(machine.device, machine.device_name, machine.torch)
+    for one in survey.variants(executor, machine):
+        verdict: Verdict = "ok" if not one.obstacle else "broken" if one.description.failure else "missing"
+        yield Finding(what=f"variant {one.name}", verdict=verdict, found=one.obstacle or f"runs on {one.device}")
 
 
 def _folder(out: Path) -> Finding:

@@ -20,10 +20,11 @@ from attnbench.planning.request import Request
 from attnbench.store import RESULTS, find_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from attnbench.answers.map.matrices import Reader
+    from attnbench.answers.map.matrices import Map, Reader, Selection
     from attnbench.contracts.case import Case
+    from attnbench.contracts.specs import Spec
 
 _USUAL = Sweep(seq=256, heads=8, head_dim=64, batch=1)
 _OF_DRAWN = ("--seq", "--heads", "--head-dim", "--causal", "--window", "--inputs", "--seed")
@@ -80,18 +81,12 @@ def map_matrices(
     selection = matrices.Selection(heads=_numbers(head, "--head"), layers=_numbers(layer or "all", "--layer"))
     if checkpoint is not None:
         refuse(context, "{flag} and --checkpoint: the trained model and its task say it; leave it out", only=_OF_DRAWN)
-        run = find_run(checkpoint, out)
-        caption = f"trained in run {run.name}, one test example"
-        with _reader() as reader:
-            maps = list(reader.trained(specs, run, selection, task=task))
+        maps, caption = _trained(specs, find_run(checkpoint, out), selection, task=task)
     else:
         refuse(context, "{flag}: it is of a trained model: name its run with --checkpoint", only=_OF_TRAINED)
         if not specs:
             raise UsageError(f"{matrices.FLAG}: name at least one variant; attnbench list variants shows them")
-        case = matrices.one_case(overlay(_USUAL, request.sweep), seed=request.seed)
-        caption = _caption(case)
-        with _reader() as reader:
-            maps = list(reader.drawn(specs, case, selection))
+        maps, caption = _drawn(specs, request, selection)
     if all(each.reading.reason for each in maps):
         raise UsageError("; ".join(f"{each.name}: no map: {each.reading.reason}" for each in maps))
     forms = forms or {drawing.free_name(maps): "png"}
@@ -102,6 +97,22 @@ def map_matrices(
     else:
         print(drawing.summary(maps))
         print(plain(f"Written: {', '.join(map(str, forms))}"), file=sys.stderr)
+
+
+def _trained(
+    specs: "Sequence[Spec]", run: Path, selection: "Selection", *, task: str | None
+) -> "tuple[list[Map], str]":
+    with _reader() as reader:
+        maps = list(reader.trained(specs, run, selection, task=task))
+    return maps, f"trained in run {run.name}, one test example"
+
+
+def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") -> "tuple[list[Map], str]":
+    from attnbench.answers.map.matrices import one_case
+
+    case = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
+    with _reader() as reader:
+        return list(reader.drawn(specs, case, selection)), _caption(case)
 
 
 @contextmanager
