@@ -1,8 +1,9 @@
-"""Jobs, plans and outcomes made by hand, for tests that measure nothing."""
+"""Jobs, plans, outcomes and rows made by hand, for tests that measure nothing."""
 
 from msgspec.structs import replace
 
-from attnbench.contracts.case import Case, Shape
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Environment, Job, Measurement, Origin, Outcome, Probe, ProbeKind, Protocol
 from attnbench.store import Plan
 
@@ -32,3 +33,13 @@ def ok(*values_ns: int, flags: tuple[str, ...] = ()) -> Outcome:
     return Outcome(
         status="ok", measurements=(Measurement(metric="latency", unit="ns", values=values_ns or (1000,), flags=flags),)
     )
+
+
+def with_axes(row: Row, **axes: object) -> Row:
+    """Return a row as of another case; `axes` are fields of the case, of its shape or of its mask."""
+    shape, mask = (
+        {name: axes.pop(name) for name in list(axes) if name in part.__struct_fields__} for part in (Shape, Mask)
+    )
+    case = row.case
+    shape, mask = replace(case.shape, **shape), replace(case.mask, **mask)
+    return replace(row, case=replace(case, shape=shape, mask=mask, **axes))

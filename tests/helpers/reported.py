@@ -26,7 +26,7 @@ def reported(
     found = rows(named, jobs, run=run)
     return Reported(
         run=run,
-        rows=tuple(found.joined(derived(found, rates)).rows()),
+        rows=(*found, *derived(found, rates)),
         rates=rates,
         reproduction=reproduction(plan, {machine.key: machine}),
         circumstances=Circumstances(environments=(machine,), jobs=jobs),

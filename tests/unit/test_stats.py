@@ -149,11 +149,6 @@ def test_the_spread_of_one_process_is_that_of_a_normal_distribution_with_its_mid
     assert spread(samples) == pytest.approx(0.03, rel=0.02)
 
 
-def noise(relative):
-    (place,) = stats.noise_verdicts(np.array([relative]))
-    return stats.NOISES[place]
-
-
 def test_one_slow_sample_does_not_make_a_process_noisy():
     calm = [100.0, 100.1, 100.2] * 20
     assert spread([*calm, 10_000.0]) == pytest.approx(spread(calm), rel=0.05)
@@ -162,7 +157,7 @@ def test_one_slow_sample_does_not_make_a_process_noisy():
 def test_a_single_sample_and_a_spread_around_zero_have_no_verdict():
     assert spread([5.0]) is None
     assert spread([-1.0, 0.0, 1.0]) is None
-    assert noise(math.nan) == ""
+    assert stats.noise_verdict(None) == ""
 
 
 def test_what_repeats_to_the_byte_is_clean_even_at_zero():
@@ -174,7 +169,7 @@ def test_what_repeats_to_the_byte_is_clean_even_at_zero():
     [(0, "clean"), (0.02, "clean"), (0.0201, "noisy"), (0.1, "noisy"), (0.1001, "unusable"), (3.0, "unusable")],
 )
 def test_noise_is_clean_to_two_percent_and_unusable_above_ten(relative, verdict):
-    assert noise(relative) == verdict
+    assert stats.noise_verdict(relative) == verdict
 
 
 def test_statistics_import_no_scipy_pandas_or_torch():

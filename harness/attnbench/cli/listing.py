@@ -1,4 +1,4 @@
-"""`attnbench list`: the installed variants, suites and tasks, and the stored runs, with the origin of each."""
+"""`attnbench list`: the installed variants, suites, tasks and metrics, and the stored runs, with their origins."""
 
 import time
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import typer
 from attnbench.cli.options import Details, Json, Out
 from attnbench.cli.streams import emit_json
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import METRICS, Metric
 from attnbench.report.text import listing, paragraph
 from attnbench.store import RESULTS
 
@@ -21,7 +22,7 @@ Item = dict[str, Any]
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(metavar="variants|suites|tasks|runs", show_default=False)],
+    what: Annotated[str, typer.Argument(metavar="variants|suites|tasks|metrics|runs", show_default=False)],
     details: Details = False,
     out: Out = RESULTS,
     json: Json = False,
@@ -32,7 +33,7 @@ def list_things(
       attnbench list variants --details
       attnbench list runs --json
     """
-    kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "runs": _runs}
+    kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "metrics": _metrics, "runs": _runs}
     if what not in kinds:
         raise UsageError(f"list: {what!r} is not one of {', '.join(kinds)}; {suggestion(what, kinds)}")
     items = kinds[what](out, details)
@@ -84,6 +85,26 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
                 "presets": ", ".join(description.presets),
                 "options": [_option(field) for field in description.fields],
             }
+
+
+def _metrics(_out: Path, details: bool) -> Iterator[Item]:
+    from attnbench.execute.local import LocalExecutor
+    from attnbench.planning import survey
+    from attnbench.plugins import registry
+
+    yield from ({"name": name, "from": "attnbench"} | _described(metric) for name, metric in METRICS.items())
+    if not details:
+        yield from _origins(registry.entries("metrics"))
+        return
+    with closing(LocalExecutor()) as executor:
+        for entry, found in survey.metrics(executor):
+            about = {"problem": found.failure} if found.metric is None else _described(found.metric)
+            yield {"name": entry.name, "from": str(entry.origin), "summary": found.summary} | about
+
+
+def _described(metric: Metric) -> Item:
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    return {"unit": metric.unit, "probe": metric.probe, "direction": better, "title": metric.title}
 
 
 def _suites(_out: Path, details: bool) -> Iterator[Item]:

@@ -156,7 +156,8 @@ def _line(text: str, style: str) -> Text:
 def named(job: Job) -> str:
     """Return the words that name a job: probe, pass, variant, sizes, round."""
     case = job.case
-    words = [job.probe.label or job.probe.kind, case.passes, case.variant, "again" if job.probe.twin else ""]
+    kind = job.probe.declared.name if job.probe.declared else job.probe.kind
+    words = [job.probe.label or kind, case.passes, case.variant, "again" if job.probe.twin else ""]
     words += [f"seq {case.shape.seq_k}", f"heads {case.shape.heads}"]
     if job.protocol.rounds > 1:
         words.append(f"{'round' if job.timed else 'seed'} {job.round}/{job.protocol.rounds}")

@@ -10,14 +10,13 @@ scipy is imported inside functions: scipy.special takes 0.1 s, and scipy.stats, 
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 Noise = Literal["", "clean", "noisy", "unusable"]
-NOISES: tuple[Noise, ...] = get_args(Noise)
 FloatArray = NDArray[np.float64]
 
 CLEAN = 0.02
@@ -210,10 +209,11 @@ def relative_spreads(medians_NR: FloatArray, iqr_N: FloatArray, counts_N: NDArra
     return np.where(np.isfinite(spreads_N), spreads_N, np.nan)
 
 
-def noise_verdicts(spreads_N: FloatArray) -> NDArray[np.int64]:
-    """Return indices into NOISES for relative spreads: clean up to 2%, noisy up to 10%, else unusable; '' for NaN."""
-    verdicts: NDArray[np.int64] = np.where(np.isnan(spreads_N), 0, 1 + (spreads_N > CLEAN) + (spreads_N > NOISY))
-    return verdicts
+def noise_verdict(spread: float | None) -> Noise:
+    """Return the verdict on a relative spread: clean up to 2%, noisy up to 10%, unusable above; '' without one."""
+    if spread is None:
+        return ""
+    return "clean" if spread <= CLEAN else "noisy" if spread <= NOISY else "unusable"
 
 
 def _difference(estimate: float, error: float, degrees: float) -> Difference:

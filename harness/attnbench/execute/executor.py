@@ -1,6 +1,6 @@
 """The interface of executors, which run jobs on this machine or elsewhere, and the events that they yield."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -37,6 +37,14 @@ class Finished(Struct, frozen=True, kw_only=True):
 Event = Started | Progressed | Finished
 
 
+Figures = Callable[[Job], dict[str, float]]
+
+
+def no_figures(_job: Job) -> dict[str, float]:
+    """Return nothing: the job measures by itself."""
+    return {}
+
+
 class NoAnswer(Exception):  # noqa: N818 - it names what happened
     """A child process ended without an answer; the message completes "the process that ..." with how it ended."""
 
@@ -48,10 +56,11 @@ class Executor(Protocol):
         """Return the answer to a question that is not a job. Raises UsageError, and NoAnswer if its process fails."""
         ...
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
 
-        Training jobs keep their checkpoints in `folder`, that of the run.
+        Training jobs keep their checkpoints in `folder`, that of the run; `figures` returns what a derived metric is
+        computed from.
         """
         ...
 

@@ -15,7 +15,7 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Allocator, Job, Outcome
 from attnbench.execute import limits
 from attnbench.execute.children import Exit, ForkServer, ServerLost
-from attnbench.execute.executor import Event, Finished, NoAnswer, Progressed, Started
+from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Progressed, Started, no_figures
 from attnbench.execute.messages import Perform, Progress, Question
 from attnbench.execute.spawn import Spawner
 from attnbench.store import checkpoint_path
@@ -74,15 +74,16 @@ class LocalExecutor:
                 if isinstance(message, Exit) and child == asked:
                     return _decoded(message, kind)
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
 
-        Training jobs keep their checkpoints in the run's `folder`, and resume from those that exist.
+        Training jobs keep their checkpoints in the run's `folder`, and resume from those that exist. `figures` returns
+        what a derived metric is computed from.
         """
         for job in jobs:
             while not self._room_for(job):
                 yield from self._receive()
-            failure = self._start(job, folder)
+            failure = self._start(job, folder, figures(job))
             yield Started(job=job)
             if failure is not None:
                 yield failure
@@ -105,7 +106,7 @@ class LocalExecutor:
         same_server = all(_key(other.job) == _key(job) for other in self._running.values())
         return same_server and _is_parallel(job) and len(self._running) < self.slots
 
-    def _start(self, job: Job, folder: Path | None) -> Finished | None:
+    def _start(self, job: Job, folder: Path | None, figures: dict[str, float]) -> Finished | None:
         """Start a job's process; if even a new server is lost, return the job's end."""
         memory = self.memory_bytes
         if memory is None and job.case.device == "cpu":
@@ -113,7 +114,7 @@ class LocalExecutor:
         share = memory // self.slots if memory is not None and _is_parallel(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
         checkpoint = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""
-        question = Perform(job=job, memory_bytes=share, checkpoint=checkpoint)
+        question = Perform(job=job, memory_bytes=share, checkpoint=checkpoint, figures=figures)
         try:
             self._running[self._ask(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
         except ServerLost as loss:

@@ -24,6 +24,12 @@ class DescribeTask(Struct, frozen=True, kw_only=True, tag="describe-task"):
     given: dict[str, Any] = {}
 
 
+class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
+    """Describe a plugin's metric. Answer: a MetricDescription."""
+
+    entry: Entry
+
+
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
     """Describe this machine and its `device`. Answer: an Environment."""
 
@@ -52,11 +58,13 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
 
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
     `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists; empty for none.
+    `figures` are those of the job's case that a derived metric is computed from.
     """
 
     job: Job
     memory_bytes: int | None = None
     checkpoint: str = ""
+    figures: dict[str, float] = {}
 
 
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
@@ -99,7 +107,15 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 
 Question = (
-    DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform | ReadMatrices | ReadTrained
+    DescribeVariant
+    | DescribeTask
+    | DescribeMetric
+    | DescribeMachine
+    | MeasureRates
+    | TryVariant
+    | Perform
+    | ReadMatrices
+    | ReadTrained
 )
 
 

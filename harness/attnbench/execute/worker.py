@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
     Answer,
     DescribeMachine,
+    DescribeMetric,
     DescribeTask,
     DescribeVariant,
     MeasureRates,
@@ -33,7 +34,7 @@ from attnbench.execute.messages import (
     ReadTrained,
     TryVariant,
 )
-from attnbench.measure import agreement, energy, environment, failure, latency, memory, rates
+from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates
 from attnbench.measure.workload import Workload
 from attnbench.plugins import describe, registry
 from attnbench.train import accuracy
@@ -71,7 +72,14 @@ def assert_fork_is_safe() -> None:
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
-def perform(job: Job, report: Report, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
+def perform(
+    job: Job,
+    report: Report,
+    *,
+    memory_bytes: int | None = None,
+    checkpoint: str = "",
+    figures: Mapping[str, float] | None = None,
+) -> Outcome:
     """Return the outcome of a job, performed in this process; any exception becomes a status with its reason."""
     try:
         _choose_device(job.case.device)
@@ -85,6 +93,8 @@ def perform(job: Job, report: Report, *, memory_bytes: int | None = None, checkp
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
         if job.probe.kind == "accuracy":
             return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
+        if job.probe.kind == "metric":
+            return metric.measure(job, figures=figures or {})
         return PROBES[job.probe.kind](job, report)
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
@@ -97,6 +107,8 @@ def _answer(question: Question, report: Report) -> object:
             return describe.describe_variant(entry, given)
         case DescribeTask(entry=entry, given=given):
             return describe.describe_task(entry, given)
+        case DescribeMetric(entry=entry):
+            return describe.describe_metric(entry)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
         case MeasureRates(device=device, threads=threads, dtypes=dtypes):
@@ -106,9 +118,9 @@ def _answer(question: Question, report: Report) -> object:
             return _try(target, case)
         case ReadMatrices() | ReadTrained():
             return reading.read(question, report)
-        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
+        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures):
             limits.prefer_as_victim()
-            return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint)
+            return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)
 
 
 def _try(target: str, case: Case) -> str:

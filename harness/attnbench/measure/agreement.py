@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from attnbench.contracts.case import Option
+from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.record import Job, Measurement, Outcome
 from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure import failure, leaks, weights
@@ -217,7 +218,7 @@ def _measurement(metric: str, value: float, flags: tuple[str, ...]) -> Measureme
         metric=metric,
         unit="1",
         values=(value if is_finite else None,),
-        higher_is_better=metric in ("cosine", "kept_mass"),
+        higher_is_better=metric_named(metric).higher_is_better,
         flags=flags if is_finite else ("non_finite", *flags),
     )
 

@@ -18,12 +18,12 @@ _FEATURES_PER_OUTLIER: dict[Level, int] = {"core": 32, "layer": 512}
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """Queries, keys, values, and the cotangent of a backward pass."""
+    """Queries, keys, values, and the cotangent of the output, from which a backward pass starts."""
 
     q_BHTD: torch.Tensor
     k_BGSD: torch.Tensor
     v_BGSD: torch.Tensor
-    grad_BHTD: torch.Tensor
+    cotangent: torch.Tensor  # BHTD
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -42,11 +42,6 @@ class Inputs(Struct, frozen=True, kw_only=True):
         return {"q": self.q_BHTD, **k, "v": self.v_BGSD}
 
     @property
-    def cotangent(self) -> torch.Tensor:
-        """The cotangent of the output, positions second to last."""
-        return self.grad_BHTD
-
-    @property
     def history(self) -> tuple[torch.Tensor, ...]:
         """The arguments of `prefill`: keys and values of all positions but the last."""
         return self.k_BGSD[:, :, :-1], self.v_BGSD[:, :, :-1]
@@ -58,8 +53,8 @@ class Inputs(Struct, frozen=True, kw_only=True):
 
     def widened(self) -> "Inputs":
         """Return the same numbers in float64; tied queries and keys stay one tensor."""
-        q, v, grad = (_wide(tensor) for tensor in (self.q_BHTD, self.v_BGSD, self.grad_BHTD))
-        return Inputs(q_BHTD=q, k_BGSD=q if self.tied else _wide(self.k_BGSD), v_BGSD=v, grad_BHTD=grad)
+        q, v, cotangent = (_wide(tensor) for tensor in (self.q_BHTD, self.v_BGSD, self.cotangent))
+        return Inputs(q_BHTD=q, k_BGSD=q if self.tied else _wide(self.k_BGSD), v_BGSD=v, cotangent=cotangent)
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
@@ -70,7 +65,7 @@ class Tokens(Struct, frozen=True, kw_only=True):
 
     x_BTE: torch.Tensor
     y_BSE: torch.Tensor | None
-    grad_BTE: torch.Tensor
+    cotangent: torch.Tensor  # BTE
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -88,11 +83,6 @@ class Tokens(Struct, frozen=True, kw_only=True):
         return dict(zip("xy", self.tensors, strict=False))
 
     @property
-    def cotangent(self) -> torch.Tensor:
-        """The cotangent of the output, positions second to last."""
-        return self.grad_BTE
-
-    @property
     def history(self) -> tuple[torch.Tensor, ...]:
         """The arguments of `prefill`: all tokens but the last."""
         return (self.sources[1][:, :-1],)
@@ -105,7 +95,7 @@ class Tokens(Struct, frozen=True, kw_only=True):
     def widened(self) -> "Tokens":
         """Return the same numbers in float64."""
         y = None if self.y_BSE is None else _wide(self.y_BSE)
-        return Tokens(x_BTE=_wide(self.x_BTE), y_BSE=y, grad_BTE=_wide(self.grad_BTE))
+        return Tokens(x_BTE=_wide(self.x_BTE), y_BSE=y, cotangent=_wide(self.cotangent))
 
 
 def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
@@ -133,8 +123,8 @@ def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
     drawn = []
     for index, (q, k, v, *grads) in enumerate(_normals(case, (queries, keys, keys), sets=sets)):
         q_BHTD, k_BGSD = (_placed(tensor, case) for tensor in _formed([q, k], case, index))
-        v_BGSD, grad_BHTD = _placed(v, case), _cotangent(grads, q_BHTD)
-        drawn.append(Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, grad_BHTD=grad_BHTD))
+        v_BGSD, cotangent = _placed(v, case), _cotangent(grads, q_BHTD)
+        drawn.append(Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, cotangent=cotangent))
     return tuple(drawn)
 
 
@@ -151,10 +141,10 @@ def draw_tokens(case: Case, *, sets: int) -> tuple[Tokens, ...]:
     for index, normals in enumerate(_normals(case, [(shape.batch, 1, length, width) for length in lengths], sets=sets)):
         tokens = _formed(normals[: len(lengths)], case, index)
         x, *others = (_placed(tensor.squeeze(1), case) for tensor in tokens)
-        grad_BTE = _cotangent([grad.squeeze(1) for grad in normals[len(lengths) :]], x)
+        cotangent = _cotangent([grad.squeeze(1) for grad in normals[len(lengths) :]], x)
         if decodes:
             x, others = x[:, -1:].clone(), [x]
-        drawn.append(Tokens(x_BTE=x, y_BSE=others[0] if others else None, grad_BTE=grad_BTE))
+        drawn.append(Tokens(x_BTE=x, y_BSE=others[0] if others else None, cotangent=cotangent))
     return tuple(drawn)
 
 

@@ -130,7 +130,7 @@ def exact_layer_gradients(
     with torch.enable_grad():
         out_BRE = own.join(mixed_BHRD)
     grad_BHRD, grad_wo = torch.autograd.grad(out_BRE, (mixed_BHRD, own.wo), tokens.cotangent[:, : len(rows_R)])
-    inner = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad_BHRD)
+    inner = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, cotangent=grad_BHRD)
     heads = (q_BHTD, v_BGSD) if inner.tied else (q_BHTD, k_BGSD, v_BGSD)
     before_heads = [leaf for name, leaf in leaves(own, tokens).items() if name != "wo"]
     return *torch.autograd.grad(heads, before_heads, exact_gradients(inner, mask=mask, rows_R=rows_R)), grad_wo

@@ -47,7 +47,7 @@ def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tupl
             leaves = [x.clone().requires_grad_() for x in (q_BHTD[b, h, rows_R], k_BGSD[b, g], v_BGSD[b, g])]
             with torch.enable_grad():
                 out_RD = _one_head(*leaves, hidden_RS=hidden_RS)
-            dq_RD, dk_SD, dv_SD = torch.autograd.grad(out_RD, leaves, inputs.grad_BHTD[b, h, : len(rows_R)])
+            dq_RD, dk_SD, dv_SD = torch.autograd.grad(out_RD, leaves, inputs.cotangent[b, h, : len(rows_R)])
             dq[b, h, rows_R] += dq_RD
             dk[b, g] += dk_SD
             dv[b, g] += dv_SD

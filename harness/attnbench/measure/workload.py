@@ -30,6 +30,8 @@ class Workload:
     def __init__(self, case: Case, plugin: Any, *, sets: int = _SETS) -> None:
         _check_measured(case.device)
         self.case, self.callee = case, Callee(case, plugin)
+        self.support, self.attention = self.callee.support, self.callee.attention
+        self.differentiates = case.differentiates
         self.sets = self.callee.draw(sets)
         self._checksums = [checksum(*inputs.tensors) for inputs in self.sets]
         self._differentiated = [self.callee.differentiated(inputs) for inputs in self.sets]
@@ -43,21 +45,6 @@ class Workload:
     def of(cls, job: Job, *, sets: int = _SETS) -> "Workload":
         """Return the workload of a job, with its variant imported and built. Raises Unsupported."""
         return cls(job.case, registry.load(job.target), sets=sets)
-
-    @property
-    def support(self) -> variant.Support:
-        """What the mechanism declares to support."""
-        return self.callee.support
-
-    @property
-    def attention(self) -> variant.Attention:
-        """The mechanism itself, without the projections of layer level."""
-        return self.callee.attention
-
-    @property
-    def differentiates(self) -> bool:
-        """Whether the pass computes gradients."""
-        return self.case.differentiates
 
     @property
     def backend(self) -> str:

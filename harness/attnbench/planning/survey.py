@@ -11,10 +11,11 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import TryVariant
 from attnbench.measure import processor
 from attnbench.planning.machine import describe_machine
+from attnbench.planning.metrics import describe_metric
 from attnbench.planning.tasks import describe_task
 from attnbench.planning.variants import describe_variant
 from attnbench.plugins import registry
-from attnbench.plugins.describe import Description, TaskDescription
+from attnbench.plugins.describe import Description, MetricDescription, TaskDescription
 from attnbench.plugins.registry import Entry
 
 # Large enough for every kernel's smallest block, small enough to be over at once.
@@ -43,6 +44,12 @@ def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
         yield entry, describe_task(executor, entry)
+
+
+def metrics(executor: Executor) -> Iterator[tuple[Entry, MetricDescription]]:
+    """Describe every registered metric."""
+    for entry in _entries("metrics"):
+        yield entry, describe_metric(executor, entry)
 
 
 def _try(executor: Executor, entry: Entry, description: Description, device: str) -> str:

@@ -8,7 +8,7 @@ import inspect
 import math
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,15 @@ from msgspec.structs import replace
 from attnbench.contracts import task
 from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Support, complete_options, options_type, support_of
+from attnbench.contracts.variant import Support, complete_options, name_of, options_type, support_of
 from attnbench.plugins.registry import Entry, load
 
-D = TypeVar("D", "Description", "TaskDescription")
+D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
 
+_DECLARED = ("title", "unit", "higher_is_better", "replicates", "passes", "is_share")  # what a plugin's metric may say
 _INSTALLED = {"site-packages", "dist-packages"}
 _LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
@@ -72,6 +74,15 @@ class TaskDescription(Struct, frozen=True, kw_only=True):
     seeds: int = 1
     failure: str = ""
     mistake: str = ""
+
+
+class MetricDescription(Struct, frozen=True, kw_only=True):
+    """A metric as its plugin declares it, or the reason why that could not be read."""
+
+    summary: str = ""
+    origin: Origin = Origin()
+    metric: Metric | None = None
+    failure: str = ""
 
 
 def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
@@ -121,6 +132,37 @@ def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
         return replace(description, mistake=str(error))
     except (Exception, SystemExit) as error:
         return replace(description, failure=f"{type(error).__name__}: {error}")
+
+
+def describe_metric(entry: Entry) -> MetricDescription:
+    """Import a metric and return its description. For child processes only.
+
+    A metric is a class with `measure(case, attention, *inputs)`, or with `needs` and `derive(case, figures)`. Its
+    attributes `title`, `unit`, `higher_is_better`, `replicates` and `passes` are those of `Metric`.
+    """
+    before = set(sys.modules)
+    try:
+        plugin = load(entry.target)
+        needs = tuple(getattr(plugin, "needs", ()))
+        _check_method(plugin, "derive" if needs else "measure")
+        fields = {name: getattr(plugin, name) for name in _DECLARED if hasattr(plugin, name)}
+        usual = {"title": entry.name.replace("_", " ").replace("-", " "), "replicates": _replicates(needs)}
+        passes = {} if needs else {"passes": FORWARD_ONLY}
+        metric = Metric(name=entry.name, needs=needs, **usual | passes | fields)
+        description = MetricDescription(summary=_summary(plugin), origin=_with_sources(entry, before), metric=metric)
+        return _as_received(description)
+    except (Exception, SystemExit) as error:
+        return MetricDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+
+
+def _check_method(plugin: Any, name: str) -> None:
+    if not callable(getattr(plugin, name, None)):
+        raise TypeError(f"{name_of(plugin)} has no {name}()")
+
+
+def _replicates(needs: Iterable[str]) -> str:
+    """Return what repeats a derived metric: rounds, if they repeat any metric that it is derived from."""
+    return "rounds" if any(metric_named(name).replicates == "rounds" for name in needs) else "none"
 
 
 def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:

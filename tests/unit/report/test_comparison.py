@@ -1,5 +1,5 @@
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from attnbench.analysis.compare import compare
 from attnbench.analysis.rows import rows
@@ -51,8 +51,11 @@ def test_a_line_holds_both_figures_the_ratio_its_interval_and_the_verdict_in_one
 
 def test_worse_is_red_and_better_is_green_whatever_the_metric_calls_better():
     def tones(higher_is_better):
-        pairs = tuple(msgspec.structs.replace(pair, higher_is_better=higher_is_better) for pair in found().pairs)
-        (block,) = blocks(msgspec.structs.replace(found(), pairs=pairs))
+        def turned(row):
+            return row and replace(row, higher_is_better=higher_is_better)
+
+        pairs = [replace(pair, base=turned(pair.base), new=turned(pair.new)) for pair in found().pairs]
+        (block,) = blocks(replace(found(), pairs=tuple(pairs)))
         return {cell.text: cell.tone for cell in block.cells if not cell.number and cell.text}
 
     assert tones(False) == {"same": "", "slower": "bad", "incomparable": ""}

@@ -2,13 +2,13 @@ from attnbench.analysis.rows import rows
 from attnbench.analysis.summary import summarised
 from attnbench.report.axes import variant_labels
 from attnbench.report.sentences import sentences
-from unit.insight.courses_planted import sweep
+from unit.analysis.courses_planted import sweep
 from unit.report.planted import job, memories, timing
 from unit.report.scenarios import SCENARIOS
 
 
 def told(found):
-    return sentences(summarised(found), variant_labels(found))
+    return sentences(summarised(found), variant_labels({row.identity: row.case.options for row in found}))
 
 
 def texts(found):

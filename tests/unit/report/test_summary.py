@@ -11,7 +11,7 @@ from attnbench.report.markdown import markdown
 from attnbench.report.summary import blocks, summaries
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
-from unit.insight.test_pareto import once, planted, scores, times
+from unit.analysis.test_pareto import once, planted, scores, times
 from unit.report.scenarios import SCENARIOS
 
 

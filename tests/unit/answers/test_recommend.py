@@ -9,7 +9,7 @@ from attnbench.answers.recommend.ranking import recommend
 from attnbench.contracts.case import Case, Mask
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.specs import Spec
-from unit.insight.courses_planted import sweep
+from unit.analysis.courses_planted import sweep
 from unit.report.planted import OWN, accuracies, agreements, failed, job, shape
 
 LENGTHS = (512, 1024, 2048, 4096)
@@ -21,7 +21,7 @@ def workload(seq=2048, **changes):
 
 
 def planted(noise=1e-3):
-    times = sweep({"vanilla": SLOW, "linear": FAST}, noise=noise, origin=str(OWN))
+    times = sweep({"vanilla": SLOW, "linear": FAST}, noise=noise, origin=OWN)
     sizes = sweep({"vanilla": lambda n: 32 * n * n, "linear": lambda n: 256 * n}, metric="memory", rounds=1)
     errors = rows([*agreements("vanilla", LENGTHS), *agreements("linear", LENGTHS)])
     return [*times, *sizes, *errors]
@@ -104,7 +104,9 @@ def test_errors_are_not_carried_beyond_the_lengths_they_were_measured_at():
 def test_the_later_run_counts_and_an_older_source_of_a_plugin_does_not():
     old, new = sweep({"a": FAST}), sweep({"a": SLOW}, run="r2")
     assert recommend([*old, *new], workload(), Needs()).answers[0].latency.runs == ("r2",)
-    edited = [replace(row, source="edited") for row in new if row.case.shape.seq_q == 512]
+    edited = [
+        replace(row, origin=replace(row.origin, source_hash="edited")) for row in new if row.case.shape.seq_q == 512
+    ]
     (line,) = recommend([*old, *edited], workload(), Needs()).lines
     assert line.verdict == "unknown"
 
@@ -126,20 +128,20 @@ def test_scores_on_several_tasks_are_no_answer_until_one_is_named():
     assert recommend([*planted(), *trained], workload(), Needs(min_accuracy=0.8, task=named)).answers
 
 
-def with_form(scores, heads, layers):
-    (row, *_) = rows([accuracies("vanilla", scores, heads=heads, layers=layers)])
-    return replace(row, heads=heads, task_options={**row.probe.task_options, "layers": layers})
+def model(scores, heads, layers):
+    (score, *_) = rows([accuracies("vanilla", scores, heads=heads, layers=layers)])
+    return score
 
 
 def test_heads_and_layers_are_chosen_by_score_and_of_those_tied_the_fewest_layers():
-    trained = [
-        with_form([0.70, 0.71, 0.72], 1, 2),
-        with_form([0.95, 0.96, 0.97], 4, 2),
-        with_form([0.955, 0.965, 0.975], 4, 6),
+    models = [
+        model([0.70, 0.71, 0.72], heads=1, layers=2),
+        model([0.95, 0.96, 0.97], heads=4, layers=2),
+        model([0.955, 0.965, 0.975], heads=4, layers=6),
     ]
-    (found,) = recommend([*planted(), *trained], workload(), Needs()).heads_and_layers
+    (found,) = recommend([*planted(), *models], workload(), Needs()).heads_and_layers
     assert (found.best.heads, found.best.layers, len(found.tied), found.sure) == (4, 2, 2, True)
-    assert recommend([*planted(), trained[0]], workload(), Needs()).heads_and_layers == ()
+    assert recommend([*planted(), models[0]], workload(), Needs()).heads_and_layers == ()
 
 
 def test_variants_that_are_named_and_nowhere_measured_have_a_line_of_their_own():

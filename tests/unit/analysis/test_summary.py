@@ -4,7 +4,7 @@ import pytest
 from attnbench.analysis.rows import rows
 from attnbench.analysis.summary import CLOSE, summarised
 from helpers.simulated import Machine, measured, plan
-from unit.insight.courses_planted import LENGTHS, sweep
+from unit.analysis.courses_planted import LENGTHS, sweep
 from unit.report.planted import accuracies, accuracy_job, agreements, failed, job, memories, record, timings, value
 
 SWEEPS = 60
@@ -17,7 +17,7 @@ def lead_at(found, length, metric="latency"):
 
 def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
     found = summarised(sweep({"slow": lambda n: 9.0 * n, "next": lambda n: 2.0 * n, "fast": float}, noise=0.002))
-    assert [(each.best.variant, each.sure, each.rival.variant) for each in found.leads] == [
+    assert [(each.best.case.variant, each.sure, each.rival.case.variant) for each in found.leads] == [
         ("fast", True, "next")
     ] * len(LENGTHS)
     assert all(each.rival.low <= 0.5 <= each.rival.high for each in found.leads)
@@ -26,7 +26,9 @@ def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
 def test_a_planted_tie_is_no_sure_lead_and_is_told_as_the_same():
     found = summarised(sweep({"one": float, "other": float, "slow": lambda n: 3.0 * n}, noise=0.001))
     assert not any(each.sure for each in found.leads)
-    assert all(each.even and {each.best.variant, each.level[0].variant} == {"one", "other"} for each in found.leads)
+    assert all(
+        each.even and {each.best.case.variant, each.level[0].case.variant} == {"one", "other"} for each in found.leads
+    )
 
 
 def test_what_noise_hides_is_neither_a_lead_nor_the_same():
@@ -56,7 +58,7 @@ def test_one_round_shows_nothing_however_large_the_difference():
 def test_a_crossing_stands_only_where_both_of_its_sides_are_shown():
     costs = {"square": lambda n: n * n / 1500, "straight": float}
     (found,) = summarised(sweep(costs, noise=0.002)).crossings
-    assert (found.winner.variant, found.between) == ("straight", (1024, 2048))
+    assert (found.winner.case.variant, found.between) == ("straight", (1024, 2048))
     assert summarised(sweep(costs, noise=0.8)).crossings == ()
 
 
@@ -67,18 +69,18 @@ def test_those_near_exact_attention_have_leads_of_their_own_where_another_is_fas
     timed = [each for name in ("vanilla", "flash", "linformer") for each in timings(name, (512, 4096))]
     errors = [*agreement("vanilla", 1e-7), *agreement("flash", CLOSE), *agreement("linformer", 0.5)]
     found = summarised(rows([*timed, *errors]))
-    assert lead_at(found, 4096).best.variant == "linformer"
+    assert lead_at(found, 4096).best.case.variant == "linformer"
     assert found.close == ()  # at 512 flash leads anyway, and of 4096 no error is known
     longer = [job(name, "agreement", seq=4096) for name in ("vanilla", "flash")]
     errors += [record(each, value(1e-7, "approximation_error", "1")) for each in longer]
     (near,) = summarised(rows([*timed, *errors])).close
-    assert (near.length, near.best.variant, near.rival.variant, near.sure) == (4096, "flash", "vanilla", True)
+    assert (near.length, near.best.case.variant, near.rival.case.variant, near.sure) == (4096, "flash", "vanilla", True)
 
 
 def test_memory_leads_are_counts_and_need_no_rounds():
     found = summarised(rows([*memories("vanilla", (512,)), *memories("linformer", (512,))]))
     lead = lead_at(found, 512, "memory")
-    assert (lead.best.variant, lead.sure, lead.rival.why) == ("linformer", True, "counted once, not sampled")
+    assert (lead.best.case.variant, lead.sure, lead.rival.why) == ("linformer", True, "counted once, not sampled")
 
 
 def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_better():
@@ -88,15 +90,15 @@ def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_bette
 
     def found(*pairs):
         (lead,) = summarised(rows([one for variant, each in pairs for one in scores(variant, each)])).leads
-        return lead.best.variant, lead.sure
+        return lead.best.case.variant, lead.sure
 
     assert found(("a", (0.2, 0.21, 0.19)), ("b", (0.9, 0.91, 0.92)))[0] == "b"
     assert not found(("a", (0.2, 0.9, 0.4)), ("b", (0.9, 0.3, 0.5)))[1]
 
 
 def test_what_has_no_figure_is_counted_and_what_is_pending_is_not():
-    lacking = failed(job("linear"), "unsupported", "it has no window")
-    found = summarised(rows([*timings("flash", (512,)), lacking], [job("vanilla", seq=64)]))
+    records = [*timings("flash", (512,)), failed(job("linear"), "unsupported", "it has no window")]
+    found = summarised(rows(records, [*(each.job for each in records), job("vanilla", seq=64)]))
     assert [(row.case.variant, row.status) for row in found.missing] == [("linear", "unsupported")]
 
 

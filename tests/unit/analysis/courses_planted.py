@@ -8,16 +8,26 @@ import msgspec
 
 from attnbench.analysis.rows import Row, rows
 from attnbench.contracts import stats
+from attnbench.contracts.case import Option
 from unit.report.planted import job, record, value
 
 LENGTHS = (512, 1024, 2048, 4096)
 Cost = Callable[[int], float]
 
 
-def row(variant: str, seq: int, times: list[float], metric: str = "latency", **changes: object) -> Row:
-    """Make the row of one variant at one length from the medians of its rounds."""
+def row(
+    variant: str,
+    seq: int,
+    times: list[float],
+    metric: str = "latency",
+    *,
+    run: str = "r1",
+    facts: dict[str, Option] | None = None,
+    **changes: object,
+) -> Row:
+    """Make the row of one variant at one length from the medians of its rounds; `changes` are those of `job`."""
     kind = metric if metric in ("latency", "memory") else "latency"
-    (base,) = rows([record(job(variant, kind, seq=seq), value(1, metric))])
+    (base,) = rows([record(job(variant, kind, seq=seq, **changes), value(1, metric), run=run, facts=facts or {})])
     estimate = stats.median_of_processes(times)
     return msgspec.structs.replace(
         base,
@@ -27,7 +37,6 @@ def row(variant: str, seq: int, times: list[float], metric: str = "latency", **c
         medians=dict(enumerate(times, 1)),
         rounds=len(times),
         samples=20 * len(times),
-        **changes,
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from attnbench.analysis.rows import rows
 from attnbench.answers.replay.beside import ABSENT, as_dict, replay
 from attnbench.answers.replay.paper import Figure, Mechanism, Paper, Published
-from unit.insight.courses_planted import row
+from unit.analysis.courses_planted import row
 from unit.report.planted import accuracies, failed, job
 
 LATENCY = Figure(metric="latency", value="ms", passes="forward", seq="n")

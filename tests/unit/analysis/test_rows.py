@@ -2,49 +2,16 @@ import math
 import time
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.analysis.rows import PENDING, Row, rows
-from attnbench.contracts.case import Case, Mask, Shape
-from attnbench.contracts.record import Measurement, Origin, Probe
+from attnbench.analysis.rows import rows
+from attnbench.contracts.record import PENDING, Measurement, Origin, Probe
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.report.table import tables
 from unit.report.planted import accuracies, accuracy_job, failed, job, record, value
 from unit.report.scenarios import SCENARIOS
-
-PROMISED = [
-    "run",
-    "variant",
-    "options",
-    "origin",
-    "metric",
-    "passes",
-    "level",
-    "task",
-    "seq_q",
-    "seq_k",
-    "heads",
-    "kv_heads",
-    "head_dim",
-    "batch",
-    "dtype",
-    "device",
-    "causal",
-    "window",
-    "status",
-    "value",
-    "low",
-    "high",
-    "unit",
-    "samples",
-    "rounds",
-    "noise",
-    "backend",
-    "detail",
-]
 
 
 def only(records, planned=()):
@@ -54,41 +21,6 @@ def only(records, planned=()):
 
 def latency(number, seconds, **changes):
     return record(job(round=number, **changes), value(round(seconds * 1e9)))
-
-
-def test_the_promised_columns_come_first_in_the_promised_order():
-    assert list(Row.__struct_fields__[: len(PROMISED)]) == PROMISED
-
-
-@pytest.mark.parametrize("struct", [Shape, Mask, Case])
-def test_every_field_of_a_case_is_a_column(struct):
-    assert set(struct.__struct_fields__) - {"shape", "mask"} <= set(Row.__struct_fields__)
-
-
-def test_every_field_of_a_case_reaches_its_own_column():
-    shape = Shape(batch=2, heads=4, kv_heads=1, seq_q=6, seq_k=7, head_dim=16)
-    case = Case(
-        variant="v",
-        options={"k": 3},
-        shape=shape,
-        mask=Mask(causal=True, window=5),
-        dtype="float16",
-        device="cuda:1",
-        passes="backward",
-        level="layer",
-        inputs="clustered",
-        seed=9,
-    )
-    row = only([record(msgspec.structs.replace(job(), case=case), value(1))])
-    told = msgspec.structs.asdict(case) | msgspec.structs.asdict(shape) | msgspec.structs.asdict(case.mask)
-    assert {name: getattr(row, name) for name in told if name not in ("shape", "mask")} == {
-        name: each for name, each in told.items() if name not in ("shape", "mask")
-    }
-
-
-def test_counts_are_integers_also_where_there_are_no_rows():
-    own = rows([]).own
-    assert {own[name].dtype for name in ("samples", "rounds", "outliers")} == {np.dtype(np.int64)}
 
 
 def test_integers_floats_and_nulls_are_the_values_that_were_stored_whichever_stand_beside_them():
@@ -193,12 +125,23 @@ def test_a_failed_job_is_one_row_under_its_probes_metric(kind, metric, unit):
 
 
 def test_a_planned_job_without_a_record_is_pending():
-    found = rows([latency(1, 1)], [job(), job(round=2), job(seq=1024), job(seq=1024, round=2)])
-    assert [(row.case.shape.seq_q, row.status, row.detail, row.rounds) for row in found] == [
-        (512, "ok", "", 1),
-        (1024, "interrupted", PENDING, 0),
+    found = rows([latency(1, 1)], [job(), job(round=2), job(seq=1024), job(seq=1024, round=2)], run="r1")
+    assert [(row.run, row.case.length, row.status, row.detail, row.rounds) for row in found] == [
+        ("r1", 512, "ok", "", 1),
+        ("r1", 1024, "interrupted", PENDING, 0),
     ]
-    assert {row.run for row in found} == {"r1"}
+
+
+def test_records_of_jobs_and_rounds_that_are_not_planned_make_no_row():
+    records = [latency(1, 1), latency(2, 9), latency(1, 1, seq=1024), latency(1, 1, heads=4)]
+    row = only(records, [job()])
+    assert (row.case, row.value, row.rounds) == (job().case, 1, 1)
+
+
+def test_records_merged_into_a_planned_run_are_that_runs():
+    merged = [record(job(round=number), value(10**9), run=f"r{number}") for number in (1, 2)]
+    (row,) = rows(merged, [job(), job(round=2)], run="merged")
+    assert (row.run, row.rounds) == ("merged", 2)
 
 
 def test_a_job_that_was_interrupted_is_told_from_one_that_was_never_begun():

@@ -5,7 +5,7 @@ import pytest
 
 from attnbench.analysis.pareto import fronts, most_telling
 from attnbench.analysis.rows import rows
-from unit.insight.courses_planted import row
+from unit.analysis.courses_planted import row
 from unit.report.planted import accuracy_job, failed, job, record, value
 
 STEADY = (1.0, 1.001, 0.999, 1.0005, 0.9995)
@@ -111,12 +111,12 @@ def test_each_place_of_the_sweep_and_each_task_has_a_front_and_the_longest_tells
         )
     ]
     found_fronts = fronts(found)
-    assert [(front.axes["seq_q"], front.exam.seq_q) for front in found_fronts] == [
+    assert [(front.axes["seq_q"], front.exam.case.length) for front in found_fronts] == [
         *((512, 64), (512, 128)),
         *((1024, 64), (1024, 128)),
     ]
     told = most_telling(found_fronts)
-    assert (told.axes["seq_q"], told.exam.seq_q) == (1024, 128)
+    assert (told.axes["seq_q"], told.exam.case.length) == (1024, 128)
     assert most_telling([]) is None
 
 

@@ -3,12 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnbench.analysis.columns import Columns
 from attnbench.analysis.roofline import derived, flops_exact, visible_pairs
-from attnbench.analysis.rows import rows
 from attnbench.contracts.case import Mask
 from attnbench.contracts.record import Rates
-from unit.insight.courses_planted import row, sweep
+from unit.analysis.courses_planted import row, sweep
 from unit.report.planted import OWN
 
 RATES = Rates(device="cpu", threads=2, bytes_per_s=10e9, flops_per_s={"float32": 100e9, "bfloat16": None})
@@ -22,15 +20,10 @@ FACTS = {
 OWN_BYTES = {"bytes_executed": 5 * 10**8, "bytes_by": "variant"}
 
 
-def further(row, rates=RATES):
-    """Give the rows derived of one."""
-    return derived(Columns.of([row], tuple(rows([]).own)), rates).rows()
-
-
 def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):
-    """Give the one derived row of a metric, or None."""
+    """Return the derived row of a metric, or None."""
     timed = row("v", 512, [seconds] * 3, facts=facts, **changes)
-    return next((each for each in further(timed, rates) if each.metric == metric), None)
+    return next((each for each in derived([timed], rates) if each.metric == metric), None)
 
 
 @given(
@@ -88,7 +81,7 @@ def test_a_mechanism_that_leaves_inputs_unread_is_bounded_by_what_it_reads():
 
 def test_the_interval_is_that_of_the_latency_turned_over():
     (timed,) = sweep({"v": lambda n: 0.1}, noise=0.05, lengths=(512,), facts=FACTS)
-    found = {each.metric: each for each in further(timed)}
+    found = {each.metric: each for each in derived([timed], RATES)}
     assert found["bandwidth"].low == pytest.approx(3e8 / timed.high)
     assert found["bandwidth"].high == pytest.approx(3e8 / timed.low)
     assert found["bandwidth"].medians == {number: 3e8 / each for number, each in timed.medians.items()}
@@ -125,6 +118,6 @@ def test_what_is_unknown_gives_no_row(lacking, missing):
 
 
 def test_the_harness_and_what_failed_have_no_rates():
-    harness = row("empty", 512, [1e-6], origin=str(OWN), facts={"flops": 0, "bytes_executed": 0})
+    harness = row("empty", 512, [1e-6], origin=OWN, facts={"flops": 0, "bytes_executed": 0})
     failed = msgspec.structs.replace(row("v", 512, [1.0]), value=None, status="timeout")
-    assert further(harness) == further(failed) == []
+    assert derived([harness, failed], RATES) == []

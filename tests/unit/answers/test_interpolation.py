@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.answers.recommend.interpolation import FARTHEST, figure_at
-from unit.insight.courses_planted import sweep
+from unit.analysis.courses_planted import sweep
 
 
 def course(cost, **more):

@@ -2,7 +2,8 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.analysis.scaling import growths
-from unit.insight.courses_planted import LENGTHS, sweep
+from helpers.planted import with_axes
+from unit.analysis.courses_planted import LENGTHS, sweep
 
 TRIALS = 300
 
@@ -63,18 +64,18 @@ def test_other_axes_make_other_fits():
 
 
 def test_with_constant_tokens_it_is_the_cost_of_one_sequence_that_is_fitted():
-    rows = [replace(each, batch=16384 // each.seq_q) for each in sweep({"square": lambda n: 1e-9 * n * 16384})]
+    rows = [with_axes(each, batch=16384 // each.case.length) for each in sweep({"square": lambda n: 1e-9 * n * 16384})]
     (found,) = growths(rows)
     assert (round(found.exponent, 9), found.per_sequence, "batch" in found.axes) == (2, True, False)
 
 
 def test_decoding_grows_with_the_keys():
-    rows = [replace(each, seq_q=1, passes="decode") for each in sweep({"cache": float})]
+    rows = [with_axes(each, seq_q=1, passes="decode") for each in sweep({"cache": float})]
     (found,) = growths(rows)
     assert (found.lengths, round(found.exponent, 9)) == (LENGTHS, 1)
 
 
 def test_a_length_that_failed_is_left_out():
-    rows = [replace(each, value=None, medians={}) if each.seq_q == 4096 else each for each in sweep({"a": float})]
+    rows = [replace(each, value=None, medians={}) if each.case.length == 4096 else each for each in sweep({"a": float})]
     (found,) = growths(rows)
     assert (found.lengths, round(found.exponent, 9)) == (LENGTHS[:3], 1)

@@ -1,6 +1,5 @@
 """One run's folder: what is written comes back, and what is still to do."""
 
-import gc
 import os
 import statistics
 import time
@@ -9,18 +8,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Environment
 from attnbench.store import Store, lines
 from stored_runs import (
     ENVIRONMENT,
     RUN,
-    add_line,
     make_job,
     make_plan,
     make_record,
     number_of,
-    sealed,
 )
 
 
@@ -83,13 +79,6 @@ def test_the_disk_is_waited_for_before_a_run_or_a_record_is_acknowledged(tmp_pat
         waited_for.clear()
         store.append(make_record(0))
         assert waited_for == [store.path / "events.jsonl"]
-
-
-def test_reading_leaves_the_garbage_collector_as_it_was(store):
-    add_line(store, sealed(b'{"event":"record","schema":99}'))
-    with pytest.raises(UsageError):
-        store.records()
-    assert gc.isenabled()
 
 
 def test_a_reader_cannot_append(store):

@@ -5,7 +5,8 @@ from msgspec.structs import replace
 
 from attnbench.analysis.crossover import crossovers, middle, refinements
 from attnbench.analysis.rows import TWIN
-from unit.insight.courses_planted import LENGTHS, sweep
+from helpers.planted import with_axes
+from unit.analysis.courses_planted import LENGTHS, sweep
 from unit.report.planted import OWN
 
 TRIALS = 200
@@ -17,7 +18,7 @@ def costs(crossing: float):
 
 def test_a_planted_crossing_is_recovered():
     (found,) = crossovers(sweep(costs(2300), noise=1e-6))
-    assert (found.winner.variant, found.loser.variant, found.sure) == ("straight", "square", True)
+    assert (found.winner.case.variant, found.loser.case.variant, found.sure) == ("straight", "square", True)
     assert found.length == pytest.approx(2300, rel=1e-3)
     assert found.between == (2048, 4096)
 
@@ -63,27 +64,32 @@ def test_variants_that_keep_their_places_do_not_cross():
 def test_two_crossings_of_one_pair_are_both_found():
     dented = {"level": lambda n: 1.0, "dented": lambda n: 0.5 if n in (1024, 2048) else 2.0}
     found = crossovers(sweep(dented, noise=1e-4))
-    assert [(each.winner.variant, each.between) for each in found] == [("dented", (512, 1024)), ("level", (2048, 4096))]
+    assert [(each.winner.case.variant, each.between) for each in found] == [
+        ("dented", (512, 1024)),
+        ("level", (2048, 4096)),
+    ]
 
 
 def test_crossings_that_change_which_is_best_come_first():
     three = {"best": lambda n: 1.0, "a": lambda n: 4000.0 / n, "b": lambda n: 5.0, "c": lambda n: n / 150}
     found = crossovers(sweep(three, noise=1e-4))
-    assert [(each.winner.variant, each.loser.variant) for each in found if each.rank == 0] == [("a", "best")]
-    assert (found[0].winner.variant, found[0].loser.variant) == ("a", "best")
+    assert [(each.winner.case.variant, each.loser.case.variant) for each in found if each.rank == 0] == [("a", "best")]
+    assert (found[0].winner.case.variant, found[0].loser.case.variant) == ("a", "best")
 
 
 def test_the_harness_itself_and_the_second_measurement_take_no_part():
     rows = sweep(costs(2300))
-    harness = [replace(each, variant="empty", origin=str(OWN)) for each in rows if each.variant == "straight"]
-    twins = [replace(each, metric="latency" + TWIN) for each in rows if each.variant == "straight"]
-    square = [each for each in rows if each.variant == "square"]
+    harness = [
+        replace(with_axes(each, variant="empty"), origin=OWN) for each in rows if each.case.variant == "straight"
+    ]
+    twins = [replace(each, metric="latency" + TWIN) for each in rows if each.case.variant == "straight"]
+    square = [each for each in rows if each.case.variant == "square"]
     assert crossovers([*square, *harness, *twins]) == []
 
 
 def test_variants_under_other_axes_are_not_compared():
-    square, straight = ([each for each in sweep(costs(2300)) if each.variant == name] for name in costs(1))
-    assert crossovers([*square, *(replace(each, causal=True) for each in straight)]) == []
+    square, straight = ([each for each in sweep(costs(2300)) if each.case.variant == name] for name in costs(1))
+    assert crossovers([*square, *(with_axes(each, causal=True) for each in straight)]) == []
 
 
 def test_the_middle_around_a_crossing_is_measured_for_both_variants():
@@ -95,11 +101,11 @@ def test_the_middle_around_a_crossing_is_measured_for_both_variants():
 
 def test_refining_keeps_constant_tokens_a_cache_s_one_query_and_a_fixed_number_of_keys():
     rows = sweep(costs(2300), rounds=1)
-    tokens = refinements(crossovers([replace(row, batch=16384 // row.case.shape.seq_q) for row in rows]))
+    tokens = refinements(crossovers([with_axes(row, batch=16384 // row.case.shape.seq_q) for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.batch) for each in tokens} == {(2880, 5)}
-    cache = refinements(crossovers([replace(row, seq_q=1, passes="decode") for row in rows]))
+    cache = refinements(crossovers([with_axes(row, seq_q=1, passes="decode") for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in cache} == {(1, 2880)}
-    keys = refinements(crossovers([replace(row, seq_k=77) for row in rows]))
+    keys = refinements(crossovers([with_axes(row, seq_k=77) for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in keys} == {(2880, 77)}
 
 
@@ -123,7 +129,7 @@ def test_the_middle_is_as_round_as_the_gap_allows(start, end, between):
 
 
 def test_a_grid_may_lack_lengths_of_one_variant():
-    rows = [each for each in sweep(costs(1500)) if (each.variant, each.seq_q) != ("straight", 1024)]
+    rows = [each for each in sweep(costs(1500)) if (each.case.variant, each.case.length) != ("straight", 1024)]
     (found,) = crossovers(rows)
     assert found.between == (512, 2048)
     assert len(LENGTHS) == 4
