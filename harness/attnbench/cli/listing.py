@@ -97,9 +97,9 @@ def _metrics(_out: Path, details: bool) -> Iterator[Item]:
         yield from _origins(registry.entries("metrics"))
         return
     with closing(LocalExecutor()) as executor:
-        for entry, found in survey.metrics(executor):
-            about = {"problem": found.failure} if found.metric is None else _described(found.metric)
-            yield {"name": entry.name, "from": str(entry.origin), "summary": found.summary} | about
+        for entry, description in survey.metrics(executor):
+            about = _described(description.metric) if description.metric else {"problem": description.failure}
+            yield {"name": entry.name, "from": str(entry.origin), "summary": description.summary} | about
 
 
 def _described(metric: Metric) -> Item:

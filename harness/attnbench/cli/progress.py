@@ -3,16 +3,12 @@
 import time
 from collections.abc import Iterable, Iterator
 from threading import Lock
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from attnbench.contracts.record import Job, Record
 from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
-
-if TYPE_CHECKING:
-    from attnbench.contracts.metrics import ProbeKind
 
 
 class Left(Struct, frozen=True, kw_only=True):
