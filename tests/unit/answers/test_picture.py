@@ -2,12 +2,12 @@ import io
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
+from PIL import Image
 
 from attnbench.answers.map.picture import FORMATS, Panel, picture
 
 BRIGHT, DARK, GREY = (253, 231, 37), (68, 1, 84), (219, 219, 219)  # viridis' ends, and what is masked
-MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+MAGIC = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF"}
 
 
 def drawn(*matrices, visible=None, title="linear", form="png", log=False):
@@ -18,7 +18,7 @@ def drawn(*matrices, visible=None, title="linear", form="png", log=False):
 
 def share(data, colour):
     """Return the share of a picture's pixels that have a colour."""
-    points = np.rint(imread(io.BytesIO(data))[..., :3] * 255)
+    points = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), dtype=int)
     return float((np.abs(points - np.array(colour)).max(axis=-1) <= 2).mean())
 
 
@@ -61,6 +61,13 @@ def test_no_name_of_a_variant_is_markup(title):
 
 
 def test_more_panels_than_fit_in_a_row_are_wrapped():
-    one, nine = (imread(io.BytesIO(drawn(*[np.eye(4, dtype=np.float32)] * count))).shape for count in (1, 9))
-    assert nine[0] > 2 * one[0]
-    assert nine[1] < 9 * one[1] / 3
+    one, nine = (Image.open(io.BytesIO(drawn(*[np.eye(4, dtype=np.float32)] * count))) for count in (1, 9))
+    assert nine.height > 2 * one.height
+    assert nine.width < 9 * one.width / 3
+
+
+def test_every_weight_of_a_small_matrix_is_a_square_of_one_colour():
+    points = np.asarray(Image.open(io.BytesIO(drawn(np.eye(4, dtype=np.float32)))).convert("RGB"), dtype=int)
+    bright = np.abs(points - np.array(BRIGHT)).max(axis=-1) <= 2
+    rows = np.flatnonzero(bright.sum(axis=1) > 100)  # of the diagonal, not of the bar
+    assert len(rows) == 512

@@ -5,13 +5,14 @@ from msgspec.structs import replace
 
 from attnbench.analysis.summary import summarised
 from attnbench.report.encoding import coded
-from attnbench.report.figure import Figure, Heatmap, Point, distinct, named, place_labels
+from attnbench.report.figure import Axis, Figure, HeatCell, Heatmap, Point, Series, distinct, named
 from attnbench.report.heads import by_heads
+from attnbench.report.labels import sides
 from attnbench.report.lengths import by_length
-from attnbench.report.plotly import plotly
 from attnbench.report.roofline import by_intensity
-from attnbench.report.styles import style
+from attnbench.report.styles import FASTER, PAGE, SLOWER, style, tint
 from attnbench.report.tradeoffs import by_cost
+from attnbench.report.vega import chart
 from helpers.reported import RATES, report, reported
 from unit.report.planted import (
     COSTS,
@@ -181,7 +182,7 @@ def test_the_trade_off_shows_each_variant_at_the_longest_length_and_joins_the_fr
     assert figure.title.endswith("N = 16384")
     front = series_named(figure, "Pareto front")
     assert len(front.points) == 2
-    assert series_named(figure, "vanilla").points[0].faint
+    assert series_named(figure, "vanilla").points[0].hollow
     assert [point.x for point in front.points] == [
         series_named(figure, name).points[0].x for name in ("linformer", "flash")
     ]
@@ -259,38 +260,79 @@ def test_figures_that_would_have_one_name_are_numbered():
     assert [each.name for each in distinct([figure, figure])] == ["latency-forward", "latency-forward-2"]
 
 
+def scattered(*points, line=False, log=True):
+    axis = Axis(title="latency", log=log)
+    each = Series(name="a", variant=None if line else 0, run=0, points=points, line=line)
+    return Figure(name="f", title="f", facets={}, x=axis, y=axis, series=(each,))
+
+
 def test_labels_of_neighbours_stand_on_different_sides():
     points = [Point(x=1, y=1, label="left end"), Point(x=100, y=1, label="one"), Point(x=101, y=1, label="other")]
-    placed = place_labels([*points, Point(x=10000, y=1, label="end")], log_y=True)
-    assert placed[1].side != placed[2].side
+    _, one, other, _ = sides(scattered(*points, Point(x=10000, y=1, label="end")))
+    assert one != other
 
 
-def test_plotly_gets_the_same_points_and_no_html_tags():
+@pytest.mark.parametrize(("ends", "clear"), [((1, 10), {(1, -1), (-1, 1)}), ((10, 1), {(1, 1), (-1, -1)})])
+def test_the_name_of_a_line_stands_clear_of_it_whether_it_rises_or_falls(ends, clear):
+    first, last = (Point(x=x, y=y) for x, y in zip((1, 100), ends, strict=True))
+    middle = Point(x=10, y=math.sqrt(10), label="front")
+    assert list(sides(scattered(first, middle, last, line=True)))[1] in clear
+
+
+def test_a_chart_has_the_points_of_its_figure_with_all_that_hovering_tells():
     records = [timing(job(name, seq=seq), 1e-3 * place) for place, name in enumerate(HOSTILE, 1) for seq in LENGTHS]
     figure = only(lengths_of(records)["latency"])
-    drawn = plotly(figure)
-    assert [trace["x"] for trace in drawn["data"]] == [[float(each) for each in LENGTHS]] * len(HOSTILE)
-    for trace, series in zip(drawn["data"], figure.series, strict=True):
-        assert trace["y"] == pytest.approx([point.y for point in series.points], rel=1e-4)
-        assert trace["meta"] == [series.variant, series.run]
-        assert "<" not in trace["name"]
-        assert "<" not in "".join(trace["hovertext"]).replace("<br>", "")
-    assert any("&lt;script&gt;" in trace["name"] for trace in drawn["data"])
+    rows = chart(figure)["data"]["values"]
+    points = [(place, each.variant, point) for place, each in enumerate(figure.series) for point in each.points]
+    for row, (place, variant, point) in zip(rows, points, strict=True):
+        assert (row["series"], row["variant"]) == (place, variant)
+        assert (row["x"], row["y"]) == (point.x, pytest.approx(point.y, rel=1e-4))
+        assert tuple(row["told"].split("\n")) == point.told
 
 
-def test_plotly_gets_error_bars_as_distances_and_ticks_at_the_lengths():
+def test_a_chart_has_intervals_and_marks_at_the_lengths():
     figure = only(lengths_of(timings("flash", LENGTHS))["latency"])
-    drawn = plotly(figure)
-    (trace,) = drawn["data"]
-    assert trace["error_y"]["array"] == pytest.approx([p.high - p.y for p in figure.series[0].points], rel=1e-3)
-    assert drawn["layout"]["xaxis"]["ticktext"] == ["512", "1024", "2048"]
+    drawn = chart(figure)
+    for row, point in zip(drawn["data"]["values"], figure.series[0].points, strict=True):
+        assert (row["low"], row["high"]) == (pytest.approx(point.low, rel=1e-4), pytest.approx(point.high, rel=1e-4))
+    assert drawn["layer"][0]["encoding"]["x"]["axis"]["values"] == list(LENGTHS)
 
 
-def test_plotly_gets_a_heatmap_as_a_grid_with_a_symmetric_scale():
-    (heat,) = [each for each in heatmaps(SCENARIOS["heads"]()[0]) if isinstance(each, Heatmap)][:1]
-    (trace,) = plotly(heat)["data"]
-    assert (len(trace["z"]), len(trace["z"][0])) == (len(heat.rows), len(heat.columns))
-    assert trace["zmin"] == -trace["zmax"]
+@pytest.mark.parametrize(("log", "low"), [(True, 2), (False, -1)])
+def test_an_interval_that_reaches_zero_ends_on_a_logarithmic_axis_at_the_lowest_value(log, low):
+    figure = scattered(Point(x=1, y=2), Point(x=2, y=3, low=-1, high=9), log=log)
+    assert chart(figure)["data"]["values"][1]["low"] == low
+
+
+@pytest.mark.parametrize(("most", "marks"), [(4, [1, 2, 3, 4]), (90, [1, 2, 5, 10, 20, 50]), (9e5, [1, 10, 100])])
+def test_a_logarithmic_axis_has_marks_that_fit_its_length(most, marks):
+    drawn = chart(scattered(Point(x=1, y=1), Point(x=2, y=most)))
+    values = drawn["layer"][0]["encoding"]["y"]["axis"]["values"]
+    assert [value for value in values if 1 <= value <= most][: len(marks)] == marks
+
+
+def test_runs_are_told_apart_by_dashes_where_there_are_several_and_variants_otherwise():
+    figure = only(lengths_of(timings("flash", LENGTHS), timings("flash", LENGTHS))["latency"])
+    one, other = _ranges(chart(figure, several=True), "strokeDash")
+    assert one != other
+    assert len(set(_ranges(chart(figure, several=True), "color"))) == 1
+    assert len({*map(tuple, _ranges(chart(figure), "strokeDash"))}) == 1
+
+
+def _ranges(drawn, channel):
+    (line,) = [layer for layer in drawn["layer"][0]["layer"] if layer["mark"]["type"] == "line"]
+    return line["encoding"][channel]["scale"]["range"]
+
+
+def test_a_cell_twice_as_fast_and_one_half_as_fast_are_as_strong_in_different_colours():
+    cells = [
+        HeatCell(x=x, y="4", colour=colour, text=x, told=()) for x, colour in (("1", 1.0), ("2", -1.0), ("3", 0.0))
+    ]
+    sizes = {"columns": ("1", "2", "3"), "rows": ("4",), "cells": tuple(cells), "scale": "times as fast"}
+    drawn = chart(Heatmap(name="h", title="h", facets={}, x="N", y="heads", **sizes))
+    fast, slow, same = (row["colour"] for row in drawn["data"]["values"])
+    assert (fast, slow) == (tint(FASTER, 0.6), tint(SLOWER, 0.6))
+    assert same == PAGE
 
 
 def test_every_point_of_every_scenario_can_be_drawn():
@@ -301,7 +343,7 @@ def test_every_point_of_every_scenario_can_be_drawn():
                 values = [value for each in figure.series for point in each.points for value in (point.x, point.y)]
                 assert values, name
                 assert all(map(math.isfinite, values))
-                assert plotly(figure)["data"]
+                assert len(chart(figure)["data"]["values"]) == len(values) // 2
 
 
 def test_encoded_columns_hold_each_word_once_and_repeats_as_counts():
