@@ -1,4 +1,4 @@
-"""The only loop over jobs: skip what is known, dispatch the rest, append to the journal, notify."""
+"""The only loop over jobs: skip what is settled, dispatch the rest, append to the journal, notify."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ class _Settled:
         self._budget = Budget(plan.budget_s, before, jobs, slots=slots)
 
     def add(self, record: Record) -> None:
-        """Take a new record into account."""
+        """Account for a new record."""
         self._pruner.add(record)
         self._budget.add(record)
 
@@ -228,7 +228,7 @@ class Session(Struct, frozen=True):
         self.notify(record)
 
     def _extend(self, jobs: Sequence[Job], *, refine: int | None = None) -> None:
-        """Add jobs to the plan and do them; planned before they begin, they are known to a run that is resumed."""
+        """Add jobs to the plan and do them; planned before they begin, they are not lost to a run that is resumed."""
         plan, records = self.store.plan, self.store.records()
         left = plan.refine if refine is None else refine
         self.store.replan(plan.with_jobs((*plan.jobs, *jobs), refine=left))

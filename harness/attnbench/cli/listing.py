@@ -1,4 +1,4 @@
-"""`attnbench list`: variants, suites, tasks, metrics and runs, and where each comes from."""
+"""`attnbench list`: the installed variants, suites, tasks and metrics, and the stored runs, with their origins."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def list_things(
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
-    """List what there is, and where each comes from.
+    """List installed variants, suites and tasks, or stored runs, and where each comes from.
 
     Examples:
       attnbench list variants --details
@@ -36,14 +36,14 @@ def list_things(
     kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "metrics": _metrics, "runs": _runs}
     if what not in kinds:
         raise UsageError(f"list: {what!r} is not one of {', '.join(kinds)}; {suggestion(what, kinds)}")
-    found = kinds[what](out, details)
+    items = kinds[what](out, details)
     if json:
-        emit_json(list(found))
+        emit_json(list(items))
     elif details:
-        for item in found:
+        for item in items:
             print(paragraph(item) + "\n")
     else:
-        print(listing(list(found), nothing=f"there are no {what}"))
+        print(listing(list(items), nothing=f"there are no {what}"))
 
 
 def _variants(_out: Path, details: bool) -> Iterator[Item]:
@@ -56,14 +56,14 @@ def _variants(_out: Path, details: bool) -> Iterator[Item]:
         return
     with closing(LocalExecutor()) as executor:
         for one in survey.variants(executor, survey.machine(executor)):
-            found = one.description
+            description = one.description
             yield {
                 "name": one.name,
                 "from": str(one.entry.origin),
-                "summary": found.summary,
-                "options": [_option(field) for field in found.fields],
-                "serves": _served(found.support) if found.support else [],
-                "refuses": _refused(found.support) if found.support else [],
+                "summary": description.summary,
+                "options": [_option(field) for field in description.fields],
+                "serves": _served(description.support) if description.support else [],
+                "refuses": _refused(description.support) if description.support else [],
                 f"on {one.device}": (one.obstacle and f"does not run: {one.obstacle}") or "runs",
             }
 
@@ -77,13 +77,13 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
         yield from _origins(registry.entries("tasks"))
         return
     with closing(LocalExecutor()) as executor:
-        for entry, found in survey.tasks(executor):
+        for entry, description in survey.tasks(executor):
             yield {
                 "name": entry.name,
                 "from": str(entry.origin),
-                "summary": found.summary or found.failure,
-                "presets": ", ".join(found.presets),
-                "options": [_option(field) for field in found.fields],
+                "summary": description.summary or description.failure,
+                "presets": ", ".join(description.presets),
+                "options": [_option(field) for field in description.fields],
             }
 
 
@@ -97,9 +97,9 @@ def _metrics(_out: Path, details: bool) -> Iterator[Item]:
         yield from _origins(registry.entries("metrics"))
         return
     with closing(LocalExecutor()) as executor:
-        for entry, found in survey.metrics(executor):
-            about = {"problem": found.failure} if found.metric is None else _described(found.metric)
-            yield {"name": entry.name, "from": str(entry.origin), "summary": found.summary} | about
+        for entry, description in survey.metrics(executor):
+            about = _described(description.metric) if description.metric else {"problem": description.failure}
+            yield {"name": entry.name, "from": str(entry.origin), "summary": description.summary} | about
 
 
 def _described(metric: Metric) -> Item:
@@ -116,7 +116,7 @@ def _suites(_out: Path, details: bool) -> Iterator[Item]:
 
 
 def _content(name: str, details: bool) -> Item:
-    """Say what is in a suite, or what is wrong with it."""
+    """Return the content of a suite, or the problem with it."""
     import msgspec
 
     from attnbench.planning.suites import find_suite

@@ -53,18 +53,17 @@ def plan_jobs(
     ]
     training = list(_trainings(candidates, tasks, conditions)) if _BY_TRAINING in probes else []
     others = [job for metric in metrics for job in _of_plugin(metric, cases, candidates, conditions)]
-    jobs = tuple(
-        {job.key: job for job in (*rounds, *once, *training, *others)}.values()
-    )  # one axis may repeat another's shapes
+    # One axis may repeat another's shapes.
+    jobs = tuple({job.key: job for job in (*rounds, *once, *training, *others)}.values())
     if not jobs:
         raise UsageError("--metrics: nothing is left to measure; name at least one metric, and --tasks for accuracy")
     return jobs
 
 
-def timed_like(jobs: Iterable[Job], known: Case, wanted: Case) -> Iterator[Job]:
-    """Yield the jobs that time a case in every round in which another one is timed."""
+def timed_like(jobs: Iterable[Job], timed: Case, wanted: Case) -> Iterator[Job]:
+    """Yield the jobs that time a wanted case in every round in which another one is timed."""
     for job in jobs:
-        if job.probe == Probe(kind="latency") and job.case == known:
+        if job.probe == Probe(kind="latency") and job.case == timed:
             yield replace(job, case=wanted)
 
 

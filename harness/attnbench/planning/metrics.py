@@ -74,10 +74,10 @@ def _entry(word: str) -> Entry:
 
 
 def _planned(entry: Entry, executor: Executor) -> PlannedMetric:
-    found = describe_metric(executor, entry)
-    if found.failure or found.metric is None:
-        raise UsageError(f"{_FLAG}: {entry.name}: {found.failure}")
-    for name in found.metric.needs:
+    description = describe_metric(executor, entry)
+    if description.failure or description.metric is None:
+        raise UsageError(f"{_FLAG}: {entry.name}: {description.failure}")
+    for name in description.metric.needs:
         if name not in METRICS:
             raise UsageError(f"{_FLAG}: {entry.name} needs {name!r}; {suggestion(name, METRICS)}")
-    return PlannedMetric(declared=found.metric, target=entry.target, origin=found.origin)
+    return PlannedMetric(declared=description.metric, target=entry.target, origin=description.origin)

@@ -1,4 +1,4 @@
-"""From a request to the plan of its run: mistakes are found, and the machine and the plugins describe themselves."""
+"""The plan of a run: a request that is checked, then resolved on its machine, with its plugins as they are."""
 
 import time
 from collections.abc import Callable
@@ -79,9 +79,9 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
     check(request, narrow=narrow)
     machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device, narrow)
-    found, metrics = cases(sweep), planned_metrics(sweep, executor)
+    swept, metrics = cases(sweep), planned_metrics(sweep, executor)
     probes = tuple(dict.fromkeys((*probes_of(sweep), *needed_probes(metrics))))
-    for dtype in dict.fromkeys(case.dtype for case in found):
+    for dtype in dict.fromkeys(case.dtype for case in swept):
         if dtype not in machine.device_dtypes:
             raise UsageError(
                 f"--dtype: {machine.device_name} ({machine.device}) does not compute in {dtype}; "
@@ -97,7 +97,7 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         machine=machine,
         sweep=sweep,
         fit=fit,
-        cases=found,
+        cases=swept,
         probes=probes,
         candidates=candidates(sweep, executor),
         tasks=planned_tasks(sweep, executor) if "accuracy" in probes else (),

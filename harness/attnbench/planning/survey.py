@@ -35,9 +35,9 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
     """Describe and try every registered variant, on the machine's device and in the dtype usual there."""
     for entry in _entries("variants"):
-        found = describe_variant(executor, entry)
-        obstacle = found.failure or _try(executor, entry, found, machine.device)
-        yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
+        description = describe_variant(executor, entry)
+        obstacle = description.failure or _try(executor, entry, description, machine.device)
+        yield Surveyed(name=entry.name, entry=entry, description=description, device=machine.device, obstacle=obstacle)
 
 
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
@@ -52,11 +52,11 @@ def metrics(executor: Executor) -> Iterator[tuple[Entry, MetricDescription]]:
         yield entry, describe_metric(executor, entry)
 
 
-def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
-    support = found.support or Support()
+def _try(executor: Executor, entry: Entry, description: Description, device: str) -> str:
+    support = description.support or Support()
     case = Case(
         variant=entry.name,
-        options=found.options,
+        options=description.options,
         shape=_TRIAL,
         mask=Mask(causal=support.full is not True),
         dtype="bfloat16" if device.startswith("cuda") else "float32",

@@ -45,7 +45,7 @@ def test_a_figure_is_drawn_in_every_format():
     assert {name: data[:4] for name, data in drawn.items()} == {name: start[:4] for name, start in _STARTS.items()}
 
 
-def test_what_is_drawn_twice_has_the_same_bytes():
+def test_a_figure_drawn_twice_has_the_same_bytes():
     one, other = (rendered(figure(timings("flash", LENGTHS)), FORMATS) for _ in range(2))
     assert one == other
 

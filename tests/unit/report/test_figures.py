@@ -63,7 +63,7 @@ def test_each_probe_has_a_section_of_its_own_and_a_probe_without_values_has_none
     assert lengths_of([failed(job("flash"), "crash", "it fell")]) == {}
 
 
-def test_settings_have_figures_of_their_own_told_apart_by_what_differs():
+def test_each_setting_has_its_own_figure_named_by_what_differs():
     section = lengths_of(SCENARIOS["heads"]()[0])["latency"]
     assert section.facets == {"pass": ["forward", "forward-backward"], "heads": ["4", "8", "16"]}
     assert len(section.figures) == 6
@@ -71,12 +71,12 @@ def test_settings_have_figures_of_their_own_told_apart_by_what_differs():
     assert "latency-forward-heads-16" in {figure.name for figure in section.figures}
 
 
-def test_a_length_that_only_some_variants_have_is_told_under_the_figure():
+def test_a_length_that_some_variants_lack_is_noted_below_the_figure():
     figure = only(lengths_of([*timings("vanilla", LENGTHS[:2]), *timings("linear", LENGTHS)])["latency"])
     assert figure.notes == ("no figure at 2048: vanilla",)
 
 
-def test_scores_stand_on_a_plain_axis_and_a_task_of_several_lengths_is_one_line():
+def test_scores_have_a_linear_axis_and_a_task_of_several_lengths_is_one_line():
     records = [accuracies("vanilla", (0.9, 0.91, 0.92), length=seq, seq=seq) for seq in (64, 128)]
     figure = only(lengths_of(records)["accuracy"])
     assert not figure.y.log
@@ -84,7 +84,7 @@ def test_scores_stand_on_a_plain_axis_and_a_task_of_several_lengths_is_one_line(
     assert "seed" in figure.series[0].points[0].told[2]
 
 
-def test_of_one_length_variants_stand_side_by_side_under_their_names():
+def test_variants_at_a_single_length_are_drawn_side_by_side_under_their_names():
     figure = only(lengths_of([*timings("vanilla", (512,)), *timings("linear", (512,))])["latency"])
     assert (figure.x.ticks, figure.x.title) == (("vanilla", "linear"), "sequence length 512")
     assert [each.points[0].x for each in figure.series] == [0, 1]
@@ -104,7 +104,7 @@ def _share(metric):
     return replace(agreements("linear", LENGTHS)[0].outcome.measurements[0], metric=metric, values=(0.0,))
 
 
-def test_runs_share_a_figure_and_a_variant_keeps_its_place_in_all_of_them():
+def test_runs_share_a_figure_and_a_variant_keeps_its_style_in_all_of_them():
     figure = only(
         lengths_of(timings("flash", LENGTHS), [*timings("linear", LENGTHS), *timings("flash", LENGTHS)])["latency"]
     )
@@ -122,7 +122,7 @@ def test_a_variant_of_two_versions_is_one_variant_but_namesakes_in_one_run_are_t
     assert len(report([*timings("flash", LENGTHS), *upgraded]).legend) == 2
 
 
-def test_machines_with_other_devices_stand_in_one_figure():
+def test_runs_on_different_devices_share_a_figure():
     cuda = timings("flash", LENGTHS, device="cuda:0")
     assert len(only(lengths_of(timings("flash", LENGTHS), cuda)["latency"]).series) == 2
     assert len(lengths_of([*timings("flash", LENGTHS), *cuda])["latency"].figures) == 2
@@ -133,7 +133,7 @@ def heatmaps(records):
     return [figure for each in by_heads(found, [summarised(found.runs[0].rows).against]) for figure in each.figures]
 
 
-def test_a_heatmap_tells_how_many_times_as_fast_a_variant_is_for_each_heads_and_length():
+def test_a_heatmap_shows_the_speedup_of_a_variant_by_heads_and_length():
     records = [
         timing(job(name, seq=seq, heads=heads, round=number), factor * heads * seq * 1e-7, noise=0.0005)
         for name, factor in (("vanilla", 4.0), ("flash", 1.0))
@@ -150,7 +150,7 @@ def test_a_heatmap_tells_how_many_times_as_fast_a_variant_is_for_each_heads_and_
     assert len(heat.cells) == 6
 
 
-def test_a_cell_that_no_test_decides_is_marked_and_one_count_of_heads_has_no_heatmap():
+def test_an_undecided_cell_is_marked_and_a_single_number_of_heads_has_no_heatmap():
     records = [
         timing(job(name, heads=heads, round=number), 1e-3, noise=0.3)
         for name in ("one", "other")
@@ -162,7 +162,7 @@ def test_a_cell_that_no_test_decides_is_marked_and_one_count_of_heads_has_no_hea
     assert heatmaps([*timings("vanilla", LENGTHS), *timings("flash", LENGTHS)]) == []
 
 
-def test_heads_of_a_constant_width_stand_in_one_heatmap():
+def test_heads_that_share_a_constant_width_are_in_one_heatmap():
     records = [
         each
         for name in ("vanilla", "flash")
@@ -188,7 +188,7 @@ def test_the_trade_off_shows_each_variant_at_the_longest_length_and_joins_the_fr
     ]
 
 
-def test_the_trade_off_against_a_task_is_on_a_plain_axis():
+def test_the_trade_off_against_a_task_has_a_linear_axis():
     records = [each for name in ("vanilla", "linformer") for each in timings(name, LENGTHS)]
     records += [
         record(accuracy_job(name), *accuracies(name, scores).outcome.measurements)
@@ -231,7 +231,7 @@ def test_the_bound_bends_where_bandwidth_and_matrix_rate_meet():
     ]
 
 
-def test_without_the_machines_rates_there_is_no_bound_and_it_is_said():
+def test_without_the_machines_rates_no_bound_is_drawn_and_a_note_says_so():
     from attnbench.report.reported import Report
 
     unknown = replace(RATES, bytes_per_s=None)
@@ -241,14 +241,14 @@ def test_without_the_machines_rates_there_is_no_bound_and_it_is_said():
     assert "no bound is drawn" in figure.notes[0]
 
 
-def test_no_two_of_45_variants_look_alike_also_without_colours():
+def test_no_two_of_45_variants_look_alike_even_without_colours():
     looks = [style(place) for place in range(45)]
     assert len({(look.colour, look.marker, look.dash) for look in looks}) == 45
     assert len({(look.marker, look.dash) for look in looks[:40]}) == 40
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "CON", "..", "", "a" * 300])
-def test_a_files_name_is_safe_whatever_is_drawn(name):
+def test_the_name_of_a_figures_file_is_safe_whatever_is_drawn(name):
     made = named(["latency", name])
     assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
     assert made.startswith("latency")
@@ -346,7 +346,7 @@ def test_every_point_of_every_scenario_can_be_drawn():
                 assert len(chart(figure)["data"]["values"]) == len(values) // 2
 
 
-def test_columns_hold_words_once_and_count_repeats():
+def test_encoded_columns_hold_each_word_once_and_repeats_as_counts():
     (word, flag, number) = coded({"a": ["x", "x", "y"], "b": [True, False, False], "c": [0.123456789, None, 2.0]})[
         "columns"
     ]
@@ -355,6 +355,6 @@ def test_columns_hold_words_once_and_count_repeats():
     assert number == {"name": "c", "numbers": [0.1234568, None, 2]}
 
 
-def test_columns_write_out_what_does_not_print():
+def test_encoded_columns_escape_unprintable_characters():
     (column,) = coded({"a": ["\x1b[31mred", "a\nb"]})["columns"]
     assert column["words"] == [r"\x1b[31mred", r"a\nb"]
