@@ -96,3 +96,15 @@ def test_the_task_of_the_plugins_page_can_be_trained(tmp_path: Path) -> None:
     done = command("run", "--variants", "vanilla", *words, *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {row["status"] for row in json.loads(done.stdout) if row["metric"] == "accuracy"} == {"ok"}
+
+
+def test_the_metrics_of_the_plugins_page_are_measured(tmp_path: Path) -> None:
+    (metrics,) = [block for block in code(PLUGINS, "python") if "class TokensPerSecond" in block]
+    (tmp_path / "own_metrics.py").write_text(metrics)
+    names = ("OutputNorm", "TokensPerSecond")
+    words = ("--metrics", ",".join(f"./own_metrics.py:{name}" for name in names), "--json")
+    done = command("run", "--variants", "linear", *words, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = {row["metric"]: row for row in json.loads(done.stdout) if row["variant"] == "linear"}
+    assert {name: figures[name]["status"] for name in names} == dict.fromkeys(names, "ok")
+    assert figures["TokensPerSecond"]["value"] == pytest.approx(64 / figures["latency"]["value"])

@@ -86,7 +86,7 @@ def encodable(text: str) -> str:
 
 @contextmanager
 def on_account_of(culprit: str) -> Iterator[None]:
-    """Name the harness's own work, the culprit, as what ran out of memory in this context."""
+    """Attribute running out of memory in this context to the harness's own work, `culprit`, not to the mechanism."""
     try:
         yield
     except Exception as error:

@@ -118,8 +118,8 @@ def exact_layer_gradients(
 ) -> tuple[torch.Tensor, ...]:
     """Return the gradients of exact attention between projections, in the order of `leaves`.
 
-    The cotangent is its first rows, one for each chosen row. The projections are differentiated by autograd, attention
-    one head at a time by `exact_gradients`.
+    Row i of the cotangent belongs to the i-th chosen row. The projections are differentiated by autograd, attention one
+    head at a time by `exact_gradients`.
     """
     own = _like(projections, tokens)
     with torch.enable_grad():

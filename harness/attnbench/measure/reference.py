@@ -34,7 +34,7 @@ def exact_attention(
 def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return (dq, dk, dv) of exact attention on the chosen query rows, or (dq, dv) for tied queries and keys.
 
-    The cotangent is its first rows, one for each chosen row. One head at a time, so that only one graph is held.
+    Row i of the cotangent belongs to the i-th chosen row. One head at a time, so that only one graph is held.
     """
     q_BHTD, k_BGSD, v_BGSD = (tensor.detach() for tensor in inputs.tensors)
     batch, heads, queries, _ = q_BHTD.shape

@@ -167,7 +167,7 @@ class _Sampler:
                 break
 
     def rise(self) -> None:
-        """Go on calling until the monitored device's clock has risen, at most half a second."""
+        """Keep calling until the monitored device's clock has risen, at most half a second."""
         began = checked = self.clock.now_ns()
         while self.monitor and self.clock.now_ns() - began < _RISE_NS and self.has_time_to_warm():
             self.warm.append(self.run(1))

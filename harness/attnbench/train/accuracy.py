@@ -16,7 +16,7 @@ from attnbench.contracts.task import Split, Task, Training, build_task, settings
 from attnbench.plugins import registry
 from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import Examples, draw_splits
-from attnbench.train.loop import Trained, evaluate, train
+from attnbench.train.loop import Trained, Trainer, evaluate, train
 from attnbench.train.measurements import flagged, of_test, of_trial
 from attnbench.train.model import Model
 
@@ -36,7 +36,7 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
     progress.report("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     file = Checkpoint(checkpoint, job) if checkpoint else None
-    trained = train(model, splits, training, seed=seed, report=progress.report, checkpoint=file)
+    trained = train(Trainer(model, splits, training, seed=seed), report=progress.report, checkpoint=file)
     if file and job.probe.trial:
         file.remove()
     measurements = of_trial(trained) if job.probe.trial else _tested(model, splits, trained, training)

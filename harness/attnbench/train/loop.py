@@ -129,26 +129,17 @@ class Trainer:
         return point
 
 
-def train(
-    model: Model,
-    splits: dict[Split, Examples],
-    training: Training,
-    *,
-    seed: int,
-    report: Report,
-    checkpoint: Checkpoint | None = None,
-) -> Trained:
-    """Train a model with validations and early stopping, load its best weights, and return the history.
+def train(trainer: Trainer, *, report: Report, checkpoint: Checkpoint | None = None) -> Trained:
+    """Train a model to the end, load its best weights, and return the history.
 
     With a `checkpoint`, training resumes from it, and writes its state there from time to time and at the end.
     """
-    trainer = Trainer(model, splits, training, seed=seed)
     if checkpoint is not None:
         checkpoint.resume(trainer)
     while not trainer.over:
         point = trainer.advance()
         if point is not None:
-            report(f"step {point.step}/{training.steps}, {_summary(point.score, model.form)}")
+            report(f"step {point.step}/{trainer.training.steps}, {_summary(point.score, trainer.model.form)}")
         if checkpoint is not None and (point is not None or trainer.over):
             checkpoint.offer(trainer, at_once=trainer.over)
     return trainer.finish()

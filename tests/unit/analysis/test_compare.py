@@ -61,7 +61,7 @@ def _score(score):
 @pytest.mark.parametrize(
     ("factor", "verdict"), [(1.25, "slower"), (0.8, "faster"), (1.0, "same"), (1.002, "same"), (0.998, "same")]
 )
-def test_a_clear_difference_has_its_direction_and_a_clear_lack_of_one_is_the_same(factor, verdict):
+def test_a_clear_difference_is_called_faster_or_slower_and_a_clear_lack_of_one_the_same(factor, verdict):
     assert across(STEADY, scaled(factor)).verdict == verdict
     assert within(STEADY, scaled(factor, STEADY[::-1])).pairs[0].verdict == verdict
 
@@ -77,7 +77,7 @@ def test_two_runs_are_compared_by_welch_on_the_logarithms_of_their_process_media
     assert (pair.base_value, pair.new_value, pair.base_rounds, pair.new_rounds) == (1.01, 1.22, 4, 5)
 
 
-def test_variants_of_one_run_are_compared_round_by_round_so_that_what_a_round_shares_is_gone():
+def test_variants_of_one_run_are_compared_round_by_round_which_cancels_drift():
     drifting = [1.0, 1.3, 1.7, 2.2, 2.9]
     slower = [1.05 * each * wobble for each, wobble in zip(drifting, STEADY, strict=True)]
     pair = within(drifting, slower).pairs[0]
@@ -104,7 +104,7 @@ def test_fewer_than_three_rounds_give_a_ratio_and_no_verdict(base, new, why):
     assert (pair.ratio, pair.low, pair.p, pair.verdict, pair.why) == (2.0, None, None, "inconclusive", why)
 
 
-def test_an_effect_within_the_band_is_not_called_one_however_sure():
+def test_an_effect_within_the_band_is_not_called_faster_or_slower_however_significant():
     pair = across(STEADY, scaled(1.0095))
     assert pair.p_adjusted < 0.05
     assert pair.verdict == "inconclusive"
@@ -120,14 +120,14 @@ def test_the_band_is_the_larger_floor_of_both_runs():
     assert compare([latency(STEADY)], [latency(scaled(1.05), run="new")]).pairs[0].verdict == "slower"
 
 
-def test_a_machine_that_makes_ten_percent_of_nothing_cannot_call_anything_the_same():
+def test_with_a_noise_floor_above_10_percent_nothing_is_called_the_same():
     wild = timed(twin(blank("vanilla")), [1.2, 0.8, 1.3, 0.7, 1.25])
     pair = compare([latency(STEADY), wild], [latency(STEADY, run="new")]).pairs[0]
     assert (pair.verdict, pair.band > 0.1) == ("inconclusive", True)
     assert pair.why.endswith("too wide a band to call anything the same")
 
 
-def test_rounds_that_agree_by_luck_decide_nothing_that_the_floor_does_not():
+def test_rounds_that_agree_by_luck_are_inconclusive_where_the_floor_allows_the_difference():
     twins = [timed(twin(blank("vanilla")), [1.02, 0.98, 1.01, 1.03, 0.96])]
     base, new = [latency([1.0] * 5)], [latency([1.03, 1.0301, 1.0299, 1.03, 1.03], run="new")]
     lucky, alone = compare([*base, *twins], new).pairs[0], compare(base, new).pairs[0]
@@ -147,7 +147,7 @@ def test_p_values_are_adjusted_for_the_number_of_cells():
     assert family.p_adjusted > alone.p
 
 
-def test_a_case_of_one_run_only_is_incomparable():
+def test_a_case_that_only_one_run_has_is_incomparable():
     found = compare([latency(STEADY), latency(STEADY, seq=64)], [latency(STEADY, run="new")])
     assert [(pair.verdict, pair.why) for pair in found.pairs] == [
         ("same", "the 90% interval is within 1.0%"),
@@ -176,7 +176,7 @@ def test_memory_is_counted_and_needs_no_rounds():
     assert (only(memory(0), memory(0)).verdict, only(memory(0), memory(8)).verdict) == ("same", "higher")
 
 
-def test_errors_are_deterministic_and_judged_without_a_test():
+def test_errors_are_deterministic_and_compared_without_a_test():
     base, new = (rows(agreements(variant, [512])) for variant in ("linformer", "reformer"))
     pair = only(base, new, variants=parse_specs("linformer,reformer", flag=""))
     assert (pair.metric, pair.verdict) == ("approximation_error", "lower")
@@ -208,14 +208,14 @@ def test_secondary_metrics_and_the_harness_are_compared_only_when_asked_for():
     assert [pair.metric for pair in compare(base, new, metrics=["first_call"]).pairs] == ["first_call"]
 
 
-def test_a_failed_case_stands_in_each_metric_that_was_asked_of_its_probe():
+def test_a_failed_case_is_listed_under_each_metric_asked_of_its_probe():
     base = measured(job("vanilla", "memory"), value(5, "memory", "bytes"), value(7, "memory_resident", "bytes"))
     new = rows([failed(job("vanilla", "memory"), "crash", "SIGSEGV")])
     (pair,) = compare(base, new, metrics=["memory_resident"]).pairs
     assert (pair.metric, pair.base_value, pair.why) == ("memory_resident", 7, "new: crash: SIGSEGV")
 
 
-def test_a_figure_that_a_measured_case_lacks_takes_nothing_from_the_figures_that_it_has():
+def test_a_metric_that_a_case_lacks_does_not_affect_its_other_metrics():
     left_out = {"kept_mass": "left out: too long"}
     error = value(0.5, "approximation_error", "1")
     base, new = (rows([record(job(name, "agreement"), error, facts=left_out)]) for name in ("linformer", "reformer"))
@@ -246,12 +246,12 @@ def test_options_are_matched_as_they_are_typed():
         compare(run, run, variants=parse_specs("linformer:k=64,linformer:k=64", flag=""))
 
 
-def test_a_plugin_in_a_file_is_found_as_it_was_asked_for():
+def test_a_plugin_in_a_file_is_found_by_the_path_and_name_as_typed():
     run = [latency(STEADY), latency(scaled(1.25), "Mine")]
     assert only(run, run, variants=parse_specs("vanilla,./my/plugin.py:Mine", flag="")).verdict == "slower"
 
 
-def test_axes_that_are_ignored_do_not_tell_cases_apart():
+def test_cases_that_differ_only_in_ignored_axes_are_paired():
     new = with_axes(latency(STEADY, run="new"), device="cuda:0", seed=3)
     assert len(compare([latency(STEADY)], [new]).pairs) == 2
     assert only([latency(STEADY)], [new], ignoring=["device", "seed"]).verdict == "same"

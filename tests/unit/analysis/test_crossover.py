@@ -31,20 +31,20 @@ def test_intervals_hold_the_planted_crossing_in_at_least_95_of_100_trials():
     assert held >= 0.95 * TRIALS
 
 
-def test_intervals_hold_the_crossing_of_curves_that_no_straight_line_follows():
+def test_intervals_hold_the_crossing_of_curves_that_are_not_straight_lines():
     curved = {"square": lambda n: 4e-5 + 1.6e-10 * n * n, "straight": lambda n: 9e-5 + 8.8e-8 * n}
     (found,) = crossovers(sweep(curved, noise=0.001))
     assert found.low <= 898 <= found.high
     assert not 898 * 0.99 <= found.length <= 898 * 1.01  # a line alone misses it
 
 
-def test_what_only_noise_tells_apart_is_not_sure():
+def test_a_crossing_made_by_noise_alone_is_not_sure():
     same = {"one": float, "other": float}
     sure = sum(found.sure for trial in range(TRIALS) for found in crossovers(sweep(same, noise=0.05, seed=trial)))
     assert sure <= 0.05 * TRIALS
 
 
-def test_a_crossing_that_one_end_does_not_confirm_is_not_sure_and_ends_with_the_sweep():
+def test_a_crossing_that_one_end_does_not_confirm_is_not_sure_and_its_interval_ends_with_the_sweep():
     (found,) = crossovers(sweep(costs(4000), noise=0.05, seed=0))
     assert not found.sure
     assert found.high == 4096
@@ -57,7 +57,7 @@ def test_too_few_rounds_give_a_length_without_an_interval():
     assert found.length == pytest.approx(2300, rel=1e-6)
 
 
-def test_variants_that_keep_their_places_do_not_cross():
+def test_variants_that_keep_their_order_do_not_cross():
     assert crossovers(sweep({"fast": float, "slow": lambda n: 2.0 * n}, noise=0.01)) == []
 
 
@@ -70,14 +70,14 @@ def test_two_crossings_of_one_pair_are_both_found():
     ]
 
 
-def test_crossings_that_change_which_is_best_come_first():
+def test_crossings_that_change_the_best_variant_come_first():
     three = {"best": lambda n: 1.0, "a": lambda n: 4000.0 / n, "b": lambda n: 5.0, "c": lambda n: n / 150}
     found = crossovers(sweep(three, noise=1e-4))
     assert [(each.winner.case.variant, each.loser.case.variant) for each in found if each.rank == 0] == [("a", "best")]
     assert (found[0].winner.case.variant, found[0].loser.case.variant) == ("a", "best")
 
 
-def test_the_harness_itself_and_the_second_measurement_take_no_part():
+def test_the_harness_and_the_repeated_baseline_take_no_part_in_crossings():
     rows = sweep(costs(2300))
     harness = [
         replace(with_axes(each, variant="empty"), origin=OWN) for each in rows if each.case.variant == "straight"
@@ -99,7 +99,7 @@ def test_the_middle_around_a_crossing_is_measured_for_both_variants():
     assert all(replace(each.wanted, shape=each.known.shape) == each.known for each in wanted)
 
 
-def test_refining_keeps_constant_tokens_a_cache_s_one_query_and_a_fixed_number_of_keys():
+def test_refining_keeps_constant_tokens_the_single_query_of_decoding_and_a_fixed_number_of_keys():
     rows = sweep(costs(2300), rounds=1)
     tokens = refinements(crossovers([with_axes(row, batch=16384 // row.case.shape.seq_q) for row in rows]))
     assert {(each.wanted.shape.seq_q, each.wanted.shape.batch) for each in tokens} == {(2880, 5)}
@@ -109,7 +109,7 @@ def test_refining_keeps_constant_tokens_a_cache_s_one_query_and_a_fixed_number_o
     assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in keys} == {(2880, 77)}
 
 
-def test_a_crossing_that_is_known_well_is_not_refined():
+def test_a_crossing_with_a_narrow_interval_is_not_refined():
     assert refinements(crossovers(sweep(costs(2300), noise=1e-5))) == []
 
 

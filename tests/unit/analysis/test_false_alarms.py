@@ -62,13 +62,13 @@ def test_one_cell_slowed_by_5_percent_is_found_in_10_rounds_and_by_25_percent_in
     assert share(found) >= 0.95
 
 
-def test_the_interval_of_the_mean_over_a_sweep_holds_the_truth_although_cells_share_their_rounds():
+def test_the_interval_of_a_sweeps_mean_holds_the_truth_although_cells_share_their_rounds():
     rng = np.random.default_rng(3)
     means = [within_a_run(5, 0, rng).mean for _ in range(300)]
     assert 0.93 <= share(mean.low <= 1 <= mean.high for mean in means) <= 0.97
 
 
-def test_sessions_whose_level_differs_by_2_percent_raise_false_alarms_which_one_run_does_not():
+def test_sessions_whose_level_differs_by_2_percent_raise_false_alarms_and_a_single_run_does_not():
     rng = np.random.default_rng(4)
     alarms = ({"faster", "slower"} & set(verdicts(across_runs(10, 0, rng, level=0.02))) for _ in range(100))
     assert share(map(bool, alarms)) > 0.3

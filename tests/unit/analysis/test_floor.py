@@ -15,7 +15,7 @@ def twice(logs, *, seq=512, run="base"):
     return [timed(row, [1.0] * len(logs)), timed(twin(row), [math.exp(each) for each in logs])]
 
 
-def test_the_floor_is_what_95_percent_of_comparisons_of_the_same_thing_stay_below():
+def test_95_percent_of_comparisons_of_the_same_thing_stay_below_the_floor():
     rng = np.random.default_rng(0)
     quiet = Machine(wander=0, drift=0)
     floors, means = [], []
@@ -39,7 +39,7 @@ def test_more_rounds_lower_the_floor():
         assert floor.share == pytest.approx(math.expm1(1.96 * 0.01 / NORMAL / math.sqrt(rounds)))
 
 
-def test_one_wild_case_or_round_leaves_the_floor_of_the_others_as_it_is():
+def test_one_wild_case_or_round_does_not_move_the_floor():
     calm = [*twice([0.01, -0.01, 0.01, -0.01]), *twice([0.01, -0.01, 0.01, 0.9], seq=256)]
     wild = twice([0.4, -0.2, 0.9, -0.4], seq=1024)
     assert aa_floor([*calm, *wild]).share == pytest.approx(aa_floor(calm).share)
@@ -52,21 +52,21 @@ def test_a_run_without_three_rounds_of_a_case_timed_twice_has_no_floor(run):
     assert aa_floor(run) is None
 
 
-def test_a_difference_is_held_against_what_identical_measurements_differ_by():
+def test_a_difference_is_judged_by_how_much_identical_measurements_differ():
     floor = aa_floor(twice([0.01, -0.01] * 4))
     expected = 2 * scipy_stats.t.sf(0.02 / (0.01 / NORMAL / math.sqrt(4)), 0.37 * 8)
     assert floor.p(-0.02, (4, 4)) == floor.p(0.02, (4, 4)) == pytest.approx(expected)
     assert floor.p(0.02, (4, 2)) > floor.p(0.02, (4, 4)) > floor.p(0.02, (5, 5))
 
 
-def test_only_rounds_in_which_both_measurements_came_about_count():
+def test_only_rounds_with_both_measurements_count():
     first, second = twice([0.01, -0.01, 0.01, 0.5])
     assert aa_floor([timed(first, [1.0] * 3), second]).share == pytest.approx(
         math.expm1(1.96 * 0.01 / NORMAL / math.sqrt(3))
     )
 
 
-def test_measurements_of_different_runs_are_not_taken_for_one_case_timed_twice():
+def test_measurements_of_different_runs_are_not_treated_as_one_case_timed_twice():
     one, _ = twice([0.0] * 3)
     _, other = twice([1.0] * 3, run="new")
     assert aa_floor([one, other]) is None

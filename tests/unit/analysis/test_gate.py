@@ -29,7 +29,7 @@ def test_a_verdict_fails_beyond_its_threshold(text, fails):
     assert broken(text) is fails
 
 
-def test_less_counts_by_its_share_too():
+def test_a_decrease_counts_by_its_share_too():
     assert broken("faster:5%", verdict="faster", ratio=0.94)
     assert not broken("faster:5%", verdict="faster", ratio=0.96)
 

@@ -33,12 +33,12 @@ def protocol(**changes):
         ({"flags": {}}, "precision (highest and none)"),
     ],
 )
-def test_what_differs_in_the_machine_is_named(changes, told):
+def test_differences_of_the_machines_are_named(changes, told):
     assert machine(**changes) == [told]
 
 
 @pytest.mark.parametrize("changes", [{"commit": "abc"}, {"attnbench": "0.2.0"}, {"cores": 64}, {"python": "3.13"}])
-def test_what_one_compares_or_what_changes_no_figure_is_not(changes):
+def test_other_code_of_attnbench_and_facts_without_effect_on_figures_are_no_mismatch(changes):
     assert machine(**changes) == []
 
 
@@ -50,11 +50,11 @@ def test_what_one_compares_or_what_changes_no_figure_is_not(changes):
         ({"rounds": 10, "timeout_s": 9.0, "profile": "rigorous"}, []),
     ],
 )
-def test_how_a_sample_is_taken_must_agree_and_how_many_there_are_need_not(changes, told):
+def test_how_samples_are_taken_must_agree_and_their_number_need_not(changes, told):
     assert protocol(**changes) == told
 
 
-def test_a_difference_that_shows_in_many_places_is_told_once():
+def test_a_difference_that_shows_in_many_places_is_reported_once():
     jobs = tuple(replace(each, protocol=replace(each.protocol, threads=1)) for each in BASE.jobs)
     assert len(named(jobs=jobs, environments=(replace(BASE.environments[0], threads=1),))) == 1
 

@@ -45,19 +45,19 @@ def standings(found, objectives=("latency", "accuracy")):
     return {point.variant: point.standing for point in front.points}
 
 
-def test_a_variant_that_is_clearly_slower_and_clearly_worse_is_dominated_and_told_by_whom():
+def test_a_variant_that_is_clearly_slower_and_clearly_worse_is_dominated_and_the_dominating_one_is_named():
     found = planted(fast=(1.0, 0.9), slow=(2.0, 0.8), exact=(3.0, 0.99))
     assert standings(found) == {"fast": "front", "slow": "dominated", "exact": "front"}
     (front,) = fronts(found)
     assert [[key[0] for key in point.by] for point in front.points] == [[], ["fast"], []]
 
 
-def test_of_two_that_are_shown_to_be_the_same_in_one_the_worse_in_the_other_is_dominated():
+def test_of_two_variants_equal_in_one_objective_the_one_worse_in_the_other_is_dominated():
     assert standings(planted(a=(1.0, 0.9), b=(1.0, 0.8)))["b"] == "dominated"
     assert set(standings(planted(a=(1.0, 0.9), b=(1.0, 0.9))).values()) == {"front"}
 
 
-def test_what_is_worse_by_its_figures_alone_is_not_called_dominated():
+def test_a_variant_that_no_test_shows_to_be_worse_is_not_called_dominated():
     noisy = [times("a", 1.0, noise=100), times("b", 1.02, noise=-100), *scores("a", 0.9), *scores("b", 0.8)]
     assert standings(noisy) == {"a": "front", "b": "unsure"}
 
@@ -71,7 +71,7 @@ def test_fewer_than_three_rounds_or_seeds_dominate_nothing(rounds, seeds):
     assert standings(found) == {"a": "front", "b": "unsure"}
 
 
-def test_a_clear_loss_in_one_objective_keeps_a_variant_from_dominating_however_much_it_wins_elsewhere():
+def test_a_variant_that_clearly_loses_one_objective_dominates_nothing_however_much_it_wins_elsewhere():
     found = planted(a=(1.0, 0.90), b=(50.0, 0.95))
     assert set(standings(found).values()) == {"front"}
 
@@ -83,7 +83,7 @@ def test_a_further_objective_can_put_a_dominated_variant_on_the_front():
     assert standings(found, ("latency", "accuracy", "memory"))["b"] == "front"
 
 
-def test_errors_of_rounding_are_the_same_whichever_is_less():
+def test_rounding_errors_count_as_equal_whichever_is_smaller():
     found = [times("a", 1.0), times("b", 2.0), times("c", 3.0)]
     found += once("a", "approximation_error", 3e-7, "1") + once("b", "approximation_error", 2e-7, "1")
     found += once("c", "approximation_error", 0.5, "1")
@@ -100,7 +100,7 @@ def test_a_variant_without_a_figure_has_no_standing_and_keeps_its_reason():
     assert front.ranked == 2
 
 
-def test_each_place_of_the_sweep_and_each_task_has_a_front_and_the_longest_tells_most():
+def test_each_point_of_the_sweep_and_each_task_has_a_front_and_the_longest_is_the_most_telling():
     found = [
         each
         for name, seconds in {"a": 1.0, "b": 2.0}.items()
@@ -120,7 +120,7 @@ def test_each_place_of_the_sweep_and_each_task_has_a_front_and_the_longest_tells
     assert most_telling([]) is None
 
 
-def test_a_backward_pass_is_weighed_with_the_memory_of_both_passes_and_the_error_of_its_gradients():
+def test_a_backward_pass_is_ranked_with_the_memory_of_both_passes_and_the_error_of_its_gradients():
     found = [times(name, seconds, passes="forward-backward") for name, seconds in {"a": 1.0, "b": 2.0}.items()]
     for name in "ab":
         memory = record(job(name, "memory", passes="forward-backward"), value(1000, "memory", "bytes"))
@@ -133,7 +133,7 @@ def test_a_backward_pass_is_weighed_with_the_memory_of_both_passes_and_the_error
     assert [point.rows["approximation_error"].value for point in front.points] == [0.5, 0.5]
 
 
-def test_runs_are_not_weighed_against_each_other():
+def test_variants_of_different_runs_are_not_ranked_together():
     found = planted(a=(1.0, 0.9), b=(2.0, 0.8))
     other = [msgspec.structs.replace(each, run="r2") for each in found]
     assert [front.run for front in fronts([*found, *other])] == ["r1", "r2"]

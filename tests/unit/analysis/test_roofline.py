@@ -32,7 +32,7 @@ def of(metric, *, rates=RATES, seconds=0.1, facts=FACTS, **changes):
     causal=st.booleans(),
     window=st.none() | st.integers(1, 50),
 )
-def test_visible_pairs_are_those_that_the_mask_leaves_one_by_one(keys, missing, causal, window):
+def test_visible_pairs_are_those_that_the_mask_allows_counted_one_by_one(keys, missing, causal, window):
     queries = max(1, keys - missing)
     seen = sum(
         (not causal or key <= query) and (window is None or abs(query - key) < window)
@@ -54,20 +54,20 @@ def test_the_exact_count_is_that_of_two_products_and_five_backward(passes, times
     assert flops_exact(timed) == times * 4 * 8 * 512 * 512 * 64
 
 
-def test_rates_are_work_over_time():
+def test_a_rate_is_work_over_time():
     assert of("flop_rate").value == pytest.approx(4 * 8 * 512 * 512 * 64 / 0.1)
     assert of("flop_rate_executed").value == pytest.approx(2e10)
     assert of("bandwidth").value == pytest.approx(3e9)
     assert [of(name).unit for name in ("flop_rate", "bandwidth", "roofline_share")] == ["FLOP/s", "bytes/s", "1"]
 
 
-def test_the_share_is_the_longer_of_both_bounds_over_the_time():
+def test_the_share_is_the_larger_of_both_lower_bounds_over_the_time():
     assert of("roofline_share").value == pytest.approx(0.2)  # 20 ms of products, 10 ms of traffic
     traffic = of("roofline_share", facts=FACTS | {"bytes_executed": 10**9, "bytes_least": 5 * 10**8})
     assert traffic.value == pytest.approx(0.5)
 
 
-def test_the_bound_is_made_of_the_least_traffic_or_of_a_variant_s_own_count_for_operands_may_lie_in_a_cache():
+def test_the_bound_uses_the_least_traffic_or_the_variants_own_count_because_operands_may_be_cached():
     assert of("roofline_share", facts=FACTS | {"bytes_executed": 10**12}).value == pytest.approx(0.2)
     assert of("roofline_share", facts=FACTS | OWN_BYTES).value == pytest.approx(0.5)
     long = FACTS | {"bytes_executed": None, "bytes_least": 5 * 10**8}
@@ -79,7 +79,7 @@ def test_a_mechanism_that_leaves_inputs_unread_is_bounded_by_what_it_reads():
     assert of("roofline_share", facts=unread).value == pytest.approx(0.4)
 
 
-def test_the_interval_is_that_of_the_latency_turned_over():
+def test_the_interval_is_that_of_the_latency_inverted():
     (timed,) = sweep({"v": lambda n: 0.1}, noise=0.05, lengths=(512,), facts=FACTS)
     found = {each.metric: each for each in derived([timed], RATES)}
     assert found["bandwidth"].low == pytest.approx(3e8 / timed.high)
@@ -93,7 +93,7 @@ def test_a_share_above_one_is_flagged():
     assert "above_roofline" not in of("roofline_share").flags
 
 
-def test_whose_count_the_bytes_are_is_flagged_and_a_variant_s_own_needs_no_word():
+def test_a_byte_count_is_flagged_unless_it_is_the_variants_own():
     assert of("bandwidth").flags == ("operand_bytes",)
     assert of("roofline_share").flags == ("least_bytes",)
     assert of("bandwidth", facts=FACTS | OWN_BYTES).flags == ()
@@ -112,12 +112,12 @@ def test_whose_count_the_bytes_are_is_flagged_and_a_variant_s_own_needs_no_word(
         ({"level": "layer"}, {"flop_rate"}),
     ],
 )
-def test_what_is_unknown_gives_no_row(lacking, missing):
+def test_a_rate_whose_inputs_are_unknown_has_no_row(lacking, missing):
     every = {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"}
     assert {name for name in every if of(name, **lacking) is None} == missing
 
 
-def test_the_harness_and_what_failed_have_no_rates():
+def test_the_harness_and_failed_cases_have_no_rates():
     harness = row("empty", 512, [1e-6], origin=OWN, facts={"flops": 0, "bytes_executed": 0})
     failed = msgspec.structs.replace(row("v", 512, [1.0]), value=None, status="timeout")
     assert derived([harness, failed], RATES) == []

@@ -23,7 +23,7 @@ def latency(number, seconds, **changes):
     return record(job(round=number, **changes), value(round(seconds * 1e9)))
 
 
-def test_integers_floats_and_nulls_are_the_values_that_were_stored_whichever_stand_beside_them():
+def test_values_are_read_as_stored_whether_integers_floats_or_null_stand_together():
     values = {"a": (2**53 - 1, 3), "b": (0.5, 7), "c": (None, 1), "d": (-4,)}
     found = rows(
         [record(job(name), Measurement(metric="latency", unit="s", values=each)) for name, each in values.items()]
@@ -32,7 +32,7 @@ def test_integers_floats_and_nulls_are_the_values_that_were_stored_whichever_sta
     assert [row.detail for row in found] == ["", "", "1 of 2 values not finite", ""]
 
 
-def test_flags_are_those_of_all_rounds_each_once():
+def test_a_row_has_the_flags_of_all_rounds_each_once():
     flags = [("once",), (), ("few_samples", "once")]
     (row,) = rows(
         [
@@ -56,7 +56,7 @@ def test_a_figure_is_the_median_of_the_medians_of_its_processes_in_seconds():
     assert row.iqr == pytest.approx(3e-6)
 
 
-def test_rounds_are_replicates_and_other_cases_are_not():
+def test_rounds_of_a_case_share_a_row_and_other_cases_do_not():
     found = rows([latency(1, 1), latency(2, 2), latency(1, 9, seq=1024), latency(1, 9, heads=4)])
     assert sorted((row.case.shape.seq_q, row.case.shape.heads, row.rounds, row.value) for row in found) == [
         (512, 4, 1, 9),
@@ -87,24 +87,24 @@ def test_a_round_that_failed_is_named_beside_the_figure_of_the_others():
     assert row.detail == "round 2 timeout: silent for 120 s; rounds 4, 5 skipped: round 2 failed"
 
 
-def test_rounds_skipped_after_one_that_was_measured_once_are_not_worth_a_word():
+def test_rounds_skipped_because_the_case_is_measured_once_are_not_reported():
     slow = record(job(), value(9 * 10**9, flags=("once",)))
     row = only([slow, failed(job(round=2), "skipped", "measured once in round 1")])
     assert (row.status, row.detail, row.flags, row.noise) == ("ok", "", ("once",), "")
 
 
-def test_the_round_that_failed_stands_for_those_skipped_on_its_account():
+def test_a_failed_round_gives_its_status_to_the_rounds_skipped_because_of_it():
     records = [failed(job(), "oom_device", "needs 34 GiB"), failed(job(round=2), "skipped", "round 1 failed")]
     row = only(records)
     assert (row.status, row.detail, row.value, row.rounds) == ("oom_device", "needs 34 GiB", None, 0)
 
 
-def test_of_several_failures_the_last_counts():
+def test_the_last_of_several_failures_counts():
     records = [failed(job(round=2), "timeout", "silent"), failed(job(), "crash", "signal 11")]
     assert (only(records).status, only(records).detail) == ("timeout", "silent")
 
 
-def test_a_case_of_which_all_rounds_were_skipped_is_skipped():
+def test_a_case_whose_rounds_were_all_skipped_is_skipped():
     row = only([failed(job(), "skipped", "the time budget is spent")])
     assert (row.status, row.detail) == ("skipped", "the time budget is spent")
 
@@ -119,7 +119,7 @@ def test_a_case_of_which_all_rounds_were_skipped_is_skipped():
         ("energy", "energy", "J"),
     ],
 )
-def test_a_failed_job_is_one_row_under_its_probes_metric(kind, metric, unit):
+def test_a_failed_job_is_one_row_under_the_main_metric_of_its_probe(kind, metric, unit):
     row = only([failed(job(kind=kind), "error", "why")])
     assert (row.metric, row.unit, row.status, row.detail, row.primary) == (metric, unit, "error", "why", True)
 
@@ -138,13 +138,13 @@ def test_records_of_jobs_and_rounds_that_are_not_planned_make_no_row():
     assert (row.case, row.value, row.rounds) == (job().case, 1, 1)
 
 
-def test_records_merged_into_a_planned_run_are_that_runs():
+def test_rows_of_a_merged_run_have_its_id_whichever_run_the_records_came_from():
     merged = [record(job(round=number), value(10**9), run=f"r{number}") for number in (1, 2)]
     (row,) = rows(merged, [job(), job(round=2)], run="merged")
     assert (row.run, row.rounds) == ("merged", 2)
 
 
-def test_a_job_that_was_interrupted_is_told_from_one_that_was_never_begun():
+def test_an_interrupted_job_is_distinguished_from_one_that_never_started():
     assert only([failed(job(), "interrupted", "Ctrl-C")], [job()]).detail == "Ctrl-C"
 
 
@@ -159,14 +159,14 @@ def test_accuracy_is_the_mean_over_seeds_with_its_interval_and_no_noise_verdict(
     assert score.facts == {"rate": 0.003}
 
 
-def test_seeds_that_ran_as_rounds_are_seeds_all_the_same():
+def test_seeds_trained_in_separate_rounds_are_averaged_as_seeds():
     scored = [
         record(job(kind="accuracy", passes="", task="t", round=n), value(n / 10, "accuracy", "1")) for n in (1, 2, 6)
     ]
     assert (only(scored).value, only(scored).samples, only(scored).probe.label) == (pytest.approx(0.3), 3, "t")
 
 
-def test_a_task_is_named_as_it_is_typed_and_its_complete_options_stand_beside():
+def test_a_task_is_named_as_typed_and_its_complete_options_are_kept_beside_it():
     row = only([failed(accuracy_job("vanilla", pairs=4), "error")])
     assert row.task == accuracy_job("vanilla", pairs=4).probe.task
     assert parse_specs(row.task, flag="--tasks") == (
@@ -176,19 +176,19 @@ def test_a_task_is_named_as_it_is_typed_and_its_complete_options_stand_beside():
 
 
 @pytest.mark.parametrize(("metric", "flags"), [("validation_curve", ()), ("course", ("curve",))])
-def test_the_course_of_a_training_is_no_sample_of_seeds_and_makes_no_row(metric, flags):
+def test_a_curve_over_a_training_makes_no_row(metric, flags):
     course = Measurement(metric=metric, unit="1", values=(0.1, 0.5, 0.9), flags=flags)
     found = rows([record(accuracy_job("vanilla"), value(0.8, "accuracy", "1"), course)])
     assert [(row.metric, row.value, row.low) for row in found] == [("accuracy", 0.8, None)]
 
 
-def test_what_is_planned_belongs_to_its_run_also_before_anything_is_recorded():
+def test_planned_jobs_have_the_id_of_their_run_before_anything_is_recorded():
     assert only([], [job()]).run == ""
     (row,) = rows([], [job()], run="20260101-000000-aaaa")
     assert (row.run, row.detail) == ("20260101-000000-aaaa", PENDING)
 
 
-def test_one_seed_that_diverged_flags_the_score_of_all():
+def test_one_diverged_seed_flags_the_score_of_all_seeds():
     seeds = [
         record(msgspec.structs.replace(accuracy_job("vanilla"), round=n), value(0.5, "accuracy", "1"), facts=facts)
         for n, facts in enumerate([{"diverged": True}, {"diverged": False}], 1)
@@ -196,14 +196,14 @@ def test_one_seed_that_diverged_flags_the_score_of_all():
     assert only(seeds).flags == ("diverged",)
 
 
-def test_a_task_without_accuracy_is_known_by_what_it_measured_first():
+def test_the_primary_metric_of_a_task_without_accuracy_is_the_first_it_measured():
     trained = job(kind="accuracy", passes="", task="adding")
     found = rows([record(trained, value(0.1, "error", "1"), value(3, "loss", "1"))])
     assert {row.metric: row.primary for row in found} == {"error": True, "loss": False}
 
 
 @pytest.mark.parametrize("number", [None, math.nan, math.inf, -math.inf, 1e300])
-def test_a_value_that_is_not_finite_leaves_no_figure_and_is_counted(number):
+def test_a_row_with_a_value_that_is_not_finite_has_no_figure_and_counts_such_values(number):
     broken = Measurement(metric="approximation_error", unit="1", values=(number, 1.0), flags=("non_finite",))
     row = only([record(job(kind="agreement"), broken)])
     assert (row.status, row.value, row.low, row.min, row.samples) == ("ok", None, None, None, 2)
@@ -230,13 +230,13 @@ def test_a_job_that_measured_nothing_says_so():
     assert (row.status, row.value, row.detail) == ("ok", None, "it measured nothing")
 
 
-def test_what_ran_is_named_once_or_every_time_it_changed():
+def test_kernels_are_named_once_each_when_rounds_used_different_ones():
     ran = [record(job(round=number), value(1), backend=name) for number, name in enumerate(("a", "a", "b"), 1)]
     assert only(ran[:2]).backend == "a"
     assert only(ran).backend == "a, b"
 
 
-def test_an_edited_plugin_is_another_question():
+def test_an_edited_plugin_has_rows_of_its_own():
     edited = Origin(distribution="mine", version="1", source_hash="b")
     found = rows([latency(1, 1, origin=msgspec.structs.replace(edited, source_hash="a")), latency(1, 2, origin=edited)])
     assert [(row.origin.name, row.origin.source_hash) for row in found] == [("mine 1", "a"), ("mine 1", "b")]
@@ -269,7 +269,7 @@ def test_rows_come_by_metric_then_by_variant_as_planned_then_by_shape():
     assert timed == [(variant, seq) for variant in variants for seq in (512, 1024, 2048, 4096, 8192, 16384)]
 
 
-def test_twenty_thousand_records_are_rows_in_a_moment():
+def test_20_000_records_are_summarised_within_seconds():
     samples = tuple(range(1_000_000, 1_000_200))
     measured = (Measurement(metric="latency", unit="ns", values=samples), value(10**7, "first_call"))
     records = [
@@ -282,7 +282,7 @@ def test_twenty_thousand_records_are_rows_in_a_moment():
     assert time.process_time() - began < 5  # a loose bound: 1 s on a quiet core
 
 
-def test_a_run_under_way_gives_the_figures_that_it_has():
+def test_a_run_in_progress_has_the_figures_measured_so_far():
     row = only([latency(1, 1), latency(2, 3)], [job(round=number) for number in (1, 2, 3)])
     assert (row.value, row.rounds, row.low) == (2, 2, None)
 
@@ -297,7 +297,7 @@ def test_a_row_holds_the_median_of_each_rounds_process() -> None:
     assert list(row.medians) == [1, 3]
 
 
-def test_the_second_of_two_identical_measurements_has_metrics_of_its_own_and_no_place_in_tables() -> None:
+def test_the_second_of_two_identical_measurements_has_its_own_metrics_and_appears_in_no_table() -> None:
     plain = job("flash")
     again = msgspec.structs.replace(plain, probe=Probe(kind="latency", twin=True))
     lost = msgspec.structs.replace(again, round=2)
@@ -310,7 +310,7 @@ def test_the_second_of_two_identical_measurements_has_metrics_of_its_own_and_no_
     assert [cell.text for cell in block.cells] == ["5.00"]
 
 
-def test_a_figure_that_a_measured_case_lacks_is_a_row_with_its_reason():
+def test_a_metric_that_a_measured_case_lacks_is_a_row_with_the_reason():
     facts = {"rows": 256, "kept_mass": "left out: too many keys"}
     found = rows([record(job(kind="agreement"), value(0.1, "approximation_error", "1"), facts=facts)])
     assert [(row.metric, row.status, row.value, row.detail, row.primary) for row in found] == [

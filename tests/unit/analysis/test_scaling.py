@@ -25,19 +25,19 @@ def test_intervals_hold_the_planted_exponent_in_at_least_95_of_100_trials():
     assert held >= 0.95 * TRIALS - 5
 
 
-def test_what_is_no_power_has_a_wide_interval_and_another_exponent_at_the_end():
+def test_a_curve_that_is_no_power_has_a_wide_interval_and_another_exponent_at_the_end():
     (found,) = growths(sweep({"late": lambda n: 1e-3 + 1e-9 * n**2}, noise=0.001))
     assert found.exponent < found.local
     assert found.high - found.low > 1
 
 
-def test_the_local_exponent_is_that_of_the_last_doubling_also_between_refined_lengths():
+def test_the_local_exponent_is_that_of_the_last_doubling_even_with_refined_lengths_in_between():
     cost = {"bent": lambda n: float(n) if n <= 2048 else n**2 / 2048}
     (found,) = growths(sweep(cost, lengths=(512, 1024, 2048, 2880, 3456, 4096)))
     assert found.local == pytest.approx(2)
 
 
-def test_two_lengths_have_an_exponent_and_an_interval_from_three_rounds_alone():
+def test_two_lengths_have_an_exponent_and_an_interval_only_from_three_rounds_on():
     rows = sweep({"square": lambda n: 1e-9 * n**2}, lengths=(512, 1024), noise=0.01)
     (found,) = growths(rows)
     assert found.low < 2 < found.high
@@ -49,7 +49,7 @@ def test_one_length_has_no_exponent():
     assert growths(sweep({"square": float}, lengths=(512,))) == []
 
 
-def test_memory_is_fitted_apart_from_latency_and_other_metrics_are_not_fitted():
+def test_latency_and_memory_are_fitted_separately_and_other_metrics_not_at_all():
     rows = [
         *sweep({"a": float}),
         *sweep({"a": lambda n: n * n}, metric="memory"),
@@ -58,12 +58,12 @@ def test_memory_is_fitted_apart_from_latency_and_other_metrics_are_not_fitted():
     assert [(each.metric, round(each.exponent)) for each in growths(rows)] == [("latency", 1), ("memory", 2)]
 
 
-def test_other_axes_make_other_fits():
+def test_each_setting_of_the_other_axes_has_a_fit_of_its_own():
     rows = [*sweep({"a": float}, heads=4), *sweep({"a": lambda n: n * n}, heads=8)]
     assert [(each.axes["heads"], round(each.exponent)) for each in growths(rows)] == [(4, 1), (8, 2)]
 
 
-def test_with_constant_tokens_it_is_the_cost_of_one_sequence_that_is_fitted():
+def test_with_constant_tokens_the_cost_of_one_sequence_is_fitted():
     rows = [with_axes(each, batch=16384 // each.case.length) for each in sweep({"square": lambda n: 1e-9 * n * 16384})]
     (found,) = growths(rows)
     assert (round(found.exponent, 9), found.per_sequence, "batch" in found.axes) == (2, True, False)

@@ -13,7 +13,7 @@ def record(start: float, seconds: float, *, kind: ProbeKind = "latency", calls_s
     return Record(run="r", job=job(kind=kind), outcome=outcome, started_s=start, seconds=seconds)
 
 
-def test_time_is_told_by_kind_and_adds_up() -> None:
+def test_time_is_reported_by_kind_and_adds_up() -> None:
     found = spent([record(0, 2, calls_s=1.9), record(2.5, 1, kind="memory"), record(4, 3, calls_s=2.7)])
     assert found.by_kind == {"latency": 5, "memory": 1}
     assert found.between_s == pytest.approx(1.0)
@@ -22,12 +22,12 @@ def test_time_is_told_by_kind_and_adds_up() -> None:
     assert found.around_s == pytest.approx(0.2)
 
 
-def test_jobs_side_by_side_share_their_time() -> None:
+def test_jobs_that_ran_at_once_share_their_time() -> None:
     found = spent([record(0, 10, kind="accuracy"), record(1, 11, kind="accuracy")])
     assert found.total_s == found.by_kind["accuracy"] == 12
 
 
-def test_the_night_between_two_sittings_is_not_time_spent() -> None:
+def test_the_pause_before_a_run_is_resumed_is_not_time_spent() -> None:
     assert spent([record(0, 1), record(30_000, 1)]).total_s == 2
 
 

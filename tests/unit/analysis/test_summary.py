@@ -15,7 +15,7 @@ def lead_at(found, length, metric="latency"):
     return lead
 
 
-def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
+def test_a_planted_win_is_a_sure_lead_over_the_closest_rival():
     found = summarised(sweep({"slow": lambda n: 9.0 * n, "next": lambda n: 2.0 * n, "fast": float}, noise=0.002))
     assert [(each.best.case.variant, each.sure, each.rival.case.variant) for each in found.leads] == [
         ("fast", True, "next")
@@ -23,7 +23,7 @@ def test_a_planted_win_is_a_sure_lead_over_whom_it_is_hardest_to_beat():
     assert all(each.rival.low <= 0.5 <= each.rival.high for each in found.leads)
 
 
-def test_a_planted_tie_is_no_sure_lead_and_is_told_as_the_same():
+def test_a_planted_tie_is_no_sure_lead_and_is_called_the_same():
     found = summarised(sweep({"one": float, "other": float, "slow": lambda n: 3.0 * n}, noise=0.001))
     assert not any(each.sure for each in found.leads)
     assert all(
@@ -31,7 +31,7 @@ def test_a_planted_tie_is_no_sure_lead_and_is_told_as_the_same():
     )
 
 
-def test_what_noise_hides_is_neither_a_lead_nor_the_same():
+def test_a_difference_hidden_by_noise_is_neither_a_lead_nor_the_same():
     found = summarised(sweep({"one": float, "other": lambda n: 1.02 * n}, noise=0.2))
     assert not any(each.sure or each.even for each in found.leads)
 
@@ -55,14 +55,14 @@ def test_one_round_shows_nothing_however_large_the_difference():
     assert (found.rounds, found.crossings) == (1, ())
 
 
-def test_a_crossing_stands_only_where_both_of_its_sides_are_shown():
+def test_a_crossing_is_reported_only_where_tests_confirm_both_of_its_sides():
     costs = {"square": lambda n: n * n / 1500, "straight": float}
     (found,) = summarised(sweep(costs, noise=0.002)).crossings
     assert (found.winner.case.variant, found.between) == ("straight", (1024, 2048))
     assert summarised(sweep(costs, noise=0.8)).crossings == ()
 
 
-def test_those_near_exact_attention_have_leads_of_their_own_where_another_is_faster():
+def test_variants_close_to_exact_attention_have_their_own_leads_where_an_approximation_is_faster():
     def agreement(variant, error):
         return [record(job(variant, "agreement", seq=512), value(error, "approximation_error", "1"))]
 
@@ -83,7 +83,7 @@ def test_memory_leads_are_counts_and_need_no_rounds():
     assert (lead.best.case.variant, lead.sure, lead.rival.why) == ("linformer", True, "counted once, not sampled")
 
 
-def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_better():
+def test_the_higher_score_leads_and_only_where_seeds_confirm_it_is_the_lead_sure():
     def scores(variant, each):
         of = accuracy_job(variant)
         return [record(of, *accuracies(variant, each).outcome.measurements)]
@@ -96,7 +96,7 @@ def test_scores_lead_where_seeds_tell_them_apart_and_the_higher_one_is_the_bette
     assert not found(("a", (0.2, 0.9, 0.4)), ("b", (0.9, 0.3, 0.5)))[1]
 
 
-def test_what_has_no_figure_is_counted_and_what_is_pending_is_not():
+def test_cases_without_a_figure_are_missing_and_pending_ones_are_not():
     records = [*timings("flash", (512,)), failed(job("linear"), "unsupported", "it has no window")]
     found = summarised(rows(records, [*(each.job for each in records), job("vanilla", seq=64)]))
     assert [(row.case.variant, row.status) for row in found.missing] == [("linear", "unsupported")]
@@ -107,6 +107,6 @@ def test_errors_are_those_at_the_longest_length_smallest_first():
     assert [(row.case.variant, row.case.shape.seq_q) for row in found.errors] == [("flash", 1024), ("linformer", 1024)]
 
 
-def test_nothing_is_found_in_no_rows():
+def test_without_rows_the_summary_is_empty():
     found = summarised([])
     assert (found.leads, found.against, found.baseline, found.rounds) == ((), (), None, 0)

@@ -56,7 +56,7 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_a_planted_end_is_predicted_and_found_within_a_twentieth_in_few_trials(name):
+def test_the_longest_length_that_fits_is_predicted_and_found_within_5_percent_in_few_trials(name):
     tried, found = search(NEEDS[name])
     longest = truth(NEEDS[name])
     assert (found.stopped, found.longest <= longest < found.failed) == ("memory", True)
@@ -65,7 +65,7 @@ def test_a_planted_end_is_predicted_and_found_within_a_twentieth_in_few_trials(n
     assert len(tried) <= 3 + 8
 
 
-def test_a_prediction_that_is_wrong_by_half_costs_some_trials_and_not_the_answer():
+def test_a_prediction_that_is_off_by_half_costs_trials_but_not_the_answer():
     for really in (ALLOWED // 2, 2 * ALLOWED):
         tried, found = search(NEEDS["quadratic"], really=really)
         assert found.failed <= 1.05 * found.longest + 64
@@ -83,7 +83,7 @@ def test_a_length_is_never_more_than_four_times_the_longest_that_ran():
     ("status", "stopped"),
     [("oom_device", "memory"), ("timeout", "time"), ("unsupported", "support"), ("crash", "an error")],
 )
-def test_what_stopped_it_is_told(status, stopped):
+def test_the_reason_why_the_search_ended_is_reported(status, stopped):
     _, found = search(lambda n: 16 if n <= 10_000 else None, status=status)
     assert (found.stopped, found.longest <= 10_000 < found.failed) == (stopped, True)
 
@@ -93,14 +93,14 @@ def test_a_variant_that_runs_nowhere_is_not_searched():
     assert (tried, found.longest, found.stopped) == ([512, 1024, 2048], None, "support")
 
 
-def test_without_a_bound_there_is_no_prediction_and_the_search_goes_by_steps():
+def test_without_a_memory_limit_there_is_no_prediction_and_the_search_goes_by_steps():
     _, found = search(NEEDS["quadratic"], fit=replace(FIT, allowed_bytes=None))
     assert found.predicted is None
     assert found.stopped == "memory"
     assert predicted_length({}, ALLOWED) is None
 
 
-def test_the_end_is_asked_of_each_workload_alone_and_the_keys_of_decoding_are_its_length():
+def test_decoding_is_searched_along_the_number_of_keys():
     jobs = [job("a", "memory", seq=1, seq_k=seq, passes="decode") for seq in FIT.lengths]
     planned = replace(plan(jobs, run="r1"), fit=FIT)
     records = [record(one, value(1000 * one.case.shape.seq_k, "memory", "bytes")) for one in jobs]
@@ -118,6 +118,6 @@ def test_the_first_lengths_are_measured_and_the_last_is_the_end():
 
 
 @pytest.mark.parametrize("asked", [Sweep(metrics="latency"), Sweep(tokens=16384), Sweep(seq_k=64)])
-def test_what_a_search_cannot_follow_is_refused(asked):
+def test_sweeps_that_the_search_cannot_handle_are_refused(asked):
     with pytest.raises(UsageError, match=r"^--fit: "):
         first_lengths(Sweep(seq=512), asked)

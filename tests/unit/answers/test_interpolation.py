@@ -21,7 +21,7 @@ def figures(row):
     return row.value, row.low, row.high
 
 
-def test_between_lengths_a_power_is_met_exactly_and_a_polynomial_within_the_interval():
+def test_between_lengths_a_power_is_interpolated_exactly_and_a_polynomial_within_the_interval():
     power = figure_at(course(lambda n: 3e-9 * n**1.7), 1500, carry=False)
     assert (power.how, power.lengths) == ("between", (1024, 2048))
     assert power.value == pytest.approx(3e-9 * 1500**1.7)
@@ -29,12 +29,12 @@ def test_between_lengths_a_power_is_met_exactly_and_a_polynomial_within_the_inte
     assert bent.low <= 1e-4 + 1e-7 * 1500 + 1e-10 * 1500**2 <= bent.high < 1.2 * bent.low
 
 
-def test_between_two_lengths_alone_nobody_knows_the_bend_and_there_is_no_interval():
+def test_between_only_two_lengths_the_curvature_is_unknown_and_there_is_no_interval():
     found = figure_at(course(float, lengths=(512, 1024)), 700, carry=True)
     assert (found.value, found.low, found.high) == (pytest.approx(700), None, None)
 
 
-def test_beyond_the_lengths_a_power_is_carried_on_no_farther_than_the_bound_and_from_three_lengths():
+def test_a_power_is_extrapolated_from_at_least_three_lengths_and_no_farther_than_the_bound():
     rows = course(lambda n: 1e-9 * n * n, noise=0.01)
     found = figure_at(rows, 8192, carry=True)
     assert (found.how, found.exponent) == ("beyond", pytest.approx(2, abs=0.05))
@@ -45,19 +45,19 @@ def test_beyond_the_lengths_a_power_is_carried_on_no_farther_than_the_bound_and_
     assert figure_at(rows, 256, carry=True).value == pytest.approx(1e-9 * 256**2, rel=0.1)
 
 
-def test_a_curve_that_is_no_power_has_a_wider_interval_beyond_its_lengths_than_a_power_has():
+def test_an_extrapolated_curve_that_is_no_power_has_a_wider_interval_than_a_power():
     straight, bent = (figure_at(course(cost), 8192, carry=True) for cost in (lambda n: n, lambda n: 1e6 + n * n))
     assert bent.high / bent.low > 1.5 > straight.high / straight.low
     assert bent.low <= 1e6 + 8192**2 <= bent.high
 
 
-def test_what_is_counted_once_is_sure_and_what_is_sampled_too_little_has_no_interval():
+def test_a_figure_counted_once_is_certain_and_one_of_too_few_rounds_has_no_interval():
     memory = course(lambda n: 64 * n, metric="memory", rounds=1)
     assert figure_at(memory, 512, carry=True).known
     assert not figure_at(course(float, rounds=2), 512, carry=True).known
 
 
-def test_a_failed_length_is_no_figure_and_does_not_disturb_the_others():
+def test_a_failed_length_is_left_out_and_does_not_affect_the_others():
     rows = course(lambda n: n * n)
     rows[2048] = replace(rows[2048], value=None, low=None, high=None, status="oom_host")
     assert figure_at(rows, 2048, carry=True).lengths == (1024, 4096)

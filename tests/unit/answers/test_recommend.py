@@ -42,7 +42,7 @@ def test_the_fastest_comes_first_with_the_figures_of_its_length():
     assert (first.memory.value, first.latency.how, first.latency.runs) == (256 * 2048, "measured", ("r1",))
 
 
-def test_variants_whose_intervals_overlap_share_a_rank_and_the_next_counts_them_both():
+def test_variants_whose_intervals_overlap_share_a_rank_and_the_next_rank_counts_both():
     times = sweep({"a": lambda n: 1e-6 * n, "b": lambda n: 1.001e-6 * n, "c": lambda n: 2e-6 * n}, noise=0.02)
     found = recommend(times, workload(), Needs())
     assert [(line.rank, line.tied) for line in found.lines] == [(1, True), (1, True), (3, False)]
@@ -57,20 +57,20 @@ def test_variants_whose_intervals_overlap_share_a_rank_and_the_next_counts_them_
         (Needs(max_latency_s=1e-4), "vanilla", "latency 419 us, 100 us allowed"),
     ],
 )
-def test_what_misses_a_need_is_left_out_with_the_reason(needs, failing, why):
+def test_a_variant_that_misses_a_need_is_left_out_with_the_reason(needs, failing, why):
     found = recommend(planted(noise=1e-9), workload(), needs)
     (line,) = [line for line in found.lines if line.verdict == "fails"]
     assert (line.variant, line.why, line.rank) == (failing, (why,), None)
     assert len(found.answers) == 1
 
 
-def test_a_figure_that_meets_a_bound_with_an_interval_that_does_not_is_doubted():
+def test_a_figure_within_a_bound_that_its_interval_exceeds_is_doubted():
     found = recommend(sweep({"a": FAST}, noise=0.05), workload(), Needs(max_latency_s=FAST(2048) * 1.06))
     (line,) = found.answers
     assert line.doubts[0].startswith("its latency may be ")
 
 
-def test_what_nothing_supports_is_not_measured_and_what_failed_says_how():
+def test_a_variant_without_figures_is_unknown_and_a_failed_one_has_its_reason():
     times = sweep({"linear": FAST}, noise=1e-3)
     oom = rows([failed(job("vanilla", "latency", seq=1024), "oom_host", "it wanted 9 GiB more than the memory left")])
     refused = rows([failed(job("linformer", "latency"), "unsupported", "it has no causal form")])
@@ -82,7 +82,7 @@ def test_what_nothing_supports_is_not_measured_and_what_failed_says_how():
     assert {line.variant: line.lacks for line in found.lines}["linear"] == ("memory",)
 
 
-def test_rows_of_another_workload_are_not_used_and_what_they_are_of_is_told():
+def test_rows_of_another_workload_are_not_used_and_the_difference_is_named():
     found = recommend(planted(), workload(mask=Mask(causal=True)), Needs())
     assert (found.lines, found.elsewhere) == ((), ("causal True (measured: False)",))
     more = replace(workload(), shape=replace(shape(2048), heads=16, kv_heads=16))
@@ -101,7 +101,7 @@ def test_errors_are_not_carried_beyond_the_lengths_they_were_measured_at():
     assert all("error not measured" in line.why for line in found.lines)
 
 
-def test_the_later_run_counts_and_an_older_source_of_a_plugin_does_not():
+def test_the_latest_run_counts_and_an_older_source_of_a_plugin_does_not():
     old, new = sweep({"a": FAST}), sweep({"a": SLOW}, run="r2")
     assert recommend([*old, *new], workload(), Needs()).answers[0].latency.runs == ("r2",)
     edited = [
@@ -111,7 +111,7 @@ def test_the_later_run_counts_and_an_older_source_of_a_plugin_does_not():
     assert line.verdict == "unknown"
 
 
-def test_accuracy_is_asked_of_the_task_s_own_models_whatever_the_length():
+def test_accuracy_is_that_of_the_models_of_the_task_whatever_the_length_asked_for():
     trained = rows([accuracies("vanilla", [0.99, 0.98, 0.97]), accuracies("linear", [0.15, 0.2, 0.1])])
     needs = Needs(min_accuracy=0.9, task=Spec(name="mqar"))
     found = recommend([*planted(), *trained], workload(), needs)
@@ -120,7 +120,7 @@ def test_accuracy_is_asked_of_the_task_s_own_models_whatever_the_length():
     assert found.lines[1].why == ("accuracy on mqar 0.150, at least 0.900 asked",)
 
 
-def test_scores_on_several_tasks_are_no_answer_until_one_is_named():
+def test_where_scores_are_of_several_tasks_one_must_be_named():
     trained = rows([accuracies("vanilla", [0.9]), accuracies("vanilla", [0.5], pairs=32)])
     with pytest.raises(UsageError, match="--task"):
         recommend([*planted(), *trained], workload(), Needs(min_accuracy=0.8))
@@ -133,7 +133,7 @@ def model(scores, heads, layers):
     return score
 
 
-def test_heads_and_layers_are_chosen_by_score_and_of_those_tied_the_fewest_layers():
+def test_heads_and_layers_are_chosen_by_score_and_among_ties_by_the_fewest_layers():
     models = [
         model([0.70, 0.71, 0.72], heads=1, layers=2),
         model([0.95, 0.96, 0.97], heads=4, layers=2),
@@ -144,6 +144,6 @@ def test_heads_and_layers_are_chosen_by_score_and_of_those_tied_the_fewest_layer
     assert recommend([*planted(), models[0]], workload(), Needs()).heads_and_layers == ()
 
 
-def test_variants_that_are_named_and_nowhere_measured_have_a_line_of_their_own():
+def test_a_variant_that_is_named_but_not_measured_has_a_line():
     found = recommend(planted(), workload(), Needs(), variants=[Spec(name="linear"), Spec(name="moba")])
     assert verdicts(found) == {"linear": "meets", "moba": "unknown"}

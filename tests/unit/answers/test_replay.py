@@ -37,7 +37,7 @@ def replayed(published, measured, *, lacking=None):
     return found, {(each.mechanism, each.task or each.seq): each for each in found.figures}
 
 
-def test_each_figure_stands_beside_that_of_its_mechanism_at_the_same_length_and_pass():
+def test_each_figure_is_matched_with_that_of_its_mechanism_at_the_same_length_and_pass():
     measured = [
         row("flash", 512, [2.0] * 3),
         row("flash", 1024, [4.0] * 3),
@@ -48,7 +48,7 @@ def test_each_figure_stands_beside_that_of_its_mechanism_at_the_same_length_and_
     assert found["Fast", 2048].why == ABSENT
 
 
-def test_ratios_to_the_baseline_are_of_the_same_length_there_and_here():
+def test_ratios_to_the_baseline_compare_the_same_length_in_the_paper_and_in_the_run():
     measured = [row("flash", 512, [2.0] * 3), row("blocks", 512, [6.0] * 3, options={"size": 32})]
     _, found = replayed([times("Fast", 0.5), times("Blocks", 1.0)], measured)
     one = found["Blocks", 512]
@@ -56,12 +56,12 @@ def test_ratios_to_the_baseline_are_of_the_same_length_there_and_here():
     assert (found["Fast", 512].published_ratio, found["Fast", 512].ratio) == (1.0, 1.0)
 
 
-def test_a_figure_that_the_paper_or_this_run_lacks_has_no_ratio():
+def test_a_figure_missing_from_the_paper_or_from_this_run_has_no_ratio():
     _, found = replayed([times("Fast", None), times("Blocks", 1.0)], [row("blocks", 512, [6.0] * 3)])
     assert (found["Blocks", 512].published_ratio, found["Blocks", 512].ratio) == (None, None)
 
 
-def test_of_two_mechanisms_of_one_variant_each_has_the_rows_with_its_own_options():
+def test_two_mechanisms_of_one_variant_have_the_rows_of_their_own_options():
     narrow, wide = (row("blocks", 512, [each] * 3, options={"size": size}) for each, size in ((1.0, 32), (2.0, 64)))
     _, found = replayed([times("Blocks", 1.0), times("Wide blocks", 1.0)], [narrow, wide])
     assert [each.value for each in found.values()] == [1.0, 2.0]
@@ -69,7 +69,7 @@ def test_of_two_mechanisms_of_one_variant_each_has_the_rows_with_its_own_options
     assert [each.value for each in found.values()] == [2.0, 2.0]
 
 
-def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_say_why():
+def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_have_a_reason():
     recall = Published(mechanism="Fast", figure=RECALL, value=0.9)
     measured = rows([failed(job("blocks"), "oom_host", "it needs 9 GiB")])
     _, found = replayed(
@@ -83,14 +83,14 @@ def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_say_why():
 @pytest.mark.parametrize(
     ("typed", "value"), [({}, 0.75), ({"layers": 2}, 0.75), ({"width": 32}, None), ({"pairs": 4}, None)]
 )
-def test_a_task_answers_whatever_its_preset_unless_options_beyond_the_papers_conditions_make_it_another(typed, value):
+def test_a_task_matches_whatever_its_preset_unless_options_outside_the_papers_conditions_differ(typed, value):
     measured = rows([accuracies("flash", [0.75], seq=64, **typed)])
     task = Figure(metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8})
     _, found = replayed([Published(mechanism="Fast", figure=task, value=0.9)], measured)
     assert found["Fast", "mqar:length=64,pairs=8"].value == value
 
 
-def test_what_differs_in_the_set_up_is_named_with_both_sides_and_what_is_the_same_is_not():
+def test_differences_of_the_setup_are_named_with_both_sides_and_agreements_are_not():
     task = Figure(metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8})
     paper_figures = [times("Fast", 1.0), Published(mechanism="Fast", figure=task, value=0.9)]
     measured = [row("flash", 512, [1.0] * 3), *rows([accuracies("flash", [0.75], seq=64)])]
@@ -108,7 +108,7 @@ def test_what_differs_in_the_set_up_is_named_with_both_sides_and_what_is_the_sam
     assert ("mqar:length=64,pairs=8", "pairs") not in told
 
 
-def test_as_plain_data_it_names_the_run_and_keeps_both_sides():
+def test_as_plain_data_a_replay_names_the_run_and_keeps_both_sides():
     found, _ = replayed([times("Fast", 0.5)], [row("flash", 512, [2.0] * 3)])
     told = as_dict(found)
     (figure,) = told["figures"]

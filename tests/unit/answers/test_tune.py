@@ -62,7 +62,7 @@ def test_the_cheapest_value_that_is_good_enough_is_found_by_halving(least):
     assert found.best.comparison.ratio == pytest.approx(1, rel=0.01)
 
 
-def test_two_options_give_the_settings_that_nothing_cheaper_replaces_and_the_fastest_of_them():
+def test_two_options_give_all_cheapest_good_enough_settings_and_the_fastest_of_them():
     def error(options):
         return 12.8 / options["r"] / options["k"]
 
@@ -73,7 +73,7 @@ def test_two_options_give_the_settings_that_nothing_cheaper_replaces_and_the_fas
     assert len(tried) < 16 < len(list(product((1, 2, 4, 8), SIZES)))
 
 
-def test_where_none_is_good_enough_the_dearest_alone_is_tried_and_nothing_is_timed():
+def test_where_no_setting_is_good_enough_only_the_most_expensive_is_tried_and_nothing_is_timed():
     tried, timed, (found,) = run([ONE], lambda options: 0.5 + 1 / options["k"])
     assert (tried, timed) == ([{"k": 512}], [])
     assert (found.best, found.nearest.options) == (None, {"k": 512})
@@ -86,20 +86,20 @@ def test_along_an_axis_that_is_not_monotone_every_value_is_tried():
     assert (len(tried), found.best.options) == (6, {"k": 32})
 
 
-def test_a_setting_that_failed_speaks_for_itself_alone():
+def test_a_failed_setting_says_nothing_about_the_others():
     _, _, (found,) = run([ONE], lambda options: None if options["k"] == 512 else 10 / options["k"])
     assert found.best.options == {"k": 128}
     _, _, (broken,) = run([ONE], lambda options: None)
     assert (broken.best, broken.nearest, broken.why) == (None, None, "error: broken")
 
 
-def test_answers_that_contradict_one_another_end_the_search_all_the_same():
+def test_the_search_ends_even_where_its_trials_contradict_one_another():
     assert next_place(ONE, {(0,): True, (3,): False, (5,): True}) in [(1,), (2,), (4,)]
     everything = {(place,): place % 2 == 0 for place in range(6)}
     assert next_place(ONE, everything) is None
 
 
-def test_settings_whose_times_overlap_are_said_to_be_as_fast():
+def test_settings_whose_intervals_overlap_are_reported_as_tied():
     _, _, (found,) = run([TWO], lambda options: 12.8 / options["r"] / options["k"], cost=lambda _options: 1e-3)
     assert len(found.tied) >= 2
 
@@ -112,7 +112,7 @@ def test_several_variants_are_searched_and_then_timed_in_the_same_rounds():
     assert len(tried) <= 8
 
 
-def test_an_accuracy_is_to_be_at_least_and_every_seed_of_a_setting_is_trained():
+def test_a_search_for_accuracy_trains_every_seed_of_a_setting_and_takes_the_bound_as_a_minimum():
     search = replace(search_for([ONE], 0.9, at_least=True), metric="accuracy")
     trained = [replace(accuracy_job("a"), round=seed) for seed in (1, 2, 3)]
     jobs = [replace(one, case=replace(one.case, options={"k": 512})) for one in trained]

@@ -66,12 +66,12 @@ def test_json_has_the_fields_in_order_and_options_as_an_object():
 
 
 @pytest.mark.parametrize("name", ["statuses", "hostile", "accuracy"])
-def test_csv_is_as_it_was_found_good(name):
+def test_csv_equals_the_golden_file(name):
     check(f"{name}.csv", to_csv(planted(name)))
 
 
 @pytest.mark.parametrize("sign", FORMULA_SIGNS)
-def test_text_that_a_spreadsheet_would_run_has_an_apostrophe_before_it(sign):
+def test_text_that_a_spreadsheet_would_take_for_a_formula_gets_an_apostrophe_in_front(sign):
     (line,) = csv.DictReader(io.StringIO(to_csv(named(f"{sign}cmd|' /C calc'!A0"))))
     assert line["variant"].startswith("'")
     words = [column.name for column in columns(Row) if column.kind in ("text", "category")]
@@ -83,7 +83,7 @@ def test_negative_numbers_stay_numbers_in_csv():
     assert line["value"] == "-1.0"
 
 
-def test_csv_has_one_line_a_row_ended_as_the_standard_says_and_nothing_unprintable():
+def test_csv_has_one_line_per_row_ended_by_crlf_and_nothing_unprintable():
     found = planted("hostile")
     text = to_csv(found)
     lines = text.split("\r\n")
@@ -99,7 +99,7 @@ def test_csv_reads_back_with_the_same_numbers():
     assert read["causal"].tolist() == [row.case.mask.causal for row in found]
 
 
-def test_a_frame_has_a_type_for_every_column_even_where_all_is_null():
+def test_a_frame_has_a_type_for_every_column_even_where_every_cell_is_null():
     types = {name: str(each) for name, each in frame(planted("statuses")).dtypes.items()}
     assert list(types) == NAMES
     assert types["window"] == types["seq_q"] == "Int64"
@@ -124,7 +124,7 @@ def test_categories_of_a_frame_are_those_that_its_rows_have():
 
 
 @pytest.mark.parametrize("rounds", [[(1, 2, 3), (1, 2, 3)], [(1, 3), (12,)], [(1,), ()], [(), ()]])
-def test_a_frame_writes_the_medians_of_those_rounds_that_gave_one(rounds):
+def test_a_frame_has_the_medians_of_the_rounds_that_have_one(rounds):
     each = [(variant, number) for variant in ("vanilla", "flash") for number in (1, 2, 3, 12)]
     good = dict(zip(("vanilla", "flash"), rounds, strict=True))
     found = rows(

@@ -65,7 +65,7 @@ def test_a_line_is_its_checksum_and_its_event(store):
     assert json.loads(event)["event"] == "record"
 
 
-def test_every_event_says_its_schema(store):
+def test_every_event_names_its_schema(store):
     store.append(make_record(0))
     store.append(ENVIRONMENT)
     stored = [store.path / "plan.json", store.path / "events.jsonl"]
@@ -74,7 +74,7 @@ def test_every_event_says_its_schema(store):
     assert [event["schema"] for event in events] == [2, 1, 1] == [lines.SCHEMAS[event["event"]] for event in events]
 
 
-def test_rates_are_an_event_of_their_own_of_which_the_last_counts(store):
+def test_rates_are_stored_as_an_event_and_the_last_one_counts(store):
     assert store.rates() is None
     store.append(Rates(device="cpu", threads=2, reason="the machine was busy"))
     store.append(make_record(0))
@@ -94,7 +94,7 @@ def test_events_of_unknown_kinds_are_skipped_and_counted(store):
     assert verify(store.path).sound
 
 
-def test_an_unknown_field_is_passed_over_and_stays_in_the_line(store):
+def test_an_unknown_field_is_ignored_and_stays_in_the_line(store):
     event = msgspec.json.encode({**msgspec.to_builtins(make_record(0)), "humidity": 0.4})
     add_line(store, sealed(event))
     store.append(make_record(1))
@@ -103,13 +103,13 @@ def test_an_unknown_field_is_passed_over_and_stays_in_the_line(store):
 
 
 @pytest.mark.parametrize("kind", ["record", "weather"])
-def test_a_newer_schema_in_the_journal_is_refused_with_a_sentence(store, kind):
+def test_a_journal_of_a_newer_schema_is_refused_with_advice(store, kind):
     add_line(store, sealed(b'{"event":"%s","schema":99}' % kind.encode()))
     with pytest.raises(UsageError, match=r"newer attnbench \(schema 99, here 1\): upgrade it"):
         store.records()
 
 
-def test_a_newer_plan_is_refused_with_a_sentence(store):
+def test_a_plan_of_a_newer_schema_is_refused_with_advice(store):
     (store.path / "plan.json").write_bytes(sealed(b'{"event":"plan","schema":3,"run":7}'))
     with pytest.raises(UsageError, match="newer attnbench"):
         Store.open(store.path, write=True)
@@ -144,7 +144,7 @@ def test_a_schema_that_was_never_published_is_a_broken_line(store):
     assert broken.why == "its schema 0 was never published"
 
 
-def test_a_sound_line_that_is_no_record_is_broken_and_says_which_field(store):
+def test_a_line_with_a_right_checksum_that_is_no_record_is_broken_and_the_reason_names_the_field(store):
     event = msgspec.json.encode({**msgspec.to_builtins(make_record(0)), "started_s": "noon"})
     add_line(store, sealed(event))
     (broken,) = verify(store.path).broken
@@ -191,7 +191,7 @@ def test_a_job_and_its_record_read_back_equal_even_where_their_text_looks_like_t
         assert list(again.history()) == written
 
 
-def test_a_plan_writes_a_question_once_however_many_rounds_ask_it(tmp_path):
+def test_a_plan_stores_a_job_once_however_many_rounds_it_has(tmp_path):
     jobs = [replace(make_job(number), round=place) for place in (1, 2, 10) for number in (0, 1, 2)]
     several = [*jobs, replace(jobs[2], attempt=2), jobs[1], jobs[0]]
     Store.create(tmp_path, make_plan(0).with_jobs(several)).close()
@@ -201,7 +201,7 @@ def test_a_plan_writes_a_question_once_however_many_rounds_ask_it(tmp_path):
     assert list(Store.open(tmp_path / RUN, write=False).plan.jobs) == several
 
 
-def test_a_plan_with_other_jobs_has_those_whether_its_own_were_looked_at_or_not():
+def test_a_plan_given_other_jobs_has_those_even_after_its_own_were_read():
     plan = make_plan(2)
     assert plan.jobs == (make_job(0), make_job(1))
     longer = plan.with_jobs((*plan.jobs, make_job(2)), refine=3)
@@ -222,7 +222,7 @@ def test_a_plan_with_other_jobs_has_those_whether_its_own_were_looked_at_or_not(
         ({"questions": [msgspec.to_builtins(replace(make_job(number), round=2)) for number in (0, 1)]}, "first round"),
     ],
 )
-def test_a_plan_that_no_version_writes_is_damaged_and_says_why(tmp_path, changes, why):
+def test_a_plan_that_no_version_writes_is_damaged_and_the_error_says_why(tmp_path, changes, why):
     Store.create(tmp_path, make_plan(2)).close()
     plan = tmp_path / RUN / "plan.json"
     event = json.loads(plan.read_bytes())["event"]
@@ -232,7 +232,7 @@ def test_a_plan_that_no_version_writes_is_damaged_and_says_why(tmp_path, changes
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 12]), st.sampled_from([1, 2])), max_size=24))
-def test_whatever_is_planned_in_whichever_order_the_plan_has_those_jobs(each):
+def test_a_plan_has_the_jobs_given_in_their_order_whatever_they_are(each):
     jobs = tuple(replace(make_job(number), round=place, attempt=attempt) for number, place, attempt in each)
     plan = make_plan(0).with_jobs(jobs)
     assert plan.jobs == lines.from_line(lines.to_line(plan)).jobs == jobs
@@ -258,7 +258,7 @@ def test_records_read_back_equal_in_whatever_order_the_jobs_were_measured(tmp_pa
         assert list(store.history()) == written
 
 
-def test_a_sound_line_whose_outcome_is_none_is_passed_over_and_the_record_before_it_counts(store):
+def test_a_line_with_a_right_checksum_and_an_invalid_outcome_is_skipped_and_the_record_before_it_counts(store):
     store.append(make_record(0))
     event = msgspec.to_builtins(make_record(0)) | {"outcome": {"status": "splendid"}}
     add_line(store, sealed(msgspec.json.encode(event)))
@@ -268,7 +268,7 @@ def test_a_sound_line_whose_outcome_is_none_is_passed_over_and_the_record_before
 
 
 @pytest.mark.parametrize("told", [b'"backend":"', b'"run":"'])
-def test_a_sound_line_that_is_no_utf8_is_passed_over_and_verifying_names_it(store, told):
+def test_a_line_with_a_right_checksum_that_is_not_utf8_is_skipped_and_verify_lists_it(store, told):
     outcome = Outcome(status="ok", backend="kernel")
     store.append(make_record(0))
     event = msgspec.json.encode(replace(make_record(1), outcome=outcome))
@@ -279,7 +279,7 @@ def test_a_sound_line_that_is_no_utf8_is_passed_over_and_verifying_names_it(stor
     assert "utf-8" in broken.why
 
 
-def test_a_sound_line_whose_job_is_none_is_broken_and_says_which_field(store):
+def test_a_line_with_a_right_checksum_and_an_invalid_job_is_broken_and_the_reason_names_the_field(store):
     event = msgspec.to_builtins(make_record(0))
     event["job"]["case"]["shape"]["heads"] = "eight"
     add_line(store, sealed(msgspec.json.encode(event)))
@@ -300,7 +300,7 @@ GOLDEN_STATUSES = {
 }
 
 
-def test_a_plan_of_schema_1_loads_with_its_jobs_under_the_keys_they_had():
+def test_a_plan_of_schema_1_loads_and_its_jobs_keep_their_keys():
     run = Store.open(GOLDEN, write=False)
     assert [job.key for job in run.plan.jobs] == list(GOLDEN_STATUSES)
     assert (run.plan.run, run.plan.created_s) == (GOLDEN.name, 1767225600.25)
@@ -347,7 +347,7 @@ def test_this_version_still_writes_records_of_schema_1_byte_for_byte():
     assert written == [journal[index] for index in (1, 2, 4, 5, 6)]
 
 
-def test_a_plan_of_schema_1_is_one_of_schema_2_byte_for_byte():
+def test_a_plan_of_schema_1_is_upgraded_to_schema_2_byte_for_byte():
     today = lines.to_line(Store.open(GOLDEN, write=False).plan)
     assert today == (GOLDEN.parents[1] / "plan-v2.json").read_bytes()
     assert lines.from_line(today) == Store.open(GOLDEN, write=False).plan

@@ -26,7 +26,7 @@ def latencies(path):
     return {(row.case.variant, row.case.shape.seq_q): row for row in Run(path).rows() if row.metric == "latency"}
 
 
-def test_rounds_of_the_same_case_add_up_and_none_is_paired_with_another_runs(tmp_path):
+def test_rounds_of_the_same_case_add_up_and_are_never_paired_across_runs(tmp_path):
     rounds = [job(number=number) for number in (1, 2)]
     first = stored(tmp_path, "20260101-000000-aaaa", rounds, ok(10), ok(20))
     second = stored(tmp_path, AFRESH, [*rounds, job("flash")], ok(30), ok(40), ok(50))
@@ -38,7 +38,7 @@ def test_rounds_of_the_same_case_add_up_and_none_is_paired_with_another_runs(tmp
     assert verify(merged).planned == 5
 
 
-def test_every_record_tells_the_run_that_it_comes_from_also_after_a_second_merge(tmp_path):
+def test_every_record_keeps_the_run_it_comes_from_even_after_a_second_merge(tmp_path):
     first = stored(tmp_path, "20260101-000000-aaaa", [job()], ok(1))
     second = stored(tmp_path, AFRESH, [job("flash")], ok(2))
     third = stored(tmp_path, "20260103-000000-aaaa", [job("linear")], ok(3))
@@ -50,7 +50,7 @@ def test_every_record_tells_the_run_that_it_comes_from_also_after_a_second_merge
         assert list(store.environments().values()) == [ENVIRONMENT]
 
 
-def test_what_is_no_timed_round_is_one_job_of_which_the_last_runs_record_counts(tmp_path):
+def test_a_job_without_timed_rounds_is_merged_into_one_and_the_last_runs_record_counts(tmp_path):
     jobs = [job(kind="memory")]
     failed = Outcome(status="crash", detail="signal 11")
     first, second = stored(tmp_path, "20260101-000000-aaaa", jobs, failed), stored(tmp_path, AFRESH, jobs, ok(1))
@@ -58,7 +58,7 @@ def test_what_is_no_timed_round_is_one_job_of_which_the_last_runs_record_counts(
     assert (report.planned, report.statuses) == (1, {"ok": 1})
 
 
-def test_what_a_run_still_lacks_is_still_to_be_measured(tmp_path):
+def test_jobs_that_a_run_has_not_measured_are_pending_in_the_merged_run(tmp_path):
     first = stored(tmp_path, "20260101-000000-aaaa", [job(), job(number=2)], ok(1))
     second = stored(tmp_path, AFRESH, [job("flash")], ok(2))
     with Store.open(merge([first, second], tmp_path, ("merge",)), write=False) as store:
@@ -66,7 +66,7 @@ def test_what_a_run_still_lacks_is_still_to_be_measured(tmp_path):
         assert (left.case.variant, left.round) == ("vanilla", 2)
 
 
-def test_trained_weights_come_along(tmp_path):
+def test_trained_weights_are_copied(tmp_path):
     first = stored(tmp_path, "20260101-000000-aaaa", [job()], ok(1))
     second = stored(tmp_path, AFRESH, [job("flash")], ok(2))
     (second / "checkpoints").mkdir()

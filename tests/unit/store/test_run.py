@@ -29,7 +29,7 @@ def store(tmp_path):
 # A run comes back as it was written.
 
 
-def test_a_plan_comes_back_as_it_was_given(store):
+def test_a_plan_reads_back_equal(store):
     again = Store.open(store.path, write=False)
     assert again.plan == make_plan(4)
     assert again.plan.environment == ENVIRONMENT
@@ -41,7 +41,7 @@ def test_a_new_run_is_a_folder_with_its_plan_and_an_empty_journal(store):
     assert (store.path / "events.jsonl").read_bytes() == b""
 
 
-def test_records_come_back_in_the_order_written(store):
+def test_records_are_read_in_the_order_written(store):
     written = [make_record(2), make_record(0, "timeout", detail="no answer for 120 s"), make_record(1)]
     for record in written:
         store.append(record)
@@ -49,13 +49,13 @@ def test_records_come_back_in_the_order_written(store):
     assert Store.open(store.path, write=False).records() == written
 
 
-def test_an_environment_is_known_by_its_key_beside_the_plan_s_own(store):
+def test_environments_are_found_by_key_the_plans_own_included(store):
     other = Environment(attnbench="0.1.0", torch="2.11.0")
     store.append(other)
     assert store.environments() == {ENVIRONMENT.key: ENVIRONMENT, other.key: other}
 
 
-def test_a_record_that_could_not_be_read_back_is_refused_and_leaves_the_journal_as_it_was(store):
+def test_a_record_that_could_not_be_read_back_is_refused_and_the_journal_is_unchanged(store):
     store.append(make_record(0))
     before = (store.path / "events.jsonl").read_bytes()
     with pytest.raises(ValueError, match="seconds"):
@@ -63,7 +63,7 @@ def test_a_record_that_could_not_be_read_back_is_refused_and_leaves_the_journal_
     assert (store.path / "events.jsonl").read_bytes() == before
 
 
-def test_the_disk_is_waited_for_before_a_run_or_a_record_is_acknowledged(tmp_path, monkeypatch):
+def test_a_run_and_a_record_are_on_the_disk_before_they_are_acknowledged(tmp_path, monkeypatch):
     real, waited_for = os.fsync, []
 
     def note(descriptor):
@@ -108,20 +108,20 @@ def test_an_interrupted_job_is_pending_as_its_next_attempt(store):
     assert store.pending() == [make_job(0, attempt=2), make_job(1, attempt=4), make_job(2), make_job(3)]
 
 
-def test_jobs_of_the_statuses_to_retry_are_pending_again(store):
+def test_jobs_with_a_status_to_retry_are_pending_again(store):
     for number, status in enumerate(("ok", "timeout", "oom_host", "unsupported")):
         store.append(make_record(number, status))
     assert store.pending() == []
     assert store.pending(retry={"timeout", "oom_host"}) == [make_job(1, attempt=2), make_job(2, attempt=2)]
 
 
-def test_the_highest_attempt_counts_whenever_it_was_written(store):
+def test_the_highest_attempt_counts_whatever_the_order_of_writing(store):
     for record in (make_record(0, attempt=2), make_record(0, "error", attempt=1), make_record(1, "error")):
         store.append(record)
     assert [record.outcome.status for record in store.records()] == ["ok", "error"]
 
 
-def test_of_two_records_of_one_attempt_the_last_counts(store):
+def test_the_last_of_two_records_of_one_attempt_counts(store):
     store.append(make_record(0, "error"))
     store.append(make_record(0, "ok"))
     assert store.records() == [make_record(0, "ok")]
@@ -139,7 +139,7 @@ def test_an_edited_plugin_is_measured_again(store):
 # Speed, with room for a busy machine.
 
 
-def test_ten_thousand_records_of_twenty_samples_load_within_three_seconds(store):
+def test_10_000_records_of_20_samples_load_within_3_seconds(store):
     whole = b"".join(lines.to_line(make_record(number, samples=20)) for number in range(10_000))
     (store.path / "events.jsonl").write_bytes(whole)
     start = time.perf_counter()
@@ -147,7 +147,7 @@ def test_ten_thousand_records_of_twenty_samples_load_within_three_seconds(store)
     assert time.perf_counter() - start < 3
 
 
-def test_an_append_costs_less_than_five_milliseconds_besides_the_disk(store, monkeypatch):
+def test_an_append_takes_less_than_5_ms_besides_the_disk(store, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     spans = []
     for number in range(50):

@@ -25,7 +25,7 @@ def test_run_ids_sort_by_time_and_are_plain_folder_names():
     assert all(set(run) <= set("0123456789abcdefghijklmnopqrstuvwxyz-") for run in ids)
 
 
-def test_a_run_whose_id_is_taken_draws_another(store):
+def test_a_run_whose_id_is_taken_gets_another(store):
     with Store.create(store.path.parent, make_plan(4)) as second:
         assert second.path != store.path
         assert second.plan.run == second.path.name
@@ -46,7 +46,7 @@ def shelf(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["20261123-000000-cccc", "20261123", "latest"])
-def test_a_run_is_found_by_its_id_its_beginning_or_as_the_latest(shelf, name):
+def test_a_run_is_found_by_its_id_by_a_prefix_of_it_or_as_the_latest(shelf, name):
     assert find_run(name, shelf) == shelf / "20261123-000000-cccc"
 
 
@@ -55,29 +55,29 @@ def test_a_run_is_found_by_its_path_wherever_it_lies(shelf, tmp_path_factory):
     assert find_run(str(path), tmp_path_factory.mktemp("elsewhere")) == path
 
 
-def test_the_latest_is_the_newest_run_not_the_last_name(shelf):
+def test_the_latest_run_is_the_newest_and_not_the_last_by_name(shelf):
     Store.create(shelf, make_plan(1, run="reference")).close()
     assert find_run("latest", shelf).name == "20261123-000000-cccc"
     assert find_run("ref", shelf).name == "reference"
 
 
-def test_a_beginning_that_two_runs_share_names_both(shelf):
+def test_a_prefix_shared_by_two_runs_is_refused_with_both_names(shelf):
     with pytest.raises(UsageError, match="20261122-121405-aaaa, 20261122-121405-abbb"):
         find_run("20261122", shelf)
 
 
-def test_no_name_at_all_is_no_run_even_where_the_folder_is_one(shelf):
+def test_an_empty_name_is_no_run_even_where_the_folder_is_one(shelf):
     with pytest.raises(UsageError, match="no run is called ''"):
         find_run("", shelf / "20261122-121405-aaaa")
 
 
-def test_a_mistyped_run_is_answered_with_the_nearest(shelf):
+def test_a_mistyped_run_is_refused_with_the_nearest_name(shelf):
     with pytest.raises(UsageError, match="did you mean 20261122-121405-abbb"):
         find_run("20261122-121405-bbbb", shelf)
 
 
 @pytest.mark.parametrize("name", ["", "zzz", "../" * 40, "x\0y", "n" * 5000, "\udcff", "README.md", "notes"])
-def test_a_name_of_no_run_is_answered_with_the_newest(shelf, name):
+def test_an_unknown_run_is_refused_with_the_newest_names(shelf, name):
     with pytest.raises(UsageError, match="the newest are 20261122-121405-aaaa, 20261122-121405-abbb, 20261123"):
         find_run(name, shelf)
 
@@ -88,7 +88,7 @@ def test_a_run_in_an_empty_or_missing_folder_is_a_usage_error(tmp_path):
             find_run("latest", out)
 
 
-def test_runs_are_listed_with_what_is_done(store):
+def test_runs_are_listed_with_their_progress(store):
     store.append(make_record(0))
     store.append(make_record(1, "timeout"))
     store.append(make_record(2, "interrupted"))
@@ -98,7 +98,7 @@ def test_runs_are_listed_with_what_is_done(store):
     assert summary.command == ("attnbench", "run", "--seq", "512")
 
 
-def test_what_is_no_run_is_not_listed_and_what_is_damaged_is_listed_as_such(shelf):
+def test_folders_that_are_no_runs_are_not_listed_and_damaged_runs_are_marked(shelf):
     (shelf / "20261122-121405-abbb" / "plan.json").write_bytes(b"not a plan")
     orphaned = shelf / "20261125-000000-eeee"
     orphaned.mkdir()
@@ -137,7 +137,7 @@ def test_verify_counts_every_planned_job_once(store):
     assert report.sound
 
 
-def test_statuses_are_counted_in_one_order_and_a_job_planned_twice_as_one(tmp_path):
+def test_statuses_are_counted_in_a_fixed_order_and_a_job_planned_twice_counts_once(tmp_path):
     plan = make_plan(3)
     with Store.create(tmp_path, plan.with_jobs(plan.jobs * 2)) as store:
         for number, status in enumerate(("timeout", "crash", "error")):
@@ -147,7 +147,7 @@ def test_statuses_are_counted_in_one_order_and_a_job_planned_twice_as_one(tmp_pa
         assert counted.planned == 3
 
 
-def test_verify_says_where_a_line_broke_and_keeps_its_bytes_apart(store):
+def test_verify_says_where_a_line_is_broken_and_copies_its_bytes_to_quarantine(store):
     store.append(make_record(0))
     first = (store.path / "events.jsonl").stat().st_size
     add_line(store, b"\xff{half a line\n")
