@@ -139,7 +139,7 @@ def test_refining_measures_between_the_lengths_where_variants_change_places(tmp_
     assert 256 in between
     assert {(name, length) for name in ("Straight", "Square") for length in between} <= measured
     (crossing,) = Run(the_run(tmp_path)).crossovers()
-    assert (crossing.winner.variant, crossing.loser.variant) == ("Straight", "Square")
+    assert (crossing.winner.case.variant, crossing.loser.case.variant) == ("Straight", "Square")
     assert crossing.between[1] - crossing.between[0] < 384
     assert json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)["pending"] == 0
 

@@ -1,4 +1,4 @@
-"""What earlier jobs have shown: which later ones are spared, and which are not."""
+"""Which jobs are skipped because of what earlier ones have shown."""
 
 import pytest
 from msgspec.structs import replace
@@ -35,11 +35,11 @@ def test_without_pruning_every_length_is_tried() -> None:
 
 
 @pytest.mark.parametrize("status", ["error", "crash", "unsupported", "invalid_output", "device_lost"])
-def test_what_failed_for_another_reason_than_its_size_says_nothing_of_longer_ones(status: Status) -> None:
+def test_a_failure_for_another_reason_than_size_prunes_nothing(status: Status) -> None:
     assert pruner((job(seq=1024), Outcome(status=status))).reason_to_skip(job(seq=2048)) is None
 
 
-def test_only_the_very_same_case_but_for_its_lengths_is_pruned() -> None:
+def test_only_cases_that_differ_in_length_alone_are_pruned() -> None:
     seen = pruner((job(seq=1024), Outcome(status="oom_host")))
     longer = job(seq=2048)
     others = [
@@ -68,7 +68,7 @@ def test_a_twin_is_not_measured_where_its_baseline_is_not() -> None:
     assert pruner((twin, once[1])).reason_to_skip(first) is None
 
 
-def test_a_case_that_worked_after_all_is_measured_again() -> None:
+def test_a_case_that_succeeds_later_is_measured_again() -> None:
     first, second, third = (job(number=number) for number in (1, 2, 3))
     seen = pruner((first, Outcome(status="crash", detail="bang")))
     assert seen.reason_to_skip(second) == "round 1 ended as crash: bang"

@@ -1,4 +1,4 @@
-"""Suite files: those that are installed can be planned everywhere; what is wrong in one is said with its place."""
+"""Suite files: installed ones can be planned on every device; mistakes are reported with their place."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_every_installed_suite_can_be_planned_on_every_kind_of_device(name: str,
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_every_installed_suite_names_variants_and_tasks_that_there_are_with_options_that_they_have(name: str) -> None:
+def test_every_installed_suite_names_existing_variants_and_tasks_with_options_that_they_have(name: str) -> None:
     suite = find_suite(name)
     sweeps = [suite.for_device(device) for device in ("cpu", "cuda", "mps")]
     for text in {sweep.variants for sweep in sweeps} - {None}:
@@ -77,7 +77,7 @@ def test_the_list_of_suites_fits_80_columns() -> None:
         (GOOD.replace("[sweep]", "[sweep]\nshapes = 'a'"), "[[sweep.shapes]]"),
     ],
 )
-def test_a_wrong_file_is_answered_with_its_line_or_field_and_the_nearest_name(
+def test_a_wrong_suite_file_is_refused_with_its_line_or_field_and_the_nearest_name(
     tmp_path: Path, text: str, told: str
 ) -> None:
     path = tmp_path / "mine.toml"
@@ -90,7 +90,7 @@ def test_a_wrong_file_is_answered_with_its_line_or_field_and_the_nearest_name(
     assert "$" not in said
 
 
-def test_a_file_that_is_no_text_or_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_missing_file_or_one_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b'description = "\xff"')
     with pytest.raises(UsageError, match="is not UTF-8 at byte 15"):
         read_suite(tmp_path / "bytes.toml")
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_text_or_not_there_is_said_to_be_so(tmp_path: Path) ->
         (GOOD + 'dtype = "float31"\n', Sweep(seq="9.."), "--seq: '9..'"),
     ],
 )
-def test_a_wrong_value_is_told_as_the_suites_where_it_is_the_suites_and_as_a_flags_where_it_is_a_flags(
+def test_a_wrong_value_is_reported_as_the_suite_s_field_or_as_the_flag_that_gave_it(
     tmp_path: Path, text: str, flags: Sweep, told: str
 ) -> None:
     path = tmp_path / "mine.toml"

@@ -1,4 +1,4 @@
-"""Which learning rate a variant is trained at: trials, trials beyond an edge, and seeds, from records made by hand."""
+"""The learning rate at which a variant is trained: trials, trials beyond an edge, and seeds, from planted records."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -116,7 +116,7 @@ def test_where_no_trial_was_ok_the_seeds_are_planned_at_the_task_s_own_rate_and_
     assert [(each.round, each.probe.rate) for each in seeds] == [(1, None), (2, None)]
 
 
-def test_a_trial_that_failed_is_left_aside_and_the_best_of_the_others_counts() -> None:
+def test_a_failed_trial_is_ignored() -> None:
     best = near(3.16e-2)
     tried, seeds = followed(lambda rate: best(rate) if rate < 2e-2 else Outcome(status="timeout"))
     assert len(tried) == 3
@@ -176,7 +176,7 @@ def go_on(store: Store, jobs: Iterable[Job], executor: Scripted) -> None:
 
 
 def interrupted_after(count: int) -> Scripted:
-    """Give an executor whose user interrupts it after so many jobs."""
+    """Return an executor that is interrupted after so many jobs."""
     done = []
 
     def cut(one: Job) -> Outcome:
@@ -192,7 +192,7 @@ def outcomes(store: Store) -> dict[str, Outcome]:
     return {each.job.key: each.outcome for each in store.records()}
 
 
-def test_a_search_that_is_interrupted_anywhere_goes_on_to_the_same_end(tmp_path: Path) -> None:
+def test_a_search_interrupted_anywhere_resumes_to_the_same_end(tmp_path: Path) -> None:
     (store,) = search(tmp_path / "whole", Scripted(answer))
     expected, jobs = outcomes(store), store.plan.jobs
     assert len(jobs) == 2 * (3 + 1 + 2)

@@ -1,4 +1,4 @@
-"""Linked axes: a suite's list of shapes, what flags leave of it, and what is wrong with either."""
+"""Linked axes: the shapes that a suite lists, those that flags keep, and mistakes in either."""
 
 import msgspec
 import pytest
@@ -22,7 +22,7 @@ def left(**flags):
 ALL = [("bert", 512), ("llama", 4096), ("llama", 8192), ("mistral", 8192)]
 
 
-def test_a_listed_shape_is_a_case_with_all_that_it_fixes_and_no_product_with_the_others():
+def test_listed_shapes_are_cases_of_their_own_not_a_product():
     found = list(shapes(SUITE))
     assert [(case.shape_name, case.shape.seq_q) for case in found] == ALL
     last = found[-1]
@@ -57,7 +57,7 @@ def test_a_flag_replaces_an_axis_that_the_list_leaves_open():
     assert {case.shape.batch for case in found} == {2}
 
 
-def test_what_is_left_is_written_down_whole_so_that_a_plan_can_be_read_without_its_suite():
+def test_the_shapes_that_flags_leave_are_complete_so_that_a_plan_needs_no_suite():
     sweep = apply_flags(SUITE, Sweep(seq=4096))
     again = msgspec.convert(msgspec.to_builtins(sweep), Sweep)
     assert list(shapes(again)) == list(shapes(sweep))
@@ -77,7 +77,7 @@ def test_what_is_left_is_written_down_whole_so_that_a_plan_can_be_read_without_i
         ({"head_dim": 64, "width": 64}, "--head-dim and --width say the same thing twice"),
     ],
 )
-def test_flags_that_leave_nothing_are_a_mistake_that_says_what_there_is(flags, told):
+def test_flags_that_leave_no_shape_are_refused_with_the_values_that_exist(flags, told):
     with pytest.raises(UsageError) as caught:
         apply_flags(SUITE, Sweep(**flags))
     assert str(caught.value).startswith(told)

@@ -1,4 +1,4 @@
-"""From a sweep to jobs: the product of its axes, the mistakes in it, and the order of its rounds."""
+"""The jobs of a sweep: the product of its axes, mistakes in it, and the order of its rounds."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""A total of time: who is measured again when there is not enough of it for all."""
+"""The time budget: which cases are measured again when time is short."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from helpers.planted import job, ok
 
 
 class Timeline:
-    """A run in simulated time: each job takes what its variant takes, and finds what a script says."""
+    """A run in simulated time: each job takes its variant's time and has a scripted outcome."""
 
     def __init__(self, jobs: Sequence[Job], costs: dict[str, float], wobble: dict[str, float]) -> None:
         self.jobs, self.costs, self.wobble, self.now = jobs, costs, wobble, 0.0
@@ -45,7 +45,7 @@ def test_without_a_budget_nothing_is_cut() -> None:
     assert (run.rounds("a"), run.rounds("b"), run.cut) == (5, 5, {})
 
 
-def test_a_budget_is_not_exceeded_and_every_cell_is_measured_first() -> None:
+def test_a_budget_is_not_exceeded_and_every_case_is_measured_first() -> None:
     run = Timeline(sweep("abcd", 5), dict.fromkeys("abcd", 10.0), dict.fromkeys("abcd", 0.05)).run(100.0)
     assert run.now <= 100.0
     assert all(run.rounds(name) >= 1 for name in "abcd")
@@ -76,7 +76,7 @@ def test_further_rounds_go_to_the_widest_interval() -> None:
     assert "--time-budget 1 min 25 s" in run.cut["a"][0].detail
 
 
-def test_beyond_the_rounds_of_its_profile_only_what_is_not_good_enough_is_measured_and_says_so() -> None:
+def test_beyond_the_profile_s_rounds_only_cases_with_a_wide_interval_are_measured_and_the_others_say_why() -> None:
     run = Timeline(sweep("ab", 10), {"a": 1.0, "b": 1.0}, {"a": 0.001, "b": 0.2}).run(1e6)
     assert (run.rounds("a"), run.rounds("b")) == (5, 10)
     assert all(outcome.facts == {"enough": True} for outcome in run.cut["a"])
@@ -102,7 +102,7 @@ def test_a_case_that_was_measured_once_is_not_paid_for_again() -> None:
     assert budget.cut(jobs[3]) is None
 
 
-def test_rounds_that_the_profile_does_not_promise_are_cut_without_a_word_in_tables() -> None:
+def test_rounds_beyond_the_profile_s_are_cut_without_a_mention_in_tables() -> None:
     run = Timeline(sweep("a", 10), {"a": 10.0}, {"a": 0.2}).run(75.0)
     assert run.rounds("a") == 7
     assert all(outcome.facts == {"enough": True} for outcome in run.cut["a"])
