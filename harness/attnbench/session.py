@@ -1,18 +1,20 @@
-"""The only loop over jobs: skip what is known, dispatch the rest, append to the journal, notify."""
+"""The only loop over jobs: skip what is settled, dispatch the rest, append to the journal, notify."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.analysis.crossover import crossovers, refinements
-from attnbench.analysis.rows import rows
+from attnbench.analysis.rows import Row, rows
 from attnbench.analysis.spent import spent
+from attnbench.contracts.metrics import Metric, metric_named, passes_of
 from attnbench.contracts.record import Environment, Job, Outcome, Rates, Record, Status
-from attnbench.execute.events import Finished, Progressed, Started
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor, Figures, Finished, NoAnswer, Progressed, Started, no_figures
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import MeasureRates
 from attnbench.planning.budget import Budget
@@ -22,6 +24,7 @@ from attnbench.planning.plan import prepare
 from attnbench.planning.pruning import Pruner
 from attnbench.planning.request import Request
 from attnbench.planning.resume import renew
+from attnbench.report.reported import rows_of
 from attnbench.store import Plan, Store
 
 
@@ -103,7 +106,7 @@ class _Settled:
         self._budget = Budget(plan.budget_s, before, jobs, slots=slots)
 
     def add(self, record: Record) -> None:
-        """Take a new record into account."""
+        """Account for a new record."""
         self._pruner.add(record)
         self._budget.add(record)
 
@@ -122,14 +125,19 @@ class Session(Struct, frozen=True):
     environment: Environment
 
     def measure(self, jobs: Sequence[Job], *, further: Further, retry_failed: bool = False) -> None:
-        """Measure jobs, then what their records call for: learning rates, lengths around crossings, searches."""
+        """Measure jobs, then what their records call for: learning rates, lengths around crossings, searches.
+
+        Metrics that are derived from other figures come last.
+        """
         records = self.store.records()
+        history = [record for record in records if record.outcome.status == "ok" or not retry_failed]
         self.notify(self._opened(jobs, records))
         self.measure_rates()
-        self.perform(jobs, history=[one for one in records if one.outcome.status == "ok" or not retry_failed])
+        self.perform([job for job in jobs if not job.derived], history=history)
         self.search_learning_rates()
         self.refine()
         self.pursue(further)
+        self.perform([job for job in jobs if job.derived], history=history, figures=self._figures())
 
     def measure_rates(self) -> None:
         """Measure the device's own bandwidth and arithmetic rates, once a run that times jobs; record a failure."""
@@ -160,7 +168,7 @@ class Session(Struct, frozen=True):
             self._extend(jobs)
             self.search_learning_rates()
 
-    def perform(self, jobs: Sequence[Job], *, history: Iterable[Record] = ()) -> None:
+    def perform(self, jobs: Sequence[Job], *, history: Iterable[Record] = (), figures: Figures = no_figures) -> None:
         """Do jobs: the only loop. Each record is in the journal before the listener is notified.
 
         What `history` and earlier rounds have settled is skipped. When interrupted, end every process, record the jobs
@@ -169,7 +177,7 @@ class Session(Struct, frozen=True):
         settled = _Settled(self.store.plan, history, jobs, slots=self.environment.threads)
         running: dict[str, Job] = {}
         try:
-            for event in self.executor.run(self._wanted(jobs, settled), folder=self.store.path):
+            for event in self.executor.run(self._wanted(jobs, settled), folder=self.store.path, figures=figures):
                 if isinstance(event, Finished):
                     del running[event.job.key]
                     self._keep(event, settled)
@@ -182,6 +190,20 @@ class Session(Struct, frozen=True):
             for job in running.values():
                 self._keep(_unmeasured(job, _INTERRUPTED), settled)
             raise
+
+    def _figures(self) -> Figures:
+        """Return a lookup of the figures that a derived metric needs: those of its job's case and round."""
+        of_case = {
+            (row.metric, row.identity, *row.case.axes().values()): row
+            for row in rows_of(self.store)
+            if row.value is not None
+        }
+
+        def figures(job: Job) -> dict[str, float]:
+            needs = job.probe.declared.needs if job.probe.declared else ()
+            return {name: value for name in needs if (value := _figure(of_case, job, metric_named(name))) is not None}
+
+        return figures
 
     def _wanted(self, jobs: Sequence[Job], settled: "_Settled") -> Iterator[Job]:
         """Yield the jobs to be run, in order, and record the others as skipped."""
@@ -206,7 +228,7 @@ class Session(Struct, frozen=True):
         self.notify(record)
 
     def _extend(self, jobs: Sequence[Job], *, refine: int | None = None) -> None:
-        """Add jobs to the plan and do them; planned before they begin, they are known to a run that is resumed."""
+        """Add jobs to the plan and do them; planned before they begin, they are not lost to a run that is resumed."""
         plan, records = self.store.plan, self.store.records()
         left = plan.refine if refine is None else refine
         self.store.replan(plan.with_jobs((*plan.jobs, *jobs), refine=left))
@@ -232,6 +254,13 @@ class Session(Struct, frozen=True):
         jobs = (job for each in wanted for job in timed_like(self.store.plan.jobs, each.known, each.wanted))
         added = {job.key: job for job in jobs if job.key not in planned}
         return tuple(sorted(added.values(), key=lambda job: job.round))
+
+
+def _figure(of_case: Mapping[Any, Row], job: Job, metric: Metric) -> float | None:
+    """Return the figure of a metric of a job's case, as it was in the job's round if rounds repeat it."""
+    case = replace(job.case, passes=passes_of(metric, [job.case.passes])[-1])
+    row = of_case.get((metric.name, (*case.identity, job.origin.name), *case.axes().values()))
+    return row.medians.get(job.round, row.value) if row is not None else None
 
 
 def _unmeasured(job: Job, outcome: Outcome) -> Finished:

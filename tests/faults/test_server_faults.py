@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Shape
 from attnbench.contracts.record import Job, ProbeKind
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.planning.request import describe_variant
 from attnbench.plugins.registry import find

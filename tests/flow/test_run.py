@@ -215,7 +215,7 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--level", "lair"], "--level", "'layer'"),
         (["--inputs", "outlier"], "--inputs", "'outliers'"),
         (["--time-budget", "soon"], "--time-budget", "1h30m"),
-        (["--executor", "ray"], "--executor", "later version"),
+        (["--executor", "ray"], "--executor", "No such option"),
         (["--metrics", "speed"], "--metrics", "latency"),
         (["--profile", "fast"], "--profile", "default"),
         (["--rounds", "0"], "--rounds", "1 or more"),

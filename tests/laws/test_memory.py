@@ -10,7 +10,7 @@ import pytest
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Job, Origin, Outcome, Probe, Protocol
 from attnbench.contracts.variant import complete_options
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from helpers.subtests import as_subtests
 from laws.workloads import ENTRIES, mask_of, variant

@@ -11,7 +11,8 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Origin
 from attnbench.contracts.suite import Sweep
 from attnbench.planning.cases import cases
-from attnbench.planning.jobs import Conditions, in_running_order, metrics_of, plan_jobs
+from attnbench.planning.jobs import Conditions, in_running_order, plan_jobs
+from attnbench.planning.metrics import probes_of
 from attnbench.planning.request import PROFILES
 from attnbench.planning.tasks import PlannedTask
 from attnbench.planning.variants import Candidate
@@ -25,7 +26,7 @@ CONDITIONS = Conditions(device="cpu", protocol=PROFILES["default"], floor=FLOOR)
 def jobs_of(
     sweep: Sweep, *, conditions: Conditions = CONDITIONS, tasks: tuple[PlannedTask, ...] = ()
 ) -> tuple[Job, ...]:
-    return plan_jobs(cases(sweep), metrics_of(sweep), candidates=[A, B], tasks=tasks, conditions=conditions)
+    return plan_jobs(cases(sweep), probes_of(sweep), candidates=[A, B], tasks=tasks, conditions=conditions)
 
 
 def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:

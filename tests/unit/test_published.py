@@ -7,8 +7,8 @@ import pytest
 from attnbench.answers.replay.paper import read_paper
 from attnbench.answers.replay.replays import absent, find_paper, sweep_of
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import PRIMARY
 from attnbench.contracts.specs import parse_specs
-from attnbench.planning.jobs import METRICS
 from attnbench.planning.plan import check
 from attnbench.planning.request import Request
 from attnbench.planning.suites import find_suite
@@ -55,7 +55,7 @@ def test_what_is_run_for_a_paper_are_its_variants_its_metrics_and_the_tasks_that
     sweep = sweep_of(found, "tiny", None, without=absent(found))
     wanted = {each.variant for each in found.paper.mechanisms.values() if each.variant}
     assert {str(spec) for spec in parse_specs(sweep.variants or "", flag="")} == wanted
-    assert set((sweep.metrics or "").split(",")) <= set(METRICS)
+    assert set((sweep.metrics or "").split(",")) <= set(PRIMARY)
     check(Request(threads=1, suite=found.paper.suite, sweep=sweep))
 
 

@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 from attnbench.answers.further import further
 from attnbench.contracts.record import Job, Measurement, Outcome, Rates, Record
-from attnbench.execute.events import Event, Finished, Started
-from attnbench.execute.executor import NoAnswer
+from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Started, no_figures
 from attnbench.session import Notice, Notify, Session, quietly
 from attnbench.store import Fit, Store
 from helpers.planted import ENVIRONMENT, job, ok, plan
@@ -23,7 +22,7 @@ class Scripted:
     def __init__(self, answer: Answer) -> None:
         self.answer, self.done, self.closed = answer, list[Job](), False
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         for one in jobs:
             yield Started(job=one)
             outcome = self.answer(one)

@@ -9,7 +9,8 @@ from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep, read_suite
 from attnbench.planning.cases import cases
-from attnbench.planning.jobs import Conditions, metrics_of, plan_jobs
+from attnbench.planning.jobs import Conditions, plan_jobs
+from attnbench.planning.metrics import probes_of
 from attnbench.planning.plan import check
 from attnbench.planning.request import PROFILES, Request
 from attnbench.planning.suites import find_suite
@@ -32,7 +33,7 @@ def test_every_installed_suite_can_be_planned_on_every_kind_of_device(name: str,
         for spec in parse_specs(sweep.variants, flag="--variants")
     ]
     conditions = Conditions(device=device, protocol=PROFILES["quick"], floor=FLOOR)
-    jobs = plan_jobs(cases(sweep), metrics_of(sweep), candidates=candidates, tasks=[], conditions=conditions)
+    jobs = plan_jobs(cases(sweep), probes_of(sweep), candidates=candidates, tasks=[], conditions=conditions)
     assert {job.case.variant for job in jobs} == {"empty", *(each.name for each in candidates)}
     assert len(jobs) < 5000
 

@@ -216,6 +216,6 @@ def _may_dominate(relations: Sequence[_Relation]) -> bool:
 
 def _place(row: Row, like: Row | None = None) -> _Place:
     """Give all by which a row's cell is known but its variant; of another probe's row at the same place with `like`."""
-    case, kind = row.case, (like or row).probe.kind
-    passes = case.passes if kind == row.probe.kind else passes_of(kind, (case.passes,))[-1]
+    case, probe = row.case, (like or row).probe
+    passes = case.passes if probe.kind == row.probe.kind else passes_of(probe.metric, (case.passes,))[-1]
     return row.run, row.task, passes, *case.axes(without=("passes",)).values()

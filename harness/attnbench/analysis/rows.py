@@ -277,7 +277,7 @@ def _with_figure(row: Row, by_round: Mapping[int, Measurement], figure: _Figure)
         value=value,
         low=_or_none(low),
         high=_or_none(high),
-        noise=_noise(spread) if repeats else "",
+        noise=stats.noise_verdict(spread) if repeats else "",
         min=least,
         p05=p05,
         p95=p95,
@@ -286,13 +286,6 @@ def _with_figure(row: Row, by_round: Mapping[int, Measurement], figure: _Figure)
         medians=dict(zip(by_round, figure.medians, strict=True)),
         outliers=figure.outliers,
     )
-
-
-def _noise(spread: float | None) -> stats.Noise:
-    """Return the verdict on a relative spread: clean up to 2%, noisy up to 10%, unusable above."""
-    if spread is None:
-        return ""
-    return "clean" if spread <= stats.CLEAN else "noisy" if spread <= stats.NOISY else "unusable"
 
 
 def _or_none(value: float) -> float | None:

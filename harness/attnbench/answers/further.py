@@ -14,6 +14,6 @@ def further(plan: Plan, records: Sequence[Record]) -> tuple[Job, ...]:
     if plan.fit is None and plan.search is None:
         return ()
     planned = {job.key for job in plan.jobs}
-    found = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
-    jobs = [*further_lengths(found, plan), *further_trials(found, plan)]
+    measured = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
+    jobs = [*further_lengths(measured, plan), *further_trials(measured, plan)]
     return tuple({job.key: job for job in jobs if job.key not in planned}.values())

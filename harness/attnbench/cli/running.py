@@ -1,4 +1,4 @@
-"""What `attnbench run` does once its flags are read: start or resume a run, show it, and print its table."""
+"""The work of `attnbench run`: start or resume a run with a live display, and print its table."""
 
 import sys
 from pathlib import Path
@@ -22,21 +22,21 @@ _FINE: tuple[Status, ...] = ("ok", "unsupported")
 
 
 class Showing(Struct, frozen=True, kw_only=True):
-    """How a run's end is shown, and what it is held to."""
+    """How the end of a run is printed, and whether a failed case fails the command."""
 
     strict: bool
     as_json: bool
 
 
 def start(request: Request, out: Path, *, show: Showing) -> None:
-    """Measure what is asked, and print it."""
+    """Measure a request and print its table."""
     with display() as notify:
         run = api.measure(request, out, notify)
     _conclude(run, show)
 
 
-def go_on(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
-    """Measure what a run still lacks, and print the whole of it."""
+def resume(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
+    """Measure what a run still lacks and print its whole table."""
     with display() as notify:
         run = api.resume(name, retry_failed=retry_failed, out=out, notify=notify)
     _conclude(run, show)

@@ -93,4 +93,4 @@ def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
     if as_json:
         emit_json({"scaling": growths(rows), "crossovers": [as_dict(each) for each in crossovers(rows)]})
     else:
-        print(listed(rows, variant_labels(row.identity for row in rows)))
+        print(listed(rows, variant_labels({row.identity: row.case.options for row in rows})))

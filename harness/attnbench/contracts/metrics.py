@@ -15,7 +15,8 @@ class Metric(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A metric: its name in the columns of rows, its title in tables, its unit and its direction.
 
     `replicates` is what repeats it: rounds, which are tested for differences; seeds, which are averaged; or nothing,
-    where one value is exact. `passes` maps a swept pass to the passes in which the metric is measured instead.
+    where one value is exact. `passes` maps a swept pass to the passes in which the metric is measured instead. `needs`
+    names the metrics that a plugin's metric is derived from.
     """
 
     name: str
@@ -26,6 +27,12 @@ class Metric(Struct, frozen=True, kw_only=True, omit_defaults=True):
     replicates: Replicates = "none"
     passes: dict[Passes, tuple[Passes, ...]] = {}
     is_share: bool = False  # between 0 and 1: drawn on a linear axis
+    needs: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The metric in a sentence: its name in words, or its plugin's title for it."""
+        return self.name.replace("_", " ") if self.name in METRICS else self.title
 
 
 # Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
@@ -36,6 +43,8 @@ _BOTH: dict[Passes, tuple[Passes, ...]] = {
     "backward": ("forward", "backward"),
     "forward-backward": ("forward", "backward"),
 }
+# Where gradients say nothing of a metric, which is what a plugin's metric is unless it declares otherwise.
+FORWARD_ONLY: dict[Passes, tuple[Passes, ...]] = {"backward": ("forward",), "forward-backward": ("forward",)}
 
 
 def _timed(name: str, title: str, unit: str = "s", *, higher: bool = False, share: bool = False) -> Metric:
@@ -132,7 +141,6 @@ def metric_named(name: str) -> Metric:
     return METRICS.get(name) or Metric(name=name, title=name.replace("_", " "))
 
 
-def passes_of(kind: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
-    """Return the passes in which a probe measures when these are swept, each once."""
-    measured = PRIMARY[kind].passes if kind in PRIMARY else {}
-    return tuple(dict.fromkeys(each for swept in passes for each in measured.get(swept, (swept,))))
+def passes_of(metric: Metric, passes: Sequence[Passes]) -> tuple[Passes, ...]:
+    """Return the passes in which a metric is measured when these are swept, each once."""
+    return tuple(dict.fromkeys(each for swept in passes for each in metric.passes.get(swept, (swept,))))

@@ -1,4 +1,4 @@
-"""The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; the rest is in base units."""
+"""The grammar of flags: ranges (--seq, --heads) give tuples of whole numbers, amounts are in base units."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ _LATENCY = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def parse_range(text: str, *, flag: str, zero: bool = False) -> tuple[int, ...]:
-    """Turn '512..4096,6k' into (512, 1024, 2048, 4096, 6144): ascending, each value once.
+    """Parse '512..4096,6k' as (512, 1024, 2048, 4096, 6144): ascending, each value once.
 
     Raises UsageError, naming `flag` and showing the grammar, for a range that is empty, reversed, zero, not a number
-    or larger than 2^31. With `zero` that is a number as good as any: 0..100:+25.
+    or larger than 2^31. With `zero`, zero is allowed: 0..100:+25.
     """
     values: set[int] = set()
     for piece in text.split(","):
@@ -49,7 +49,7 @@ def parse_choices(text: str, known: Sequence[str], *, flag: str) -> tuple[str, .
 
 
 def parse_duration(text: str, *, flag: str) -> float:
-    """Turn '1h30m', '10m', '90s' or '90' into seconds. Raises UsageError, naming `flag` and showing the grammar."""
+    """Parse '1h30m', '10m', '90s' or '90' as seconds. Raises UsageError, naming `flag` and showing the grammar."""
     match = _DURATION.fullmatch(text.strip())
     seconds = sum(int(match[unit] or 0) * size for unit, size in _SECONDS.items()) if match else 0
     if seconds <= 0:
@@ -58,12 +58,12 @@ def parse_duration(text: str, *, flag: str) -> float:
 
 
 def parse_bytes(text: str, *, flag: str) -> int:
-    """Turn '24GiB' (2^30 each), '24GB' (10^9 each) or a number into bytes. Raises UsageError, as `parse_duration`."""
+    """Parse '24GiB' (2^30 each), '24GB' (10^9 each) or a number as bytes. Raises UsageError, as `parse_duration`."""
     return round(_amount(text.lower(), _BYTES, f"{flag}: {text!r} is no amount of memory; write {AMOUNTS_OF_MEMORY}"))
 
 
 def parse_latency(text: str, *, flag: str) -> float:
-    """Turn '50ms', '200us', '1.5s' or a number into seconds. Raises UsageError, as `parse_duration`."""
+    """Parse '50ms', '200us', '1.5s' or a number as seconds. Raises UsageError, as `parse_duration`."""
     return _amount(text, _LATENCY, f"{flag}: {text!r} is no latency; write {LATENCIES}")
 
 

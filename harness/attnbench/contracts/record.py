@@ -75,7 +75,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
     training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
-    those `searched`. `declared` is what a plugin's own metric declares of itself.
+    those `searched`. `declared` is what a plugin's metric declares of itself.
     """
 
     kind: ProbeKind
@@ -87,6 +87,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rate: float | None = None
     searched: tuple[float, ...] = ()
     declared: Metric | None = None
+    metric_origin: Origin | None = None
 
     @property
     def metric(self) -> Metric:
@@ -120,6 +121,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     task_target: str = ""
     round: int = 1
     attempt: int = 1
+    metric_target: str = ""
 
     @property
     def key(self) -> str:
@@ -133,8 +135,13 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
     @property
     def timed_round(self) -> int:
-        """The round of a latency job, 0 for any other: only latency is measured in rounds."""
+        """The round of a latency job, 0 for any other: only latency is timed in rounds."""
         return self.round if self.probe.kind == "latency" else 0
+
+    @property
+    def derived(self) -> bool:
+        """Whether the job computes a figure from those of other jobs."""
+        return self.probe.declared is not None and bool(self.probe.declared.needs)
 
     @property
     def question(self) -> str:
@@ -143,13 +150,13 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Samples of one metric from one process, in base units or integer nanoseconds.
+    """Samples of one metric from one process, in base units (s, bytes, J, 1 or a plugin's own) or integer nanoseconds.
 
     A sample that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
     """
 
     metric: str
-    unit: Literal["ns", "s", "bytes", "J", "1"]
+    unit: str
     values: tuple[int | float | None, ...]
     higher_is_better: bool = False
     flags: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class Budget:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Take the record of a job into account: its samples, and how long it took."""
+        """Account for a record: its samples, and how long its job took."""
         question = record.job.question
         if not record.job.timed_round or record.outcome.status == "skipped":
             return

@@ -9,16 +9,14 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import PRIMARY, ProbeKind, passes_of
-from attnbench.contracts.ranges import parse_choices
+from attnbench.contracts.metrics import Metric, ProbeKind, passes_of
 from attnbench.contracts.record import Job, Probe, Protocol
 from attnbench.contracts.stats import FEWEST_REPLICATES
-from attnbench.contracts.suite import Sweep
 from attnbench.planning.learning_rates import first_jobs
+from attnbench.planning.metrics import PlannedMetric
 from attnbench.planning.tasks import PlannedTask
 from attnbench.planning.variants import Candidate
 
-METRICS: tuple[ProbeKind, ...] = tuple(PRIMARY)
 _IN_ROUNDS: ProbeKind = "latency"
 _BY_TRAINING: ProbeKind = "accuracy"
 
@@ -32,44 +30,40 @@ class Conditions(Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
-def metrics_of(sweep: Sweep) -> tuple[ProbeKind, ...]:
-    """Return the metrics that a sweep measures. Raises UsageError."""
-    asked = _IN_ROUNDS if sweep.metrics is None else sweep.metrics
-    words = parse_choices(asked, METRICS, flag="--metrics")
-    return tuple(metric for metric in METRICS if metric in words)
-
-
 def plan_jobs(
     cases: Sequence[Case],
-    metrics: Collection[ProbeKind],
+    probes: Collection[ProbeKind],
     *,
     candidates: Sequence[Candidate],
     tasks: Iterable[PlannedTask],
+    metrics: Iterable[PlannedMetric] = (),
     conditions: Conditions,
 ) -> tuple[Job, ...]:
-    """Return all jobs, variants in the order asked: timed rounds first, then what is measured once, then training.
+    """Return all jobs, variants in the order asked: timed rounds, what is measured once, training, plugins' metrics.
 
     Raises UsageError where there is nothing to measure.
     """
-    timed = list(_timed(cases, candidates, conditions)) if _IN_ROUNDS in metrics else []
+    timed = list(_timed(cases, candidates, conditions)) if _IN_ROUNDS in probes else []
     rounds = [replace(job, round=number) for number in range(1, conditions.protocol.rounds + 1) for job in timed]
     once = [
         job
-        for metric in metrics
-        if metric not in (_IN_ROUNDS, _BY_TRAINING)
-        for job in _measured(Probe(kind=metric), cases, candidates, conditions)
+        for kind in probes
+        if kind not in (_IN_ROUNDS, _BY_TRAINING)
+        for job in _measured(Probe(kind=kind), cases, candidates, conditions)
     ]
-    training = list(_trainings(candidates, tasks, conditions)) if _BY_TRAINING in metrics else []
-    jobs = tuple({job.key: job for job in (*rounds, *once, *training)}.values())  # one axis may repeat another's shapes
+    training = list(_trainings(candidates, tasks, conditions)) if _BY_TRAINING in probes else []
+    others = [job for metric in metrics for job in _of_plugin(metric, cases, candidates, conditions)]
+    # One axis may repeat another's shapes.
+    jobs = tuple({job.key: job for job in (*rounds, *once, *training, *others)}.values())
     if not jobs:
         raise UsageError("--metrics: nothing is left to measure; name at least one metric, and --tasks for accuracy")
     return jobs
 
 
-def timed_like(jobs: Iterable[Job], known: Case, wanted: Case) -> Iterator[Job]:
-    """Yield the jobs that time a case in every round in which another one is timed."""
+def timed_like(jobs: Iterable[Job], timed: Case, wanted: Case) -> Iterator[Job]:
+    """Yield the jobs that time a wanted case in every round in which another one is timed."""
     for job in jobs:
-        if job.probe == Probe(kind="latency") and job.case == known:
+        if job.probe == Probe(kind="latency") and job.case == timed:
             yield replace(job, case=wanted)
 
 
@@ -120,8 +114,9 @@ def _timed(cases: Sequence[Case], candidates: Sequence[Candidate], conditions: C
 def _measured(
     probe: Probe, cases: Sequence[Case], candidates: Sequence[Candidate], conditions: Conditions
 ) -> Iterator[Job]:
-    protocol = conditions.protocol if probe.kind == "latency" else replace(conditions.protocol, rounds=1)
-    for case, candidate in product(_in_passes_of(probe.kind, cases), candidates):
+    in_rounds = probe.kind != "energy" and probe.metric.replicates == "rounds"  # energy repeats itself in one process
+    protocol = conditions.protocol if in_rounds else replace(conditions.protocol, rounds=1)
+    for case, candidate in product(_in_passes_of(probe.metric, cases), candidates):
         yield Job(
             case=replace(
                 case,
@@ -137,7 +132,17 @@ def _measured(
         )
 
 
-def _in_passes_of(metric: ProbeKind, cases: Iterable[Case]) -> Iterator[Case]:
+def _of_plugin(
+    metric: PlannedMetric, cases: Sequence[Case], candidates: Sequence[Candidate], conditions: Conditions
+) -> Iterator[Job]:
+    """Yield the jobs of a plugin's metric, in every round if rounds repeat it."""
+    probe = Probe(kind="metric", declared=metric.declared, metric_origin=metric.origin)
+    jobs = [replace(job, metric_target=metric.target) for job in _measured(probe, cases, candidates, conditions)]
+    rounds = conditions.protocol.rounds if metric.declared.replicates == "rounds" else 1
+    yield from (replace(job, round=number) for number in range(1, rounds + 1) for job in jobs)
+
+
+def _in_passes_of(metric: Metric, cases: Iterable[Case]) -> Iterator[Case]:
     """Yield cases in the passes in which a metric is measured; some may come twice."""
     for swept, group in groupby(cases, key=lambda case: case.passes):
         block = list(group)

@@ -53,12 +53,12 @@ class _Search(Struct):
 
 
 def _searches(jobs: Iterable[Job]) -> list[_Search]:
-    found: dict[str, _Search] = {}
+    searches: dict[str, _Search] = {}
     for job in jobs:
         if job.probe.kind == "accuracy":
-            search = found.setdefault(digest(job.case, _searched_for(job).probe, job.origin), _Search())
+            search = searches.setdefault(digest(job.case, _searched_for(job).probe, job.origin), _Search())
             (search.trials if job.probe.trial else search.seeds).append(job)
-    return [search for search in found.values() if search.trials]
+    return [search for search in searches.values() if search.trials]
 
 
 def _next(search: _Search, records: Sequence[Record]) -> Iterator[Job]:

@@ -1,4 +1,4 @@
-"""From a request to the plan of its run: mistakes are found, and the machine and the plugins describe themselves."""
+"""The plan of a run: a request that is checked, then resolved on its machine, with its plugins as they are."""
 
 import time
 from collections.abc import Callable
@@ -15,8 +15,9 @@ from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor
 from attnbench.planning.cases import cases
-from attnbench.planning.jobs import Conditions, metrics_of, plan_jobs
+from attnbench.planning.jobs import Conditions, plan_jobs
 from attnbench.planning.machine import describe_machine, spare_bytes
+from attnbench.planning.metrics import PlannedMetric, needed_probes, planned_metrics, probes_of
 from attnbench.planning.request import Request
 from attnbench.planning.suites import apply_flags, find_suite
 from attnbench.planning.tasks import PlannedTask, planned_tasks, task_specs
@@ -38,15 +39,21 @@ class Resolved(Struct, frozen=True, kw_only=True):
     sweep: Sweep
     fit: Fit | None
     cases: tuple[Case, ...]
-    metrics: tuple[ProbeKind, ...]
+    probes: tuple[ProbeKind, ...]
     candidates: tuple[Candidate, ...]
     tasks: tuple[PlannedTask, ...]
+    metrics: tuple[PlannedMetric, ...]
     conditions: Conditions
 
     def jobs(self) -> tuple[Job, ...]:
         """Return all jobs, in order. Raises UsageError where there is nothing to measure."""
         return plan_jobs(
-            self.cases, self.metrics, candidates=self.candidates, tasks=self.tasks, conditions=self.conditions
+            self.cases,
+            self.probes,
+            candidates=self.candidates,
+            tasks=self.tasks,
+            metrics=self.metrics,
+            conditions=self.conditions,
         )
 
 
@@ -54,7 +61,7 @@ def check(request: Request, *, narrow: Narrow | None = None) -> None:
     """Check what can be checked without starting a process. Raises UsageError."""
     request.check()
     sweep, _ = _sweep(request, "cpu", narrow)
-    if "accuracy" in metrics_of(sweep) and sweep.tasks is None:
+    if "accuracy" in probes_of(sweep) and sweep.tasks is None:
         raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
     check_names(variant_specs(sweep))
     for spec in task_specs(sweep):
@@ -72,8 +79,9 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
     check(request, narrow=narrow)
     machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device, narrow)
-    found, metrics = cases(sweep), metrics_of(sweep)
-    for dtype in dict.fromkeys(case.dtype for case in found):
+    swept, metrics = cases(sweep), planned_metrics(sweep, executor)
+    probes = tuple(dict.fromkeys((*probes_of(sweep), *needed_probes(metrics))))
+    for dtype in dict.fromkeys(case.dtype for case in swept):
         if dtype not in machine.device_dtypes:
             raise UsageError(
                 f"--dtype: {machine.device_name} ({machine.device}) does not compute in {dtype}; "
@@ -89,10 +97,11 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         machine=machine,
         sweep=sweep,
         fit=fit,
-        cases=found,
-        metrics=metrics,
+        cases=swept,
+        probes=probes,
         candidates=candidates(sweep, executor),
-        tasks=planned_tasks(sweep, executor) if "accuracy" in metrics else (),
+        tasks=planned_tasks(sweep, executor) if "accuracy" in probes else (),
+        metrics=metrics,
         conditions=conditions,
     )
 
@@ -128,7 +137,7 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
             assert narrow is not None, "a search for the longest context begins with lengths of its own"
             sweep, fit = narrow(sweep, request.sweep)
         cases(sweep)
-        metrics_of(sweep)
+        probes_of(sweep)
     except UsageError as mistake:
         flag, _, rest = str(mistake).partition(":")
         field = flag.removeprefix("--").replace("-", "_")

@@ -26,7 +26,7 @@ class Pruner:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Take the record of a job into account."""
+        """Account for the record of a job."""
         job, outcome = record.job, record.outcome
         ended = f"ended as {outcome.status}: {outcome.detail}"
         if outcome.status == "ok":

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Iterable
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from attnbench.contracts.errors import UsageError, is_text, suggestion
+from attnbench.contracts.flags import HOW, MEASURE, flag
 from attnbench.contracts.ranges import parse_bytes, parse_duration
 from attnbench.contracts.record import ALLOCATORS, Allocator, Profile, Protocol
 from attnbench.contracts.suite import Sweep
+from attnbench.measure.processor import cores
 
 PROFILES: dict[Profile, Protocol] = {
     "quick": Protocol(profile="quick", rounds=1),
@@ -21,23 +24,41 @@ _LONGEST_TIMEOUT_S = 30 * 86_400
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What `attnbench run` was asked for. None leaves the profile's own value."""
+    """A sweep and how to measure it, as `attnbench run` takes it. None leaves the profile's own value."""
 
-    threads: int
-    suite: str = "standard"
+    suite: Annotated[str, flag("Suite name or TOML file", "NAME")] = "standard"
     sweep: Sweep = Sweep()
-    device: str = "auto"
-    profile: Profile = "default"
-    rounds: int | None = None
-    timeout_s: float | None = None
-    seed: int = 0
-    hot: bool = False
-    allocator: Allocator = "default"
-    prune: bool = True
-    time_budget: str | None = None
-    refine: bool = False
-    fit: bool = False
-    memory: str | None = None
+    refine: Annotated[bool, flag("Measure between lengths where one variant overtakes another", panel=MEASURE)] = False
+    fit: Annotated[bool, flag("Find the longest context that fits, up to the end of --seq", panel=MEASURE)] = False
+    device: Annotated[str, flag("auto, cpu, cuda, cuda:1 or mps", "NAME", panel=HOW)] = "auto"
+    threads: Annotated[int, flag("CPU threads", "N", panel=HOW, default="all cores")] = field(default_factory=cores)
+    profile: Annotated[
+        Profile, flag("quick (1 round), default (5 rounds) or rigorous (10 rounds)", "NAME", panel=HOW)
+    ] = "default"
+    rounds: Annotated[int | None, flag("Rounds, in fresh processes", "N", panel=HOW, default="the profile's")] = None
+    timeout_s: Annotated[
+        float | None,
+        flag(
+            "Kill a job after this many seconds without a sign of life",
+            "S",
+            panel=HOW,
+            default="the profile's",
+            name="timeout",
+        ),
+    ] = None
+    time_budget: Annotated[
+        str | None,
+        flag("Total time limit (10m, 1h30m); extra rounds go to the widest intervals", "T", panel=HOW),
+    ] = None
+    memory: Annotated[
+        str | None, flag("Memory limit per job (24GiB)", "SIZE", panel=HOW, default="all free memory")
+    ] = None
+    prune: Annotated[bool, flag("Also run lengths beyond one that ran out of memory or time", panel=HOW)] = True
+    seed: Annotated[int, flag("Seed of inputs, weights and order", "N", panel=HOW)] = 0
+    hot: Annotated[bool, flag("CUDA: do not flush the L2 cache between samples", panel=HOW)] = False
+    allocator: Annotated[
+        Allocator, flag("C heap: default, or retained (never returned to the system)", "NAME", panel=HOW)
+    ] = "default"
     command: tuple[str, ...] = ()
 
     @property
@@ -70,9 +91,9 @@ class Request(Struct, frozen=True, kw_only=True):
         _ = self.budget_s, self.memory_bytes
         _one_of(self.profile, PROFILES, flag="--profile")
         _one_of(self.allocator, ALLOCATORS, flag="--allocator")
-        for flag, value in (("--threads", self.threads), ("--rounds", self.rounds), ("--timeout", self.timeout_s)):
+        for name, value in (("--threads", self.threads), ("--rounds", self.rounds), ("--timeout", self.timeout_s)):
             if value is not None and not value >= 1:
-                raise UsageError(f"{flag}: {value} is less than 1; give 1 or more")
+                raise UsageError(f"{name}: {value} is less than 1; give 1 or more")
         if self.timeout_s is not None and not (math.isfinite(self.timeout_s) and self.timeout_s <= _LONGEST_TIMEOUT_S):
             raise UsageError(f"--timeout: {self.timeout_s:g} seconds is longer than a month; give less")
         if not 0 <= self.seed < 2**63:

@@ -11,10 +11,11 @@ from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import TryVariant
 from attnbench.measure import processor
 from attnbench.planning.machine import describe_machine
+from attnbench.planning.metrics import describe_metric
 from attnbench.planning.tasks import describe_task
 from attnbench.planning.variants import describe_variant
 from attnbench.plugins import registry
-from attnbench.plugins.describe import Description, TaskDescription
+from attnbench.plugins.describe import Description, MetricDescription, TaskDescription
 from attnbench.plugins.registry import Entry
 
 # Large enough for every kernel's smallest block, small enough to be over at once.
@@ -34,9 +35,9 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
     """Describe and try every registered variant, on the machine's device and in the dtype usual there."""
     for entry in _entries("variants"):
-        found = describe_variant(executor, entry)
-        obstacle = found.failure or _try(executor, entry, found, machine.device)
-        yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
+        description = describe_variant(executor, entry)
+        obstacle = description.failure or _try(executor, entry, description, machine.device)
+        yield Surveyed(name=entry.name, entry=entry, description=description, device=machine.device, obstacle=obstacle)
 
 
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
@@ -45,11 +46,17 @@ def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
         yield entry, describe_task(executor, entry)
 
 
-def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
-    support = found.support or Support()
+def metrics(executor: Executor) -> Iterator[tuple[Entry, MetricDescription]]:
+    """Describe every registered metric."""
+    for entry in _entries("metrics"):
+        yield entry, describe_metric(executor, entry)
+
+
+def _try(executor: Executor, entry: Entry, description: Description, device: str) -> str:
+    support = description.support or Support()
     case = Case(
         variant=entry.name,
-        options=found.options,
+        options=description.options,
         shape=_TRIAL,
         mask=Mask(causal=support.full is not True),
         dtype="bfloat16" if device.startswith("cuda") else "float32",

@@ -68,15 +68,15 @@ def _swept(spec: Spec, executor: Executor) -> Iterator[Spec]:
 
 def _planned(spec: Spec, executor: Executor) -> PlannedTask:
     entry = registry.find(spec.name, "tasks", flag="--tasks")
-    found = describe_task(executor, entry, spec.options)
-    if found.mistake or found.failure or found.shape is None:
-        raise UsageError(f"--tasks: {spec}: {found.mistake or found.failure}")
+    description = describe_task(executor, entry, spec.options)
+    if description.mistake or description.failure or description.shape is None:
+        raise UsageError(f"--tasks: {spec}: {description.mistake or description.failure}")
     return PlannedTask(
-        label=found.label,
+        label=description.label,
         target=entry.target,
-        origin=found.origin,
-        options=found.options,
-        shape=found.shape,
-        mask=found.mask,
-        seeds=found.seeds,
+        origin=description.origin,
+        options=description.options,
+        shape=description.shape,
+        mask=description.mask,
+        seeds=description.seeds,
     )

@@ -62,8 +62,8 @@ def check_names(specs: Iterable[Spec]) -> None:
 
 def candidates(sweep: Sweep, executor: Executor) -> tuple[Candidate, ...]:
     """Return the variants of a sweep with complete options, each once. Raises UsageError."""
-    found = (candidate(spec, executor) for spec in variant_specs(sweep))
-    return tuple({digest(one): one for one in found}.values())
+    asked = (candidate(spec, executor) for spec in variant_specs(sweep))
+    return tuple({digest(one): one for one in asked}.values())
 
 
 def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
@@ -72,11 +72,13 @@ def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Ca
     Raises UsageError, naming the flag, for an unknown name or option.
     """
     entry = registry.find(spec.name, "variants", flag=flag)
-    found = describe_variant(executor, entry, spec.options)
-    if found.mistake:
-        raise UsageError(f"{flag}: {spec}: {found.mistake}")
-    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
-    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
+    description = describe_variant(executor, entry, spec.options)
+    if description.mistake:
+        raise UsageError(f"{flag}: {spec}: {description.mistake}")
+    options: dict[str, Any] = dict(spec.options) if description.failure else description.options
+    return Candidate(
+        name=entry.name, target=entry.target, origin=description.origin, options=options, tunes=description.tunes
+    )
 
 
 def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> Description:

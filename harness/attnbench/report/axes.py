@@ -99,11 +99,13 @@ def axis_text(value: AxisValue) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(variants: Iterable[Identity]) -> dict[Identity, str]:
-    """Return names that tell variants apart: by the options in which namesakes differ, or else by their origin."""
-    known = dict.fromkeys(variants)
-    names = _labels((name, msgspec.json.decode(options)) for name, options, _ in known)
-    labels = {each: names[each[:2]] for each in known}
+def variant_labels(variants: Mapping[Identity, Mapping[str, Option]]) -> dict[Identity, str]:
+    """Return names that tell variants apart: by the options in which namesakes differ, or else by their origin.
+
+    `variants` maps each variant's identity to its options in their declared order, in which a name has them.
+    """
+    names = _labels((each[0], options) for each, options in variants.items())
+    labels = {each: names[each[:2]] for each in variants}
     return {
         each: f"{label} ({plain(each[2])})" if list(labels.values()).count(label) > 1 else label
         for each, label in labels.items()

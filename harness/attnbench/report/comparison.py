@@ -111,12 +111,12 @@ def _ratio(value: float) -> str:
 def _block(pairs: list[Comparison]) -> Block:
     first, axes = pairs[0], layout(pairs)
     scale = block_scale(first.one.unit, (value for pair in pairs for value in (pair.base_value, pair.new_value)))
-    names = variant_labels(_named(row) for pair in pairs for row in (pair.one, pair.other))
+    names = variant_labels({_named(row): row.case.options for pair in pairs for row in (pair.one, pair.other)})
     lengths = dict(zip(axes.columns, column_labels(pairs, axes.columns), strict=True))
     base, new = _named(first.one), _named(first.other)
     two = f"{names[new]} against {names[base]}" if base != new else ""
     pass_of = f", {first.case.passes}" if first.case.passes else ""
-    title = f"{plain(first.metric.replace('_', ' ')).capitalize()}{pass_of}: new over base"
+    title = f"{_heading(first)}{pass_of}: new over base"
     return Block(
         title=f"{title} ({scale.name})" if scale.name else title,
         context=", ".join(filter(None, (two, axes.context))),
@@ -132,6 +132,11 @@ def _block(pairs: list[Comparison]) -> Block:
         ),
         notes=(*_reasons(pairs, names), *_meanings(pairs)),
     )
+
+
+def _heading(pair: Comparison) -> str:
+    words = plain(pair.one.about.words)
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _named(row: Row) -> Identity:

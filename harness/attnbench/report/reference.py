@@ -1,4 +1,4 @@
-"""What the columns of rows are, as a table for the documentation: made from the code, so that it cannot differ."""
+"""The columns of rows and comparisons as tables for docs/results-format.md, made from the fields behind them."""
 
 import types
 import typing
@@ -13,11 +13,11 @@ from attnbench.report.flat import columns
 from attnbench.report.frame import DTYPES
 
 _JSON = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", tuple: "array"}
-_ALTERNATIVES = (typing.Union, types.UnionType)
+_UNIONS = (typing.Union, types.UnionType)
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """A column: its type in JSON and in a DataFrame, the unit of its numbers, its values where few, and its meaning."""
+    """A column: its type in JSON and in a DataFrame, its numbers' unit, its values if they are few, its meaning."""
 
     name: str
     json: str
@@ -28,7 +28,7 @@ class Column(Struct, frozen=True, kw_only=True):
 
 
 def reference(of: type[Row | Comparison]) -> Iterator[Column]:
-    """Return a description of each column of rows, or of comparisons."""
+    """Describe each column of rows, or of comparisons."""
     for column in columns(of):
         is_choice = typing.get_origin(column.type) is Literal
         yield Column(
@@ -42,16 +42,17 @@ def reference(of: type[Row | Comparison]) -> Iterator[Column]:
 
 
 def markdown(of: type[Row | Comparison]) -> str:
-    """Write the columns as a table in Markdown."""
+    """Render the columns as a table in Markdown."""
     lines = ["| column | JSON | DataFrame | unit | meaning |", "|---|---|---|---|---|"]
-    for each in reference(of):
-        values = ", ".join(f"`{value}`" for value in each.values if value)
-        meaning = f"{each.meaning}: {values}" if values else each.meaning
-        lines.append(f"| `{each.name}` | {each.json} | {each.dtype} | {each.unit} | {meaning} |")
+    for column in reference(of):
+        values = ", ".join(f"`{value}`" for value in column.values if value)
+        meaning = f"{column.meaning}: {values}" if values else column.meaning
+        lines.append(f"| `{column.name}` | {column.json} | {column.dtype} | {column.unit} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
 def _json(hint: Any) -> str:
-    if typing.get_origin(hint) in _ALTERNATIVES:
-        return " or ".join("null" if each is type(None) else _json(each) for each in typing.get_args(hint))
+    """Return the name of a type in JSON."""
+    if typing.get_origin(hint) in _UNIONS:
+        return " or ".join("null" if kind is type(None) else _json(kind) for kind in typing.get_args(hint))
     return "string" if typing.get_origin(hint) is Literal else _JSON[typing.get_origin(hint) or hint]

@@ -83,7 +83,7 @@ class Report:
     @cached_property
     def names(self) -> dict[Identity, str]:
         """The variants' names, in the order in which they are drawn."""
-        labels = variant_labels(self._drawn_as.values())
+        labels = variant_labels({self._drawn_as[row.identity]: row.case.options for row in self.rows})
         return {each: labels[drawn] for each, drawn in self._drawn_as.items()}
 
     @cached_property

@@ -29,7 +29,7 @@ def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
 
 def summaries(rows: Sequence[Row]) -> list[Block]:
     """Sum each run and pass up at one place of its sweep, the most telling, where both speed and a score are known."""
-    names = variant_labels(row.identity for row in rows)
+    names = variant_labels({row.identity: row.case.options for row in rows})
     grouped: dict[object, list[Front]] = {}
     for each in fronts(rows):
         grouped.setdefault((each.run, each.axes["passes"]), []).append(each)

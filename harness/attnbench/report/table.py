@@ -93,7 +93,7 @@ def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
 
     A failed question has a row under its probe's primary metric alone; it stands in each block of its probe and task.
     """
-    names = variant_labels(row.identity for row in rows)
+    names = variant_labels({row.identity: row.case.options for row in rows})
     several = len({row.run for row in rows}) > 1
     measured = _measured(rows, metrics)
     chosen: dict[tuple[str, str, str], list[Row]] = {}

@@ -10,14 +10,14 @@ from attnbench.analysis.rows import Row
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import task_of
-from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, place_labels, told
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
 
 _LEAD = (
     "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "
-    "Pareto front, by tests); faint ones are beaten, or may be where rounds cannot tell."
+    "Pareto front, by tests); hollow ones are beaten, or may be where rounds cannot tell."
 )
 _AGAINST = ("approximation_error", "memory")
 
@@ -77,10 +77,8 @@ def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> F
     is_score = front.exam is not None
     apart = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
     first = points[0].rows["latency"]
-    placed = place_labels(
-        [_point(point, front, run, (x_scale, y_scale), report) for point in points], log_y=not is_score
-    )
-    series = tuple(_series(point, drawn, run, report) for point, drawn in zip(points, placed, strict=True))
+    drawn = (_point(point, front, run, (x_scale, y_scale), report) for point in points)
+    series = tuple(_series(point, each, run, report) for point, each in zip(points, drawn, strict=True))
     return Figure(
         name=named(["tradeoff", _name(front), first.case.passes, *apart]),
         title=f"{_name(front).capitalize()} against latency, {first.case.passes}, N = {first.case.length}",
@@ -119,7 +117,7 @@ def _point(point: Placed, front: Front, run: int, scales: tuple[Scale, Scale], r
             f"{_TELLS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
         ),
         label=report.names[point.identity],
-        faint=point.standing != "front",
+        hollow=point.standing != "front",
     )
 
 

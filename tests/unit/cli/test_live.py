@@ -7,7 +7,7 @@ from rich.console import Console
 
 from attnbench.cli.live import _Lines, _Screen, named, place, result
 from attnbench.contracts.record import Measurement, Outcome, Probe, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import job, ok, plan
 

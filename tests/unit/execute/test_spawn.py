@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Environment
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine
 from helpers.planted import job

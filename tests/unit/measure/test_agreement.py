@@ -46,7 +46,7 @@ def test_an_exact_mechanism_that_sees_the_next_key_is_refused_however_little_it_
 ) -> None:
     with pytest.raises(InvalidOutput, match="errs by"):
         measured("LooksAhead", mask=CAUSAL)
-    monkeypatch.setattr(agreement, "_hold_to_exactness", lambda *_results, **_options: None)
+    monkeypatch.setattr(agreement, "_check_exact", lambda *_results, **_options: None)
     with pytest.raises(InvalidOutput, match=r"tokens that the mask hides: hidden_mass 3e-05, mask_leak"):
         measured("LooksAhead", mask=CAUSAL)
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.variant import InvalidOutput, has_steps
 from attnbench.measure import agreement, memory
-from attnbench.measure.decode import tensors_in
+from attnbench.measure.callee import tensors_in
 from attnbench.measure.workload import Workload
 from attnbench.plugins.registry import find, load
 from helpers.planted import job

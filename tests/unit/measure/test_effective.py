@@ -11,9 +11,9 @@ from attnbench.measure import effective
 from attnbench.measure.effective import (
     at_core,
     calls_for,
+    check_time,
     column_blocks,
     effective_matrix,
-    hold_to_time,
     repeatable,
     within_time,
 )
@@ -126,9 +126,9 @@ def test_an_output_that_is_not_finite_has_no_matrix() -> None:
 
 
 def test_slow_calls_and_layers_are_not_asked() -> None:
-    hold_to_time(calls=9, call_s=0.1)
+    check_time(calls=9, call_s=0.1)
     with pytest.raises(LeftOut, match="9 calls, and one takes 1 s"):
-        hold_to_time(calls=9, call_s=1.0)
+        check_time(calls=9, call_s=1.0)
     shape = Shape(batch=1, heads=1, kv_heads=1, seq_q=64, seq_k=64, head_dim=8)
     with pytest.raises(LeftOut, match="level core only"):
         at_core(draw_tokens(Case(variant="", shape=shape, level="layer"), sets=1)[0])

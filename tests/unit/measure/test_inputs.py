@@ -28,7 +28,7 @@ def test_inputs_follow_from_the_seed_and_differ_between_sets(inputs: str) -> Non
     for a, b in [(one, other), (other, third), (one, third)]:
         assert not any(torch.equal(x, y) for x, y in zip(a.tensors, b.tensors, strict=True))
     assert not torch.equal(one.q_BHTD, first(replace(case, seed=1)).q_BHTD)
-    assert one.q_BHTD.shape == one.grad_BHTD.shape == (2, 4, 8, 4)
+    assert one.q_BHTD.shape == one.cotangent.shape == (2, 4, 8, 4)
     assert one.k_BGSD.shape == one.v_BGSD.shape == (2, 2, 16, 4)
 
 
@@ -121,7 +121,7 @@ def test_a_few_features_of_queries_and_keys_are_ten_times_larger_and_of_one_sign
 def test_tokens_attend_to_one_another_or_to_a_second_sequence_or_the_last_to_all() -> None:
     (own,) = draw_tokens(replace(CASE, shape=SQUARE, passes="backward"), sets=1)
     assert own.y_BSE is None
-    assert own.x_BTE.shape == own.grad_BTE.shape == (1, 1024, 128)
+    assert own.x_BTE.shape == own.cotangent.shape == (1, 1024, 128)
     (cross,) = draw_tokens(CASE, sets=1)
     assert [tensor.shape for tensor in cross.tensors] == [(2, 8, 16), (2, 16, 16)]
     (decode,) = draw_tokens(replace(CASE, shape=replace(SQUARE, seq_q=1), passes="decode"), sets=1)

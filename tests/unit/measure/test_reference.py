@@ -74,7 +74,7 @@ def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> 
         q_BHTD=q.requires_grad_(),
         k_BGSD=q if tied else k.requires_grad_(),
         v_BGSD=v.requires_grad_(),
-        grad_BHTD=grad,
+        cotangent=grad,
     )
     mask, rows = Mask(causal=True), torch.tensor([0, 4, 8])
     out = exact_attention(*inputs.tensors, mask=mask, rows_R=rows)
@@ -86,7 +86,7 @@ def test_memory_of_the_exact_gradients_grows_with_the_heads_by_the_gradients_alo
     def scratch(heads: int) -> int:
         shape, rows = (1, heads, 512, 8), torch.arange(512)
         q, k, v, grad = (torch.randn(shape).requires_grad_() for _ in range(4))
-        inputs = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad.detach())
+        inputs = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, cotangent=grad.detach())
         return allocator_peak(lambda: exact_gradients(inputs, mask=Mask(), rows_R=rows))
 
     gradients_of_a_head = 3 * 512 * 8 * 4

@@ -53,7 +53,7 @@ def test_gradients_reach_inputs_and_parameters_and_none_accumulates(passes: str)
     workload = Workload(replace(CASE, passes=passes), Scaled)
     (call,) = workload.calls(1)
     q_grad, k_grad, v_grad, scale_grad = call()
-    assert torch.equal(q_grad, workload.sets[0].grad_BHTD)
+    assert torch.equal(q_grad, workload.sets[0].cotangent)
     assert k_grad is None
     assert v_grad is None
     assert scale_grad.shape == ()

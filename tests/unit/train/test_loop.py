@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.task import Form, Training
 from attnbench.train.data import Examples
-from attnbench.train.loop import Score, Trained, Validation, evaluate, gave_up, make_optimizer, rate, update
+from attnbench.train.loop import Score, Trained, Validation, evaluate, make_optimizer, rate, stops_early, update
 from attnbench.train.model import Model
 from unit.train.toys import CLASSES, FORMS, NUMBERS, SMALL, TOKENS, examples_of, gradient_of, model_of, weights_of
 
@@ -244,12 +244,12 @@ def history(*accuracies: float) -> Trained:
 def test_patience_is_a_number_of_validations_without_a_better_one(
     accuracies: tuple[float, ...], patience: int, expected: bool
 ) -> None:
-    assert gave_up(history(*accuracies), Training(patience=patience)) is expected
+    assert stops_early(history(*accuracies), Training(patience=patience)) is expected
 
 
 @pytest.mark.parametrize(("enough", "expected"), [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
 def test_enough_is_an_accuracy_at_which_nothing_is_left_to_learn(enough: float, expected: bool) -> None:
-    assert gave_up(history(0.5, 0.9), Training(enough=enough)) is expected
+    assert stops_early(history(0.5, 0.9), Training(enough=enough)) is expected
 
 
 def test_a_language_model_s_best_validation_has_the_lowest_loss() -> None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from attnbench.contracts.task import Training
 from attnbench.contracts.variant import Attention
 from attnbench.train.data import draw_splits
-from attnbench.train.loop import Trained, evaluate, train
+from attnbench.train.loop import Trained, Trainer, evaluate, train
 from attnbench.train.model import Model
 from unit.train.toys import SMALL, Breaks, Sign, model_of, silently, softmax_attention, weights_of
 
@@ -20,7 +20,7 @@ def trained(
     task = task or Sign()
     model = model_of(task.form, training, mechanism=mechanism)
     splits = draw_splits(task, training, seed=0, device="cpu")
-    return model, train(model, splits, training, seed=seed, tell=silently)
+    return model, train(Trainer(model, splits, training, seed=seed), report=silently)
 
 
 def validate(model: Model, training: Training = SMALL) -> object:
@@ -61,7 +61,7 @@ def test_validation_comes_every_so_many_steps_and_after_the_last() -> None:
 def test_every_validation_is_told() -> None:
     said: list[str] = []
     splits = draw_splits(Sign(), SMALL, seed=0, device="cpu")
-    history = train(model_of(Sign.form), splits, SMALL, seed=1, tell=said.append)
+    history = train(Trainer(model_of(Sign.form), splits, SMALL, seed=1), report=said.append)
     expected = [f"step {point.step}/20, accuracy {point.score.accuracy:.2f}" for point in history.curve]
     assert said == expected
 

@@ -32,7 +32,7 @@ def _by_pass(rows: Sequence[Row]) -> Iterator[Block]:
 
 
 def _block(rows: Sequence[Row]) -> Block:
-    names = variant_labels(row.identity for row in rows)
+    names = variant_labels({row.identity: row.case.options for row in rows})
     alike = [replace(row, case=at_length(row.case, 1)) for row in rows]  # the length is the result, and no axis
     axes = layout(alike)
     scale = block_scale("bytes", (_memory(row) for row in rows))

@@ -52,13 +52,13 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 def one_case(sweep: Sweep, *, seed: int) -> Case:
     """Return the case that matrices are read for, on the CPU and without a variant. Raises UsageError."""
-    found = cases(sweep)
-    inputs = list(dict.fromkeys(case.inputs for case in found))
+    swept = cases(sweep)
+    inputs = list(dict.fromkeys(case.inputs for case in swept))
     if len(inputs) > 1:
         raise UsageError(f"--inputs: a map is of one kind of inputs; name one of {', '.join(inputs)}")
-    if len(found) > 1:
+    if len(swept) > 1:
         raise UsageError("--seq: a map is of one shape and one mask; give --seq, --heads and the like one value each")
-    return replace(found[0], seed=seed)
+    return replace(swept[0], seed=seed)
 
 
 class Reader(Struct, frozen=True):
@@ -77,10 +77,10 @@ class Reader(Struct, frozen=True):
             raise UsageError(f"--head: there is no {max(heads)}; there are {case.shape.heads} heads, numbered from 0")
         _check_size(len(heads) * case.shape.seq_q * case.shape.seq_k)
         candidates = [candidate(spec, self.executor, flag=FLAG) for spec in specs]
-        for index, (spec, found) in enumerate(zip(specs, candidates, strict=True)):
-            of = replace(case, variant=found.name, options=found.options)
-            question = ReadMatrices(target=found.target, case=of, heads=heads, path=self._path(index))
-            yield self._read(question, spec, of=of, origin=found.origin)
+        for index, (spec, one) in enumerate(zip(specs, candidates, strict=True)):
+            of = replace(case, variant=one.name, options=one.options)
+            question = ReadMatrices(target=one.target, case=of, heads=heads, path=self._path(index))
+            yield self._read(question, spec, of=of, origin=one.origin)
 
     def trained(self, specs: Sequence[Spec], run: Path, selection: Selection, *, task: str | None) -> Iterator[Map]:
         """Yield the matrices of a run's trained models on a test example of their task; of all if no variant is named.

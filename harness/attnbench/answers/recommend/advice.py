@@ -167,10 +167,10 @@ def _usual(sweep: Sweep, device: str) -> Sweep:
 
 def _workload(sweep: Sweep, device: str) -> Case:
     """Return the one case of a sweep. Raises UsageError where there are several."""
-    found = cases(sweep)
+    swept = cases(sweep)
     for axis in AXES_OF_A_CASE:
-        _one(list(dict.fromkeys(getattr(case, axis) for case in found)), flag_of(axis))
-    return replace(_one(found, "--seq"), device=device)
+        _one(list(dict.fromkeys(getattr(case, axis) for case in swept)), flag_of(axis))
+    return replace(_one(swept, "--seq"), device=device)
 
 
 def _one(values: Sequence[T], flag: str) -> T:

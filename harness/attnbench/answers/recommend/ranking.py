@@ -126,7 +126,7 @@ def _hold_to_one_task(trainings: Sequence[Row], needs: Needs) -> None:
 
 def _fits(row: Row, workload: Case) -> bool:
     """Tell whether a row is of the workload, at whatever length."""
-    if row.probe.kind not in METRICS or row.case.passes != passes_of(row.probe.kind, [workload.passes])[-1]:
+    if row.probe.kind not in METRICS or row.case.passes != passes_of(row.probe.metric, [workload.passes])[-1]:
         return False
     square = (row.case.shape.seq_q == row.case.shape.seq_k) == (workload.shape.seq_q == workload.shape.seq_k)
     same = row.case.axes(without=_FREE) == workload.axes(without=_FREE)

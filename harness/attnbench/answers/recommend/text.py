@@ -35,7 +35,8 @@ class Report:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console
         found = self.found
-        named = [line.identity for line in found.lines] + [each.identity for each in found.heads_and_layers]
+        named = {each.identity: each.options for each in found.lines}
+        named |= {each.identity: each.options for each in found.heads_and_layers}
         names = variant_labels(named)
         yield from _told([headline(found, names)], options)
         yield from _told(remarks(found), options, indent=2)

@@ -12,7 +12,7 @@ from attnbench.answers.replay.paper import Paper, Published
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Environment
 from attnbench.contracts.specs import Spec
-from attnbench.contracts.suite import Sweep
+from attnbench.contracts.suite import Range, Sweep
 from attnbench.execute.local import LocalExecutor
 from attnbench.planning.tasks import describe_task
 from attnbench.plugins import registry
@@ -42,17 +42,17 @@ def find_paper(name: str) -> InstalledPaper:
     return InstalledPaper(name=name, paper=read, published=published)
 
 
-def absent(found: InstalledPaper) -> dict[str, str]:
+def absent(installed: InstalledPaper) -> dict[str, str]:
     """Return the tasks of a paper that are not installed, as its file names them, each with the reason."""
-    installed = registry.entries("tasks")
-    names = {text: _with_preset(text, found.paper, "").name for text in found.tasks}
-    return {text: f"no task is called {name!r} here" for text, name in names.items() if name not in installed}
+    tasks = registry.entries("tasks")
+    names = {text: _with_preset(text, installed.paper, "").name for text in installed.tasks}
+    return {text: f"no task is called {name!r} here" for text, name in names.items() if name not in tasks}
 
 
-def lacking(found: InstalledPaper, preset: str) -> dict[str, str]:
+def lacking(installed: InstalledPaper, preset: str) -> dict[str, str]:
     """Return the tasks of a paper that cannot be trained here, each with the reason; a child tries their options."""
-    reasons = absent(found)
-    asked = {text: _with_preset(text, found.paper, preset) for text in found.tasks if text not in reasons}
+    reasons = absent(installed)
+    asked = {text: _with_preset(text, installed.paper, preset) for text in installed.tasks if text not in reasons}
     if asked:
         with closing(LocalExecutor()) as executor:
             for text, spec in asked.items():
@@ -62,17 +62,17 @@ def lacking(found: InstalledPaper, preset: str) -> dict[str, str]:
     return reasons
 
 
-def sweep_of(found: InstalledPaper, preset: str, seq: str | None, *, without: Iterable[str]) -> Sweep:
+def sweep_of(installed: InstalledPaper, preset: str, seq: Range, *, without: Iterable[str]) -> Sweep:
     """Return the sweep to run for a paper, over its suite. Raises UsageError where none of its tasks is left."""
-    figures = found.paper.figures
+    figures = installed.paper.figures
     absent = set(without)
-    tasks = [str(_with_preset(text, found.paper, preset)) for text in found.tasks if text not in absent]
+    tasks = [str(_with_preset(text, installed.paper, preset)) for text in installed.tasks if text not in absent]
     if seq is not None and not any(figure.seq for figure in figures):
-        raise UsageError(f"--seq: the lengths of {found.name} are those of its tasks; leave --seq out")
-    if found.tasks and not tasks:
-        raise UsageError(f"replay: no task of {found.name} can be trained here; see attnbench list tasks")
-    named = found.paper.mechanisms
-    first = [named[found.paper.baseline]] if found.paper.baseline else []
+        raise UsageError(f"--seq: the lengths of {installed.name} are those of its tasks; leave --seq out")
+    if installed.tasks and not tasks:
+        raise UsageError(f"replay: no task of {installed.name} can be trained here; see attnbench list tasks")
+    named = installed.paper.mechanisms
+    first = [named[installed.paper.baseline]] if installed.paper.baseline else []
     variants = dict.fromkeys(each.variant for each in (*first, *named.values()) if each.variant)
     passes = dict.fromkeys(figure.passes for figure in figures if figure.passes)
     return Sweep(
@@ -84,11 +84,13 @@ def sweep_of(found: InstalledPaper, preset: str, seq: str | None, *, without: It
     )
 
 
-def beside(found: InstalledPaper, run: Path, *, without: dict[str, str]) -> Replay:
+def beside(installed: InstalledPaper, run: Path, *, without: dict[str, str]) -> Replay:
     """Return a paper's figures with those of a run beside them; `without` has the reason for each task left out."""
     with Store.open(run, write=False) as store:
         (*_, environment) = store.environments().values()
-        return replay(found.paper, found.published, rows_of(store), machine=_machine(environment), lacking=without)
+        return replay(
+            installed.paper, installed.published, rows_of(store), machine=_machine(environment), lacking=without
+        )
 
 
 def _with_preset(text: str, of: Paper, preset: str) -> Spec:

@@ -125,7 +125,7 @@ def _plan(request: Request, executor: Executor, *, specs: Sequence[Spec], goal: 
         reference=reference.name,
         reference_options=reference.options,
         variants=tuple(searched),
-        timed=replace(resolved, candidates=timed, metrics=("latency",)).jobs(),
+        timed=replace(resolved, candidates=timed, probes=("latency",)).jobs(),
     )
     trials = replace(resolved, candidates=(*(one for settings in firsts for one in settings), reference))
     return replace(plan_run(request, resolved, trials.jobs()), search=search)
