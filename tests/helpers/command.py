@@ -36,8 +36,8 @@ def call(*words: str, cwd: Path, site: str = "") -> Done:
     """Call a command within this process, in a folder, 80 columns wide; return what its process would have given.
 
     What is installed in the folder `site` is found besides. All calls fork their jobs from one server, so that torch is
-    imported once for all of them. A run that trains wants a process: that server has a working folder of its own, and
-    is what writes checkpoints.
+    imported once for all of them. A run that trains wants `--out` with a whole path: checkpoints are written by that
+    server, whose working folder is another.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

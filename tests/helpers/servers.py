@@ -1,10 +1,9 @@
 """A fork server that outlives the commands it serves."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from attnbench.execute.children import Ended, ForkServer, Heard
-from attnbench.execute.messages import Question
+from attnbench.execute.children import ForkServer
 
 
 class KeptServer:
@@ -13,27 +12,22 @@ class KeptServer:
     A server that was lost is lost for good: no test that kills one may use this.
     """
 
-    servers: ClassVar[dict[frozenset[tuple[str, str]], ForkServer]] = {}
+    kept: ClassVar[dict[frozenset[tuple[str, str]], ForkServer]] = {}
 
-    def __init__(self, settings: Mapping[str, str]) -> None:
-        key = frozenset(settings.items())
-        if key not in self.servers:
-            self.servers[key] = ForkServer(settings)
-        self._server = self.servers[key]
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        settings = frozenset(environ.items())
+        if settings not in self.kept:
+            self.kept[settings] = ForkServer(environ)
+        self._server = self.kept[settings]
 
-    def ask(self, question: Question, *, timeout_s: float) -> int:
-        """Start a child on a question."""
-        return self._server.ask(question, timeout_s=timeout_s)
-
-    def events(self) -> list[Heard | Ended]:
-        """Wait until something happened to a child."""
-        return self._server.events()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
 
     def close(self) -> None:
-        """Keep the server for the next command."""
+        """Leave the server as it is."""
 
     @classmethod
     def end_all(cls) -> None:
         """End the servers that were kept."""
-        while cls.servers:
-            cls.servers.popitem()[1].close()
+        while cls.kept:
+            cls.kept.popitem()[1].close()
