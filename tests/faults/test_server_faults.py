@@ -14,7 +14,7 @@ from attnbench.contracts.case import Shape
 from attnbench.contracts.record import Job, ProbeKind
 from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.planning.request import describe_variant
+from attnbench.planning.variants import describe_variant
 from attnbench.plugins.registry import find
 from attnbench.session import Session, quietly
 from attnbench.store import Store

@@ -78,3 +78,8 @@ def test_json_is_utf_8_and_text_is_escaped_where_the_terminal_s_encoding_lacks_a
     assert (listed.returncode, "m\\xe4chtig" in listed.stdout) == (0, True)
     runs = json.loads(attnbench("list", "runs", "--json", cwd=tmp_path, PYTHONIOENCODING="ascii").stdout)
     assert str(folder) in runs[0]["command"]
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
+    done = shell('set -o pipefail; "$@" | head -n 0', "list", "variants", cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

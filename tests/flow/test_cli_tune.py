@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, attnbench
+from helpers.command import SMALL, attnbench, call
 
 SIZES = ("--seq", "64", *SMALL[2:])
 
@@ -29,7 +29,7 @@ def test_the_cheapest_options_that_reach_an_error_are_found_timed_stored_and_sho
 
 def test_a_quality_that_none_reaches_exits_with_1_and_names_the_nearest(tmp_path: Path) -> None:
     words = ("window", "--match", "0.0001", "--option", "width=4,8")
-    done = attnbench("tune", *words, *SIZES, cwd=tmp_path)
+    done = call("tune", *words, *SIZES, cwd=tmp_path)
     assert done.returncode == 1
     assert "the best was" in done.stdout
 
@@ -49,7 +49,7 @@ def test_a_quality_that_none_reaches_exits_with_1_and_names_the_nearest(tmp_path
     ],
 )
 def test_a_mistake_is_one_sentence_and_ends_with_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
-    done = attnbench("tune", *words, "--device", "cpu", cwd=tmp_path)
+    done = call("tune", *words, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
     assert not (tmp_path / "results").exists()

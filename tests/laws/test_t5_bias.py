@@ -7,6 +7,7 @@ from attnbench.contracts.variant import complete_options
 from attnbench_variants.blocks import bias
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.position.t5_bias import T5Bias, bucket
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
@@ -31,8 +32,8 @@ def test_the_buckets_are_the_papers():
     assert _buckets([1, 5, 900], causal=True) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("scale", [True, False])
+@as_subtests("mask", MASKS)
+@as_subtests("scale", [True, False])
 def test_biases_of_zero_are_exact_attention(mask, scale):
     case = _t5(50, {"scale": scale}, mask=mask)
     attention, (q, k, v) = built("t5-bias", case), draw("t5-bias", case)

@@ -3,10 +3,11 @@ import torch
 
 from attnbench import Mask
 from attnbench_variants.others import talking_heads
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
+@as_subtests("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
 def test_heads_that_do_not_talk_are_exact_attention(mask):
     case = case_for("talking-heads", WORKLOADS["full"], mask=mask)
     attention, qkv = built("talking-heads", case), draw("talking-heads", case)
