@@ -31,7 +31,7 @@ def read_file(path: Path, kind: type[T], *, flag: str) -> T:
 
 
 def _explained(message: str, kind: object, text: str) -> str:
-    """Return a validation error with the field's path, its line if only one line has it, and the nearest known field."""
+    """Return a validation error with the field's path, its line if only one has it, and the nearest known field."""
     found = _PLACE.search(message)
     place = found["place"] if found else ""
     said = _PLACE.sub("", message)
