@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask
-from attnbench_variants.blocks.feature_maps import Taylor
+from attnbench_variants.linear.based import Taylor
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnbench_variants.blocks.fused import TORCH, packed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.fused_kernels import TORCH, packed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 
 # What torch's scaled_dot_product_attention calls, which does not give the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the operator has no public name

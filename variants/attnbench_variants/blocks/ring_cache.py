@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.fused_kernels import Fused
 
 State = tuple[tuple[Tensor, ...], int]  # slots_BGRWD of keys, of values, and how many positions there were
 

@@ -1,7 +1,7 @@
 """Fused exact attention that never holds the scores: the first kernel of a fixed list that can run the case."""
 
 from attnbench import Case, Support, Unsupported
-from attnbench_variants.exact.kernels import Kernel, Xformers, flash_attn2, flash_attn3, flash_attn4
+from attnbench_variants.exact.package_kernels import Kernel, Xformers, flash_attn2, flash_attn3, flash_attn4
 from attnbench_variants.exact.pinned import MakeKernel, Pinned, proved
 from attnbench_variants.exact.torch_kernels import torch_flash
 

@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from attnbench import Case, Mask, Support, Unsupported
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH, packed
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import TORCH, packed
 
 BLOCK = 128  # of queries and of keys in a block mask, torch's default
 

@@ -7,9 +7,9 @@ from typing import TypeAlias
 import torch
 
 from attnbench import Case, Unsupported
-from attnbench_variants.blocks.counting import executed_fused
-from attnbench_variants.blocks.fused import example
-from attnbench_variants.exact.kernels import Kernel
+from attnbench_variants.blocks.flop_counts import executed_fused
+from attnbench_variants.blocks.fused_kernels import example
+from attnbench_variants.exact.package_kernels import Kernel
 
 MakeKernel: TypeAlias = Callable[[Case], Kernel]
 

@@ -8,10 +8,10 @@ from msgspec import Meta
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed_fused
+from attnbench_variants.blocks.flop_counts import executed_fused
 from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
 from attnbench_variants.blocks.merging import attend_in_parts
-from attnbench_variants.exact.parts import key_blocks
+from attnbench_variants.exact.key_blocks import key_blocks
 
 
 class Ring:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed_densely
+from attnbench_variants.blocks.flop_counts import executed_densely
 from attnbench_variants.exact.pinned import Pinned, proved
 from attnbench_variants.exact.torch_kernels import NO_WINDOW, torch_cudnn, torch_efficient, torch_flash, torch_math
 

@@ -6,12 +6,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench import Case, Unsupported
-from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, Chunks
+from attnbench_variants.blocks.masks import visible_keys
 from attnbench_variants.blocks.merging import attend_in_parts
-from attnbench_variants.blocks.visible import visible_keys
-from attnbench_variants.exact.kernels import Kernel
-from attnbench_variants.exact.parts import key_blocks
+from attnbench_variants.exact.key_blocks import key_blocks
+from attnbench_variants.exact.package_kernels import Kernel
 
 NO_WINDOW = "torch's fused kernels have no window"
 

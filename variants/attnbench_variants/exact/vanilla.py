@@ -4,9 +4,9 @@
 import torch
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed_densely
-from attnbench_variants.blocks.fused import TORCH
-from attnbench_variants.blocks.visible import visible_keys
+from attnbench_variants.blocks.flop_counts import executed_densely
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.masks import visible_keys
 
 
 class Vanilla:

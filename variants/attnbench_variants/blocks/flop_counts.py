@@ -3,7 +3,7 @@
 from typing import Literal
 
 from attnbench import Case
-from attnbench_variants.blocks.visible import visible_pairs
+from attnbench_variants.blocks.masks import visible_pairs
 
 # Products of matrices in the backward pass for each in the forward one: every product has two gradients; kernels that
 # do not keep the scores make them once more, which is five products for two.

@@ -3,7 +3,7 @@
 from functools import partial
 
 from attnbench import Support
-from attnbench_variants.exact.kernels import Xformers, flash_attn2, flash_attn3, flash_attn4
+from attnbench_variants.exact.package_kernels import Xformers, flash_attn2, flash_attn3, flash_attn4
 from attnbench_variants.exact.pinned import Pinned, proved
 
 _SUPPORT = Support(dtypes=("bfloat16", "float16"), devices=("cuda",), window=True, grouped=True, exact=True, growth=2)
