@@ -1,4 +1,7 @@
-"""The flash kernels of other packages under names of their own: where one cannot run, its import or a try says why."""
+"""The flash kernels of other packages, a variant each: exact attention, softmax(q k^T / sqrt(D)) v, or nothing.
+
+Where a package is not installed, or its kernel does not run a small example of the case, Unsupported has the reason.
+"""
 
 from functools import partial
 

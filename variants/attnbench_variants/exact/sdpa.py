@@ -1,4 +1,10 @@
-"""Torch's scaled_dot_product_attention with one of its backends each: what runs is what was asked for, or nothing."""
+"""Torch's scaled_dot_product_attention, a variant for each of its backends: that backend runs, or nothing.
+
+    out = softmax(q k^T / sqrt(D)) v          q [T, D], k, v [S, D]
+
+Queries are the last T positions of the keys. A backend that does not run a small example of the case raises Unsupported
+with torch's reason. Time: O(T S D). Memory beyond the output: O(T S) for `sdpa-math`, O(T) for the others.
+"""
 
 from functools import partial
 

@@ -94,7 +94,7 @@ class _Level(NamedTuple):
     right_M1D: torch.Tensor
 
     def merge(self) -> torch.Tensor:
-        """Decay queries from the block's start on and keys to its end, in place; return all decays' product, [M, 1, D]."""
+        """Decay queries from the block's start on and keys to its end, in place; return the product of all."""
         self.q_MLD.mul_(self.left_M1D)
         self.k_MLD.mul_(self.right_M1D)
         return self.left_M1D * self.right_M1D

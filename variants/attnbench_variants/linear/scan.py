@@ -43,7 +43,8 @@ class Writes(NamedTuple):
 
     def repeated(self, times: int) -> "Writes":
         """Repeat each row, for the heads that share it."""
-        return Writes(*(x if x is None else x.repeat_interleave(times, dim=0) for x in self))
+        k, v, log_decay = (x.repeat_interleave(times, dim=0) for x in self[:3])
+        return Writes(k, v, log_decay, None if self.beta_XS1 is None else self.beta_XS1.repeat_interleave(times, dim=0))
 
 
 def attend_by_recurrence(q_XTD: torch.Tensor, writes: Writes) -> torch.Tensor:
