@@ -24,8 +24,8 @@ _SHORT, _LONG = 64, 128
 class Fused:
     """One of torch's scaled-dot-product kernels: softmax(q k^T / sqrt(D)) v (torch.nn.attention.SDPBackend).
 
-    The first of `among` that takes such tensors as the case has; `masked` if calls will pass a mask. Raises Unsupported
-    with torch's own reasons if none does.
+    It is the first of `among` that takes tensors like the case's; `masked` if calls will pass a mask. Raises
+    Unsupported with torch's own reasons if none does.
     """
 
     def __init__(self, case: Case, *, among: Sequence[SDPBackend] = FASTEST_FIRST, masked: bool = False) -> None:
@@ -52,7 +52,7 @@ class Fused:
         """Attend: out_BHTD. `mask` is true where a query sees a key; `causal` needs as many queries as keys."""
         q, k, v = packed(q_BHTD, k_BGSD, v_BGSD)
         grouped = q.shape[1] != k.shape[1]
-        # Entering the context costs 15 us a call; where torch chooses this kernel by itself there is no need of it.
+        # Entering the context takes 15 us a call, and is not needed where torch chooses this kernel by itself.
         if _choice(q, k, v, mask, causal) == self._backend.value:
             return scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
         with sdpa_kernel(self._backend):
@@ -60,14 +60,14 @@ class Fused:
 
 
 def packed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Give tensors whose last dimension is dense, as the kernels take it to be; copies of those where it is not."""
+    """Return tensors whose last dimension is dense, as the kernels assume; those where it is not are copied."""
     return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
 
 
 def example(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Make small tensors on which a kernel can show whether it takes the case: its heads, dtype, device and gradients.
+    """Return small queries, keys and values for trying a kernel: of the case's heads, dtype, device and gradients.
 
-    They keep which of queries and keys there are more of.
+    There are more queries than keys, or fewer, as in the case.
     """
     shape = case.shape
     queries = min(shape.seq_q, _LONG if shape.seq_q > shape.seq_k else _SHORT)
@@ -81,21 +81,21 @@ def example(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _choice(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, causal: bool = False) -> int:
-    """Ask torch which kernel it would run: the very question that scaled_dot_product_attention asks itself (0.5 us)."""
+    """Return the kernel that torch would run, by the function that scaled_dot_product_attention calls too (0.5 us)."""
     return torch._fused_sdp_choice(q, k, v, mask, 0.0, causal, enable_gqa=q.shape[1] != k.shape[1])  # noqa: SLF001 - the public way to know costs 30 times as much
 
 
 def _refusal(
     backend: SDPBackend, qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None
 ) -> str:
-    """Say why torch would not run a kernel on such tensors; nothing if it would."""
-    with warnings.catch_warnings(record=True) as said, sdpa_kernel(backend):
+    """Return torch's reasons not to run a kernel on such tensors; none if it would run it."""
+    with warnings.catch_warnings(record=True) as warned, sdpa_kernel(backend):
         warnings.simplefilter("always")
         try:
             if _choice(*qkv, mask) == backend.value:
                 return ""
         except RuntimeError as error:
-            said_first = str(error)
+            reason = str(error)
         else:
-            said_first = "torch runs another kernel on this device"
-    return " ".join([str(each.message).partition(" (Triggered internally")[0] for each in said] or [said_first])
+            reason = "torch runs another kernel on this device"
+    return " ".join([str(one.message).partition(" (Triggered internally")[0] for one in warned] or [reason])

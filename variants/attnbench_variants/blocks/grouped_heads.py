@@ -5,6 +5,6 @@ import torch
 
 
 def per_query_head(x_BGSD: torch.Tensor, heads: int) -> torch.Tensor:
-    """Give each of `heads` query heads its group's keys (or values): x_BHSD, the tensor itself if none is shared."""
+    """Repeat a group's keys (or values) for each of its query heads: x_BHSD, the tensor itself if none is shared."""
     groups = x_BGSD.shape[1]
     return x_BGSD if groups == heads else x_BGSD.repeat_interleave(heads // groups, dim=1)

@@ -1,6 +1,6 @@
-"""What mechanisms share that are recurrences with a decaying state: chunks, steps, the norm, weights, the count."""
-
+"""The layer around a recurrence with a decaying state: forward, prefill and step, the norm, and the count."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H, Y = rows of states: B * G or X
+
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
@@ -9,10 +9,10 @@ from msgspec import Meta
 from torch.nn.functional import rms_norm
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH
-from attnbench_variants.blocks.halves import products_by_halves
-from attnbench_variants.blocks.scan import CHUNK, Writes, attend_by_recurrence, one_further, state_after
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.linear.decayed_pairs import products_by_halves
+from attnbench_variants.linear.scan import CHUNK, Writes, attend_by_recurrence, state_after, step
 
 Norm = Annotated[
     Literal["head", "none"],
@@ -22,9 +22,9 @@ _EPSILON = 1e-5
 
 
 class Recurrent(torch.nn.Module, ABC):
-    """A state for each head, written by keys and values and read by queries, which a subclass says how.
+    """A state for each head that keys and values write and queries read; a subclass defines how.
 
-    With a norm each head's output is divided by its root mean square and, if `scaled`, multiplied by what is learned.
+    With a norm each head's output is divided by its root mean square and, if `scaled`, multiplied by a learned scale.
     """
 
     supports = Support(
@@ -43,11 +43,11 @@ class Recurrent(torch.nn.Module, ABC):
 
     @abstractmethod
     def queries(self, q_BHTD: torch.Tensor) -> torch.Tensor:
-        """Give the queries as they read the state."""
+        """Return the queries as they read the state."""
 
     @abstractmethod
     def writes(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> Writes:
-        """Give what the positions do to the states of all Y rows."""
+        """Return what the positions write into the states of all Y rows."""
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
@@ -59,7 +59,7 @@ class Recurrent(torch.nn.Module, ABC):
             return self._normalise(y_XTD).to(q_BHTD.dtype).view(q_BHTD.shape)
 
     def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Write all tokens so far: state_YDD."""
+        """Return the state after all tokens so far: state_YDD."""
         return state_after(self.writes(k_BGSD, v_BGSD))
 
     def step(
@@ -67,7 +67,7 @@ class Recurrent(torch.nn.Module, ABC):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one token, and read: out_BH1D and the new state."""
         q_YTD = self.queries(q_BH1D).reshape(len(state_YDD), -1, q_BH1D.shape[3])  # the heads that share a state
-        out_YTD, after_YDD = one_further(q_YTD, self.writes(k_BG1D, v_BG1D), state_YDD)
+        out_YTD, after_YDD = step(q_YTD, self.writes(k_BG1D, v_BG1D), state_YDD)
         return self._normalise(out_YTD).to(q_BH1D.dtype).view(q_BH1D.shape), after_YDD
 
     def _normalise(self, y_XTD: torch.Tensor) -> torch.Tensor:
@@ -77,26 +77,13 @@ class Recurrent(torch.nn.Module, ABC):
         return rms_norm(y_XTD, y_XTD.shape[2:], scale_D, _EPSILON)
 
 
-def learned(case: Case, weights: torch.Tensor) -> torch.nn.Parameter:
-    """Make a parameter of weights that were drawn on the CPU in float64: the same everywhere, but for rounding."""
-    return torch.nn.Parameter(weights.to(getattr(torch, case.dtype)).to(case.device))
-
-
-def uniform(*sizes: int, bound: float, generator: torch.Generator) -> torch.Tensor:
-    """Draw weights uniformly within a bound on either side of zero, on the CPU in float64."""
-    return torch.empty(sizes, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
-
-
-def widened(x: torch.Tensor) -> torch.Tensor:
-    """Give x in float32 or wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def operations(case: Case, *, each: bool = False, delta: bool = False, of_a_key: int = 0, states: int = 0) -> int:
+def operations(
+    case: Case, *, decay_per_feature: bool = False, delta: bool = False, of_a_key: int = 0, states: int = 0
+) -> int:
     """Count the matrix products and triangular solves that a case's pass executes; in decoding, those of a step.
 
-    `each` feature decays by itself, or the `delta` rule writes; `of_a_key` operations for each key of a key/value head,
-    as gates take; a sequence has as many `states` as key/value heads unless said otherwise.
+    `of_a_key`: operations for each key of a key/value head, as gates take. `states` of a sequence: by default as many
+    as key/value heads.
     """
     shape, dim, written = case.shape, case.shape.head_dim, 2 if delta else 1
     gates = shape.batch * shape.kv_heads * of_a_key
@@ -105,11 +92,11 @@ def operations(case: Case, *, each: bool = False, delta: bool = False, of_a_key:
     rows = shape.batch * shape.heads
     across = 2 * dim**2 * (shape.seq_q + written * shape.seq_k)
     read, before = _chunk_lengths(shape.seq_q), _chunk_lengths(shape.seq_k - shape.seq_q)
-    if each:
+    if decay_per_feature:
         pairs = rows * sum(products_by_halves(length, dim) for length in read + before)
         return executed(shape.seq_k * gates + rows * across, case) + executed(pairs, case, scores="recomputed")
     within = sum(4 * length**2 * dim for length in read)
-    # The products of keys, the inverse of what they are, and its product with what values lack of the state.
+    # The products of keys, the inverse of the system that they make, and its product with v - k S.
     within += sum(4 * length**2 * dim + length**3 for length in read + before) if delta else 0
     return executed(shape.seq_k * gates + rows * (across + within), case)
 

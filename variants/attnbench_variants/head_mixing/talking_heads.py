@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import torch
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH
-from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.visible import visible_keys
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import visible_keys
 
 # Scores of a block of queries: on a CPU they stay in the cache, unless that left too few queries for fast products.
 _CPU_SCORES, _DEVICE_SCORES = 2**20, 2**28

@@ -9,10 +9,10 @@ import torch
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
-from attnbench_variants.fixed_sparse.strides import Blocks, Factorised, Stride, hidden_as
+from attnbench_variants.fixed_sparse.factorised import Blocks, Factorised, Stride, hidden_as
 
 
 class SparseStrided:

@@ -11,8 +11,8 @@ from msgspec import Meta
 from torch.nn.functional import pad
 
 from attnbench import Case, Unsupported
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for, masked
 from attnbench_variants.blocks.merging import Part, attend_in_parts
 

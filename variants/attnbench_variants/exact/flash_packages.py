@@ -1,9 +1,12 @@
-"""The flash kernels of other packages under names of their own: where one cannot run, its import or a try says why."""
+"""The flash kernels of other packages, a variant each: exact attention, softmax(q k^T / sqrt(D)) v, or nothing.
+
+Where a package is not installed, or its kernel does not run a small example of the case, Unsupported has the reason.
+"""
 
 from functools import partial
 
 from attnbench import Support
-from attnbench_variants.exact.kernels import Xformers, flash_attn2, flash_attn3, flash_attn4
+from attnbench_variants.exact.package_kernels import Xformers, flash_attn2, flash_attn3, flash_attn4
 from attnbench_variants.exact.pinned import Pinned, proved
 
 _SUPPORT = Support(dtypes=("bfloat16", "float16"), devices=("cuda",), window=True, grouped=True, exact=True, growth=2)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from attnbench_variants.blocks.lse_kernels import Chunks, masked
-from attnbench_variants.hashing.rounds import Qkv, rows_in_memory, tokens_at_a_time, wide
+from attnbench_variants.hashing.hash_rounds import Qkv, rows_in_memory, tokens_at_a_time, wide
 
 
 class Cut:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnbench_variants.blocks.lse_kernels import Kernel, masked
-from attnbench_variants.hashing.places import Cut, Places
-from attnbench_variants.hashing.rounds import (
+from attnbench_variants.hashing.hash_rounds import (
     Qkv,
     Result,
     attend_in_rounds,
@@ -21,6 +20,7 @@ from attnbench_variants.hashing.rounds import (
     room_for,
     wide,
 )
+from attnbench_variants.hashing.sorted_chunks import Cut, Places
 
 
 class Form(NamedTuple):

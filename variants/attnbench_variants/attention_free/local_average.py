@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.fused import TORCH
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.ring_cache import RingCache, State
 
 # Of 16, 32 and 64 the fastest on a CPU: small triangles of ones are multiplied at the speed of memory.

@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
-from attnbench_variants.fixed_sparse.strides import Blocks, Factorised, Stride, hidden_as
+from attnbench_variants.fixed_sparse.factorised import Blocks, Factorised, Stride, hidden_as
 
 # Rows for which the summaries of earlier blocks are read at once: the fewer, the more products; the more, the more of
 # what is computed is hidden.

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.visible import visible_pairs
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.masks import visible_pairs
 from attnbench_variants.exact.flash import first_that_runs
 
 _EPSILON = 1e-5

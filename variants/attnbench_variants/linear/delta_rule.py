@@ -9,13 +9,15 @@ from torch.nn.functional import silu
 
 from attnbench import Case
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.recurrent import Norm, Recurrent, learned, uniform, widened
+from attnbench_variants.blocks.dtypes import wide
+from attnbench_variants.blocks.weights import learned, uniform
+from attnbench_variants.linear.recurrence import Norm, Recurrent
 
 _EPSILON = 1e-6
 
 
 class DeltaRule(Recurrent):
-    """A state of which a key's own part is replaced by as much as its strength says (Yang et al. 2024)."""
+    """A state in which a key's value replaces what the state held for that key, as far as its strength says."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper's ablations: other features, no norm."""
@@ -31,21 +33,21 @@ class DeltaRule(Recurrent):
         self.write_weight = weights_of_a_key(case, generator)
 
     def strengths(self, k_BGSD: torch.Tensor) -> torch.Tensor:
-        """Give b_t, above 0 and below 1, in float32 or wider: [B, G, S, 1]."""
-        return torch.sigmoid(widened(k_BGSD) @ widened(self.write_weight))
+        """Return b_t = sigmoid(k_t . w), in float32 or wider: [B, G, S, 1]."""
+        return torch.sigmoid(wide(k_BGSD) @ wide(self.write_weight))
 
     def queries(self, q_BHTD: torch.Tensor) -> torch.Tensor:
-        """Give the queries' features, of length 1."""
+        """Return the queries' features, of length 1."""
         return self.features(q_BHTD)
 
     def features(self, x_BHTD: torch.Tensor) -> torch.Tensor:
-        """Give what queries and keys are used as."""
+        """Return the features of queries or keys, of length 1."""
         return unit_features(x_BHTD, activation=self._activation)
 
 
 def unit_features(x_BHTD: torch.Tensor, *, activation: Literal["silu", "identity"]) -> torch.Tensor:
-    """Give SiLU(x), or x, divided by its length, in float32 or wider."""
-    f_BHTD = silu(widened(x_BHTD)) if activation == "silu" else widened(x_BHTD)
+    """Return SiLU(x), or x, divided by its length, in float32 or wider."""
+    f_BHTD = silu(wide(x_BHTD)) if activation == "silu" else wide(x_BHTD)
     return f_BHTD * (f_BHTD.square().sum(3, keepdim=True) + _EPSILON).rsqrt()
 
 

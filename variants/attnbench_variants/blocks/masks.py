@@ -3,7 +3,7 @@
 
 import torch
 
-from attnbench import Mask
+from attnbench import Case, Mask, Unsupported
 
 
 def visible_keys(
@@ -27,11 +27,17 @@ def visible_pairs(mask: Mask, *, queries: int, keys: int) -> int:
     if not mask.causal and mask.window is None:
         return queries * keys
     reach = mask.window or keys
-    up_to_own = _ramp(keys, reach) - _ramp(keys - queries, reach)
-    return up_to_own if mask.causal else up_to_own + _ramp(queries - 1, reach - 1)
+    up_to_own = _capped_sum(keys, reach) - _capped_sum(keys - queries, reach)
+    return up_to_own if mask.causal else up_to_own + _capped_sum(queries - 1, reach - 1)
 
 
-def _ramp(length: int, limit: int) -> int:
+def require_queries_last(case: Case) -> None:
+    """Refuse more queries than keys where a mechanism aligns them at the end. Raises Unsupported."""
+    if case.shape.seq_q > case.shape.seq_k:
+        raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
+
+
+def _capped_sum(length: int, limit: int) -> int:
     """Sum min(i, limit) for i from 1 to length."""
     rising = min(length, limit)
     return rising * (rising + 1) // 2 + (length - rising) * limit

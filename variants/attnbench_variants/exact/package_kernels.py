@@ -1,4 +1,4 @@
-"""The flash kernels of other packages behind one call, each pinned so that it can fall back to nothing else."""
+"""The flash kernels of other packages behind one call, each pinned so that nothing else can run in its place."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 import importlib
@@ -24,7 +24,7 @@ class Kernel(Protocol):
 class FlashAttn:
     """`flash_attn_func` of a flash-attn: masks aligned at the end, windows, grouped heads (Dao 2023).
 
-    `unlimited` is what its release writes where a side of the window has no limit.
+    `unlimited`: the release's value for a side of the window without a limit.
     """
 
     def __init__(self, case: Case, *, function: Callable[..., Any], name: str, unlimited: int | None = -1) -> None:
@@ -82,14 +82,14 @@ def flash_attn2(case: Case) -> Kernel:
 
 
 def window_sides(mask: Mask) -> tuple[int, int]:
-    """Say how many keys before and after its own a query sees; -1 where there is no limit."""
+    """Return how many keys before and after its own a query sees; -1 where there is no limit."""
     if mask.window is None:
         return -1, -1
     return mask.window - 1, 0 if mask.causal else mask.window - 1
 
 
 def _bias(biases: Any, mask: Mask) -> object:
-    """Name the mask in xformers' terms: aligned at the end, and null where a query sees all keys."""
+    """Return the mask in xformers' terms: aligned at the end, and None where a query sees all keys."""
     before, after = window_sides(mask)
     if mask.window is not None:
         return biases.LocalAttentionFromBottomRightMask(window_left=before, window_right=after)

@@ -1,4 +1,4 @@
-"""Exact attention cut along its keys, so that no part needs a mask but a causal square's own."""
+"""Exact attention cut into blocks of keys, none of which needs another mask than a causal square's."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from attnbench_variants.blocks.merging import Part
 
 
 def key_blocks(whole: Chunks, *, blocks: int) -> Iterator[Part]:
-    """Cut keys into `blocks` of nearly equal length, and give what queries see of each, to be merged into one softmax.
+    """Cut keys into `blocks` of nearly equal length: what queries see of each is a part of one softmax.
 
     `whole` has q_BHTD, k_BGSD and v_BGSD; queries are the last T positions of the keys. Causally, the queries after a
     block see all of it, those in it the keys up to their own (a square, so that a kernel may align it at either end),

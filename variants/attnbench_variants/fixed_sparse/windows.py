@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from attnbench_variants.blocks.around import Part, Pattern, parts_of
-from attnbench_variants.blocks.fused import packed
+from attnbench_variants.blocks.fused_kernels import packed
 from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, kernel_for, masked
 from attnbench_variants.blocks.merging import merge_into
+from attnbench_variants.fixed_sparse.window_pattern import Part, Pattern, parts_of
 
 # Elements of the keys shown in one call, whose gradients are as large: on a CPU they stay in cache and in the heap.
 _CPU_ELEMENTS, _DEVICE_ELEMENTS = 2**20, 2**28
