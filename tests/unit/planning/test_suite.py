@@ -54,7 +54,7 @@ def test_every_installed_suite_names_existing_variants_and_tasks_with_options_th
 
 def test_the_list_of_suites_fits_80_columns() -> None:
     for name in SUITES:
-        assert len(f"{max(SUITES, key=len)}  attnbench 0.1.0  {find_suite(name).description}") <= 80
+        assert len(f"{max(SUITES, key=len)}  attnbench 0.2.0  {find_suite(name).description}") <= 80
 
 
 @pytest.mark.parametrize(
