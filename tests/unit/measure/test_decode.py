@@ -13,6 +13,7 @@ from attnbench.measure.callee import tensors_in
 from attnbench.measure.workload import Workload
 from attnbench.plugins.registry import find, load
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=1, seq_k=12, head_dim=8)
@@ -99,9 +100,9 @@ def test_other_passes_are_forward_where_there_is_a_step_too() -> None:
         called(Workload(replace(DECODE, passes="forward"), stepping("Mean")), 1)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kv_heads", [4, 2])
-@pytest.mark.parametrize("name", ["vanilla", "flash", "linear"])
+@as_subtests("level", LEVELS)
+@as_subtests("kv_heads", [4, 2])
+@as_subtests("name", ["vanilla", "flash", "linear"])
 def test_decoding_gives_the_last_row_of_the_causal_forward(name: str, kv_heads: int, level: str) -> None:
     shape = replace(SHAPE, kv_heads=kv_heads)
     decode = Workload(replace(DECODE, shape=shape, level=level), plugin(name))

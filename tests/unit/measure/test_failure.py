@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from attnbench.measure.failure import on_account_of, reason, status_of, words
+from helpers.subtests import as_subtests
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
+@as_subtests(
+    "error, status",
     [
         (RuntimeError("std::bad_alloc"), "oom_host"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom_host"),
@@ -58,7 +59,7 @@ ADVICE = (
 )
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "told",
     [
         "CUDA error: no CUDA-capable device is detected",

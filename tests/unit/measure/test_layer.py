@@ -16,6 +16,7 @@ from attnbench.measure.workload import Workload
 from attnbench.plugins.describe import describe_variant
 from attnbench.plugins.registry import find, load
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=24, seq_k=24, head_dim=8)
@@ -121,9 +122,12 @@ def test_linformers_own_weights_stand_beside_the_projections() -> None:
     assert figures(measured("linformer", "agreement", case))["numerical_error"] < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["latency", "memory"])
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward", "decode"])
-@pytest.mark.parametrize("name", ["vanilla", "linear", "empty"])
+# A second of each: the quick tests have one variant.
+@pytest.mark.parametrize(
+    "name", ["vanilla", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("linear", "empty"))]
+)
+@as_subtests("kind", ["latency", "memory"])
+@as_subtests("passes", ["forward", "backward", "forward-backward", "decode"])
 def test_every_pass_is_measured_at_layer_level(name: str, passes: str, kind: ProbeKind) -> None:
     shape = replace(SHAPE, seq_q=1) if passes == "decode" else SHAPE
     outcome = measured(name, kind, replace(LAYER, shape=shape, passes=passes, dtype="float32"))

@@ -9,6 +9,7 @@ from attnbench.contracts.case import Mask
 from attnbench.measure.inputs import Inputs
 from attnbench.measure.memory import allocator_peak
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients, visible
+from helpers.subtests import as_subtests
 
 
 def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torch.Tensor:
@@ -35,8 +36,8 @@ def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> tor
     return out
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 7), (3, 8)])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window=2), Mask(causal=True, window=3)])
+@as_subtests("queries, keys", [(5, 5), (1, 7), (3, 8)])
+@as_subtests("mask", [Mask(), Mask(causal=True), Mask(window=2), Mask(causal=True, window=3)])
 def test_exact_attention_equals_loops_over_single_scores(queries: int, keys: int, mask: Mask) -> None:
     torch.manual_seed(0)
     q = torch.randn(2, 4, queries, 3, dtype=torch.float64)

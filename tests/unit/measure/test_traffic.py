@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.measure.counting import Work, counted
 from attnbench.measure.traffic import stored_bytes
+from helpers.subtests import as_subtests
 
 WIDE = 4  # bytes of a number in float32
 LONG = 8
@@ -20,8 +21,8 @@ def moved(call: Callable[[], object]) -> int:
     return work.bytes
 
 
-@pytest.mark.parametrize(
-    ("operation", "elements"),
+@as_subtests(
+    "operation, elements",
     [
         (lambda x, _y: x * 2, 2 * 60),
         (lambda x, y: x + y, 3 * 60),
@@ -45,7 +46,7 @@ def test_operands_are_read_and_results_written(
     assert moved(lambda: operation(x, y)) == elements * WIDE
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "operation",
     [
         lambda x: x.view(3, 20),

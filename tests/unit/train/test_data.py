@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from attnbench.contracts.task import IGNORE, Form, Split, Training
 from attnbench.train.data import Batches, Examples, draw_splits, generator_of
+from helpers.subtests import as_subtests
 from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 
 BITS = 6
@@ -114,8 +115,8 @@ def test_the_same_question_about_another_scene_is_another_example() -> None:
 INPUTS, TARGETS = torch.zeros(4, 6, 2), torch.zeros(4, dtype=torch.long)
 
 
-@pytest.mark.parametrize(
-    ("form", "inputs", "targets", "reason"),
+@as_subtests(
+    "form, inputs, targets, reason",
     [
         (CLASSES, INPUTS[:, :5], TARGETS, r"inputs as torch.float32 \[4, 5, 2\] where .* torch.float32 \[4, 6, 2\]"),
         (CLASSES, INPUTS.double(), TARGETS, "inputs as torch.float64"),

@@ -11,6 +11,7 @@ from attnbench.contracts.task import Form, Training
 from attnbench.train.data import Examples
 from attnbench.train.loop import Score, Trained, Validation, evaluate, make_optimizer, rate, stops_early, update
 from attnbench.train.model import Model
+from helpers.subtests import as_subtests
 from unit.train.toys import CLASSES, FORMS, NUMBERS, SMALL, TOKENS, examples_of, gradient_of, model_of, weights_of
 
 UNEQUAL = (6, 0, 1, 3, 0, 0, 2, 5)
@@ -25,8 +26,8 @@ def step(model: Model, training: Training, *, asked: tuple[int, ...] | None = No
 # Accumulation.
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
-@pytest.mark.parametrize("answer", FORMS)
+@as_subtests("accumulate", [2, 4, 8])
+@as_subtests("answer", FORMS)
 def test_a_batch_in_parts_gives_the_gradient_and_the_loss_of_the_whole(answer: str, accumulate: int) -> None:
     whole, parts = model_of(FORMS[answer]), model_of(FORMS[answer])
     loss = step(whole, replace(SMALL, clip=0.0))
@@ -163,9 +164,9 @@ def test_the_rate_rises_to_its_highest_and_falls_from_there(decay: str, expected
     assert {n: rate(plan, n) for n in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.001, 0.1, 0.5, 0.999])
-@pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
-@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+@as_subtests("warmup", [0.0, 0.001, 0.1, 0.5, 0.999])
+@as_subtests("decay", ["none", "linear", "cosine"])
+@as_subtests("steps", [1, 2, 10, 1000])
 def test_every_step_counts_and_one_has_the_highest_rate(steps: int, decay: str, warmup: float) -> None:
     plan = replace(PLAN, steps=steps, decay=decay, warmup=warmup)
     rates = [rate(plan, n) for n in range(1, steps + 1)]
