@@ -157,7 +157,7 @@ def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_pro
     assert not whole & {"torn", "quick"}
     assert any(name == "torn" and "torn.toml" in problem for name, _, problem in problems)
     assert {origin for name, origin, problem in problems if name == "quick" and "claimed by" in problem} == {
-        "attnbench 0.1.0",
+        "attnbench 0.2.0",
         "acme 1.0",
     }
 

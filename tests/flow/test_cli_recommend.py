@@ -75,7 +75,7 @@ def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (("--seq", "512,1024"), "--seq: an answer is for one workload, and this is 2 shapes"),
-        (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is no amount of memory; write 24GiB"),
+        (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is not an amount of memory; write 24GiB"),
         (("--seq", "1024", "--max-latency", "soon"), "write 50ms"),
         (("--seq", "1024", "nowhere"), "no run is called 'nowhere'"),
         (("--seq", "1024", "--passes", "forward,decode"), "--passes: an answer is for one workload"),

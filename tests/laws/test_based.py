@@ -2,7 +2,7 @@ import msgspec
 import torch
 
 from attnbench import Mask
-from attnbench_variants.blocks.feature_maps import Taylor
+from attnbench_variants.linear.based import Taylor
 from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 

@@ -3,7 +3,7 @@ import torch
 
 from attnbench import Mask
 from attnbench_variants.fixed_sparse import block_local
-from attnbench_variants.fixed_sparse.listed import draw_distinct
+from attnbench_variants.fixed_sparse.block_lists import draw_distinct
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant

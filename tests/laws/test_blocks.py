@@ -3,9 +3,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attnbench import Mask, Unsupported
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.visible import visible_keys, visible_pairs
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import visible_keys, visible_pairs
 from laws.operations import operations
 from laws.workloads import WORKLOADS, draw
 

@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import normalize
 
 from attnbench import Mask
-from attnbench_variants.blocks.scan import Writes, attend_by_recurrence
+from attnbench_variants.linear.scan import Writes, attend_by_recurrence
 from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 

@@ -10,10 +10,10 @@ import torch
 
 from attnbench import Mask, Unsupported
 from attnbench.contracts.variant import build
-from attnbench_variants.blocks import fused
+from attnbench_variants.blocks import fused_kernels as fused
 from attnbench_variants.exact import pinned
 from attnbench_variants.exact.flash import Flash
-from attnbench_variants.exact.packages import FlashAttn2, FlashAttn3, FlashAttn4, XformersFlash
+from attnbench_variants.exact.flash_packages import FlashAttn2, FlashAttn3, FlashAttn4, XformersFlash
 from attnbench_variants.exact.pinned import proved
 from attnbench_variants.exact.sdpa import SdpaCudnn, SdpaEfficient
 from attnbench_variants.exact.torch_kernels import torch_flash

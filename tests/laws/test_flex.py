@@ -7,7 +7,7 @@ import torch
 
 from attnbench import Mask, Shape, Unsupported
 from attnbench.contracts.variant import build
-from attnbench_variants.blocks.visible import visible_keys
+from attnbench_variants.blocks.masks import visible_keys
 from attnbench_variants.exact import flex
 from attnbench_variants.exact.flex import BLOCK, Flex, block_mask
 from helpers.subtests import as_subtests

@@ -1,4 +1,4 @@
-"""Attention by sums of features: all its forms are one, whichever mechanism's features they are; and linear's own."""
+"""Attention by sums of features equals a weight for every pair, whichever features they are; and linear's own laws."""
 
 import msgspec
 import pytest
@@ -6,8 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
-from attnbench_variants.blocks.feature_attention import batched, streamed, tracked_stream
-from attnbench_variants.blocks.feature_maps import FeatureMap
+from attnbench_variants.linear import feature_attention
+from attnbench_variants.linear.feature_attention import FeatureMap, Sizes, attend_by_features
 from laws.memory import peak_bytes
 from laws.operations import IN_PLACE
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
@@ -43,8 +43,8 @@ class Given(FeatureMap):
         return x_XTD
 
 
-def _attend(form, q, k, v, *, causal=True):
-    return form(q, k, v, features=Given(), causal=causal)
+def _attend(q, k, v, *, causal=True):
+    return attend_by_features(q, k, v, features=Given(), causal=causal)
 
 
 def _by_all_pairs(q, k, v, *, causal=True):
@@ -54,12 +54,13 @@ def _by_all_pairs(q, k, v, *, causal=True):
     return weights @ v / weights.sum(dim=2, keepdim=True)
 
 
-@pytest.mark.parametrize("form", [streamed, tracked_stream, batched])
+@pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (63, 63), (64, 64), (128, 128), (300, 300), (1, 300), (70, 300)])
-def test_chunks_with_a_state_equal_a_weight_for_every_pair(form, causal, queries, keys):
+def test_chunks_with_a_state_equal_a_weight_for_every_pair(tracked, causal, queries, keys):
     q, k, v = _features(queries, keys, keys)
-    assert_near(_attend(form, q, k, v, causal=causal), _by_all_pairs(q, k, v, causal=causal), 1e-13)
+    with torch.set_grad_enabled(tracked):
+        assert_near(_attend(q, k, v, causal=causal), _by_all_pairs(q, k, v, causal=causal), 1e-13)
 
 
 def test_a_state_carried_token_by_token_equals_chunks():
@@ -69,17 +70,18 @@ def test_a_state_carried_token_by_token_equals_chunks():
         state = state + k[:, t, :, None] * v[:, t, None]
         weight = weight + k[:, t]
         steps.append((q[:, t, :, None] * state).sum(dim=1) / (q[:, t] * weight).sum(dim=1, keepdim=True))
-    assert_near(_attend(streamed, q, k, v), torch.stack(steps, dim=1), 1e-13)
+    assert_near(_attend(q, k, v), torch.stack(steps, dim=1), 1e-13)
 
 
 @every_mechanism
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("queries", "keys"), [(200, 200), (70, 200)])
-def test_one_chunk_after_another_equals_all_at_once(name, options, causal, queries, keys):
+def test_one_chunk_after_another_equals_all_at_once(monkeypatch, name, options, causal, queries, keys):
     case = _case(name, keys, options, queries=queries, causal=causal)
     attention, qkv = built(name, case), draw(name, case)
     all_at_once = attention(*qkv)
-    with torch.no_grad():
+    for sizes in (Sizes(16, 16), Sizes(24, 8), Sizes(4096, 256)):
+        monkeypatch.setattr(feature_attention, "_sizes", lambda _, sizes=sizes: sizes)
         assert_near(attention(*qkv), all_at_once, 1e-13)
 
 
@@ -149,12 +151,11 @@ def test_the_operations_of_a_call_for_gradients_are_those_that_torch_counts(name
     assert counter.get_total_flops() == variant(name).flops(case)
 
 
-@pytest.mark.parametrize("form", [tracked_stream, batched])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (40, 41), (150, 170), (256, 256), (300, 301), (600, 700)])
-def test_forms_for_gradients_give_the_gradients_of_a_weight_for_every_pair(form, queries, keys):
+def test_gradients_are_those_of_a_weight_for_every_pair(queries, keys):
     q, k, v = (x.requires_grad_() for x in _features(queries, keys, keys))
     cotangent = torch.rand(3, queries, 4, dtype=torch.float64)
-    gradients = torch.autograd.grad(_attend(form, q, k, v), (q, k, v), cotangent)
+    gradients = torch.autograd.grad(_attend(q, k, v), (q, k, v), cotangent)
     expected = torch.autograd.grad(_by_all_pairs(q, k, v), (q, k, v), cotangent)
     for gradient, true in zip(gradients, expected, strict=True):
         assert_near(gradient, true, 1e-12)
@@ -202,15 +203,14 @@ def test_a_query_that_shares_no_feature_with_any_key_gets_zeros():
     assert out[:, :, 5:].any(dim=-1).all()
 
 
-@pytest.mark.parametrize("form", [tracked_stream, batched])
-def test_a_query_without_weights_changes_no_gradient(form):
+def test_a_query_without_weights_changes_no_gradient():
     q, k, v = _features(300, 300, 300)
     q[:, 270] = 0
     weighed = torch.arange(300) != 270
     gradients = []
     for seen in (torch.ones(300, dtype=torch.bool), weighed):
         leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        (_attend(form, *leaves)[:, seen] * torch.linspace(-1, 1, 4)).sum().backward()
+        (_attend(*leaves)[:, seen] * torch.linspace(-1, 1, 4)).sum().backward()
         gradients.append([x.grad for x in leaves])
     (_, *of_all), (_, *of_weighed) = gradients
     assert all(torch.isfinite(x).all() for each in gradients for x in each)

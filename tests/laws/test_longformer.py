@@ -3,8 +3,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
-from attnbench_variants.blocks import windows
 from attnbench_variants.blocks.lse_kernels import PLAIN
+from attnbench_variants.fixed_sparse import windows
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant

@@ -8,8 +8,8 @@ from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
-from attnbench_variants.blocks import scan
-from attnbench_variants.blocks.scan import CHUNK, Writes, attend_by_recurrence, one_further, state_after
+from attnbench_variants.linear import scan
+from attnbench_variants.linear.scan import CHUNK, Writes, attend_by_recurrence, state_after, step
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -44,7 +44,7 @@ def _by_steps(q, writes):
     state = torch.zeros(3, 4, 5, dtype=q.dtype)
     for t in range(length):
         at = t - (length - q.shape[1])
-        row, state = one_further(q[:, max(at, 0)][:, None], _at(writes, t), state)
+        row, state = step(q[:, max(at, 0)][:, None], _at(writes, t), state)
         rows += [row] * (at >= 0)
     return torch.cat(rows, dim=1)
 
@@ -113,7 +113,7 @@ def test_a_state_after_some_positions_is_that_after_as_many_steps(kind):
         first = Writes(*(x if x is None or x.shape[1] == 1 else x[:, :positions] for x in writes))
         state = torch.zeros(3, 4, 5, dtype=torch.float64)
         for t in range(positions):
-            _, state = one_further(q[:, :1], _at(writes, t), state)
+            _, state = step(q[:, :1], _at(writes, t), state)
         assert_near(state_after(first), state, 1e-12)
 
 

@@ -5,7 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask, Unsupported
 from attnbench_variants.blocks.lse_kernels import PLAIN
-from attnbench_variants.position import near_and_far
+from attnbench_variants.position import relative_vectors as near_and_far
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant

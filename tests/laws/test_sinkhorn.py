@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask, Shape, Unsupported
 from attnbench_variants.hashing import sinkhorn
-from attnbench_variants.hashing.balance import balanced, causally_balanced
+from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant

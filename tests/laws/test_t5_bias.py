@@ -4,8 +4,8 @@ import torch
 
 from attnbench import Mask, Unsupported
 from attnbench.contracts.variant import complete_options
-from attnbench_variants.blocks import bias
 from attnbench_variants.blocks.lse_kernels import PLAIN
+from attnbench_variants.position import distance_bias as bias
 from attnbench_variants.position.t5_bias import T5Bias, bucket
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes

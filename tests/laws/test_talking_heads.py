@@ -1,7 +1,7 @@
 import torch
 
 from attnbench import Mask
-from attnbench_variants.others import talking_heads
+from attnbench_variants.head_mixing import talking_heads
 from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 

@@ -7,7 +7,7 @@ Its delta rules divide q by sqrt(D) besides, which the norm of a head's output c
 import pytest
 from parity import FLOAT32, FLOAT64, assert_parity, draw
 
-from attnbench_variants.blocks.delta import unit_features
+from attnbench_variants.linear.delta_rule import unit_features
 from helpers import peers
 
 BATCH, HEADS, TOKENS, DIM = 2, 3, 64, 8

@@ -17,7 +17,7 @@ Answer = Callable[[Job], Outcome]
 
 
 class Scripted:
-    """An executor that gives each job the outcome that a function says."""
+    """An executor that takes each job's outcome from a function."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.done, self.closed = answer, list[Job](), False
@@ -52,7 +52,7 @@ def test_every_planned_job_has_one_record(tmp_path: Path) -> None:
     assert [record.job.round for record in records] == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_record_is_in_the_journal_before_anyone_hears_of_it(tmp_path: Path) -> None:
+def test_a_record_is_in_the_journal_before_it_is_notified(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     with Store.create(tmp_path, plan([job("a"), job("b")])) as store:
 
@@ -111,7 +111,7 @@ def test_an_interrupt_ends_the_processes_and_leaves_a_resumable_run(tmp_path: Pa
         assert [record.outcome.status for record in store.records()] == ["ok", "ok", "ok"]
 
 
-def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: Path) -> None:
+def test_what_a_stored_run_has_settled_is_skipped_on_resume(tmp_path: Path) -> None:
     jobs = [job("bad", number=number) for number in (1, 2)]
     with Store.create(tmp_path, plan(jobs)) as store:
         late = Scripted(lambda _job: Outcome(status="timeout", detail="late"))
@@ -123,7 +123,7 @@ def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: P
 
 
 def curved(one: Job) -> Outcome:
-    """Give times of which the square overtakes the straight at 900."""
+    """Return times at which the square overtakes the straight at 900."""
     length = one.case.shape.seq_q
     return ok(length * 1000 if one.case.variant == "straight" else length * length * 1000 // 900)
 
@@ -139,7 +139,7 @@ def sweep_to_refine(tmp_path: Path, steps: int) -> Store:
 
 
 def refined(store: Store, executor: Scripted) -> list[int]:
-    """Refine a run, and give the lengths that were added, in their order."""
+    """Refine a run and return the lengths added, in order."""
     before = len(store.plan.jobs)
     session(store, executor).refine()
     return list(dict.fromkeys(one.case.shape.seq_q for one in store.plan.jobs[before:]))
@@ -163,14 +163,14 @@ def test_refining_closes_in_on_a_crossing_in_every_round_for_both_variants(tmp_p
         }
 
 
-def test_refining_stops_where_a_crossing_is_known_and_without_being_asked_never_begins(tmp_path: Path) -> None:
+def test_refining_stops_once_a_crossing_is_located_and_is_off_by_default(tmp_path: Path) -> None:
     for steps, added in ((3, [512]), (0, [])):
         with sweep_to_refine(tmp_path, steps) as store:
             session(store, Scripted(curved)).perform(store.plan.jobs)
             assert refined(store, Scripted(curved)) == added
 
 
-def test_an_interrupted_refinement_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_refinement_resumes(tmp_path: Path) -> None:
     def interrupted(one: Job) -> Outcome:
         raise KeyboardInterrupt
 
@@ -186,7 +186,7 @@ def test_an_interrupted_refinement_goes_on_where_it_was(tmp_path: Path) -> None:
         assert refined(again, Scripted(curved)) == []
 
 
-def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path) -> None:
     def until_4096(one: Job) -> Outcome:
         if one.case.shape.seq_q > 4096:
             return Outcome(status="oom_host", detail="full")
@@ -212,7 +212,7 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
 
 
 class Asked:
-    """An executor that answers questions with what it is given, or breaks."""
+    """An executor that answers every question alike, or raises."""
 
     def __init__(self, answer: object) -> None:
         self.answer, self.questions = answer, list[object]()

@@ -29,7 +29,7 @@ def command(function: Command) -> Command:
         if isinstance(kind, type) and issubclass(kind, Struct):
             structs[name] = kind
             only = next((mark for mark in marks if isinstance(mark, Only)), None)
-            parameters += [_option(field) for field in _flags(kind) if only is None or field.name in only]
+            parameters += [_option(*each) for each in _flags(kind) if only is None or each[0].name in only]
         else:
             parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
 
@@ -55,25 +55,24 @@ def refuse(context: typer.Context, sentence: str, *, besides: Collection[str] = 
             raise UsageError(sentence.format(flag=name))
 
 
-def _flags(kind: type[Struct]) -> Iterator[FieldInfo]:
-    """Yield the fields that are flags, those of nested structs in their place."""
+def _flags(kind: type[Struct]) -> Iterator[tuple[FieldInfo, Meta]]:
+    """Yield the fields that are flags with their metadata, those of nested structs in their place."""
     for field in fields(kind):
         if isinstance(field.type, type) and issubclass(field.type, Struct):
             yield from _flags(field.type)
-        elif _meta(field) is not None:
-            yield field
+        for mark in get_args(field.type)[1:] if get_origin(field.type) is Annotated else ():
+            if isinstance(mark, Meta) and "panel" in (mark.extra or {}):
+                yield field, mark
 
 
-def _option(field: FieldInfo) -> Parameter:
-    meta = _meta(field)
-    assert meta is not None
+def _option(field: FieldInfo, meta: Meta) -> Parameter:
     extra = meta.extra or {}
     name = str(extra["name"] or field.name).replace("_", "-")
     kind = _kind(field)
     switches = {None: f"--{name}/--no-{name}", False: f"--{name}", True: f"--no-{name}"}
     option = typer.Option(
         switches[field.default] if kind is bool else f"--{name}",
-        help=_help(meta, field),
+        help=_help(field, meta),
         metavar=extra["metavar"],
         rich_help_panel=extra["panel"],
         show_default=False,
@@ -82,7 +81,7 @@ def _option(field: FieldInfo) -> Parameter:
     return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _help(meta: Meta, field: FieldInfo) -> str:
+def _help(field: FieldInfo, meta: Meta) -> str:
     default = (meta.extra or {})["default"]
     if not default and isinstance(field.default, int | str) and not isinstance(field.default, bool):
         default = field.default
@@ -95,12 +94,6 @@ def _kind(field: FieldInfo) -> type:
     base = get_args(field.type)[0]
     choices = get_args(base) or (base,)
     return next((kind for kind in (bool, str, int, float) if kind in choices), str)
-
-
-def _meta(field: FieldInfo) -> Meta | None:
-    """Return what `contracts.flags.flag` says of a field; None for a field that is no flag."""
-    marks = get_args(field.type)[1:] if get_origin(field.type) is Annotated else ()
-    return next((mark for mark in marks if isinstance(mark, Meta) and "panel" in (mark.extra or {})), None)
 
 
 def _struct(kind: type[Struct], given: dict[str, Any]) -> Struct:

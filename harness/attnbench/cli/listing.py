@@ -22,7 +22,9 @@ Item = dict[str, Any]
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(metavar="variants|suites|tasks|metrics|runs", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="variants, suites, tasks, metrics or runs.", show_default=False)
+    ],
     details: Details = False,
     out: Out = RESULTS,
     json: Json = False,

@@ -53,18 +53,20 @@ def parse_duration(text: str, *, flag: str) -> float:
     match = _DURATION.fullmatch(text.strip())
     seconds = sum(int(match[unit] or 0) * size for unit, size in _SECONDS.items()) if match else 0
     if seconds <= 0:
-        raise UsageError(f"{flag}: {text!r} is no span of time; write {DURATIONS}")
+        raise UsageError(f"{flag}: {text!r} is not a duration; write {DURATIONS}")
     return float(seconds)
 
 
 def parse_bytes(text: str, *, flag: str) -> int:
     """Parse '24GiB' (2^30 each), '24GB' (10^9 each) or a number as bytes. Raises UsageError, as `parse_duration`."""
-    return round(_amount(text.lower(), _BYTES, f"{flag}: {text!r} is no amount of memory; write {AMOUNTS_OF_MEMORY}"))
+    return round(
+        _amount(text.lower(), _BYTES, f"{flag}: {text!r} is not an amount of memory; write {AMOUNTS_OF_MEMORY}")
+    )
 
 
 def parse_latency(text: str, *, flag: str) -> float:
     """Parse '50ms', '200us', '1.5s' or a number as seconds. Raises UsageError, as `parse_duration`."""
-    return _amount(text, _LATENCY, f"{flag}: {text!r} is no latency; write {LATENCIES}")
+    return _amount(text, _LATENCY, f"{flag}: {text!r} is not a latency; write {LATENCIES}")
 
 
 def _amount(text: str, units: Mapping[str, float], mistake: str) -> float:

@@ -34,7 +34,7 @@ class Linked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
 class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to sweep and what to measure. Each field is the flag of its name, as text in the grammar of that flag."""
 
-    variants: Annotated[Names, flag("With options: vanilla, reformer:rounds=4,bucket=64; or all", "NAME,...")] = None
+    variants: Annotated[Names, flag("Variants: vanilla, reformer:rounds=4,bucket=64; or all", "NAME,...")] = None
     seq: Annotated[Range, flag("Sequence lengths: 512..16384, 512..4k:+512 or 1k,4k", "RANGE")] = None
     seq_k: Annotated[Range, flag("Key lengths", "RANGE", default="equal to --seq")] = None
     heads: Annotated[Range, flag("Query heads", "RANGE")] = None
@@ -53,7 +53,9 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     passes: Annotated[Names, flag("forward, backward, forward-backward, decode (one token)", "NAME,...")] = None
     level: Annotated[Names, flag("core (the mechanism alone), layer (with projections)", "NAME,...")] = None
     inputs: Annotated[Names, flag("normal, clustered (in groups), outliers (large features)", "NAME,...")] = None
-    metrics: Annotated[Names, flag("latency, memory, agreement, accuracy, energy", "NAME,...", panel=MEASURE)] = None
+    metrics: Annotated[
+        Names, flag("latency, memory, agreement, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
+    ] = None
     tasks: Annotated[Names, flag("Tasks for accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)] = None
 
     @property

@@ -15,13 +15,14 @@ import torch
 
 from attnbench.contracts.case import Option
 from attnbench.contracts.metrics import metric_named
-from attnbench.contracts.record import Job, Measurement, Outcome
+from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure import failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.effective import repeatable, rounding, summation
 from attnbench.measure.inputs import Inputs, Tokens
 from attnbench.measure.layer import exact_layer_gradients, exact_outputs
+from attnbench.measure.metric import measurement
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients
 from attnbench.measure.workload import Workload
 from attnbench.plugins import registry
@@ -72,7 +73,9 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     values = _approximation_errors(own, exact, names=names) | numerical | inspected
     return Outcome(
         status="ok",
-        measurements=tuple(_measurement(metric, value, flags.get(metric, ())) for metric, value in values.items()),
+        measurements=tuple(
+            measurement(metric_named(name), [value], flags=flags.get(name, ())) for name, value in values.items()
+        ),
         backend=workload.backend,
         facts={"rows": len(rows_R)} | left_out | uninspected,
     )
@@ -209,18 +212,6 @@ def _leak_flags(inspected: Mapping[str, float], workload: Workload) -> dict[str,
         raise InvalidOutput(f"it calls itself exact, and depends on tokens that the mask hides: {amounts}")
     flag = "later_tokens" if workload.case.mask.window is None else "hidden_tokens"
     return dict.fromkeys(("approximation_error", *leaking), (flag,))
-
-
-def _measurement(metric: str, value: float, flags: tuple[str, ...]) -> Measurement:
-    """Return a measurement without a unit; JSON has no NaN and no infinity, so they are null under a flag."""
-    is_finite = math.isfinite(value)
-    return Measurement(
-        metric=metric,
-        unit="1",
-        values=(value if is_finite else None,),
-        higher_is_better=metric_named(metric).higher_is_better,
-        flags=flags if is_finite else ("non_finite", *flags),
-    )
 
 
 def _check_finite(own: Tensors, names: Sequence[str]) -> None:

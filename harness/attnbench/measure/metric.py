@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from attnbench.contracts.metrics import Metric
 from attnbench.contracts.record import Job, Measurement, Outcome
 from attnbench.contracts.variant import InvalidOutput, Unsupported
 from attnbench.measure.workload import Workload
@@ -19,37 +20,41 @@ def measure(job: Job, *, figures: Mapping[str, float]) -> Outcome:
     assert declared is not None
     plugin = registry.load(job.metric_target)()
     if not declared.needs:
-        return _measured(job, plugin)
+        return _measured(job, declared, plugin)
     lacking = [name for name in declared.needs if name not in figures]
     if lacking:
         raise Unsupported(f"{declared.name} is derived from {' and '.join(lacking)}, which has no figure here")
     value = plugin.derive(job.case, {name: figures[name] for name in declared.needs})
-    return Outcome(status="ok", measurements=(_measurement(job, value),))
+    return Outcome(status="ok", measurements=(_measurement(declared, value),))
 
 
-def _measured(job: Job, plugin: Any) -> Outcome:
+def _measured(job: Job, declared: Metric, plugin: Any) -> Outcome:
     workload = Workload.of(job, sets=1)
     arguments = workload.callee.arguments(workload.sets[0])
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         value = plugin.measure(job.case, workload.callee.call, *arguments)
     workload.judge()
-    return Outcome(status="ok", measurements=(_measurement(job, value),), backend=workload.backend)
+    return Outcome(status="ok", measurements=(_measurement(declared, value),), backend=workload.backend)
 
 
-def _measurement(job: Job, value: float | Iterable[float]) -> Measurement:
-    declared = job.probe.declared
-    assert declared is not None
-    values = [_number(each) for each in (value if isinstance(value, list | tuple) else [value])]
-    if not values:
-        raise InvalidOutput(f"{declared.name} measured nothing: it returned an empty sequence")
-    finite = tuple(each if math.isfinite(each) else None for each in values)
+def measurement(metric: Metric, values: Iterable[float], *, flags: tuple[str, ...] = ()) -> Measurement:
+    """Return a metric's measurement; JSON has no NaN and no infinity, so they are null under a flag."""
+    finite = tuple(value if math.isfinite(value) else None for value in values)
     return Measurement(
-        metric=declared.name,
-        unit=declared.unit,
+        metric=metric.name,
+        unit=metric.unit,
         values=finite,
-        higher_is_better=declared.higher_is_better,
-        flags=("non_finite",) if None in finite else (),
+        higher_is_better=metric.higher_is_better,
+        flags=("non_finite", *flags) if None in finite else flags,
     )
+
+
+def _measurement(metric: Metric, result: float | Iterable[float]) -> Measurement:
+    """Return the measurement of what a plugin returned."""
+    values = [_number(value) for value in (result if isinstance(result, list | tuple) else [result])]
+    if not values:
+        raise InvalidOutput(f"{metric.name} measured nothing: it returned an empty sequence")
+    return measurement(metric, values)
 
 
 def _number(value: Any) -> float:

@@ -72,7 +72,7 @@ class Trainer:
         self.over = False
 
     def advance(self) -> Validation | None:
-        """Take a step, and return the validation after it if one was due; set `over` at the end of the training."""
+        """Run a step, and return the validation after it if one was due; set `over` at the end of the training."""
         step, training = self.history.steps + 1, self.training
         loss = update(self.model, next(self.batches), training, optimizer=self.optimizer, step=step)
         self.losses.append(loss)
@@ -146,7 +146,7 @@ def train(trainer: Trainer, *, report: Report, checkpoint: Checkpoint | None = N
 
 
 def update(model: Model, batch: Examples, training: Training, *, optimizer: torch.optim.Optimizer, step: int) -> float:
-    """Take one step on a batch, in parts whose gradients add up to the whole batch's; return its mean loss."""
+    """Run one step on a batch, in parts whose gradients add up to the whole batch's; return its mean loss."""
     if not model.training:  # visits every module: not at every step
         model.train()
     for group in optimizer.param_groups:

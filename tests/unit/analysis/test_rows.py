@@ -76,6 +76,10 @@ def test_the_highest_attempt_counts_in_whatever_order_it_was_stored():
         assert (only(stored).status, only(stored).value, only(stored).detail) == ("ok", 2, "")
 
 
+def test_the_last_of_two_records_of_one_attempt_counts():
+    assert only([latency(1, 1), latency(1, 2)]).value == 2
+
+
 def test_a_retry_that_fails_counts_too():
     assert only([latency(1, 1), failed(job(attempt=2), "crash", "signal 11")]).status == "crash"
 

@@ -31,7 +31,7 @@ def test_a_later_round_is_expected_to_take_what_the_earlier_one_took_and_others_
     assert progress.view().left == Left(seconds=4.0 + 6.0, whole=True)
 
 
-def test_a_kind_that_has_not_been_seen_costs_no_mean_of_the_others_and_is_told():
+def test_a_kind_not_timed_yet_adds_nothing_and_makes_the_time_a_lower_bound():
     first, training = job("a"), job("a", kind="accuracy")
     progress = Progress(opened([first, job("b"), training]))
     progress.update(done(first, 2.0))
@@ -43,7 +43,7 @@ def test_what_a_resumed_run_has_already_measured_counts():
     assert Progress(opened([job("a", number=2)], records=[known])).view().left == Left(seconds=3.0, whole=True)
 
 
-def test_what_was_skipped_or_interrupted_tells_nothing_of_its_kind():
+def test_skipped_and_interrupted_jobs_do_not_count_for_their_kind():
     records = [done(job("a"), 0.0, Outcome(status=status)) for status in ("skipped", "interrupted")]
     assert Progress(opened([job("b")], records=records)).view().left is None
 
@@ -66,7 +66,7 @@ def test_a_view_tells_what_runs_with_its_last_words_and_how_much_is_done():
     assert (progress.view().running, progress.view().done) == ((), 1)
 
 
-def test_it_can_be_viewed_while_another_thread_tells_it_what_happens():
+def test_it_can_be_viewed_while_another_thread_updates_it():
     jobs = [job(f"v{number}") for number in range(400)]
     progress = Progress(opened(jobs))
     failures = []

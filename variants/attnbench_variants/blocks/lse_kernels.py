@@ -1,7 +1,12 @@
-"""Attention that also gives its log-sum-exp, and its exact gradient from one: what parts of a softmax are merged by.
+"""Attention that also returns its log-sum-exp, by which parts of one softmax are merged, and its exact gradient.
 
-X sequences, C chunks (or heads), G chunks of keys, M queries and W keys in a chunk, D head dimension.
+    s = scale q k^T + mask,   lse = logsumexp(s),   out = exp(s - lse) v                       s [M, W], lse [M]
+
+The gradient of a part of a softmax, given the output and the log-sum-exp L of all parts together:
+
+    w = exp(s - L),   ds = w * (grad v^T - grad . out),   dq = scale ds k,   dk = scale ds^T q,   dv = w^T grad
 """
+# X sequences, C chunks (or heads), G chunks of keys, M queries and W keys in a chunk, D head dimension
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,19 +14,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnbench_variants.blocks.fused import TORCH, packed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.dtypes import wide
+from attnbench_variants.blocks.fused_kernels import TORCH, packed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 
-# What torch's scaled_dot_product_attention calls, which does not give the log-sum-exp.
+# What torch's scaled_dot_product_attention calls, which does not return the log-sum-exp.
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - the operator has no public name
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001 - nor has this
 
 
 class Chunks(NamedTuple):
-    """Queries [X, C, M, D], and the keys and values that they may see [X, G, W, D], each G's shared by C / G chunks.
+    """Queries [X, C, M, D], and the keys and values that they may see [X, G, W, D], each shared by C / G chunks.
 
-    Scores are scale q . k, plus a mask [X or 1, C or 1, M, W] in the dtype of q if there is one; it is finite, as a row
-    hidden by infinities has no log-sum-exp. Causally, which takes no mask, the query in place i sees keys 0 to i.
+    A mask [X or 1, C or 1, M, W], in the dtype of q, is added to the scores; it is finite, as a row hidden by
+    infinities has no log-sum-exp. Causally, which takes no mask, query i of a chunk sees keys 0 to i.
     """
 
     q: Tensor
@@ -33,10 +39,10 @@ class Chunks(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A formulation of attention within chunks; both give the same results within rounding.
+    """An implementation of attention within chunks; both return the same within rounding.
 
-    `forward(chunks)` gives out_XCMD, contiguous, and lse_XCM. `backward(chunks, grad_XCMD, out_XCMD, lse_XCM)` gives
-    the gradients of q, k and v, where weights are exp(score - lse): with the lse of all rounds, one round's part.
+    `forward(chunks)` returns out_XCMD, contiguous, and lse_XCM. `backward(chunks, grad_XCMD, out_XCMD, lse_XCM)`
+    returns the gradients of q, k and v; with the out and lse of all parts together, those of this part.
     """
 
     name: str
@@ -45,15 +51,15 @@ class Kernel(NamedTuple):
 
 
 def masked(dtype: torch.dtype) -> float:
-    """Give what is added to a hidden score: so low that nothing else counts, and finite (the paper's -1e5).
+    """Return what is added to a hidden score: low enough to leave it no weight, and finite.
 
-    Where every key is hidden the log-sum-exp is then about this, and no difference of infinities makes a NaN.
+    Where every key is hidden the log-sum-exp is then about as low, and no difference of infinities makes a NaN.
     """
     return torch.finfo(dtype).min / 2
 
 
 def kernel_for(device: torch.device) -> Kernel:
-    """Choose the fastest kernel that a device has: torch's fused one gives its log-sum-exp on the CPU only."""
+    """Return a device's fastest kernel: torch's fused one returns its log-sum-exp on the CPU only."""
     return FUSED_CPU if device.type == "cpu" else PLAIN
 
 
@@ -84,10 +90,7 @@ def _plain_backward(chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor) -> t
 def gradients_and_scores(
     chunks: Chunks, grad: Tensor, out: Tensor, lse: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give the gradients of q, k and v as a kernel's backward does, and of the scores [X, C, M, W]: so of a mask.
-
-    That of softmax attention: ds = weights * (grad . v - grad . out).
-    """
+    """Return the gradients of q, k and v as a kernel's backward does, and of the scores [X, C, M, W], so of a mask."""
     dtype, groups = grad.dtype, chunks.k.shape[1]
     k, v = (per_query_head(x, chunks.q.shape[1]) for x in (chunks.k, chunks.v))
     weights = _scores(chunks).sub_(lse[..., None]).exp_()
@@ -99,10 +102,9 @@ def gradients_and_scores(
 
 
 def _scores(chunks: Chunks) -> Tensor:
-    """Give the masked scores, in float32 at least."""
+    """Return the masked scores, in float32 or wider."""
     k = per_query_head(chunks.k, chunks.q.shape[1])
-    scores = chunks.q @ k.mT
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(chunks.scale)
+    scores = wide(chunks.q @ k.mT).mul_(chunks.scale)
     if chunks.mask is not None:
         scores.add_(chunks.mask)
     if chunks.causal:

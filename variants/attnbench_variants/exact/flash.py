@@ -1,7 +1,20 @@
-"""Fused exact attention that never holds the scores: the first kernel of a fixed list that can run the case."""
+"""Exact attention in one fused kernel that never holds the scores: the first of a fixed list that can run the case.
+
+Dao et al. 2022, "FlashAttention", algorithm 1, for blocks j of keys, with m the running maximum and l the running sum:
+
+    s = q k_j^T / sqrt(D),  m' = max(m, max s),  p = exp(s - m')
+    l <- exp(m - m') l + sum p,   o <- exp(m - m') o + p v_j,   m <- m';   at the end out = o / l
+
+CUDA: flash-attn 3, flash-attn 4, flash-attn 2, xformers, torch; CPU: torch. Which one runs, and its version, is
+`backend`; the choice is proved on a small example of the case. Raises Unsupported with each one's reason if none runs.
+
+Queries are the last T positions of the keys. Where a causal mask makes fewer queries than keys of it, torch's kernel
+runs twice on a CPU, for the keys before all queries and for the square after them, merged by their log-sum-exps.
+Windows are those of `vanilla`; on a CPU no kernel has them. Time: O(T S D). Memory beyond the output: O(T).
+"""
 
 from attnbench import Case, Support, Unsupported
-from attnbench_variants.exact.kernels import Kernel, Xformers, flash_attn2, flash_attn3, flash_attn4
+from attnbench_variants.exact.package_kernels import Kernel, Xformers, flash_attn2, flash_attn3, flash_attn4
 from attnbench_variants.exact.pinned import MakeKernel, Pinned, proved
 from attnbench_variants.exact.torch_kernels import torch_flash
 
@@ -20,7 +33,7 @@ KERNELS: dict[str, dict[str, MakeKernel]] = {
 
 
 def first_that_runs(case: Case) -> Kernel:
-    """Give the device's first kernel that takes the case, proved on a small example of it.
+    """Return the device's first kernel that takes the case, proved on a small example of it.
 
     Raises Unsupported with the reason of each.
     """
@@ -34,14 +47,7 @@ def first_that_runs(case: Case) -> Kernel:
 
 
 class Flash(Pinned):
-    """Exact attention in one fused kernel, blocks of scores at a time (Dao et al. 2022, algorithm 1).
-
-    Of the device's list (CUDA: flash-attn 3, flash-attn 4, flash-attn 2, xformers, torch; CPU: torch) the first that
-    runs a small example of the case; which one, and its version, is `backend`. Raises Unsupported with each one's
-    reason if none runs. Queries are the last T positions of the keys: where a causal mask makes fewer queries than keys
-    of it, torch's kernel runs twice on a CPU, for the keys before all queries and for the square after them, merged by
-    their log-sum-exps. Windows are those of `vanilla`; on a CPU no kernel has them. Memory beyond the output: O(T).
-    """
+    """Exact attention in one fused kernel, blocks of scores at a time (Dao et al. 2022, algorithm 1)."""
 
     supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, exact=True, growth=2)
     kernel = staticmethod(first_that_runs)

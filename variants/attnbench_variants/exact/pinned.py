@@ -1,4 +1,4 @@
-"""A variant that is one kernel and nothing else, proved on a small example of its case before it is measured."""
+"""Variants that are one kernel and nothing else, proved on a small example of the case before they are measured."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 from collections.abc import Callable
@@ -7,15 +7,15 @@ from typing import TypeAlias
 import torch
 
 from attnbench import Case, Unsupported
-from attnbench_variants.blocks.counting import executed_fused
-from attnbench_variants.blocks.fused import example
-from attnbench_variants.exact.kernels import Kernel
+from attnbench_variants.blocks.flop_counts import executed_visible
+from attnbench_variants.blocks.fused_kernels import example
+from attnbench_variants.exact.package_kernels import Kernel
 
 MakeKernel: TypeAlias = Callable[[Case], Kernel]
 
 
 class Pinned:
-    """What the variants of one kernel share; each gives its own `kernel`."""
+    """A variant of one kernel, which a subclass names as `kernel`."""
 
     def __init__(self, case: Case) -> None:
         self._kernel = self.kernel(case)
@@ -27,19 +27,19 @@ class Pinned:
 
     @staticmethod
     def kernel(case: Case) -> Kernel:
-        """Make the kernel for a case. Raises Unsupported with the reason."""
+        """Return the kernel for a case. Raises Unsupported with the reason."""
         raise NotImplementedError
 
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: the visible pairs, as kernels skip the others."""
-        return executed_fused(case)
+        return executed_visible(case)
 
 
 def proved(make: MakeKernel, case: Case) -> Kernel:
-    """Make a kernel and run it on a small example of the case, backward too where the case asks for it.
+    """Return a kernel that has run a small example of the case, backward too where the case asks for it.
 
-    Raises Unsupported with the reason, whatever a foreign package raises.
+    Raises Unsupported with the reason, whatever a package raises.
     """
     try:
         kernel = make(case)

@@ -1,4 +1,20 @@
-"""Ring attention: blocks of keys and values pass by the queries, and what each adds is merged."""
+"""Ring attention: blocks of keys and values pass by the queries, and their shares of one softmax are merged.
+
+Liu, Zaharia, Abbeel 2023, "Ring Attention", algorithm 1, for the blocks r of keys of a ring of devices:
+
+    out_r = softmax(s_r) v_r,   L_r = logsumexp(s_r),   s_r = q k_r^T / sqrt(D)            s_r [T, S / ranks]
+    out = sum_r exp(L_r - L) out_r,   L = logsumexp_r(L_r)
+
+Each of `ranks` devices would hold one block of the sequence; keys and values travel around the ring. Here all ranks are
+on one device: the arithmetic of the ring, with no messages to wait for and no overlap of them. What it costs above
+`flash` is what the blocks cost. A block passes all queries at once, which is the same sum in another order.
+
+Causally, blocks that lie wholly ahead of a rank's queries are skipped; the work is not spread evenly over ranks as in
+striped attention. Queries are the last T positions of the keys; with fewer than `ranks` keys there are as many blocks
+as keys. The gradient goes around the ring once more, with the merged log-sum-exps. Time: O(T S D). Memory beyond the
+output: O(T), as the paper's per device; elsewhere than on a CPU the scores of a block are materialised besides, B * H *
+T * S / ranks of them. There is no window: each block that passes would need a mask of its own.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 from typing import Annotated
@@ -8,26 +24,14 @@ from msgspec import Meta
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed_fused
+from attnbench_variants.blocks.flop_counts import executed_visible
 from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for
 from attnbench_variants.blocks.merging import attend_in_parts
-from attnbench_variants.exact.parts import key_blocks
+from attnbench_variants.exact.key_blocks import key_blocks
 
 
 class Ring:
-    """Exact attention in the blocks of a ring of devices (Liu, Zaharia, Abbeel 2023, "Ring Attention", algorithm 1).
-
-    Each of `ranks` devices would hold one block of the sequence; keys and values travel around the ring, and a device
-    merges what its queries get from each block by log-sum-exps. Here all ranks are on one device: the arithmetic of
-    the ring, with no messages to wait for and no overlap of them. What it costs above `flash` is what the blocks cost.
-    A block passes all queries at once, which is the same sum in another order.
-
-    Causally, blocks that lie wholly ahead of a rank's queries are skipped; the work is not spread evenly over ranks as
-    in striped attention. Queries are the last T positions of the keys; with fewer than `ranks` keys there are as many
-    blocks as keys. The gradient goes around the ring once more, with the merged log-sum-exps. Elsewhere than on a CPU
-    the scores of a block are materialised: B * H * T * S / ranks of them. Memory beyond that: O(T), as the paper's per
-    device.
-    """
+    """Exact attention in the blocks of a ring of devices (Liu, Zaharia, Abbeel 2023, "Ring Attention", algorithm 1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """How many devices the ring would have."""
@@ -58,4 +62,4 @@ class Ring:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: the visible pairs, as kernels skip the others."""
-        return executed_fused(case)
+        return executed_visible(case)

@@ -1,9 +1,15 @@
-"""Torch's scaled_dot_product_attention with one of its backends each: what runs is what was asked for, or nothing."""
+"""Torch's scaled_dot_product_attention, a variant for each of its backends: that backend runs, or nothing.
+
+    out = softmax(q k^T / sqrt(D)) v          q [T, D], k, v [S, D]
+
+Queries are the last T positions of the keys. A backend that does not run a small example of the case raises Unsupported
+with torch's reason. Time: O(T S D). Memory beyond the output: O(T S) for `sdpa-math`, O(T) for the others.
+"""
 
 from functools import partial
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed_densely
+from attnbench_variants.blocks.flop_counts import executed_densely
 from attnbench_variants.exact.pinned import Pinned, proved
 from attnbench_variants.exact.torch_kernels import NO_WINDOW, torch_cudnn, torch_efficient, torch_flash, torch_math
 

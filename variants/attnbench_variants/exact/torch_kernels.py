@@ -1,4 +1,4 @@
-"""Torch's own fused kernels, each with the mask of its case in the terms that it knows."""
+"""Torch's own fused kernels, each given its case's mask in a form that it takes."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 import torch
@@ -6,18 +6,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench import Case, Unsupported
-from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, Chunks
+from attnbench_variants.blocks.masks import visible_keys
 from attnbench_variants.blocks.merging import attend_in_parts
-from attnbench_variants.blocks.visible import visible_keys
-from attnbench_variants.exact.kernels import Kernel
-from attnbench_variants.exact.parts import key_blocks
+from attnbench_variants.exact.key_blocks import key_blocks
+from attnbench_variants.exact.package_kernels import Kernel
 
 NO_WINDOW = "torch's fused kernels have no window"
 
 
 class Aligned:
-    """Where every query sees all keys, or causally as many queries as keys: torch's call as it is."""
+    """Torch's call as it is: every query sees all keys, or there are as many queries as keys, causally."""
 
     def __init__(self, case: Case, backend: SDPBackend) -> None:
         # A single query is the last position and sees every key.
@@ -33,7 +33,7 @@ class Aligned:
 class InParts:
     """Causal with fewer queries than keys on a CPU, whose kernel aligns its mask at the first key.
 
-    The keys before all queries and the square after them, merged: no mask is made.
+    The keys before all queries and the square after them are attended to separately and merged, without a mask.
     """
 
     name = FUSED_CPU.name
@@ -46,14 +46,14 @@ class InParts:
 
 
 class LowerRight:
-    """Causal with fewer queries than keys on CUDA: torch's bias that kernels know as a mask aligned at the last key."""
+    """Causal with fewer queries than keys on CUDA: torch's bias for a mask aligned at the last key."""
 
     def __init__(self, case: Case, backend: SDPBackend) -> None:
         self._backend = backend
         self.name = Fused(case, among=(backend,)).name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD. A kernel that does not know the bias raises, as torch may not choose another."""
+        """Attend: out_BHTD. A kernel that does not take the bias raises, as torch may not choose another."""
         grouped = q_BHTD.shape[1] != k_BGSD.shape[1]
         from torch.nn.attention.bias import causal_lower_right  # imports the compiler: a second in a fresh process
 
@@ -78,13 +78,13 @@ class Masked:
 
 
 def torch_math(case: Case) -> Kernel:
-    """Give torch's unfused formulation, which takes any mask. Raises Unsupported."""
+    """Return torch's unfused formulation, which takes any mask. Raises Unsupported."""
     masked = case.mask.window is not None or _trails(case)
     return (Masked if masked else Aligned)(case, SDPBackend.MATH)
 
 
 def torch_flash(case: Case) -> Kernel:
-    """Give torch's flash kernel. Raises Unsupported."""
+    """Return torch's flash kernel. Raises Unsupported."""
     _without_window(case)
     if not _trails(case):
         return Aligned(case, SDPBackend.FLASH_ATTENTION)
@@ -92,13 +92,13 @@ def torch_flash(case: Case) -> Kernel:
 
 
 def torch_efficient(case: Case) -> Kernel:
-    """Give torch's memory-efficient kernel. Raises Unsupported."""
+    """Return torch's memory-efficient kernel. Raises Unsupported."""
     _without_window(case)
     return (LowerRight if _trails(case) else Aligned)(case, SDPBackend.EFFICIENT_ATTENTION)
 
 
 def torch_cudnn(case: Case) -> Kernel:
-    """Give cuDNN's kernel as torch calls it. Raises Unsupported."""
+    """Return cuDNN's kernel as torch calls it. Raises Unsupported."""
     _without_window(case)
     if _trails(case):
         raise Unsupported("torch has cuDNN align a causal mask at the first key, not at the last")

@@ -1,20 +1,25 @@
-"""The attention of the Transformer, as its equation stands: the whole matrix of scores is made."""
+"""Scaled dot-product attention as its equation stands: the whole matrix of scores is made.
+
+Vaswani et al. 2017, "Attention Is All You Need", eq. 1:
+
+    out = softmax(q k^T / sqrt(D)) v                            q [T, D], k, v [S, D]; scores [T, S]
+
+Queries are the last T positions of the keys. A window of w leaves a causal query its last w keys, itself included; a
+non-causal one all keys with |i - j| < w. Time: O(T S D). Memory: one matrix of B * H * T * S scores without gradients,
+two with.
+"""
 # B batch, H heads, G key/value heads, R query heads of a group, T queries, S keys, D head dimension, X = B * G
 
 import torch
 
 from attnbench import Case, Support
-from attnbench_variants.blocks.counting import executed_densely
-from attnbench_variants.blocks.fused import TORCH
-from attnbench_variants.blocks.visible import visible_keys
+from attnbench_variants.blocks.flop_counts import executed_densely
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.masks import visible_keys
 
 
 class Vanilla:
-    """Scaled dot-product attention, scores materialised: softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1).
-
-    Queries are the last T positions of the keys. A window of w leaves a causal query its last w keys, itself included;
-    a non-causal one all keys with |i - j| < w. Memory: one matrix of B * H * T * S scores without gradients, two with.
-    """
+    """Scaled dot-product attention, scores materialised: softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, eq. 1)."""
 
     supports = Support(window=True, grouped=True, exact=True, growth=2)
     backend = f"torch-matmul {TORCH}"

@@ -9,9 +9,9 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.fixed_sparse.block_layout import Layout
+from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
-from attnbench_variants.fixed_sparse.layout import Layout
-from attnbench_variants.fixed_sparse.listed import Lists, draw_distinct
 
 
 class BigBird:

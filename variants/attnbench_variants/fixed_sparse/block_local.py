@@ -10,13 +10,13 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from attnbench import Case, Mask, Unsupported
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, Chunks
-from attnbench_variants.blocks.visible import visible_keys
-from attnbench_variants.fixed_sparse.layout import Layout
-from attnbench_variants.fixed_sparse.listed import Lists
+from attnbench_variants.blocks.masks import visible_keys
+from attnbench_variants.fixed_sparse.block_layout import Layout
+from attnbench_variants.fixed_sparse.block_lists import Lists
 
 # Elements of the keys laid out at a time: on a CPU copies that stay in the cache cost half of those that do not, and
 # elsewhere they fit into memory.

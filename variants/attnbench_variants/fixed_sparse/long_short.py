@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.around import Pattern, band, pairs_of
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.windows import Shared, Step, Windows
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.fixed_sparse.window_pattern import Pattern, band, pairs_of
+from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
 
 
 class LongShort(torch.nn.Module):

@@ -10,13 +10,13 @@ from msgspec import Meta
 
 from attnbench import Case, Mask, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.around import Pattern, band, pairs_of
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import visible_keys
 from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
-from attnbench_variants.blocks.visible import visible_keys
-from attnbench_variants.blocks.windows import Shared, Step, Windows
+from attnbench_variants.fixed_sparse.window_pattern import Pattern, band, pairs_of
+from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
 
 
 class Longformer(DecodesInWindow):

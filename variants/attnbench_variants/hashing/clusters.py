@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from attnbench_variants.blocks.lse_kernels import Chunks, Kernel, masked
-from attnbench_variants.hashing.rounds import (
+from attnbench_variants.hashing.hash_rounds import (
     Qkv,
     Result,
     attend_in_rounds,

@@ -12,8 +12,8 @@ from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
-from attnbench_variants.hashing.places import Cut
-from attnbench_variants.hashing.tied import Form, attend_tied
+from attnbench_variants.hashing.shared_qk import Form, attend_tied
+from attnbench_variants.hashing.sorted_chunks import Cut
 
 # Matrix products with the scores or the weights: two forward, five for the gradient, which computes the scores again.
 _PRODUCTS = {"backward": 5, "forward-backward": 7}

@@ -13,10 +13,10 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.hashing.balance import balanced, causally_balanced
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
 
 # Elements of the keys laid out for one call on a CPU: copies that stay in the cache cost half of those that do not.
 _CACHED_ELEMENTS = 2**20

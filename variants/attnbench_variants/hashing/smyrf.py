@@ -10,12 +10,12 @@ from torch import Tensor
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hashing.clusters import Clusters, Orders, attend_in_clusters
+from attnbench_variants.hashing.hash_rounds import Qkv
 from attnbench_variants.hashing.lsh import hash_order
-from attnbench_variants.hashing.rounds import Qkv
 
 
 class Smyrf(torch.nn.Module):

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
 

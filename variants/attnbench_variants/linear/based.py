@@ -1,5 +1,24 @@
-"""Based: linear attention whose features are the exponential's Taylor series of second order on short projections."""
-# B batch, H heads, G key/value heads, T queries, S keys, D head dimension, P projected dimension
+"""Based: linear attention whose features are the exponential's Taylor series of second order on short projections.
+
+Arora et al. 2024, "Simple linear attention language models balance the recall-throughput tradeoff", section 4.1:
+
+    weight(t, s) = 1 + x + x^2 / 2,   x = (A q_t) . (B k_s) / sqrt(P)      A, B [P, D], learned; x [1]
+                 = f(A q_t) . f(B k_s),   f [1 + P + P (P + 1) / 2]
+
+normalised to sum to one; a weight is above zero (at least one half). A head has its own A and B, P = 16 by default.
+Time: O((T + S) D P^2); memory: O((T + S) P^2). Causal in chunks; in decoding the sums are the state, of about P^2 / 2
+rows. There is no window: a sum cannot forget a key. The paper's model has layers of this and layers of attention in a
+window of 64 keys in turn; those are a mechanism of their own, and a layer of a model one or the other.
+
+Where the paper leaves a choice, or the authors' code differs:
+
+- In the paper A and B are the layer's query and key projections. Here they come after those of head dimension D, one
+  pair for each query and key/value head, and start as torch's linear layer does: uniform in +- 1 / sqrt(D).
+- Of the P^2 products of two numbers each pair is kept once (153 features for 273): the same weights.
+- The authors divide by the sum and 1e-12; here by the sum.
+"""
+# B batch, H heads, G key/value heads, X sequences, T queries, S keys, D head dimension, P projected dimension,
+# F features
 
 from typing import Annotated, ClassVar
 
@@ -9,29 +28,36 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.feature_attention import FeatureAttention
-from attnbench_variants.blocks.feature_counts import count_by_features
-from attnbench_variants.blocks.feature_maps import Taylor
-from attnbench_variants.blocks.feature_sums import Sums
-from attnbench_variants.blocks.fused import TORCH
+from attnbench_variants.blocks.dtypes import wide
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.weights import generator, learned, uniform
+from attnbench_variants.linear.feature_attention import FeatureAttention, FeatureMap, Sums, count_by_features
+
+
+class Taylor(FeatureMap):
+    """The features of 1 + x + x^2 / 2 for x = q . k.
+
+    Of x^2 / 2 = sum_ij q_i q_j k_i k_j / 2 each pair i < j is kept once, with the weight 1: F = 1 + P + P (P + 1) / 2.
+    """
+
+    def __init__(self, dim: int, *, device: str) -> None:
+        # With [1, x] in place of x, all features are products of two rows; the squares take one scaled by 2^-1/2.
+        one, other = torch.triu_indices(dim + 1, dim + 1)
+        is_square = (one == other) & (one > 0)
+        self._rows = tuple(rows.to(device) for rows in (one, torch.where(is_square, other + dim, other)))
+
+    def keys(self, x_XTP: torch.Tensor, first: int) -> torch.Tensor:
+        """Multiply pairs; laid out features first, so that a product of two rows is a pass over contiguous numbers."""
+        del first
+        x_XPT = wide(x_XTP).mT
+        rows_XRT = torch.cat([torch.ones_like(x_XPT[..., :1, :]), x_XPT, x_XPT * 2**-0.5], dim=-2)
+        one_F, other_F = self._rows
+        return (rows_XRT.index_select(-2, one_F) * rows_XRT.index_select(-2, other_F)).mT
 
 
 class Based(torch.nn.Module):
-    """Based's linear attention (Arora et al. 2024, section 4.1): weights 1 + s + s^2 / 2, s = (A q) . (B k) / sqrt(P).
-
-    They are above zero (at least one half) and are normalised by their sum. A and B are learned, P = 16 rows for each
-    head. Sums over keys hold 1 + P + P (P + 1) / 2 features: time O((T + S) D P^2), memory O((T + S) P^2). Causal in
-    chunks; in decoding the sums are the state. The paper's model has layers of this and layers of attention in a window
-    of 64 keys in turn; those are a mechanism of their own, and a layer of a model one or the other.
-
-    Where the paper leaves a choice, or the authors' code differs:
-
-    - In the paper A and B are the layer's query and key projections. Here they come after those of head dimension D,
-      one pair for each query and key/value head, and start as torch's linear layer does: uniform in +- 1 / sqrt(D).
-    - Of the P^2 products of two numbers each pair is kept once (153 features for 273): the same weights.
-    - The authors divide by the sum and 1e-12; here by the sum.
-    """
+    """Based's linear attention (Arora et al. 2024, section 4.1): weights 1 + x + x^2 / 2, x = A q . B k / sqrt(P)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """What recall costs: the state has about P^2 / 2 rows."""
@@ -46,10 +72,12 @@ class Based(torch.nn.Module):
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()
-        dim, size = case.shape.head_dim, options.feature_dim
-        generator = torch.Generator().manual_seed(case.seed)
-        self.project_queries = _projection((case.shape.heads, dim, size), case, generator)
-        self.project_keys = _projection((case.shape.kv_heads, dim, size), case, generator)
+        shape, size, draws = case.shape, options.feature_dim, generator(case)
+        bound = shape.head_dim**-0.5
+        self.project_queries, self.project_keys = (
+            learned(case, uniform(heads, shape.head_dim, size, bound=bound, generator=draws))
+            for heads in (shape.heads, shape.kv_heads)
+        )
         self._scale = size**-0.25
         self._attention = FeatureAttention(Taylor(size, device=case.device), causal=case.mask.causal)
 
@@ -60,14 +88,14 @@ class Based(torch.nn.Module):
 
     @torch.no_grad()
     def prefill(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> Sums:
-        """Sum the keys' features, with their values and alone, for each key/value head."""
+        """Return the sums over the keys so far, for each key/value head."""
         return self._attention.prefill(self._project(self.project_keys, k_BGSD), v_BGSD)
 
     @torch.no_grad()
     def step(
         self, q_BH1D: torch.Tensor, k_BG1D: torch.Tensor, v_BG1D: torch.Tensor, sums: Sums
     ) -> tuple[torch.Tensor, Sums]:
-        """Add a key and its value to the sums, and read them with the query: out_BH1D and the new sums."""
+        """Add one key to the sums and read them: out_BH1D and the new sums."""
         q_BH1P, k_BG1P = self._project(self.project_queries, q_BH1D), self._project(self.project_keys, k_BG1D)
         return self._attention.step(q_BH1P, k_BG1P, v_BG1D, sums)
 
@@ -84,10 +112,3 @@ class Based(torch.nn.Module):
         # To multiply by what wants a gradient torch copies the keys, even where no gradient will be taken.
         weights_HDP = weights_HDP if torch.is_grad_enabled() else weights_HDP.detach()
         return torch.matmul(x_BHTD, weights_HDP * self._scale)
-
-
-def _projection(size: tuple[int, ...], case: Case, generator: torch.Generator) -> torch.nn.Parameter:
-    """Draw projections on the CPU in float64, so that every device and dtype has the same ones within rounding."""
-    bound = size[-2] ** -0.5
-    weights = torch.empty(size, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
-    return torch.nn.Parameter(weights.to(getattr(torch, case.dtype)).to(case.device))

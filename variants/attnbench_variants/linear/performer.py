@@ -1,5 +1,26 @@
-"""Performer: the softmax's kernel estimated by positive random features, which linear attention then shares."""
-# D head dimension, F features, N blocks of D directions
+"""Performer: the softmax's kernel exp(q . k) estimated by positive random features, for linear attention.
+
+Choromanski et al. 2020, "Rethinking Attention with Performers" (FAVOR+), lemma 1:
+
+    exp(q . k / sqrt(D)) = E_w [f_w(q) f_w(k)],   f_w(x) = exp(w . x' - |x'|^2 / 2),   x' = x / D^(1/4),  w ~ N(0, I)
+    out_t = f(q_t) S / (f(q_t) . z),   S = sum_s f(k_s)^T v_s,   z = sum_s f(k_s)       S [F, D], z [F]
+
+The w are orthogonal within each D of them and as long as independent normal ones (section 2.4), so that the error
+against softmax attention falls as F grows. Time: O((T + S) D F); memory: O((T + S) F). Causal in chunks (appendix B.1);
+decoding adds a key to the sums. There is no window: a sum cannot forget a key.
+
+Where the paper leaves a choice, or the authors' code differs:
+
+- 256 features, as in the paper's experiments and as its code's default; ports take D ln D (266 where D is 64).
+- The w are drawn once from the case's seed, for all heads. (The paper draws them anew every so many training steps.)
+  Signs of the orthogonal factor are those that make it uniform.
+- Exponents are scaled by the largest of each feature over the keys (causally, up to a run's end) and of each query over
+  its features, which cancels. Only a row whose own keys are e^79 below a later one of its run averages them evenly. The
+  authors take one maximum over all keys and features and then add 1e-4 to every feature, which does not cancel and is
+  left out here.
+- `relu` is the paper's generalised attention (Performer-ReLU): max(w . x', 0) + 0.001, the authors' kernel_epsilon.
+"""
+# X sequences, T rows (queries or keys), D head dimension, F features, N blocks of D directions
 
 from typing import Annotated, ClassVar, Literal
 
@@ -10,30 +31,44 @@ from torch import Generator
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.feature_attention import FeatureAttention
-from attnbench_variants.blocks.feature_counts import count_by_features
-from attnbench_variants.blocks.feature_maps import RandomExponential, RandomRelu
-from attnbench_variants.blocks.fused import TORCH
+from attnbench_variants.blocks.dtypes import wide, wide_dtype
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.linear.feature_attention import FeatureAttention, FeatureMap, count_by_features
+
+
+class RandomExponential(FeatureMap):
+    """Positive random features; `directions_DF` are the w by D^(1/4)."""
+
+    exponents = True
+
+    def __init__(self, directions_DF: torch.Tensor) -> None:
+        self._directions_DF = directions_DF
+
+    def keys(self, x_XTD: torch.Tensor, first: int) -> torch.Tensor:
+        """Return w . x' - |x'|^2 / 2."""
+        squares_XT1 = wide(x_XTD).square().sum(dim=-1, keepdim=True)
+        return torch.sub(self.queries(x_XTD, first), squares_XT1, alpha=0.5 * x_XTD.shape[-1] ** -0.5)
+
+    def queries(self, x_XTD: torch.Tensor, first: int) -> torch.Tensor:
+        """Return w . x': a query's square scales all weights of its row alike, and cancels."""
+        del first
+        return torch.matmul(wide(x_XTD), self._directions_DF)
+
+
+class RandomRelu(FeatureMap):
+    """Random features of the arc-cosine kernel, with the authors' `kernel_epsilon`."""
+
+    def __init__(self, directions_DF: torch.Tensor) -> None:
+        self._directions_DF = directions_DF
+
+    def keys(self, x_XTD: torch.Tensor, first: int) -> torch.Tensor:
+        """Return max(w . x', 0) + 0.001: without the epsilon a query might have no weight at all."""
+        del first
+        return torch.matmul(wide(x_XTD), self._directions_DF).relu() + 1e-3
 
 
 class Performer(FeatureAttention):
-    """FAVOR+ (Choromanski et al. 2020, lemma 1): features exp(w . x - |x|^2 / 2), x = q or k by D^(1/4).
-
-    Their products average to exp(q . k / sqrt(D)) over random w, which are orthogonal within each D of them and as long
-    as independent normal ones (section 2.4); so the error against softmax attention falls as features grow. Time
-    O((T + S) D F), memory O((T + S) F). Causal in chunks (appendix B.1); decoding adds a key to the sums.
-
-    Where the paper leaves a choice, or the authors' code differs:
-
-    - 256 features, as in the paper's experiments and as its code's default; ports take D ln D (266 where D is 64).
-    - The w are drawn once from the case's seed, for all heads, and are not drawn anew while training (the paper
-      does, every so many steps). Signs of the orthogonal factor are those that make it uniform.
-    - Exponents are taken off the largest of each feature over the keys (causally, up to a chunk's end), which the
-      queries give back, and of each query over its features: that cancels. Only a row whose own keys are e^79 below a
-      later one of its chunk averages them evenly. The authors take one maximum over all keys and features and then add
-      1e-4 to every feature, which does not cancel and is left out here.
-    - `relu` is the paper's generalised attention (Performer-ReLU): max(w . x, 0) + 0.001, the authors' kernel_epsilon.
-    """
+    """FAVOR+ (Choromanski et al. 2020, lemma 1): features exp(w . x - |x|^2 / 2), x = q or k by D^(1/4)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """More features cost more and come closer to softmax attention."""
@@ -53,8 +88,7 @@ class Performer(FeatureAttention):
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:
-        dim = case.shape.head_dim
-        dtype = torch.promote_types(getattr(torch, case.dtype), torch.float32)
+        dim, dtype = case.shape.head_dim, wide_dtype(getattr(torch, case.dtype))
         directions_FD = draw_directions(dim, options.features, seed=case.seed)
         self.directions_DF = (directions_FD.T * dim**-0.25).to(case.device, dtype)
         features = RandomExponential if options.kernel == "softmax" else RandomRelu
@@ -63,15 +97,14 @@ class Performer(FeatureAttention):
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: projections, and those of linear attention with F features."""
-        options = msgspec.convert(case.options, Performer.Options)
-        exponents, features = options.kernel == "softmax", options.features
-        return count_by_features(case, features=features, projected=features, exponents=exponents)
+        features = msgspec.convert(case.options, Performer.Options).features
+        return count_by_features(case, features=features, projected=features)
 
 
 def draw_directions(dim: int, count: int, *, seed: int) -> torch.Tensor:
     """Draw directions, each standard normal by itself, orthogonal within each `dim` of them: float64 [count, dim].
 
-    On the CPU, so that every device has the same (Choromanski et al. 2020, section 2.4).
+    On the CPU, so that every device has the same (section 2.4).
     """
     generator = Generator().manual_seed(seed)
     blocks = -(-count // dim)

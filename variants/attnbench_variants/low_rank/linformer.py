@@ -11,8 +11,8 @@ from msgspec import Meta
 
 from attnbench import Case, Projections, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
 
 _ONE_MATRIX = ("key-value", "layerwise")
 

@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
 
 # Positions whose convolution is one product of matrices, unless the kernel is wider: the fastest of 32, 64 and 128.
 _BLOCK = 32

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Mask, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import TORCH, Fused
-from attnbench_variants.blocks.heads import per_query_head
-from attnbench_variants.blocks.visible import visible_keys, visible_pairs
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import TORCH, Fused
+from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import visible_keys, visible_pairs
 from attnbench_variants.low_rank.synthetic_scores import Dense, FactorizedDense, FactorizedRandom, Random, factors
 
 # Scores of a run of queries: on a CPU few enough to stay in the cache and in the heap.

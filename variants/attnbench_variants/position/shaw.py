@@ -9,10 +9,10 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
-from attnbench_variants.position.near_and_far import Relations, Vectors, attend_to_near_and_far
+from attnbench_variants.position.relative_vectors import Relations, Vectors, attend_to_near_and_far
 
 
 class Shaw(torch.nn.Module):

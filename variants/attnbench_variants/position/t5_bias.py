@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.bias import BiasedAttention, shown_pairs
-from attnbench_variants.blocks.counting import executed
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.position.distance_bias import BiasedAttention, shown_pairs
 
 
 class T5Bias(torch.nn.Module):

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.heads import per_query_head
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.routing.chosen_blocks import Blocks, attend_to_blocks
 

@@ -12,8 +12,8 @@ from torch.nn.functional import embedding_bag, layer_norm
 
 from attnbench import Case, Shape, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.counting import executed
-from attnbench_variants.blocks.fused import Fused
+from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.fused_kernels import Fused
 
 # Products of tokens with centroids at a time: on a CPU they stay in its cache; elsewhere few launches count.
 _CPU_PRODUCTS, _DEVICE_PRODUCTS = 2**20, 2**26
