@@ -32,7 +32,7 @@ def test_exact_attention_does_not_change_with_what_its_mask_hides(mask: Mask, qu
     assert mask_leak(exact(mask), drawn(0, queries), drawn(1, queries), mask=mask, seed=0) == 0.0
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_attention_without_a_mask_changes_with_what_a_mask_would_hide(mask: Mask) -> None:
     assert mask_leak(exact(Mask()), drawn(0), drawn(1), mask=mask, seed=0) > 0.1
 

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 
 from attnbench.contracts.case import Mask
@@ -66,7 +65,7 @@ def test_rows_are_all_up_to_2048_and_then_256_that_follow_from_the_seed() -> Non
     assert not torch.equal(drawn, chosen_rows(5000, seed=1, device=cpu))
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@as_subtests("tied", [False, True])
 def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> None:
     heads, keys = (2, 9) if tied else (4, 12)
     q, grad = (torch.randn(2, heads, 9, 3, dtype=torch.float64) for _ in range(2))

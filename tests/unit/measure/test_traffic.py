@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -74,7 +73,7 @@ def test_what_is_expanded_or_overlaps_itself_is_its_memory_once() -> None:
     assert moved(lambda: x[0].expand(6, 10) * x) == (10 + 60 + 60) * WIDE
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "operation",
     [lambda x, at: x[at], lambda x, at: x.index_select(0, at), lambda x, at: torch.nn.functional.embedding(at, x)],
 )
@@ -113,7 +112,7 @@ def unseen(into: torch.Tensor) -> torch.Tensor:
     return into
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "call",
     [
         lambda: unseen(torch.empty(6)),

@@ -35,7 +35,7 @@ def test_a_batch_in_parts_gives_the_gradient_and_the_loss_of_the_whole(answer: s
     assert (gradient_of(parts) - gradient_of(whole)).norm() <= 1e-6 * gradient_of(whole).norm()
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@as_subtests("accumulate", [2, 4, 8])
 def test_parts_count_by_what_they_are_asked_and_a_part_may_be_asked_nothing(accumulate: int) -> None:
     whole, parts = model_of(TOKENS), model_of(TOKENS)
     loss = step(whole, replace(SMALL, clip=0.0), asked=UNEQUAL)
@@ -107,7 +107,7 @@ def test_a_number_is_right_within_the_tolerance_of_its_task() -> None:
     assert evaluate(model, Examples(inputs, answers_N.detach() + off_N), 8).accuracy == 4 / 8
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@as_subtests("form", FORMS.values())
 def test_dropout_is_off_while_a_model_is_scored_and_on_while_it_is_trained(form: Form) -> None:
     dropping, plain = model_of(form, replace(SMALL, dropout=0.5)), model_of(form)
     examples = examples_of(form)
@@ -126,7 +126,7 @@ def test_scoring_leaves_neither_gradient_nor_graph() -> None:
 # Clipping.
 
 
-@pytest.mark.parametrize("clip", [1e-3, 0.1])
+@as_subtests("clip", [1e-3, 0.1])
 def test_clipping_bounds_the_norm_of_the_gradient_and_keeps_its_direction(clip: float) -> None:
     free, clipped = model_of(CLASSES), model_of(CLASSES)
     step(free, replace(SMALL, clip=0.0))
@@ -148,8 +148,8 @@ def test_a_gradient_within_the_bound_is_left_as_it_is() -> None:
 PLAN = Training(learning_rate=0.5, steps=100, warmup=0.1)
 
 
-@pytest.mark.parametrize(
-    ("decay", "expected"),
+@as_subtests(
+    "decay, expected",
     [
         ("none", {1: 0.05, 5: 0.25, 10: 0.5, 11: 0.5, 55: 0.5, 100: 0.5}),
         ("linear", {1: 0.05, 5: 0.25, 10: 0.5, 11: 0.5 * 90 / 91, 55: 0.5 * 46 / 91, 100: 0.5 / 91}),
@@ -191,7 +191,7 @@ def test_a_step_is_taken_at_its_own_rate() -> None:
 # The optimizer.
 
 
-@pytest.mark.parametrize(("optimizer", "expected"), [("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.5)])
+@as_subtests("optimizer, expected", [("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.5)])
 def test_adamw_decays_weights_apart_from_the_gradient_and_adam_through_it(optimizer: str, expected: float) -> None:
     weight = torch.nn.Parameter(torch.ones(1, 1))
     weight.grad = torch.zeros(1, 1)
@@ -230,8 +230,8 @@ def history(*accuracies: float) -> Trained:
     return Trained(curve=curve, steps=10 * len(curve), diverged=False)
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "patience", "expected"),
+@as_subtests(
+    "accuracies, patience, expected",
     [
         ((0.5,), 1, False),
         ((0.5, 0.4), 1, True),
@@ -248,7 +248,7 @@ def test_patience_is_a_number_of_validations_without_a_better_one(
     assert stops_early(history(*accuracies), Training(patience=patience)) is expected
 
 
-@pytest.mark.parametrize(("enough", "expected"), [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
+@as_subtests("enough, expected", [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
 def test_enough_is_an_accuracy_at_which_nothing_is_left_to_learn(enough: float, expected: bool) -> None:
     assert stops_early(history(0.5, 0.9), Training(enough=enough)) is expected
 
