@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from helpers.command import SMALL, call
+from helpers.subtests import as_subtests
 
 SIZES = ("--seq", "64", *SMALL[2:])
 
@@ -34,8 +33,8 @@ def test_a_quality_that_none_reaches_exits_with_1_and_names_the_nearest(tmp_path
     assert "the best was" in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         ((), "name variants to begin with"),
         (("window",), "--match: say what quality is to be reached"),
