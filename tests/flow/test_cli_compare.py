@@ -10,6 +10,7 @@ from msgspec.structs import replace
 import attnbench as package
 from helpers.command import attnbench, call
 from helpers.stored import MACHINE, store, timed
+from helpers.subtests import as_subtests
 from unit.report.planted import agreements, memories
 from unit.report.scenarios import HOSTILE
 
@@ -59,8 +60,8 @@ def test_runs_that_were_not_measured_alike_are_refused_by_name_unless_forced(run
     assert "torch (2.13.0 and 2.11.0)" in forced.stderr
 
 
-@pytest.mark.parametrize(
-    ("condition", "code"), [("slower", 1), ("slower:15%", 1), ("slower:25%", 0), ("faster", 0), ("incomparable", 1)]
+@as_subtests(
+    "condition, code", [("slower", 1), ("slower:15%", 1), ("slower:25%", 0), ("faster", 0), ("incomparable", 1)]
 )
 def test_what_must_not_be_is_told_and_ends_with_1(runs: Path, condition: str, code: int) -> None:
     done = call("compare", "base", "later", "--fail-on", condition, cwd=runs)
@@ -78,8 +79,8 @@ def test_a_condition_that_could_not_have_been_broken_is_told(tmp_path: Path) -> 
     assert "nothing was decided" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("base",), "name a second one, or two of its variants"),
         (("base", "base"), "name a second one, or two of its variants"),

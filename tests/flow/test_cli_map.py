@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from helpers.command import call, environment
+from helpers.subtests import as_subtests
 
 DRAWN = ("--seq", "64", "--heads", "2", "--head-dim", "16")
 TASK = (
@@ -54,8 +54,8 @@ def test_a_picture_without_a_name_overwrites_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map-vanilla-2.png", "map-vanilla.png"]
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("empty",), "not linear in V"),
         (("lineer",), "did you mean 'linear'?"),

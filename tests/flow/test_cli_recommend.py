@@ -7,6 +7,7 @@ import pytest
 
 from helpers.command import SMALL, attnbench, call
 from helpers.stored import store, timed
+from helpers.subtests import as_subtests
 from unit.report.planted import accuracies, memories
 
 LENGTHS = (512, 1024, 2048)
@@ -71,8 +72,8 @@ def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
     assert len(list((tmp_path / "results").iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("--seq", "512,1024"), "--seq: an answer is for one workload, and this is 2 shapes"),
         (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is not an amount of memory; write 24GiB"),

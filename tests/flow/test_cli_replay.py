@@ -7,6 +7,7 @@ import pytest
 
 from flow.test_cli_commands import distribution
 from helpers.command import call
+from helpers.subtests import as_subtests
 
 PAPER = """\
 title = "Small blocks"
@@ -71,8 +72,8 @@ def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the
     assert other.returncode == 0, "a replay's run is a run like any other"
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("smal",), "replay: no paper is called 'smal'; did you mean 'small'?"),
         (("fa1", "--preset", "tiny"), "--preset: fa1 trains nothing; leave it out"),

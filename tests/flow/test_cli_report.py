@@ -10,6 +10,7 @@ import attnbench as package
 from attnbench.store import Plan, Store
 from flow.test_cli_compare import MACHINE, store
 from helpers.command import attnbench, call
+from helpers.subtests import as_subtests
 from unit.report.planted import failed, job, timings
 
 LENGTHS = (512, 1024)
@@ -45,8 +46,8 @@ def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_bes
     assert "second against first" in text
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("nowhere",), "no run is called 'nowhere'"),
         (("first", "-o", "results"), "results is a folder; name a file in it"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, attnbench
+from helpers.command import SMALL, call
+from helpers.subtests import as_subtests
 
 PLUGIN = Path(__file__).parents[1] / "plugins" / "own_metrics.py"
 POINTS = (
@@ -18,7 +19,7 @@ LENGTHS = (64, 128)
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Install a distribution with two metrics; return the folder for PYTHONPATH."""
+    """Install a distribution with two metrics; return its folder."""
     place = tmp_path_factory.mktemp("site")
     (place / "acme_metrics.py").write_text(PLUGIN.read_text())
     info = place / "acme_metrics-1.0.dist-info"
@@ -33,18 +34,18 @@ def folder(site: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Measure a sweep with both metrics; latency is measured because one of them needs it."""
     place = tmp_path_factory.mktemp("runs")
     words = (*SMALL, "--seq", ",".join(map(str, LENGTHS)), "--rounds", "3", "--metrics", METRICS)
-    done = attnbench("run", "--variants", "vanilla,linear", *words, cwd=place, PYTHONPATH=site)
+    done = call("run", "--variants", "vanilla,linear", *words, cwd=place, site=site)
     assert done.returncode == 0, done.stderr
     return place
 
 
 def rows(folder: Path, metric: str) -> list[dict[str, str]]:
-    done = attnbench("show", "latest", "--format", "csv", cwd=folder)
+    done = call("show", "latest", "--format", "csv", cwd=folder)
     return [row for row in csv.DictReader(done.stdout.splitlines()) if row["metric"] == metric]
 
 
 def test_a_measured_and_a_derived_metric_have_tables_of_their_own_under_their_titles(folder: Path) -> None:
-    table = attnbench("show", "latest", cwd=folder).stdout
+    table = call("show", "latest", cwd=folder).stdout
     assert "Norm of the output over that of the values, forward" in table
     assert "Tokens per second, forward (tokens/s)" in table
     assert "Latency, forward" in table
@@ -71,13 +72,13 @@ def test_a_derived_metric_is_computed_round_by_round_from_the_figures_of_its_cas
 
 def test_a_metric_is_compared_as_it_is_repeated(folder: Path) -> None:
     words = ("compare", "latest", "--variants", "vanilla,linear", "--metric", METRICS, "--json")
-    pairs = json.loads(attnbench(*words, cwd=folder).stdout)
+    pairs = json.loads(call(*words, cwd=folder).stdout)
     assert {(pair["metric"], pair["paired"]) for pair in pairs} == {("tokens-per-second", True), ("output-norm", False)}
     assert {pair["verdict"] for pair in pairs if pair["metric"] == "output-norm"} <= {"lower", "higher", "same"}
 
 
 def test_a_report_draws_them_and_a_stored_run_needs_no_plugin_to_be_shown(folder: Path) -> None:
-    done = attnbench("report", "latest", "-o", "page.html", "--figures", "figures", cwd=folder)
+    done = call("report", "latest", "-o", "page.html", "--figures", "figures", cwd=folder)
     assert done.returncode == 0, done.stderr
     page = (folder / "page.html").read_text()
     assert "Further metrics" in page
@@ -86,7 +87,7 @@ def test_a_report_draws_them_and_a_stored_run_needs_no_plugin_to_be_shown(folder
 
 
 def test_installed_metrics_are_listed_beside_the_harness_s_own(site: str, tmp_path: Path) -> None:
-    listed = json.loads(attnbench("list", "metrics", "--details", "--json", cwd=tmp_path, PYTHONPATH=site).stdout)
+    listed = json.loads(call("list", "metrics", "--details", "--json", cwd=tmp_path, site=site).stdout)
     by_name = {one["name"]: one for one in listed}
     assert by_name["latency"]["from"] == "attnbench"
     assert by_name["tokens-per-second"] | {"summary": ""} == {
@@ -100,8 +101,8 @@ def test_installed_metrics_are_listed_beside_the_harness_s_own(site: str, tmp_pa
     }
 
 
-@pytest.mark.parametrize(
-    ("named", "sentence"),
+@as_subtests(
+    "named, sentence",
     [
         ("latency,tokens", "'tokens' is not one of latency, memory, agreement, accuracy, energy"),
         (f"{PLUGIN}:Missing", "has no 'Missing'"),
@@ -114,7 +115,7 @@ def test_installed_metrics_are_listed_beside_the_harness_s_own(site: str, tmp_pa
 def test_a_wrong_metric_is_refused_with_a_sentence_before_anything_is_written(
     named: str, sentence: str, tmp_path: Path
 ) -> None:
-    done = attnbench("run", "--variants", "vanilla", *SMALL, "--metrics", named, cwd=tmp_path)
+    done = call("run", "--variants", "vanilla", *SMALL, "--metrics", named, cwd=tmp_path)
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
     assert not list(tmp_path.iterdir())
@@ -123,7 +124,7 @@ def test_a_wrong_metric_is_refused_with_a_sentence_before_anything_is_written(
 def test_what_a_metric_gets_wrong_is_a_row_with_its_reason(tmp_path: Path) -> None:
     named = ",".join(f"{PLUGIN}:{name}" for name in ("Words", "Raises", "Infinite", "NeedsEnergy"))
     words = ("--variants", "vanilla", *SMALL, "--metrics", named, "--json")
-    done = attnbench("run", *words, cwd=tmp_path)
+    done = call("run", *words, cwd=tmp_path)
     by_metric = {row["metric"]: row for row in json.loads(done.stdout)}
     told = {name: (by_metric[name]["status"], by_metric[name]["detail"]) for name in ("Words", "Raises", "Infinite")}
     assert told["Words"] == ("invalid_output", "a metric is a number or a list of numbers, not 'many'")

@@ -154,7 +154,7 @@ def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
 def test_accuracy_stands_in_the_same_run_with_the_shape_of_its_task(tmp_path: Path) -> None:
     task = "mqar:steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
     words = ("--metrics", "accuracy", "--tasks", task, "--json")
-    done = attnbench("run", "--variants", "flash,linformer", *SMALL, *words, cwd=tmp_path)
+    done = call("run", "--variants", "flash,linformer", *SMALL, *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(done.stdout) if row["metric"] == "accuracy"]
     assert {row["variant"]: row["status"] for row in rows} == {"flash": "ok", "linformer": "ok"}

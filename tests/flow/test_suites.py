@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.command import call
+from helpers.subtests import as_subtests
 
 LISTED = """\
 description = "two shapes"
@@ -54,8 +55,8 @@ def test_flags_choose_from_the_list(folder: Path) -> None:
     assert {row["shape_name"] for row in json.loads(done.stdout)} == {"cross"}
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("--seq", "64"), "--seq 64: no shape of the suite has that; there are 16, 32"),
         (("--shapes", "smal"), "did you mean 'small'?"),

@@ -35,9 +35,9 @@ def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> 
 def call(*words: str, cwd: Path, site: str = "") -> Done:
     """Call a command within this process, in a folder, 80 columns wide; return what its process would have given.
 
-    What is installed in the folder `site` is found besides. All calls fork their jobs from one server, so that torch is
-    imported once for all of them. A run that trains wants `--out` with a whole path: checkpoints are written by that
-    server, whose working folder is another.
+    What is installed in the folder `site` is found besides. Calls fork their jobs from one server, so that torch is
+    imported once for all of them (once more for a site). A run that trains wants `--out` with a whole path: that server
+    writes the checkpoints, and its working folder is another.
     """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -46,7 +46,9 @@ def call(*words: str, cwd: Path, site: str = "") -> Done:
             stack.enter_context(chdir(cwd))
             stack.enter_context(mock.patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"))
             stack.enter_context(mock.patch.object(sys, "argv", ["attnbench", *words]))
-            stack.enter_context(mock.patch.object(sys, "path", [*([site] if site else []), *sys.path]))
+            if site:
+                stack.enter_context(mock.patch.dict(os.environ, PYTHONPATH=site))
+                stack.enter_context(mock.patch.object(sys, "path", [site, *sys.path]))
             stack.enter_context(mock.patch.object(local, "ForkServer", KeptServer))
             stack.enter_context(redirect_stdout(out))
             stack.enter_context(redirect_stderr(err))

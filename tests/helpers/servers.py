@@ -1,5 +1,6 @@
 """A fork server that outlives the commands it serves."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ class KeptServer:
     kept: ClassVar[dict[frozenset[tuple[str, str]], ForkServer]] = {}
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        settings = frozenset(environ.items())
+        settings = frozenset({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ}.items())
         if settings not in self.kept:
             self.kept[settings] = ForkServer(environ)
         self._server = self.kept[settings]

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
+
 Values = Iterable[object] | Callable[..., Iterable[object]]
 Arguments = dict[str, object]
 Axes = tuple[tuple[tuple[str, ...], Values], ...]
@@ -14,8 +16,8 @@ def as_subtests(names: str, values: Values) -> Callable[[Callable[..., None]], C
     """Run a test over values as `pytest.mark.parametrize` does, but within one item, each case as a subtest.
 
     The values may be a function of the item's arguments, which the test itself need not take, and of the axes above.
-    Several of these decorators make the product of their values. Fixtures are set up once for the item, so a test that
-    changes what a fixture gave wants `parametrize`.
+    Several of these decorators make the product of their values. Each case has a `monkeypatch` of its own; other
+    fixtures are set up once for the item, so a test that changes what they gave wants `parametrize`.
     """
     columns = tuple(name.strip() for name in names.split(","))
     values = values if callable(values) else tuple(values)
@@ -23,15 +25,17 @@ def as_subtests(names: str, values: Values) -> Callable[[Callable[..., None]], C
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         law, inner = getattr(test, "looped", (test, ()))
         axes = ((columns, values), *inner)
-        taken = set(inspect.signature(law).parameters)
+        taken = set(inspect.signature(law).parameters) - {"monkeypatch"}
+        patches = "monkeypatch" in inspect.signature(law).parameters
 
         @functools.wraps(law)
         def in_a_loop(subtests: Any, **given: object) -> None:
             cases = list(_cases(axes, given))
             assert cases, "there is no case to test"
+            fixtures = {name: value for name, value in given.items() if name in taken}
             for case in cases:
-                with subtests.test(**case):
-                    law(**{name: value for name, value in given.items() if name in taken}, **case)
+                with subtests.test(**case), pytest.MonkeyPatch.context() as monkeypatch:
+                    law(**fixtures, **case, **({"monkeypatch": monkeypatch} if patches else {}))
 
         in_a_loop.looped = (law, axes)
         in_a_loop.pytestmark = list(getattr(test, "pytestmark", ()))
@@ -59,7 +63,7 @@ def _needs(values: Values) -> list[str]:
 
 def _signature(law: Callable[..., None], axes: Axes) -> inspect.Signature:
     """Return what pytest has to give: what the law and the values take and no axis holds, and `subtests`."""
-    looped = {name for names, _ in axes for name in names}
+    looped = {"monkeypatch", *(name for names, _ in axes for name in names)}
     wanted = [*inspect.signature(law).parameters, *(name for _, values in axes for name in _needs(values)), "subtests"]
     kept = dict.fromkeys(name for name in wanted if name not in looped)
     return inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in kept])

@@ -1,5 +1,4 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
@@ -59,8 +58,8 @@ def test_every_set_of_numbers_is_drawn_as_often_as_any_other():
     assert (times / count - 1 / 6).abs().max() < 4.5 * (1 / 6 * 5 / 6 / count) ** 0.5
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [50, 23])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [50, 23])
 def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(monkeypatch, causal, queries):
     case = _bigbird(50, queries=queries, causal=causal, block=4)
     qkv = draw("bigbird", case)

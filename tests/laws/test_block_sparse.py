@@ -57,8 +57,8 @@ def test_density_belongs_to_a_random_pattern_and_a_random_pattern_has_one(option
         built("block-sparse", _block_sparse(32, **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "random", "density": 0.3}])
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("options", [{}, {"pattern": "random", "density": 0.3}])
+@as_subtests("causal", [True, False])
 def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(monkeypatch, causal, options):
     case = _block_sparse(50, causal=causal, block=4, **options)
     qkv = draw("block-sparse", case)
@@ -71,7 +71,7 @@ def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(mo
         assert_near(gradient, right, 1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "random", "density": 0.25}])
+@as_subtests("options", [{}, {"pattern": "random", "density": 0.25}])
 def test_memory_of_training_grows_as_slowly_as_the_length(monkeypatch, options):
     monkeypatch.setattr(block_local, "_CACHED_ELEMENTS", 2**14)  # a run is small beside the sequence, as usual
 

@@ -11,7 +11,7 @@ from attnbench import Mask, Unsupported
 from attnbench.contracts.variant import backend_of, options_type, support_of
 from attnbench.plugins.describe import option_fields
 from helpers.subtests import as_subtests
-from laws.workloads import ENTRIES, MECHANISMS, WORKLOADS, built, case_for, draw, each, variant
+from laws.workloads import ENTRIES, MECHANISMS, WORKLOADS, built, case_for, defines, draw, variant
 from references import REFERENCES
 
 
@@ -73,7 +73,12 @@ def test_key_heads_that_query_heads_cannot_share_evenly_are_refused(name):
         built(name, case_for(name, WORKLOADS["full"], shape=shape))
 
 
-@each()
+def defined(name):
+    return [workload for workload in WORKLOADS if defines(name, workload)]
+
+
+@as_subtests("name", ENTRIES)
+@as_subtests("workload", defined)
 @as_subtests("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_the_output_has_the_queries_shape_dtype_and_device(name, workload, dtype):
     case = case_for(name, WORKLOADS[workload], dtype=dtype)
@@ -83,12 +88,14 @@ def test_the_output_has_the_queries_shape_dtype_and_device(name, workload, dtype
     assert torch.isfinite(out).all()
 
 
-@each()
+@as_subtests("name", ENTRIES)
+@as_subtests("workload", defined)
 def test_what_ran_is_named(name, workload):
     assert backend_of(built(name, case_for(name, WORKLOADS[workload])))
 
 
-@each()
+@as_subtests("name", ENTRIES)
+@as_subtests("workload", defined)
 def test_the_count_of_operations_is_a_positive_whole_number(name, workload):
     case = case_for(name, WORKLOADS[workload])
     assert isinstance(variant(name).flops(case), int)

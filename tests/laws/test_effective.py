@@ -64,7 +64,7 @@ def test_the_effective_matrix_of_an_exact_mechanism_is_the_softmax(name, workloa
     assert_near(effective_matrix(built(name, case), (q, k, v)), scores.softmax(-1), 1e-9)
 
 
-@pytest.mark.parametrize("workload", ["full", "causal", "full-grouped", "causal-fewer-queries"])
+@as_subtests("workload", ["full", "causal", "full-grouped", "causal-fewer-queries"])
 def test_the_effective_matrix_of_linear_attention_is_its_closed_form(workload):
     case = case_for("linear", WORKLOADS[workload])
     q, k, v = draw("linear", case)

@@ -166,7 +166,7 @@ def test_a_refusal_holds_every_kernels_reason(monkeypatch):
 @pytest.mark.parametrize(
     "install", [_install_flash_attn2, _install_flash_attn3, _install_flash_attn4, _install_xformers]
 )
-@pytest.mark.parametrize(
+@as_subtests(
     "workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries", "full-more-queries"]
 )
 def test_masks_and_windows_reach_a_package_in_its_own_terms(monkeypatch, install, workload):

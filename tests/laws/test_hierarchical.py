@@ -12,7 +12,7 @@ from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _case(length, *, causal=False, dtype="float64", **options):
@@ -89,7 +89,7 @@ def test_operations_grow_with_the_length():
     assert all(longer < 2.1 * shorter for shorter, longer in pairwise(flops))
 
 
-@pytest.mark.parametrize("length", [3, 64, 100])
+@as_subtests("length", [3, 64, 100])
 def test_operations_are_those_that_torch_counts(monkeypatch, length):
     monkeypatch.setattr(levels, "kernel_for", lambda _: PLAIN)  # torch counts none for the fused kernel
     case = _case(length, block=4)

@@ -3,7 +3,7 @@
 import torch
 
 from helpers.subtests import as_subtests
-from laws.workloads import WORKLOADS, assert_near, breaks, built, case_for, draw, each, leaves
+from laws.workloads import ENTRIES, WORKLOADS, assert_near, breaks, built, case_for, defines, draw, each, leaves
 
 CAUSAL = tuple(name for name, case in WORKLOADS.items() if case.mask.causal and case.shape.seq_k > 1)
 
@@ -113,7 +113,8 @@ def test_a_later_call_sees_nothing_of_an_earlier_one(name, workload):
     assert torch.equal(first, kept)
 
 
-@each("full", "causal")
+@as_subtests("name", ENTRIES)
+@as_subtests("workload", lambda name: [one for one in ("full", "causal") if defines(name, one)])
 def test_nothing_is_left_behind_in_the_global_generator(name, workload):
     case = case_for(name, WORKLOADS[workload])
     qkv = draw(name, case)

@@ -1,5 +1,4 @@
 import msgspec
-import pytest
 import torch
 from torch.nn.functional import layer_norm
 from torch.utils.flop_counter import FlopCounterMode
@@ -78,9 +77,9 @@ def test_the_seed_draws_the_projection_and_every_dtype_has_the_same():
     assert first.shape == (1, 4, 8)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [300, 130])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [300, 130])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_operations_are_those_that_torch_counts(monkeypatch, mask, queries, passes):
     monkeypatch.setattr(windows, "kernel_for", lambda device: PLAIN)  # torch does not count those of its CPU kernel
     case = _long_short(300, queries=queries, mask=mask, passes=passes, width=20, rank=3, segment=50)

@@ -1,5 +1,4 @@
 import msgspec
-import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,8 +77,8 @@ def test_operations_grow_with_the_length_and_not_with_its_square(mask):
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [299, 200])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [299, 200])
 def test_operations_of_local_rows_are_those_that_torch_counts(monkeypatch, mask, queries):
     monkeypatch.setattr(windows, "kernel_for", lambda device: PLAIN)  # torch does not count those of its CPU kernel
     case = _longformer(300, queries=queries, mask=mask, passes="forward-backward", width=20)

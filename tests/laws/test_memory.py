@@ -55,7 +55,7 @@ def replicates(executor: LocalExecutor) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@as_subtests("name", ENTRIES)
 def test_two_processes_of_one_case_take_the_same_bytes(replicates, name):
     one, other = replicates[name]
     assert one == other

@@ -13,7 +13,7 @@ from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 from references import REFERENCES
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _moba(length, *, queries=None, causal=False, dtype="float64", passes="", heads=2, **options):
@@ -74,7 +74,7 @@ def test_queries_in_several_parts_choose_as_all_at_once(monkeypatch, causal):
 
 
 @MASKS
-@pytest.mark.parametrize("kernel", [PLAIN, FUSED_CPU])
+@as_subtests("kernel", [PLAIN, FUSED_CPU])
 def test_all_sequences_at_once_equal_one_at_a_time(monkeypatch, kernel, causal):
     """Off the CPU, sequences that chose a block less often are filled up with rows that stand for no query."""
     monkeypatch.setattr(chosen_blocks, "kernel_for", lambda _device: kernel)

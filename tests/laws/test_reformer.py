@@ -18,8 +18,8 @@ from helpers.subtests import as_subtests
 from references.reformer import reformer as reference
 from references.reformer import seen
 
-KERNELS = pytest.mark.parametrize("kernel", [FUSED_CPU, PLAIN], ids=["fused", "plain"])
-MASKS = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+KERNELS = as_subtests("kernel", [FUSED_CPU, PLAIN])
+MASKS = as_subtests("causal", [False, True])
 HEAD_DIM = 8
 
 

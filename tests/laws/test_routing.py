@@ -11,7 +11,7 @@ from laws.memory import peak_bytes
 from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, leaves, variant
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _routing(tokens, *, causal=False, dtype="float64", passes="", **options):
@@ -99,7 +99,7 @@ def test_as_many_clusters_as_the_root_of_the_tokens_take_all_of_them_if_nothing_
 
 
 @MASKS
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch, causal, passes):
     monkeypatch.setattr(routing, "_CPU_PRODUCTS", 2**16)
 

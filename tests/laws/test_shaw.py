@@ -30,9 +30,9 @@ def _all_pairs(attention, qkv, case):
     return torch.einsum("bhts,bhtsd->bhtd", weights, values)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [300, 140, 1])
-@pytest.mark.parametrize("kernel", [None, PLAIN])
+@as_subtests("kernel", [None, PLAIN])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [300, 140, 1])
 def test_near_and_far_keys_by_themselves_equal_vectors_for_all_pairs(monkeypatch, mask, queries, kernel):
     if kernel:
         monkeypatch.setattr(near_and_far, "kernel_for", lambda _device: kernel)
@@ -80,7 +80,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     assert peak(2048) < 2.2 * peak(1024)
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
 def test_operations_are_counted_as_torch_counts_them(monkeypatch, passes):
     monkeypatch.setattr(near_and_far, "kernel_for", lambda _device: PLAIN)
     case = _shaw(300, {"clip": 5}, passes=passes)

@@ -11,7 +11,7 @@ from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
-MASKS = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+MASKS = as_subtests("causal", [False, True])
 
 
 def _case(keys, queries=None, *, causal=False, dtype="float64", **options):

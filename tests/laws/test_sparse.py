@@ -1,5 +1,4 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
@@ -21,8 +20,8 @@ def test_neighbours_that_reach_every_block_are_exact_attention(causal):
     assert_near(built("sparse", case)(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [50, 23])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [50, 23])
 def test_blocks_in_several_runs_equal_blocks_in_one(monkeypatch, causal, queries):
     case = _sparse(50, queries=queries, causal=causal, block=4)
     qkv = draw("sparse", case)

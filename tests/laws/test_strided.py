@@ -12,7 +12,7 @@ from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 BOTH = pytest.mark.parametrize("name", ["sparse-strided", "sparse-fixed"])
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _case(name, length, *, queries=None, causal=False, dtype="float64", **options):

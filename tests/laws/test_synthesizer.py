@@ -30,9 +30,9 @@ def _learned(case):
     return attention
 
 
-@pytest.mark.parametrize("queries", [1, 19, 21])
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL])
-@pytest.mark.parametrize("form", FORMS)
+@as_subtests("queries", [1, 19, 21])
+@as_subtests("mask", [Mask(), CAUSAL])
+@as_subtests("form", FORMS)
 def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, mask, queries, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)  # so that there are several runs of queries
     case = _case(form, 21, queries=queries, mask=mask, kv_heads=1)
@@ -121,10 +121,10 @@ def test_a_window_is_refused():
         built("synthesizer", _case("dense", 21, mask=Mask(window=4)))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL])
-@pytest.mark.parametrize("queries", [19, 21])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("form", FORMS)
+@as_subtests("mask", [Mask(), CAUSAL])
+@as_subtests("queries", [19, 21])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)
     case = _case(form, 21, queries=queries, mask=mask, passes=passes, kv_heads=1)

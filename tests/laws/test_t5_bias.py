@@ -42,8 +42,8 @@ def test_biases_of_zero_are_exact_attention(mask, scale):
     assert_near(attention(q if scale else q / 2, k, v), vanilla(q, k, v), 1e-12)
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("kv_heads", [4, 2, 1])
+@as_subtests("mask", MASKS)
 def test_gradients_of_biases_summed_in_blocks_are_those_of_all_pairs(monkeypatch, mask, kv_heads):
     case = _t5(70, mask=mask, shape={"heads": 4, "kv_heads": kv_heads})
     attention, qkv = built("t5-bias", case), draw("t5-bias", case)
@@ -56,7 +56,7 @@ def test_gradients_of_biases_summed_in_blocks_are_those_of_all_pairs(monkeypatch
         assert_near(found, true, 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_a_device_without_the_fused_kernel_gets_the_same_in_blocks_of_scores(monkeypatch, mask):
     case = _t5(70, mask=mask, shape={"heads": 4, "kv_heads": 2})
     attention, qkv = built("t5-bias", case), [x.detach().requires_grad_() for x in draw("t5-bias", case)]
@@ -78,7 +78,7 @@ def test_biases_are_drawn_by_the_seed_and_as_large_as_t5s():
     assert drawn[0].std().item() == pytest.approx((64 * 4) ** -0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch, mask):
     monkeypatch.setattr(bias, "_CPU_SCORES", 2**14)
 

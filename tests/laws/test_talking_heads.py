@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from attnbench import Mask
@@ -17,7 +16,7 @@ def test_heads_that_do_not_talk_are_exact_attention(mask):
     assert_near(attention(*qkv), built("vanilla", case_for("vanilla", case))(*qkv), 1e-13)
 
 
-@pytest.mark.parametrize("workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries"])
+@as_subtests("workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries"])
 def test_queries_in_several_blocks_equal_queries_in_one(monkeypatch, workload):
     case = case_for("talking-heads", WORKLOADS[workload])
     qkv = draw("talking-heads", case)

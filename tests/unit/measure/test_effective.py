@@ -20,6 +20,7 @@ from attnbench.measure.effective import (
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.inputs import draw_tokens
 from attnbench.plugins.registry import load
+from helpers.subtests import as_subtests
 
 LEAKING = Path(__file__).parents[2] / "plugins" / "leaking.py"
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -37,7 +38,7 @@ def drawn(queries: int, keys: int, *, width: int = 4, dtype: torch.dtype = torch
     return q, k, v
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 11), (8, 8), (9, 4)])
+@as_subtests("queries, keys", [(1, 1), (5, 11), (8, 8), (9, 4)])
 def test_the_matrix_of_given_weights_is_these_weights_whatever_the_lengths(queries: int, keys: int) -> None:
     weights = torch.randn(2, 3, queries, keys, dtype=torch.float64)
     found = effective_matrix(lambda _q, _k, v: weights @ v, drawn(queries, keys))
@@ -114,7 +115,7 @@ def test_another_seed_finds_another_chance() -> None:
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@as_subtests("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_is_no_lack_of_linearity(dtype: torch.dtype) -> None:
     tensors = drawn(300, 300, width=16, dtype=dtype)
     assert effective_matrix(planted("Causal"), tensors).dtype == dtype

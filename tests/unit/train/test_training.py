@@ -11,6 +11,7 @@ from attnbench.contracts.variant import Attention
 from attnbench.train.data import draw_splits
 from attnbench.train.loop import Trained, Trainer, evaluate, train
 from attnbench.train.model import Model
+from helpers.subtests import as_subtests
 from unit.train.toys import SMALL, Breaks, Sign, model_of, silently, softmax_attention, weights_of
 
 
@@ -30,7 +31,7 @@ def validate(model: Model, training: Training = SMALL) -> object:
 # The seed.
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@as_subtests("dropout", [0.0, 0.2])
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(dropout: float) -> None:
     (first, one), (second, other) = (trained(replace(SMALL, dropout=dropout)) for _ in range(2))
     assert one == other
@@ -100,7 +101,7 @@ def test_each_step_of_a_training_in_parts_is_that_of_the_whole_batch() -> None:
 # Divergence.
 
 
-@pytest.mark.parametrize(("first", "validated"), [(1, []), (5, []), (6, [5]), (13, [5, 10])])
+@as_subtests("first, validated", [(1, []), (5, []), (6, [5]), (13, [5, 10])])
 def test_a_loss_that_is_no_number_ends_the_training_as_a_result(first: int, validated: list[int]) -> None:
     # Two layers share the mechanism: it is called twice a step.
     model, history = trained(mechanism=Breaks(2 * first - 1))
