@@ -123,7 +123,7 @@ def example() -> str:
     """Render the latency and memory of the reference run, without the notes below them."""
     run = newest()
     bare = [
-        msgspec.structs.replace(block, grown=(), crossings=(), notes=(), floor="")
+        msgspec.structs.replace(block, growth=(), crossings=(), notes=(), floor="")
         for block in tables(run.rows(), ("latency", "memory"))
     ]
     picture = f"![Latency over sequence length, forward]({run.path.relative_to(ROOT).as_posix()}/{FIGURE})"

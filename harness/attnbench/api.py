@@ -8,10 +8,10 @@ from typing import Any, TypedDict, Unpack
 import msgspec
 
 from attnbench import session
+from attnbench.analysis.comparability import mismatches
 from attnbench.analysis.compare import Comparisons
 from attnbench.analysis.compare import compare as compare_rows
-from attnbench.analysis.guard import mismatches
-from attnbench.analysis.match import Two
+from attnbench.analysis.match import TwoSpecs
 from attnbench.analysis.rows import Row
 from attnbench.answers.fit.search import first_lengths
 from attnbench.answers.further import further
@@ -184,7 +184,7 @@ def _run(named: str | Path | Run, out: str | Path) -> Run:
     return named if isinstance(named, Run) else Run(find_run(str(named), Path(out)))
 
 
-def _two(variants: Words) -> Two | None:
+def _two(variants: Words) -> TwoSpecs | None:
     text = _text(variants)
     if text is None:
         return None

@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attnbench.analysis.comparability import Circumstances
 from attnbench.analysis.crossover import Crossover, crossovers
-from attnbench.analysis.guard import Circumstances
 from attnbench.analysis.pareto import OBJECTIVES, Front, fronts
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import Growth, growths
-from attnbench.analysis.spent import Spent, spent
+from attnbench.analysis.time_spent import TimeSpent, time_spent
 from attnbench.answers.fit.search import context_rows
 from attnbench.report.frame import frame
-from attnbench.report.reported import Report, Reported, read, rows_of
+from attnbench.report.reported import Report, ReportedRun, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.store import RESULTS, Store, find_run
 
@@ -45,7 +45,7 @@ class Run:
         return crossovers(self.rows())
 
     def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
-        """Return the variants that no other one beats without loss, at each place of the sweep and for each task."""
+        """Return the variants that no other one beats without loss, for each setting of the sweep and each task."""
         return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
@@ -53,17 +53,17 @@ class Run:
         with Store.open(self.path, write=False) as store:
             return reproduction(store.plan, store.environments())
 
-    def spent(self) -> Spent:
+    def spent(self) -> TimeSpent:
         """Return where the time of this run went."""
         with Store.open(self.path, write=False) as store:
-            return spent(store.records())
+            return time_spent(store.records())
 
     def circumstances(self) -> Circumstances:
         """Return where and how the run was measured, which decides what it can be compared with."""
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
-    def reported(self) -> Reported:
+    def reported(self) -> ReportedRun:
         """Return what a report needs of the run."""
         with Store.open(self.path, write=False) as store:
             return read(store, _rows(store))
@@ -72,7 +72,7 @@ class Run:
         """Write the run, with others beside it, as one HTML file that needs no network."""
         from attnbench.report.files import write_page  # here, because loading a run does without it
 
-        write_page(Report([each.reported() for each in (self, *others)]), Path(path))
+        write_page(Report([run.reported() for run in (self, *others)]), Path(path))
 
     def frame(self) -> "pd.DataFrame":
         """Return the tidy rows as a pandas DataFrame."""

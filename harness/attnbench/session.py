@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from attnbench.analysis.crossover import crossovers, refinements
 from attnbench.analysis.rows import Row, rows
-from attnbench.analysis.spent import spent
+from attnbench.analysis.time_spent import time_spent
 from attnbench.contracts.metrics import Metric, metric_named, passes_of
 from attnbench.contracts.record import Environment, Job, Outcome, Rates, Record, Status
 from attnbench.execute.executor import Executor, Figures, Finished, NoAnswer, Progressed, Started, no_figures
@@ -244,14 +244,14 @@ class Session(Struct, frozen=True):
         timed = [record.seconds for record in records if record.job.timed_round and record.seconds]
         if self.store.plan.budget_s is None or not timed:
             return True
-        return spent(records).total_s + 2 * max(timed) < self.store.plan.budget_s
+        return time_spent(records).total_s + 2 * max(timed) < self.store.plan.budget_s
 
     def _between_lengths(self) -> tuple[Job, ...]:
         """Return the jobs that locate crossings more closely, round by round like all timed jobs."""
         planned = {job.key for job in self.store.plan.jobs}
         records = [record for record in self.store.records() if record.job.key in planned]
         wanted = refinements(crossovers(rows(records)))
-        jobs = (job for each in wanted for job in timed_like(self.store.plan.jobs, each.known, each.wanted))
+        jobs = (job for each in wanted for job in timed_like(self.store.plan.jobs, each.measured, each.wanted))
         added = {job.key: job for job in jobs if job.key not in planned}
         return tuple(sorted(added.values(), key=lambda job: job.round))
 

@@ -36,7 +36,7 @@ def test_two_runs_are_compared_in_a_table_of_80_columns_that_says_first_what_cam
         "base base, new later",
         "latency: 2 of 4 slower, 2 same; geometric mean x1.095 [1.094, 1.097]",
     ]
-    assert "512   linear     0.256  0.308  1.200  1.197  1.203   slower" in lines
+    assert "512   linear   0.256  0.308  1.200  1.197  1.203   slower" in lines
     assert "approximation error: 2 of 2 incomparable" in lines
     assert max(map(len, lines)) <= 80
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from attnbench.analysis.guard import Circumstances
+from attnbench.analysis.comparability import Circumstances
 from attnbench.analysis.roofline import derived
 from attnbench.analysis.rows import rows
 from attnbench.contracts.record import Environment, Rates, Record
-from attnbench.report.reported import Report, Reported
+from attnbench.report.reported import Report, ReportedRun
 from attnbench.report.reproduction import reproduction
 from attnbench.store import Plan
 
@@ -18,13 +18,13 @@ RATES = Rates(device="cpu", threads=2, bytes_per_s=1e10, flops_per_s={"float32":
 
 def reported(
     records: Sequence[Record], *, run: str = "r1", machine: Environment = MACHINE, rates: Rates | None = RATES
-) -> Reported:
+) -> ReportedRun:
     """Return a run of these records."""
     named = [replace(record, run=run, environment=machine.key) for record in records]
     jobs = tuple(record.job for record in named)
     plan = Plan.of(jobs, run=run, created_s=0.0, command=("run",), sweep={}, environment=machine)
     found = rows(named, jobs, run=run)
-    return Reported(
+    return ReportedRun(
         run=run,
         rows=(*found, *derived(found, rates)),
         rates=rates,

@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from attnbench.analysis.floor import Floor, aa_floor
-from attnbench.analysis.match import Pair, Two, match
-from attnbench.analysis.mean import Mean, geometric_mean
+from attnbench.analysis.aa_floor import Floor, aa_floor
+from attnbench.analysis.match import Pair, TwoSpecs, match
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.stats import FEWEST_REPLICATES, Difference
@@ -43,12 +42,12 @@ class Comparison(Pair, frozen=True, kw_only=True):
 
     @property
     def base_value(self) -> float | None:
-        """The base's figure."""
+        """The base's value."""
         return self.base.value if self.base else None
 
     @property
     def new_value(self) -> float | None:
-        """The new figure."""
+        """The new value."""
         return self.new.value if self.new else None
 
     @property
@@ -63,12 +62,12 @@ class Comparison(Pair, frozen=True, kw_only=True):
 
     @property
     def base_rounds(self) -> int:
-        """The rounds, or seeds, of the base that were compared."""
+        """The number of rounds, or seeds, of the base that were compared."""
         return len(self.rounds[0])
 
     @property
     def new_rounds(self) -> int:
-        """The rounds, or seeds, of the new side that were compared."""
+        """The number of rounds, or seeds, of the new side that were compared."""
         return len(self.rounds[1])
 
     @property
@@ -77,17 +76,26 @@ class Comparison(Pair, frozen=True, kw_only=True):
         return tuple(dict.fromkeys((*self.one.flags, *self.other.flags)))
 
 
+class GeometricMean(Struct, frozen=True, kw_only=True):
+    """The geometric mean of new over base over all `cells`; the interval is null below 3 rounds of every cell."""
+
+    ratio: float
+    low: float | None = None
+    high: float | None = None
+    cells: int
+
+
 class Comparisons(Struct, frozen=True, kw_only=True):
     """All comparisons of a sweep, in the base's order; `differs` names the differences that --force ignored."""
 
     pairs: tuple[Comparison, ...]
-    mean: Mean | None
+    mean: GeometricMean | None
     floor: float | None  # the larger A/A floor of the runs
     differs: tuple[str, ...] = ()
 
 
 class _Test(Struct, frozen=True, kw_only=True):
-    """A tested difference, of logarithms or of plain values, and the size that an effect must have in its terms."""
+    """A tested difference, of logarithms or of plain values, and the smallest effect that counts, in the same terms."""
 
     difference: Difference
     limit: float
@@ -105,41 +113,69 @@ def compare(
     new: Sequence[Row],
     *,
     metrics: Collection[str] | None = None,
-    variants: Two | None = None,
+    variants: TwoSpecs | None = None,
     ignoring: Collection[str] = (),
 ) -> Comparisons:
-    """Compare rows of one run with those of another, or two variants of the same rows; arguments as of `match`.
+    """Compare rows of one run with those of another, or two variants of the same rows; the arguments are `match`'s.
 
     Times are tested on the logarithms of the process medians: paired by round within a run, by Welch's t across runs;
-    accuracies by Welch's t on the seeds' scores. A time's p is the larger of its own and of what the A/A floors of the
-    runs make of its difference. All tests are one family (Benjamini-Hochberg, q = 0.05). Beside significance, faster
-    and slower need an effect beyond 1% and beyond the floors; same needs the 90% interval within that band.
+    accuracies by Welch's t on the seeds' scores. The p-value of a time is the largest of its own and those of its
+    difference under the A/A floors of the runs. All tests are one family (Benjamini-Hochberg, q = 0.05). Besides
+    significance, faster and slower need an effect beyond 1% and beyond the floors; same needs the 90% interval within
+    that band.
     """
     pairs = match(base, new, metrics=metrics, variants=variants, ignoring=ignoring)
     floors = [floor for rows in (base, new) if (floor := aa_floor(rows)) is not None]
-    return Comparisons(pairs=judged(pairs, floors), mean=geometric_mean(pairs), floor=_share(floors))
+    return Comparisons(pairs=compare_pairs(pairs, floors), mean=geometric_mean(pairs), floor=_share(floors))
 
 
-def judged(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
+def compare_pairs(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
     """Compare pairs as one family of tests; `floors` are the A/A floors of their runs."""
-    share = _share(floors)
-    timed_band = max(SMALLEST_EFFECT, share or 0)
+    timed_band = max(SMALLEST_EFFECT, _share(floors) or 0)
     bands = [timed_band if pair.one.probe.kind == "latency" else SMALLEST_EFFECT for pair in pairs]
     tests = [_test(pair, band) for pair, band in zip(pairs, bands, strict=True)]
-    likely = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
-    adjusted = iter(stats.benjamini_hochberg(likely))
+    p_values = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
+    adjusted = iter(stats.benjamini_hochberg(p_values))
     return tuple(
-        _tested(_drafted(pair, band), test, next(adjusted)) if test else _untested(_drafted(pair, band))
+        _tested(_draft(pair, band), test, next(adjusted)) if test else _untested(_draft(pair, band))
         for pair, band, test in zip(pairs, bands, tests, strict=True)
     )
+
+
+def geometric_mean(pairs: Iterable[Pair]) -> GeometricMean | None:
+    """Return the mean of the log ratios of the latencies over cells; None where there are none.
+
+    Cells are averaged within a round and rounds are the replicates: paired in one run, by Welch's t across two. What
+    the cells of a round have in common therefore counts once, not once a cell.
+    """
+    timed = [pair for pair in pairs if pair.metric == "latency" and not pair.obstacle and _is_positive(pair)]
+    replicated = [pair for pair in timed if min(map(len, pair.rounds)) >= FEWEST_REPLICATES]
+    base, new = (_mean_logs([pair.rounds[side] for pair in replicated]) for side in (0, 1))
+    if min(len(base), len(new)) < FEWEST_REPLICATES:
+        values = [(row.value or 0 for row in (pair.base, pair.new) if row) for pair in timed]
+        logs = [math.log(after / before) for before, after in values if before and after]
+        return GeometricMean(ratio=math.exp(math.fsum(logs) / len(logs)), cells=len(logs)) if logs else None
+    test = _difference(base, new, paired=replicated[0].paired)
+    return GeometricMean(
+        ratio=math.exp(test.estimate), low=math.exp(test.low), high=math.exp(test.high), cells=len(replicated)
+    )
+
+
+def _mean_logs(cells: Sequence[dict[int, float]]) -> list[float]:
+    """Return the mean logarithm over cells of each round that all of them have."""
+    shared = sorted(set.intersection(*(set(cell) for cell in cells))) if cells else []
+    return [math.fsum(math.log(cell[number]) for cell in cells) / len(cells) for number in shared]
+
+
+def _is_positive(pair: Pair) -> bool:
+    return all(row is not None and min(row.medians.values(), default=0) > 0 for row in (pair.base, pair.new))
 
 
 def _share(floors: Iterable[Floor]) -> float | None:
     return max((floor.share for floor in floors), default=None)
 
 
-def _drafted(pair: Pair, band: float) -> Comparison:
-    """Return what is known of a pair before it is judged."""
+def _draft(pair: Pair, band: float) -> Comparison:
     return Comparison(metric=pair.metric, base=pair.base, new=pair.new, why=pair.obstacle, band=band)
 
 
@@ -154,41 +190,44 @@ def _test(pair: Pair, band: float) -> _Test | None:
         return _Test(difference=stats.welch(base, new), limit=band * size, base=centre)
     if min(*base, *new) <= 0:
         return None
-    return _Test(difference=_of_logs(base, new, paired=pair.paired), limit=math.log1p(band))
+    before, after = ([math.log(value) for value in values] for values in (base, new))
+    return _Test(difference=_difference(before, after, paired=pair.paired), limit=math.log1p(band))
 
 
 def _is_exact(pair: Pair) -> bool:
-    """Return whether one value is exact, as nothing repeats it."""
+    """Return whether one value is exact: no replicates."""
     return pair.one.probe.metric.replicates == "none"
 
 
-def _of_logs(base: Sequence[float], new: Sequence[float], *, paired: bool) -> Difference:
-    before, after = ([math.log(value) for value in values] for values in (base, new))
+def _difference(base: Sequence[float], new: Sequence[float], *, paired: bool) -> Difference:
     if not paired:
-        return stats.welch(before, after)
-    return stats.paired([late - early for early, late in zip(before, after, strict=True)])
+        return stats.welch(base, new)
+    return stats.paired([after - before for before, after in zip(base, new, strict=True)])
 
 
 def _p(pair: Pair, test: _Test, floors: Sequence[Floor]) -> float:
-    """Return the p-value of a difference: the larger of its own rounds' and of the runs' A/A floors'.
+    """Return the p-value of a difference: the largest of its own rounds' and the runs' A/A floors'.
 
-    A few rounds may agree by luck; only the floor knows how much the same case differs from itself.
+    A few rounds may agree by luck; only the floor tells how much the same case differs from itself.
     """
-    found = test.difference
+    difference = test.difference
     if pair.one.probe.kind != "latency":
-        return found.p
+        return difference.p
     base, new = pair.rounds
-    return max([found.p, *(floor.p(found.estimate, (len(base), len(new))) for floor in floors)])
+    return max([difference.p, *(floor.p(difference.estimate, (len(base), len(new))) for floor in floors)])
 
 
 def _tested(draft: Comparison, test: _Test, p_adjusted: float) -> Comparison:
-    """Return a comparison with the verdict of its test."""
-    found = test.difference
-    significant, beyond = p_adjusted <= FALSE_SHARE, abs(found.estimate) > test.limit
-    within = -test.limit < found.low90 and found.high90 < test.limit
+    """Complete a draft with the verdict of its test."""
+    difference = test.difference
+    significant, beyond = p_adjusted <= FALSE_SHARE, abs(difference.estimate) > test.limit
+    within = -test.limit < difference.low90 and difference.high90 < test.limit
     verdict: Verdict = "inconclusive"
     if significant and beyond:
-        verdict, why = _direction(draft, found.estimate), f"adjusted p {p_adjusted:.2g}, and beyond {draft.band:.1%}"
+        verdict, why = (
+            _direction(draft, difference.estimate),
+            f"adjusted p {p_adjusted:.2g}, and beyond {draft.band:.1%}",
+        )
     elif within and draft.band > stats.NOISY:
         why = f"the 90% interval is within {draft.band:.1%}, but that is too wide a band to call anything the same"
     elif within:
@@ -199,35 +238,35 @@ def _tested(draft: Comparison, test: _Test, p_adjusted: float) -> Comparison:
         why = f"adjusted p {p_adjusted:.2g}, and the 90% interval is not within {draft.band:.1%}"
     return msgspec.structs.replace(
         draft,
-        ratio=test.ratio(found.estimate),
-        low=test.ratio(found.low),
-        high=test.ratio(found.high),
+        ratio=test.ratio(difference.estimate),
+        low=test.ratio(difference.low),
+        high=test.ratio(difference.high),
         verdict=verdict,
         why=why,
-        p=found.p,
+        p=difference.p,
         p_adjusted=p_adjusted,
     )
 
 
 def _untested(draft: Comparison) -> Comparison:
-    """Return a comparison without replicates to test: counts are compared as they are, anything else is undecided."""
+    """Complete a draft without replicates to test: exact values are compared as they are, others are inconclusive."""
     base, new = draft.base_value, draft.new_value
     if base is None or new is None:
         return draft
     ratio = new / base if base else None
     if _is_exact(draft):
-        verdict, why = _of_counts(draft, new - base, ratio), _EXACT.get(draft.one.probe.kind, _COMPUTED)
+        verdict, why = _exact_verdict(draft, new - base, ratio), _EXACT.get(draft.one.probe.kind, _COMPUTED)
     else:
-        verdict, why = "inconclusive", _too_little(draft)
+        verdict, why = "inconclusive", _why_untested(draft)
     return msgspec.structs.replace(draft, ratio=ratio, verdict=verdict, why=why)
 
 
-def _of_counts(draft: Comparison, effect: float, ratio: float | None) -> Verdict:
+def _exact_verdict(draft: Comparison, effect: float, ratio: float | None) -> Verdict:
     within = abs(math.log(ratio)) <= math.log1p(draft.band) if ratio and ratio > 0 else effect == 0
     return "same" if within else _direction(draft, effect)
 
 
-def _too_little(draft: Comparison) -> str:
+def _why_untested(draft: Comparison) -> str:
     base, new = draft.base_rounds, draft.new_rounds
     if min(base, new) >= FEWEST_REPLICATES:
         return "there are values of zero or less, of which there is no ratio"

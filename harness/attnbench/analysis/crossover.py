@@ -1,4 +1,4 @@
-"""Where one variant overtakes another as sequences grow, with an interval; and what to measure to know it better."""
+"""Crossovers: the lengths at which one variant overtakes another, with intervals, and the cases that refine them."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,32 +7,30 @@ from itertools import combinations, pairwise
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import Course, Field, fields
-from attnbench.analysis.floor import is_harness
+from attnbench.analysis.curves import Curve, CurveGroup, curve_groups
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.case import Axes, Case
 
 METRIC = "latency"
-_NARROW = 0.05  # an interval of this share of the length is known well enough
+_NARROW = 0.05  # share of the length below which an interval needs no refinement
 _SMALL_GAP = 64
 _STEPS = (64, 16, 1)
-_HALVINGS = 40
 
-Point = tuple[float, float]  # logarithm of a length, and of a ratio (or of a bound of it) there
+_LogPoint = tuple[float, float]  # the logarithm of a length, and that of a ratio (or of its bound) there
 
 
 class Crossover(Struct, frozen=True, kw_only=True):
     """The length from which `winner` takes less time than `loser`, interpolated between two measured lengths.
 
     `low` and `high` are where the 95% band of the ratio, paired by round, enters and leaves equality, widened by twice
-    what a parabola through a further length makes of it; null where there are too few rounds for a band. Not `sure`
-    where the ratio is not significantly on either side: then an interval that would reach past the sweep ends with it.
-    `rank` is the winner's place among all variants at the length measured next, plus the loser's at the one before: 0
-    where the crossing changes which is best.
+    the shift of a parabola through another length; null where there are too few rounds for a band. Not `sure` where the
+    ratio is not significant on both sides; an interval that would reach past the sweep then ends with it. `rank` counts
+    the variants ahead of the winner at the length measured next, plus those ahead of the loser at the one before: 0
+    where the crossing changes which variant is best.
     """
 
-    winner: Row  # as measured at the length before the crossing, like `loser`
+    winner: Row  # at the length measured before the crossing, like `loser`
     loser: Row
     axes: Axes
     length: float
@@ -54,32 +52,37 @@ class _Ratio(Struct, frozen=True):
 
     @property
     def side(self) -> int:
-        """Which side of equality it is significantly on: 1 where the first is slower, -1 where faster, else 0."""
+        """Which variant is significantly slower: 1 the first, -1 the second, 0 neither."""
         if self.low is None or self.high is None:
             return 0
         return int(self.low > 0) - int(self.high < 0)
 
+    @property
+    def point(self) -> _LogPoint:
+        """The ratio as a point in logarithms."""
+        return math.log(self.length), self.value
+
 
 def crossovers(rows: Iterable[Row]) -> list[Crossover]:
-    """Find where any two variants of one field change places, the crossings that concern the best ones first.
+    """Return where any two variants change places, the crossings of the best variants first.
 
-    Between two lengths whose ratios are significant, on opposite sides, there is one crossing, and it is sure. Where a
-    pair has none, but stands the other way round at the sweep's end, it has one that is not sure.
+    Between two neighbouring significant ratios on opposite sides there is one crossing, and it is sure. A pair without
+    one has a crossing that is not sure if it ends the sweep the other way round.
     """
-    found: list[Crossover] = []
-    for field in fields(row for row in rows if row.metric == METRIC and not is_harness(row)):
-        for first, second in combinations(field.courses, 2):
-            found += _of_pair(first, second, field)
-    return sorted(found, key=lambda crossing: (not crossing.sure, crossing.rank, crossing.length))
+    crossings: list[Crossover] = []
+    for group in curve_groups(row for row in rows if row.metric == METRIC and not row.is_harness):
+        for first, second in combinations(group.curves, 2):
+            crossings += _of_pair(first, second, group)
+    return sorted(crossings, key=lambda crossing: (not crossing.sure, crossing.rank, crossing.length))
 
 
-def _of_pair(first: Course, second: Course, field: Field) -> Iterator[Crossover]:
+def _of_pair(first: Curve, second: Curve, group: CurveGroup) -> Iterator[Crossover]:
     ratios = [_ratio(length, first.rows[length], second.rows[length]) for length in first.rows if length in second.rows]
     spans = list(_sure_spans(ratios))
     for span in spans:
-        yield _crossing(span, ratios, (first, second), field)
+        yield _crossing(span, ratios, (first, second), group)
     if ratios and not spans and _crosses(ratios[0], ratios[-1]):
-        yield _crossing(ratios, ratios, (first, second), field)
+        yield _crossing(ratios, ratios, (first, second), group)
 
 
 def _ratio(length: int, first: Row, second: Row) -> _Ratio:
@@ -94,8 +97,8 @@ def _ratio(length: int, first: Row, second: Row) -> _Ratio:
 
 
 def _sure_spans(ratios: Sequence[_Ratio]) -> Iterator[Sequence[_Ratio]]:
-    """Give the stretches from a significant length to the next one that is significant the other way."""
-    significant = [place for place, ratio in enumerate(ratios) if ratio.side]
+    """Yield the ratios from each significant one to the next that is significant the other way."""
+    significant = [index for index, ratio in enumerate(ratios) if ratio.side]
     for start, end in pairwise(significant):
         if ratios[start].side != ratios[end].side:
             yield ratios[start : end + 1]
@@ -106,104 +109,100 @@ def _crosses(a: _Ratio, b: _Ratio) -> bool:
 
 
 def _crossing(
-    stretch: Sequence[_Ratio], ratios: Sequence[_Ratio], courses: tuple[Course, Course], field: Field
+    span: Sequence[_Ratio], ratios: Sequence[_Ratio], curves: tuple[Curve, Curve], group: CurveGroup
 ) -> Crossover:
-    """Give the crossing of a stretch whose ends lie on opposite sides: of several by chance, the one in the middle."""
-    turns = [(a, b) for a, b in pairwise(stretch) if _crosses(a, b)][::2]  # those between are the way back
+    """Return the crossing of a span whose ends lie on opposite sides: of several by chance, the one in the middle."""
+    turns = [(a, b) for a, b in pairwise(span) if _crosses(a, b)][::2]  # those between turn back
     before, after = turns[len(turns) // 2]
-    winner, loser = courses if before.value > 0 else courses[::-1]
-    length = _zero(_point(before), _point(after))
-    low, high = _interval(stretch)
+    winner, loser = curves if before.value > 0 else curves[::-1]
+    length = _zero(before.point, after.point)
+    low, high = _interval(span)
     if low is not None and high is not None:
-        low, high = _widened(low, high, [each / length for each in _by_parabola(before, after, ratios)])
+        low, high = _widened(low, high, [root / length for root in _parabola_zeros(before, after, ratios)])
         low, high = max(low, ratios[0].length), min(high, ratios[-1].length)
     return Crossover(
         winner=winner.rows[before.length],
         loser=loser.rows[before.length],
-        axes=field.axes,
+        axes=group.axes,
         length=length,
         low=low,
         high=high,
-        sure=stretch[0].side * stretch[-1].side < 0,
+        sure=span[0].side * span[-1].side < 0,
         between=(before.length, after.length),
         swept=(ratios[0].length, ratios[-1].length),
-        rank=_place(winner, field, after.length) + _place(loser, field, before.length),
+        rank=_rank(winner, group, after.length) + _rank(loser, group, before.length),
     )
 
 
-def _interval(ratios: Sequence[_Ratio]) -> tuple[float | None, float | None]:
-    """Give the lengths between which the band of a stretch holds zero; the stretch's ends where it never lets go."""
-    lower = [(math.log(each.length), each.low) for each in ratios if each.low is not None]
-    upper = [(math.log(each.length), each.high) for each in ratios if each.high is not None]
+def _interval(span: Sequence[_Ratio]) -> tuple[float | None, float | None]:
+    """Return the lengths between which the band of a span holds zero; the span's ends where it holds zero there."""
+    lower = [(math.log(ratio.length), ratio.low) for ratio in span if ratio.low is not None]
+    upper = [(math.log(ratio.length), ratio.high) for ratio in span if ratio.high is not None]
     if len(lower) < 2:
         return None, None
     # The edge nearer to zero at the start leaves its side first, the other one last.
-    first, last = (lower, upper) if ratios[0].value > 0 else (upper, lower)
+    first, last = (lower, upper) if span[0].value > 0 else (upper, lower)
     entered, left = _zeros(first), _zeros(last)
     return (
-        entered[0] if entered else float(ratios[0].length),
-        left[-1] if left else float(ratios[-1].length),
+        entered[0] if entered else float(span[0].length),
+        left[-1] if left else float(span[-1].length),
     )
 
 
 def _widened(low: float, high: float, shifts: Sequence[float]) -> tuple[float, float]:
-    """Widen an interval by twice what a parabola shifts the crossing: the band knows noise, and no curvature."""
-    return low * min((1.0, *(each**2 for each in shifts))), high * max((1.0, *(each**2 for each in shifts)))
+    """Widen an interval by twice each shift, as a factor: the band accounts for noise, but not for curvature."""
+    factors = [1.0, *(shift**2 for shift in shifts)]
+    return low * min(factors), high * max(factors)
 
 
-def _by_parabola(before: _Ratio, after: _Ratio, ratios: Sequence[_Ratio]) -> Iterator[float]:
-    """Give the crossing between two lengths by parabolas through them and the next length on either side."""
-    place = ratios.index(before)
-    for third in (*ratios[max(0, place - 1) : place], *ratios[place + 2 : place + 3]):
-        (x, y), (x2, y2), (x3, y3) = map(_point, (before, after, third))
-        rise = (y2 - y) / (x2 - x)
-        bend = ((y3 - y) / (x3 - x) - rise) / (x3 - x2)
-        # y + (t - x) * (rise + bend * (t - x2)) is zero once between x and x2, where it changes sign.
-        start, end = x, x2
-        for _ in range(_HALVINGS):
-            t = (start + end) / 2
-            if ((y + (t - x) * (rise + bend * (t - x2))) > 0) == (y > 0):
-                start = t
-            else:
-                end = t
-        yield math.exp(start)
+def _parabola_zeros(before: _Ratio, after: _Ratio, ratios: Sequence[_Ratio]) -> Iterator[float]:
+    """Yield where parabolas through two lengths and the next one on either side cross zero between the two."""
+    from scipy.optimize import brentq
+
+    index = ratios.index(before)
+    (x1, y1), (x2, y2) = before.point, after.point
+    for third in (*ratios[max(0, index - 1) : index], *ratios[index + 2 : index + 3]):
+        x3, y3 = third.point
+        curvature = ((y3 - y1) / (x3 - x1) - (y2 - y1) / (x2 - x1)) / (x3 - x2)
+
+        def parabola(x: float, curvature: float = curvature) -> float:
+            on_line = (y1 * (x2 - x) + y2 * (x - x1)) / (x2 - x1)
+            return on_line + curvature * (x - x1) * (x - x2)
+
+        yield math.exp(brentq(parabola, x1, x2))
 
 
-def _point(ratio: _Ratio) -> Point:
-    return math.log(ratio.length), ratio.value
-
-
-def _zeros(edge: Sequence[Point]) -> list[float]:
+def _zeros(edge: Sequence[_LogPoint]) -> list[float]:
     return [_zero(a, b) for a, b in pairwise(edge) if (a[1] > 0) != (b[1] > 0)]
 
 
-def _zero(a: Point, b: Point) -> float:
-    """Give the length at which a line in logarithms passes zero."""
+def _zero(a: _LogPoint, b: _LogPoint) -> float:
+    """Return the length at which a line in logarithms crosses zero."""
     return math.exp(a[0] + (b[0] - a[0]) * a[1] / (a[1] - b[1]))
 
 
-def _place(course: Course, field: Field, length: int) -> int:
-    """Count the variants that are faster than a course at a length."""
-    own = course.rows[length].value
-    values = [each.rows[length].value for each in field.courses if length in each.rows]
+def _rank(curve: Curve, group: CurveGroup, length: int) -> int:
+    """Return the number of variants that are faster than a curve's at a length."""
+    own = curve.rows[length].value
+    values = [other.rows[length].value for other in group.curves if length in other.rows]
     return sum(value is not None and own is not None and value < own for value in values)
 
 
 class Refinement(Struct, frozen=True, kw_only=True):
-    """A case that is to be measured, and the one that was measured and differs from it in its length alone."""
+    """A case to measure, and the measured case from which it differs in its length alone."""
 
-    known: Case
+    measured: Case
     wanted: Case
 
 
-def refinements(found: Iterable[Crossover]) -> list[Refinement]:
-    """Say what to measure to know crossings better: both variants in the middle, in logarithms, of the lengths around.
+def refinements(crossings: Iterable[Crossover]) -> list[Refinement]:
+    """Return what to measure to narrow crossings: both variants at the geometric mean of the lengths around.
 
-    Not where the interval is narrower than 5% of the length already, or the lengths are less than 64 apart.
+    Crossings whose interval is narrower than 5% of the length, or whose lengths are less than 64 apart, have none.
     """
     return [
-        Refinement(known=row.case, wanted=_at(middle(*crossing.between), row.case, crossing.axes))
-        for crossing in found
+        Refinement(measured=row.case, wanted=_at(middle(*crossing.between), row.case, crossing.axes))
+        for crossing in crossings
         if not _is_narrow(crossing) and crossing.between[1] - crossing.between[0] >= _SMALL_GAP
         for row in (crossing.winner, crossing.loser)
     ]
@@ -220,7 +219,7 @@ def _at(length: int, case: Case, axes: Axes) -> Case:
 
 
 def middle(start: int, end: int) -> int:
-    """Give the geometric mean of two lengths, rounded to a multiple of 64, or of 16 or 1 where the gap has no such."""
+    """Return the geometric mean of two lengths, rounded to a multiple of 64, or of 16 or 1 where the gap has none."""
     exact = math.sqrt(start * end)
     rounded = (step * round(exact / step) for step in _STEPS)
     return next(length for length in rounded if start < length < end)
@@ -229,6 +228,6 @@ def middle(start: int, end: int) -> int:
 def _is_narrow(crossing: Crossover) -> bool:
     if not crossing.sure or crossing.low is None or crossing.high is None:
         return False
-    if crossing.between == crossing.swept:  # of two lengths alone: nobody knows how the ratio bends
+    if crossing.between == crossing.swept:  # two lengths alone do not show how the ratio bends
         return False
     return crossing.high - crossing.low < _NARROW * crossing.length

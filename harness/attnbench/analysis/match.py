@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
-from attnbench.analysis.floor import is_harness
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
@@ -12,8 +11,7 @@ from attnbench.contracts.record import PENDING
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.text import option_text, plain, with_options
 
-Two = tuple[Spec, Spec]
-Key = tuple[object, ...]
+TwoSpecs = tuple[Spec, Spec]  # of the base and of the new variant
 
 
 class Pair(Struct, frozen=True, kw_only=True):
@@ -47,20 +45,20 @@ class Pair(Struct, frozen=True, kw_only=True):
 
     @property
     def paired(self) -> bool:
-        """Whether both sides are times of the rounds of one run; trainings from the same seed share no noise."""
+        """Whether both sides have rounds of one run in common; trainings from the same seed share no noise."""
         same_run = bool(self.base and self.new and self.base.run == self.new.run)
         return same_run and self.one.probe.metric.replicates == "rounds"
 
     @property
     def obstacle(self) -> str:
-        """Why the two cannot be compared at all; empty where they can."""
+        """Why the two cannot be compared; empty where they can."""
         if self.base is None or self.new is None:
             return f"only in {'the base' if self.base else 'the new'}"
         sides = {"base": self.base, "new": self.new}
-        lacking = {name: _reason(row) for name, row in sides.items() if row.value is None}
-        if len(lacking) > 1 and lacking["base"] == lacking["new"]:
-            return f"both: {lacking['base']}"
-        return "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
+        reasons = {name: _reason(row) for name, row in sides.items() if row.value is None}
+        if len(reasons) > 1 and reasons["base"] == reasons["new"]:
+            return f"both: {reasons['base']}"
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
     @property
     def rounds(self) -> tuple[dict[int, float], dict[int, float]]:
@@ -77,35 +75,35 @@ def match(
     new: Sequence[Row],
     *,
     metrics: Collection[str] | None = None,
-    variants: Two | None = None,
+    variants: TwoSpecs | None = None,
     ignoring: Collection[str] = (),
 ) -> list[Pair]:
     """Pair the rows of both sides, in the base's order and then the new one's.
 
     `ignoring` names axes that may differ. Without `metrics` the primary ones are paired. With `variants`, rows of the
-    first in base stand against those of the second in new; without, all mechanisms against themselves, the harness's
-    own floor left out. Raises UsageError where a name matches no variant, or several.
+    first in `base` are paired with those of the second in `new`; without, every mechanism with itself, and the
+    harness's own floor is left out. Raises UsageError where a name matches no variant, or several.
     """
     if variants is None:
-        sides = [[row for row in rows if not is_harness(row)] for rows in (base, new)]
+        sides = [[row for row in rows if not row.is_harness] for rows in (base, new)]
     else:
-        sides = [_only(spec, rows) for spec, rows in zip(variants, (base, new), strict=True)]
+        sides = [_of_variant(spec, rows) for spec, rows in zip(variants, (base, new), strict=True)]
         _refuse_the_same(variants, sides)
     measured = _measured([*sides[0], *sides[1]], metrics)
     first, second = (_indexed(rows, measured, ignoring, by_variant=variants is None) for rows in sides)
     return [Pair(metric=str(key[0]), base=first.get(key), new=second.get(key)) for key in {**first, **second}]
 
 
-def _only(spec: Spec, rows: Iterable[Row]) -> list[Row]:
+def _of_variant(spec: Spec, rows: Iterable[Row]) -> list[Row]:
     """Return the rows of the one variant that a spec names."""
     named = [row for row in rows if _is_called(row, spec.name)]
     matching = [row for row in named if has_options(row.case.options, spec.options)]
-    known = dict.fromkeys(map(_typed, matching))
     if not matching:
         has = dict.fromkeys(map(_typed, named or rows))
         raise UsageError(f"--variants: the run has no {str(spec)!r}; it has {plain(', '.join(has))}")
-    if len(known) > 1:
-        raise UsageError(f"--variants: {str(spec)!r} may be {plain(' or '.join(known))}; name it with its options")
+    candidates = dict.fromkeys(map(_typed, matching))
+    if len(candidates) > 1:
+        raise UsageError(f"--variants: {str(spec)!r} may be {plain(' or '.join(candidates))}; name it with its options")
     return matching
 
 
@@ -113,7 +111,7 @@ def _typed(row: Row) -> str:
     return with_options(row.case.variant, row.case.options, keys=row.case.options)
 
 
-def _refuse_the_same(variants: Two, sides: Sequence[Sequence[Row]]) -> None:
+def _refuse_the_same(variants: TwoSpecs, sides: Sequence[Sequence[Row]]) -> None:
     base, new = (rows[0] for rows in sides)
     if (base.run, *base.case.identity) == (new.run, *new.case.identity):
         raise UsageError(
@@ -122,7 +120,7 @@ def _refuse_the_same(variants: Two, sides: Sequence[Sequence[Row]]) -> None:
 
 
 def is_of(row: Row, spec: Spec) -> bool:
-    """Return whether a row is of the variant that a spec names, with the options that it gives."""
+    """Return whether a row is of the variant that a spec names, with the spec's options."""
     return _is_called(row, spec.name) and has_options(row.case.options, spec.options)
 
 
@@ -130,9 +128,9 @@ def _is_called(row: Row, name: str) -> bool:
     return row.case.variant == name or name.endswith(f":{row.case.variant}")
 
 
-def has_options(options: Mapping[str, Option], asked: Mapping[str, str]) -> bool:
-    """Return whether options have the values in `asked`, given as text; all others may have any."""
-    return all(key in options and same_option(option_text(options[key]), text) for key, text in asked.items())
+def has_options(options: Mapping[str, Option], wanted: Mapping[str, str]) -> bool:
+    """Return whether options have the values in `wanted`, given as text; other options may have any value."""
+    return all(key in options and same_option(option_text(options[key]), text) for key, text in wanted.items())
 
 
 def same_option(one: str, other: str) -> bool:
@@ -145,12 +143,12 @@ def same_option(one: str, other: str) -> bool:
 
 def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tuple[str, str], dict[str, None]]:
     """Return the metrics to compare of each probe and task."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    measured: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         wanted = row.primary if metrics is None else row.metric in metrics
         if wanted and (row.samples or row.metric == row.probe.metric.name):
-            found.setdefault((row.probe.kind, row.task), {})[row.metric] = None
-    return found
+            measured.setdefault((row.probe.kind, row.task), {})[row.metric] = None
+    return measured
 
 
 def _indexed(
@@ -159,9 +157,9 @@ def _indexed(
     ignoring: Collection[str],
     *,
     by_variant: bool,
-) -> dict[Key, Row]:
-    """Return rows by metric and case; a case without figures stands in each metric of its probe."""
-    index: dict[Key, Row] = {}
+) -> dict[tuple[object, ...], Row]:
+    """Return rows by metric and case; a case that failed stands for each metric of its probe."""
+    index: dict[tuple[object, ...], Row] = {}
     for row in rows:
         metrics = measured.get((row.probe.kind, row.task), {})
         failed = not row.samples and row.primary

@@ -1,18 +1,18 @@
-"""The tidy rows: one for each measured job and metric over its rounds, every statistic derived from stored samples.
+"""Tidy rows: one for each job and metric over its rounds, with every statistic derived from stored samples.
 
-Tables, exports, comparisons and fits are made from rows and from nothing else.
+Tables, exports, comparisons and fits are made from rows alone.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-import msgspec
-import numpy as np
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from attnbench.analysis.groups import group_by
+from attnbench.analysis.samples import Statistics, statistics_of
 from attnbench.contracts import stats
-from attnbench.contracts.case import Case, Identity, Option
+from attnbench.contracts.case import Case, Identity, Option, Passes
 from attnbench.contracts.metrics import METRICS, Metric, ProbeKind, metric_named
 from attnbench.contracts.record import (
     ENOUGH,
@@ -26,22 +26,22 @@ from attnbench.contracts.record import (
     Record,
     Status,
 )
-from attnbench.contracts.stats import FloatArray
+from attnbench.plugins.empty import FLOOR
 
-TWIN = "_twin"  # ends the metrics of the baseline's second measurement
-_ORDER = {name: index for index, name in enumerate(METRICS)}
-_KINDS = get_args(ProbeKind)
-_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no figure
-_PASSES = ("", "forward", "backward", "forward-backward", "decode")
-_LARGEST = 1e150  # the square of a larger sample overflows
+TWIN = "_twin"  # suffix of the metrics of the baseline's second measurement
+_HARNESS = "attnbench"  # the distribution of the empty variant: a user's plugin may have the same name
+_METRIC_ORDER = {name: index for index, name in enumerate(METRICS)}
+_PROBE_ORDER = get_args(ProbeKind)
+_PASS_ORDER = get_args(Passes)
+_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no value
 
 
-def _figure(description: str) -> Meta:
+def _in_unit(description: str) -> Meta:
     return Meta(description=description, extra={"unit": "`unit`"})
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A metric of a case over its rounds: the figure, or the reason why there is none.
+    """A metric of a case over its rounds: its value, or the reason why there is none.
 
     `report.flat` has it as columns: the fields of the case, then those described here.
     """
@@ -54,25 +54,25 @@ class Row(Struct, frozen=True, kw_only=True):
     metric: Annotated[str, Meta(description="what was measured")]
     status: Annotated[Status, Meta(description="ok, or what became of the case instead")]
     value: Annotated[
-        float | None, _figure("the reported figure: median of the process medians, or mean over seeds; null unless ok")
+        float | None, _in_unit("the reported figure: median of the process medians, or mean over seeds; null unless ok")
     ] = None
-    low: Annotated[float | None, _figure("lower end of its 95% interval; null below 3 rounds or seeds")] = None
-    high: Annotated[float | None, _figure("upper end of it")] = None
+    low: Annotated[float | None, _in_unit("lower end of its 95% interval; null below 3 rounds or seeds")] = None
+    high: Annotated[float | None, _in_unit("upper end of it")] = None
     unit: Annotated[str, Meta(description="of the figures of this row: a base unit (s, bytes, J), a rate of it, or 1")]
     samples: Annotated[int, Meta(description="values that the figure is made of, over all rounds")] = 0
     rounds: Annotated[int, Meta(description="rounds, or seeds, that gave a figure")] = 0
     noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, unusable")] = ""
     backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")] = ""
     detail: Annotated[str, Meta(description="why there is no figure, or which rounds gave none")] = ""
-    min: Annotated[float | None, _figure("smallest sample of all processes")] = None
-    p05: Annotated[float | None, _figure("5% of all samples lie below")] = None
-    p95: Annotated[float | None, _figure("95% of all samples lie below")] = None
-    iqr: Annotated[float | None, _figure("width of the middle half of all samples")] = None
+    min: Annotated[float | None, _in_unit("smallest sample of all processes")] = None
+    p05: Annotated[float | None, _in_unit("5% of all samples lie below")] = None
+    p95: Annotated[float | None, _in_unit("95% of all samples lie below")] = None
+    iqr: Annotated[float | None, _in_unit("width of the middle half of all samples")] = None
     spread: Annotated[
         float | None, Meta(description="standard deviation of a repetition over the value", extra={"unit": "share"})
     ] = None
     medians: Annotated[
-        dict[int, float], _figure("median of each round's process, by round: what comparisons are made from")
+        dict[int, float], _in_unit("median of each round's process, by round: what comparisons are made from")
     ] = {}
     outliers: Annotated[int, Meta(description="samples beyond Tukey's fences (1.5 IQR) of their process")] = 0
     flags: Annotated[
@@ -102,9 +102,14 @@ class Row(Struct, frozen=True, kw_only=True):
         """The task as it is typed; empty where the probe has none."""
         return self.probe.label
 
+    @property
+    def is_harness(self) -> bool:
+        """Whether the row is the harness's own cost, which every run measures."""
+        return self.case.variant == FLOOR and self.origin.distribution == _HARNESS
 
-class _Measured(Struct):
-    """All rounds of one job of one run: its records by round, and the rounds that the plan asks for."""
+
+class _Question(Struct):
+    """The rounds of one job in one run: the rounds that are planned, and their records."""
 
     run: str
     job: Job
@@ -113,52 +118,46 @@ class _Measured(Struct):
 
 
 def rows(records: Iterable[Record], planned: Sequence[Job] = (), *, run: str = "") -> list[Row]:
-    """Summarise records: one row for each job and metric, over the job's rounds; one for a job without a figure.
+    """Summarise records: one row for each job and metric over the job's rounds; one for a job without a value.
 
     With `planned`, the jobs of `run`, records of other jobs are left out, and a planned job without a record has a row
     with the status interrupted and the detail PENDING. Rows come by metric, then by variant in the order of `planned`
     (else of the records), then by shape.
     """
-    jobs = _by_job(records, planned, run)
-    drafts = [draft for job in jobs for draft in _drafts(job)]
-    figures = iter(_figures([by_round for _, by_round in drafts if by_round]))
-    found = [_with_figure(row, by_round, next(figures)) if by_round else row for row, by_round in drafts]
-    variants = {identity: rank for rank, identity in enumerate(dict.fromkeys(row.case.identity for row in found))}
-    return sorted(found, key=lambda row: _place(row, variants[row.case.identity]))
+    questions = _by_question(records, planned, run)
+    drafts = [draft for question in questions for draft in _drafts(question)]
+    statistics = statistics_of([list(by_round.values()) for _, by_round in drafts if by_round])
+    unordered = [_with_statistics(row, by_round, next(statistics)) if by_round else row for row, by_round in drafts]
+    variants = {identity: rank for rank, identity in enumerate(dict.fromkeys(row.case.identity for row in unordered))}
+    return sorted(unordered, key=lambda row: _sort_key(row, variants[row.case.identity]))
 
 
-def _by_job(records: Iterable[Record], planned: Sequence[Job], run: str) -> list[_Measured]:
-    found: dict[tuple[str, bytes], _Measured] = {}
+def _by_question(records: Iterable[Record], planned: Sequence[Job], run: str) -> list[_Question]:
+    questions: dict[tuple[str, str], _Question] = {}
     for job in planned:
-        found.setdefault((run, _key(job)), _Measured(run, job, set(), {})).planned.add(job.round)
+        questions.setdefault((run, job.question), _Question(run, job, set(), {})).planned.add(job.round)
     for record in records:
-        key = (run if planned else record.run, _key(record.job))
+        key = (run if planned else record.run, record.job.question)
         if not planned:
-            found.setdefault(key, _Measured(record.run, record.job, set(), {})).planned.add(record.job.round)
-        if key in found and record.job.round in found[key].planned:
-            _keep(record, found[key].records)
-    for measured in found.values():
-        measured.records = dict(sorted(measured.records.items()))
-    return list(found.values())
+            questions.setdefault(key, _Question(record.run, record.job, set(), {})).planned.add(record.job.round)
+        if key in questions and record.job.round in questions[key].planned:
+            _keep_last_attempt(record, questions[key].records)
+    for question in questions.values():
+        question.records = dict(sorted(question.records.items()))
+    return list(questions.values())
 
 
-def _keep(record: Record, by_round: dict[int, Record]) -> None:
-    """Keep the record of a round's highest attempt, the last one of those."""
+def _keep_last_attempt(record: Record, by_round: dict[int, Record]) -> None:
     current = by_round.get(record.job.round)
     if current is None or record.job.attempt >= current.job.attempt:
         by_round[record.job.round] = record
 
 
-def _key(job: Job) -> bytes:
-    """Return what identifies a job but for its round, as `Job.question` does without the cost of a hash."""
-    return msgspec.json.encode((job.case, job.probe, job.protocol, job.origin), order="deterministic")
-
-
-def _drafts(measured: _Measured) -> Iterator[tuple[Row, Mapping[int, Measurement]]]:
-    """Return a job's rows without their figures, each with the measurements of its metric by round."""
-    good = {number: record for number, record in measured.records.items() if record.outcome.status == "ok"}
-    metrics = _by_metric(good, twin=measured.job.probe.twin)
-    base = _base(measured, good, has_figure=bool(metrics))
+def _drafts(question: _Question) -> Iterator[tuple[Row, Mapping[int, Measurement]]]:
+    """Yield the rows of a question without statistics, each with the measurements of its metric by round."""
+    good = {number: record for number, record in question.records.items() if record.outcome.status == "ok"}
+    metrics = _by_metric(good, twin=question.job.probe.twin)
+    base = _base_row(question, good, has_value=bool(metrics))
     leading = base.metric if base.metric in metrics else next(iter(metrics), base.metric)
     lacking = [metric for metric in _MAY_LACK if metrics and metric in base.facts and metric not in metrics]
     for metric, by_round in metrics.items():
@@ -171,27 +170,27 @@ def _drafts(measured: _Measured) -> Iterator[tuple[Row, Mapping[int, Measurement
 
 
 def _by_metric(good: Mapping[int, Record], *, twin: bool) -> dict[str, dict[int, Measurement]]:
-    """Return each metric's measurement of each round; curves over a training are no figures."""
-    found: dict[str, dict[int, Measurement]] = {}
+    """Return the measurements of each metric by round, without curves over a training."""
+    metrics: dict[str, dict[int, Measurement]] = {}
     for number, record in good.items():
         for measurement in record.outcome.measurements:
             is_curve = "curve" in measurement.flags or measurement.metric.endswith("_curve")
             if measurement.values and not is_curve:
-                found.setdefault(measurement.metric + TWIN * twin, {})[number] = measurement
-    return found
+                metrics.setdefault(measurement.metric + TWIN * twin, {})[number] = measurement
+    return metrics
 
 
-def _base(measured: _Measured, good: Mapping[int, Record], *, has_figure: bool) -> Row:
-    """Return a job's row as it stands without figures: that of a failed or pending job."""
-    job, probe = measured.job, measured.job.probe
-    status, detail = _verdict(measured.records, good, has_figure=has_figure)
-    telling = list((good or measured.records).values())
+def _base_row(question: _Question, good: Mapping[int, Record], *, has_value: bool) -> Row:
+    """Return the row of a question without statistics: that of a failed or pending job."""
+    job, probe = question.job, question.job.probe
+    status, detail = _status(question.records, good, has_value=has_value)
+    described = list((good or question.records).values())
     facts: dict[str, Option] = {}
-    for record in telling:
+    for record in described:
         facts |= record.outcome.facts
     diverged = any(record.outcome.facts.get("diverged") for record in good.values())
     return Row(
-        run=measured.run,
+        run=question.run,
         case=job.case,
         origin=job.origin,
         probe=probe,
@@ -200,19 +199,19 @@ def _base(measured: _Measured, good: Mapping[int, Record], *, has_figure: bool) 
         status=status,
         unit=probe.metric.unit,
         rounds=len(good),
-        backend=", ".join(dict.fromkeys(record.outcome.backend for record in telling if record.outcome.backend)),
+        backend=", ".join(dict.fromkeys(record.outcome.backend for record in described if record.outcome.backend)),
         detail=detail,
         flags=("diverged",) * diverged,
         primary=probe.primary,
         facts=facts,
-        environment=telling[-1].environment if telling else "",
+        environment=described[-1].environment if described else "",
     )
 
 
-def _verdict(records: Mapping[int, Record], good: Mapping[int, Record], *, has_figure: bool) -> tuple[Status, str]:
-    """Return the status that stands for all rounds, with the reason; `good` are the records that are ok.
+def _status(records: Mapping[int, Record], good: Mapping[int, Record], *, has_value: bool) -> tuple[Status, str]:
+    """Return the status of all rounds together, with the reason; `good` are the records that are ok.
 
-    A round is skipped because an earlier one failed or was measured once, so that earlier one counts.
+    A round is skipped because an earlier one failed or was measured once; the earlier one decides.
     """
     if not records:
         return "interrupted", PENDING
@@ -220,7 +219,7 @@ def _verdict(records: Mapping[int, Record], good: Mapping[int, Record], *, has_f
         outcomes = [record.outcome for record in records.values()]
         *_, last = [outcome for outcome in outcomes if outcome.status != "skipped"] or outcomes
         return last.status, last.detail
-    if not has_figure:
+    if not has_value:
         return "ok", "it measured nothing"
     once = any("once" in measurement.flags for record in good.values() for measurement in record.outcome.measurements)
     expected = ("ok", "skipped") if once else ("ok",)
@@ -229,133 +228,53 @@ def _verdict(records: Mapping[int, Record], good: Mapping[int, Record], *, has_f
 
 
 def _reasons(lost: Mapping[int, Outcome]) -> str:
-    """Return why rounds gave no figure, those with the same reason together."""
-    reasons: dict[str, list[int]] = {}
-    for number, outcome in lost.items():
-        reasons.setdefault(": ".join(filter(None, (outcome.status, outcome.detail))), []).append(number)
+    """Return why rounds have no value; rounds with the same reason stand together."""
+    reasons = group_by(lost, lambda number: ": ".join(filter(None, (lost[number].status, lost[number].detail))))
     return "; ".join(
         f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} {reason}"
         for reason, numbers in reasons.items()
     )
 
 
-class _Figure(Struct):
-    """What the samples of one metric give: NaN where too few or lost samples leave a statistic undefined."""
-
-    samples: FloatArray
-    lost: int
-    estimate: list[float]
-    quantiles: list[float]
-    spread: float
-    medians: list[float]
-    outliers: int
-
-
-def _with_figure(row: Row, by_round: Mapping[int, Measurement], figure: _Figure) -> Row:
-    """Return a row with its figure; where a value was lost there is none, and the reason says so."""
+def _with_statistics(draft: Row, by_round: Mapping[int, Measurement], of: Statistics) -> Row:
+    """Return a row with its statistics; where a sample was lost there are none, and `detail` says so."""
     first = next(iter(by_round.values()))
-    flags = dict.fromkeys([*row.flags, *(flag for each in by_round.values() for flag in each.flags)])
-    told: dict[str, Any] = {
-        "unit": "s" if first.unit == "ns" else first.unit,
-        "samples": len(figure.samples),
-        "rounds": len(by_round),
-        "flags": tuple(flags),
-        "higher_is_better": first.higher_is_better,
-    }
-    if figure.lost:
-        gone = f"{figure.lost} of {len(figure.samples)} values not finite"
-        return replace(row, **told, detail="; ".join(filter(None, (gone, row.detail))))
-    value, low, high = figure.estimate
-    if row.probe.metric.replicates == "seeds":  # these do not repeat one another
-        mean = stats.mean_over_seeds(figure.samples.tolist())
-        value, low, high = mean.value, _or_nan(mean.low), _or_nan(mean.high)
-    least, p05, p25, _, p75, p95 = figure.quantiles
-    spread, repeats = _or_none(figure.spread), row.probe.metric.replicates == "rounds"
+    flags = dict.fromkeys([*draft.flags, *(flag for measured in by_round.values() for flag in measured.flags)])
+    row = replace(
+        draft,
+        unit="s" if first.unit == "ns" else first.unit,
+        samples=len(of.samples),
+        rounds=len(by_round),
+        flags=tuple(flags),
+        higher_is_better=first.higher_is_better,
+    )
+    if of.lost:
+        reason = f"{of.lost} of {len(of.samples)} values not finite"
+        return replace(row, detail="; ".join(filter(None, (reason, row.detail))))
+    replicates = row.probe.metric.replicates
+    estimate = stats.mean_over_seeds(of.samples.tolist()) if replicates == "seeds" else of.estimate
+    least, p05, p25, _, p75, p95 = of.quantiles
     return replace(
         row,
-        **told,
-        value=value,
-        low=_or_none(low),
-        high=_or_none(high),
-        noise=stats.noise_verdict(spread) if repeats else "",
+        value=estimate.value,
+        low=estimate.low,
+        high=estimate.high,
+        noise=stats.noise_verdict(of.spread) if replicates == "rounds" else "",
         min=least,
         p05=p05,
         p95=p95,
         iqr=p75 - p25,
-        spread=spread if repeats else None,
-        medians=dict(zip(by_round, figure.medians, strict=True)),
-        outliers=figure.outliers,
+        spread=of.spread if replicates == "rounds" else None,
+        medians=dict(zip(by_round, of.medians, strict=True)),
+        outliers=of.outliers,
     )
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
-
-
-def _figures(measured: Sequence[Mapping[int, Measurement]]) -> Iterator[_Figure]:
-    """Return the figure of each metric's measurements; sets of samples of one size are described at once."""
-    processes = [_seconds(each) for by_round in measured for each in by_round.values()]
-    lost = [_drop_lost(each) for each in processes]
-    medians, outliers = np.empty(len(processes)), np.empty(len(processes), dtype=np.int64)
-    for indices, samples_NC in _by_size(processes):
-        quantiles_N6 = stats.quantiles_of_each(samples_NC)
-        medians[indices] = quantiles_N6[:, 3]
-        labels_NC = stats.tukey_labels(samples_NC, quantiles_N6[:, 2:3], quantiles_N6[:, 4:5])
-        outliers[indices] = np.count_nonzero(labels_NC, axis=1)
-    ends = np.cumsum([len(by_round) for by_round in measured])
-    spans = [slice(end - len(by_round), end) for by_round, end in zip(measured, ends.tolist(), strict=True)]
-    pooled = [np.concatenate(processes[span]) for span in spans]
-    quantiles_F6, estimates_F3, spreads_F = np.empty((len(spans), 6)), np.empty((len(spans), 3)), np.empty(len(spans))
-    counts_F = np.array([len(samples) for samples in pooled], dtype=np.int64)
-    for indices, samples_NC in _by_size(pooled):
-        quantiles_F6[indices] = stats.quantiles_of_each(samples_NC)
-    iqr_F = quantiles_F6[:, 4] - quantiles_F6[:, 2]
-    for indices, medians_NR in _by_size([medians[span] for span in spans]):
-        estimates_F3[indices] = stats.medians_of_processes(medians_NR)
-        spreads_F[indices] = stats.relative_spreads(medians_NR, iqr_F[indices], counts_F[indices])
-    for index, span in enumerate(spans):
-        yield _Figure(
-            samples=pooled[index],
-            lost=sum(lost[span]),
-            estimate=estimates_F3[index].tolist(),
-            quantiles=quantiles_F6[index].tolist(),
-            spread=float(spreads_F[index]),
-            medians=medians[span].tolist(),
-            outliers=int(outliers[span].sum()),
-        )
-
-
-def _seconds(measurement: Measurement) -> FloatArray:
-    """Return the samples in their base unit; null becomes NaN."""
-    samples = np.array(measurement.values, dtype=np.float64)
-    return samples / 1e9 if measurement.unit == "ns" else samples
-
-
-def _drop_lost(samples: FloatArray) -> int:
-    """Put a zero in the place of each value that is not finite, or too large to square; return their number."""
-    is_lost = ~(np.abs(samples) < _LARGEST)
-    samples[is_lost] = 0.0
-    return int(np.count_nonzero(is_lost))
-
-
-def _by_size(arrays: Sequence[FloatArray]) -> Iterator[tuple[list[int], FloatArray]]:
-    """Return the arrays of each size stacked, with their indices."""
-    indices: dict[int, list[int]] = {}
-    for index, array in enumerate(arrays):
-        indices.setdefault(len(array), []).append(index)
-    for same in indices.values():
-        yield same, np.stack([arrays[index] for index in same])
-
-
-def _place(row: Row, variant: int) -> tuple[object, ...]:
-    """Return a row's sort key; `variant` is the rank of its variant."""
-    metric = (_KINDS.index(row.probe.kind), _ORDER.get(row.metric, len(_ORDER)), row.metric)
+def _sort_key(row: Row, variant: int) -> tuple[object, ...]:
+    """Return the key by which rows are sorted; `variant` is the rank of its variant."""
+    metric = (_PROBE_ORDER.index(row.probe.kind), _METRIC_ORDER.get(row.metric, len(METRICS)), row.metric)
     case, shape = row.case, row.case.shape
     sizes = (shape.heads, shape.kv_heads, shape.seq_q, shape.seq_k, shape.head_dim, shape.batch)
     mask = (case.mask.causal, case.mask.window or 0)
-    where = (case.dtype, case.device, case.inputs, case.seed)
-    return *metric, variant, _PASSES.index(case.passes), case.level, row.task, *sizes, *mask, *where
+    rest = (case.dtype, case.device, case.inputs, case.seed)
+    return *metric, variant, _PASS_ORDER.index(case.passes), case.level, row.task, *sizes, *mask, *rest

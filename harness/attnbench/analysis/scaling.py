@@ -1,11 +1,11 @@
-"""How figures grow with the sequence length: each variant's latency and memory fitted as a power of it."""
+"""How latency and memory grow with the sequence length: each variant's curve fitted as a power law."""
 
 import math
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from attnbench.analysis.courses import Course, fields
+from attnbench.analysis.curves import Curve, curve_groups
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.case import Axes, Identity, Option, canonical
@@ -16,7 +16,7 @@ METRICS = ("latency", "memory")
 class Growth(Struct, frozen=True, kw_only=True):
     """A metric of a variant as N^exponent over `lengths`, with a 95% interval; `local` is over the last doubling alone.
 
-    `axes` are all others. Where the batch changes with the length it is the cost of one sequence that is fitted.
+    `axes` are all others. Where the batch changes with the length, the cost of one sequence is fitted.
     """
 
     run: str
@@ -39,48 +39,48 @@ class Growth(Struct, frozen=True, kw_only=True):
 
 
 def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growth]:
-    """Fit every course of two lengths or more, by least squares on the logarithms.
+    """Fit every curve of two lengths or more, by least squares on the logarithms.
 
-    The interval is the wider of two by Student's t: on the residuals, from three lengths, which sees what is no power
-    at all; and on the slopes of the rounds, from three rounds, which sees the noise. Null where neither can be had.
+    The interval is the wider of two by Student's t: on the residuals, from three lengths, which shows a deviation from
+    a power law; and on the slopes of the rounds, from three rounds, which shows the noise. Null where there is neither.
     """
     wanted = tuple(metrics)
-    found = fields(row for row in rows if row.metric in wanted)
-    return [_growth(course, field.axes) for field in found for course in field.courses if len(course.rows) > 1]
+    groups = curve_groups(row for row in rows if row.metric in wanted)
+    return [_growth(curve, group.axes) for group in groups for curve in group.curves if len(curve.rows) > 1]
 
 
-def _growth(course: Course, axes: Axes) -> Growth:
-    row = course.row
-    values = {length: each.value / _sequences(each, course) for length, each in course.rows.items() if each.value}
+def _growth(curve: Curve, axes: Axes) -> Growth:
+    first = curve.first
+    values = {length: row.value / _sequences(row, curve) for length, row in curve.rows.items() if row.value}
     fitted = _slope(values)
-    low, high = _widest(fitted, _over_rounds(course))
+    low, high = _widest(fitted, _over_rounds(curve))
     end = max(values)
     start = max((length for length in values if 2 * length <= end), default=min(values))
     return Growth(
-        run=row.run,
-        variant=row.case.variant,
-        options=row.case.options,
-        origin=row.origin.name,
-        metric=row.metric,
+        run=first.run,
+        variant=first.case.variant,
+        options=first.case.options,
+        origin=first.origin.name,
+        metric=first.metric,
         axes=axes,
         lengths=tuple(values),
         exponent=fitted.value,
         low=low,
         high=high,
         local=_slope({length: values[length] for length in (start, end)}).value,
-        per_sequence=course.per_sequence,
+        per_sequence=curve.per_sequence,
     )
 
 
-def _sequences(row: Row, course: Course) -> int:
-    return row.case.shape.batch if course.per_sequence else 1
+def _sequences(row: Row, curve: Curve) -> int:
+    return row.case.shape.batch if curve.per_sequence else 1
 
 
-def _over_rounds(course: Course) -> stats.Estimate | None:
-    """Fit each round that all lengths have; its processes share a moment of the machine, and no other's noise."""
-    rounds = set.intersection(*(set(row.medians) for row in course.rows.values()))
+def _over_rounds(curve: Curve) -> stats.Estimate | None:
+    """Fit each round that all lengths have: its processes share the state of the machine, but no noise."""
+    rounds = set.intersection(*(set(row.medians) for row in curve.rows.values()))
     by_round = [
-        {length: row.medians[number] / _sequences(row, course) for length, row in course.rows.items()}
+        {length: row.medians[number] / _sequences(row, curve) for length, row in curve.rows.items()}
         for number in sorted(rounds)
     ]
     slopes = [_slope(values).value for values in by_round if min(values.values()) > 0]
@@ -92,13 +92,13 @@ def _slope(values: Mapping[int, float]) -> stats.Estimate:
 
 
 def _widest(fitted: stats.Estimate, over_rounds: stats.Estimate | None) -> tuple[float | None, float | None]:
-    """Choose the wider interval, and let it hold the exponent that is reported."""
-    known = [
-        (each.low, each.high)
-        for each in (fitted, over_rounds)
-        if each and each.low is not None and each.high is not None
+    """Return the wider interval, extended to contain the reported exponent."""
+    intervals = [
+        (estimate.low, estimate.high)
+        for estimate in (fitted, over_rounds)
+        if estimate and estimate.low is not None and estimate.high is not None
     ]
-    if not known:
+    if not intervals:
         return None, None
-    low, high = max(known, key=lambda interval: interval[1] - interval[0])
+    low, high = max(intervals, key=lambda interval: interval[1] - interval[0])
     return min(low, fitted.value), max(high, fitted.value)

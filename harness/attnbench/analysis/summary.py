@@ -1,6 +1,6 @@
 """The summary of a run: the best variant at each length, by how much, and the test behind it.
 
-Sentences about a run are made from this; a difference that no test has shown is in no `sure` lead.
+The sentences about a run are made from this; a difference that no test has shown is in no `sure` lead.
 """
 
 import math
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
-from attnbench.analysis.compare import Comparison, judged
-from attnbench.analysis.courses import ALONG, Field, fields
+from attnbench.analysis.aa_floor import Floor, aa_floor
+from attnbench.analysis.compare import Comparison, compare_pairs
 from attnbench.analysis.crossover import Crossover, crossovers
-from attnbench.analysis.floor import Floor, aa_floor, is_harness
+from attnbench.analysis.curves import ALONG, CurveGroup, curve_groups
+from attnbench.analysis.groups import group_by
 from attnbench.analysis.match import Pair
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, Identity
@@ -20,15 +21,16 @@ from attnbench.contracts.record import PENDING
 CLOSE = 0.01  # a relative error against exact attention below which a mechanism may take its place
 _ERROR = "approximation_error"
 
-Key = tuple[object, ...]
-Better = dict[tuple[Key, Identity, Identity], list[tuple[int, int]]]
+_Key = tuple[object, ...]
+# By setting, faster variant and slower variant: the lengths where that is shown, each with its batch.
+_Shown = dict[tuple[_Key, Identity, Identity], list[tuple[int, int]]]
 
 
 class Lead(Struct, frozen=True, kw_only=True):
-    """Who is best in one cell of a sweep. `rival` compares it (as new) with the one that is hardest to beat (as base).
+    """The best row at a length; `rival` compares it (as new) with its closest rival (as base).
 
-    `level` are those that it is not shown to be better than. `axes` are all but the variant and the length; a cell of a
-    task has none, its rows tell.
+    `undecided` are the rows that it is not shown to be better than. `axes` are all but the variant and the length,
+    empty for a task.
     """
 
     metric: str
@@ -36,40 +38,40 @@ class Lead(Struct, frozen=True, kw_only=True):
     length: int
     best: Row
     rival: Comparison
-    level: tuple[Row, ...]
+    undecided: tuple[Row, ...]
 
     @property
     def sure(self) -> bool:
-        """Whether it is shown to be better than every other."""
-        return not self.level
+        """Whether it is shown to be better than every other row."""
+        return not self.undecided
 
     @property
     def even(self) -> bool:
-        """Whether the two that come first are shown to be the same."""
+        """Whether the two best are shown to be the same."""
         return self.rival.verdict == "same"
 
 
-class Standing(Struct, frozen=True, kw_only=True):
-    """How the variants of a setting stand against the sweep's first, length by length: that one is the base."""
+class AgainstBaseline(Struct, frozen=True, kw_only=True):
+    """Comparisons of the variants of a setting with the sweep's first one, the base, length by length."""
 
     axes: Axes
     pairs: tuple[Comparison, ...]
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What one run shows.
+    """The findings of one run.
 
-    `leads` are of latency, memory and accuracy; `close` of latency among those within CLOSE of exact attention; in
-    `against` every variant stands against the sweep's first; `crossings` have both of their sides shown, `crossed`
-    are all that there may be; `errors` are
-    those at the longest length of each setting; `rounds` is the most rounds that a latency has.
+    `leads` are of latency, memory and accuracy; `close` of latency among variants within CLOSE of exact attention;
+    `against` compares every variant with the sweep's first; `crossings` have both of their sides shown, `crossed` are
+    all; `errors` are those at the longest length of each setting; `rounds` is the largest number of rounds of a
+    latency.
     """
 
     run: str
     baseline: Row | None
     leads: tuple[Lead, ...]
     close: tuple[Lead, ...]
-    against: tuple[Standing, ...]
+    against: tuple[AgainstBaseline, ...]
     crossings: tuple[Crossover, ...]
     crossed: tuple[Crossover, ...]
     errors: tuple[Row, ...]
@@ -80,37 +82,38 @@ class Summary(Struct, frozen=True, kw_only=True):
     floor: float | None
 
 
-class _Cell(Struct, frozen=True):
-    """What may be compared: one metric at one length, the best first."""
+class _Ranking(Struct, frozen=True):
+    """Comparable rows of one metric at one length, the best first."""
 
     axes: Axes
     length: int
     rows: tuple[Row, ...]
 
 
-def summarised(rows: Iterable[Row]) -> Summary:
-    """Find what the rows of one run show.
+def summarise(rows: Iterable[Row]) -> Summary:
+    """Summarise the rows of one run.
 
-    The best of a cell is tested against all others there, and what it is hardest to tell from once more in a family of
-    such pairs alone (Benjamini-Hochberg, as `compare`): a lead is sure only if it passes both.
+    The best of a ranking is tested against all others of it, and then against its closest rival in a family of such
+    pairs alone (Benjamini-Hochberg, as in `compare`): a lead is sure only if it passes both.
     """
-    shown = [row for row in rows if not is_harness(row)]
+    shown = [row for row in rows if not row.is_harness]
     floors = [floor] if (floor := aa_floor(shown)) else []
     timed = [row for row in shown if row.metric == "latency" and row.value]
-    settings = fields(timed)
-    cells = [cell for field in settings for cell in _cells(field)]
-    against = _against(settings, floors)
-    leads = _leads(cells, floors)
-    better = _better([*(pair for each in against for pair in each.pairs), *(lead.rival for lead in leads)])
-    counted = [cell for field in fields(row for row in shown if row.metric == "memory") for cell in _cells(field)]
-    crossed = tuple(crossovers(timed))
+    groups = curve_groups(timed)
+    rankings = [ranking for group in groups for ranking in _rankings(group)]
+    memory = [row for row in shown if row.metric == "memory"]
+    memory_rankings = [ranking for group in curve_groups(memory) for ranking in _rankings(group)]
+    against = _against(groups, floors)
+    leads = _leads(rankings, floors)
+    tested = [*(pair for one in against for pair in one.pairs), *(lead.rival for lead in leads)]
+    is_faster, crossed = _shown(tested), tuple(crossovers(timed))
     return Summary(
         run=shown[0].run if shown else "",
         baseline=timed[0] if timed else None,
-        leads=(*leads, *_leads(counted, floors), *_leads(_scored(shown), floors)),
-        close=_leads(_near(cells, shown), floors),
+        leads=(*leads, *_leads(memory_rankings, floors), *_leads(_score_rankings(shown), floors)),
+        close=_leads(_near_exact(rankings, shown), floors),
         against=against,
-        crossings=tuple(each for each in crossed if _is_shown(each, better)),
+        crossings=tuple(crossing for crossing in crossed if _is_shown(crossing, is_faster)),
         crossed=crossed,
         errors=_errors(shown),
         missing=tuple(row for row in shown if row.primary and row.value is None and row.detail != PENDING),
@@ -122,16 +125,16 @@ def summarised(rows: Iterable[Row]) -> Summary:
 
 
 def is_better(pair: Comparison) -> bool:
-    """Tell whether the new side is shown to be better than the base."""
+    """Return whether the new side is shown to be better than the base."""
     wanted = "faster" if pair.one.unit == "s" else "higher" if pair.one.higher_is_better else "lower"
     return pair.verdict == wanted
 
 
-def _cells(field: Field) -> Iterator[_Cell]:
-    lengths = sorted({length for course in field.courses for length in course.rows})
+def _rankings(group: CurveGroup) -> Iterator[_Ranking]:
+    lengths = sorted({length for curve in group.curves for length in curve.rows})
     for length in lengths:
-        found = [course.rows[length] for course in field.courses if length in course.rows]
-        yield _Cell(field.axes, length, _best_first(found))
+        rows = [curve.rows[length] for curve in group.curves if length in curve.rows]
+        yield _Ranking(group.axes, length, _best_first(rows))
 
 
 def _best_first(rows: Sequence[Row]) -> tuple[Row, ...]:
@@ -139,95 +142,87 @@ def _best_first(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: sign * (row.value or 0)))
 
 
-def _leads(cells: Sequence[_Cell], floors: Sequence[Floor]) -> tuple[Lead, ...]:
-    contested = [cell for cell in cells if len(cell.rows) > 1]
-    everyone = [[_duel(cell, row) for row in cell.rows[1:]] for cell in contested]
-    verdicts = iter(judged([pair for pairs in everyone for pair in pairs], floors))
-    found = [[next(verdicts) for _ in pairs] for pairs in everyone]
-    hardest = [_hardest(each) for each in found]
-    closest = judged([pairs[place] for pairs, place in zip(everyone, hardest, strict=True)], floors)
-    return tuple(map(_lead, contested, found, hardest, closest))
-
-
-def _hardest(found: Sequence[Comparison]) -> int:
-    return min(range(len(found)), key=lambda place: _ease(found[place]))
-
-
-def _lead(cell: _Cell, found: Sequence[Comparison], hardest: int, rival: Comparison) -> Lead:
-    verdicts = [*found[:hardest], rival, *found[hardest + 1 :]]
-    level = tuple(row for row, pair in zip(cell.rows[1:], verdicts, strict=True) if not is_better(pair))
-    best = cell.rows[0]
-    return Lead(metric=best.metric, axes=cell.axes, length=cell.length, best=best, rival=rival, level=level)
-
-
-def _duel(cell: _Cell, other: Row) -> Pair:
-    return Pair(metric=other.metric, base=other, new=cell.rows[0])
-
-
-def _ease(pair: Comparison) -> tuple[bool, float, float]:
-    """Sort pairs by how easily the new side is told from the base."""
-    apart = abs(math.log(pair.ratio)) if pair.ratio and pair.ratio > 0 else math.inf
-    return is_better(pair), -(1.0 if pair.p is None else pair.p), apart
-
-
-def _against(settings: Sequence[Field], floors: Sequence[Floor]) -> tuple[Standing, ...]:
-    """Compare every variant with the first of its setting, at each length that both have."""
+def _leads(rankings: Sequence[_Ranking], floors: Sequence[Floor]) -> tuple[Lead, ...]:
+    contested = [ranking for ranking in rankings if len(ranking.rows) > 1]
     pairs = [
-        [
-            Pair(metric=row.metric, base=base, new=row)
-            for course in field.courses[1:]
-            for length, row in course.rows.items()
-            if (base := field.courses[0].rows.get(length))
-        ]
-        for field in settings
+        [Pair(metric=row.metric, base=row, new=ranking.rows[0]) for row in ranking.rows[1:]] for ranking in contested
     ]
-    verdicts = iter(judged([pair for each in pairs for pair in each], floors))
-    return tuple(
-        Standing(axes=field.axes, pairs=tuple(next(verdicts) for _ in each))
-        for field, each in zip(settings, pairs, strict=True)
+    verdicts = iter(compare_pairs([pair for group in pairs for pair in group], floors))
+    comparisons = [[next(verdicts) for _ in group] for group in pairs]
+    closest = [min(range(len(group)), key=lambda index: _ease(group[index])) for group in comparisons]
+    rivals = compare_pairs([group[index] for group, index in zip(pairs, closest, strict=True)], floors)
+    return tuple(map(_lead, contested, comparisons, closest, rivals))
+
+
+def _lead(ranking: _Ranking, comparisons: Sequence[Comparison], closest: int, rival: Comparison) -> Lead:
+    verdicts = [*comparisons[:closest], rival, *comparisons[closest + 1 :]]
+    best, *others = ranking.rows
+    undecided = tuple(row for row, pair in zip(others, verdicts, strict=True) if not is_better(pair))
+    return Lead(
+        metric=best.metric, axes=ranking.axes, length=ranking.length, best=best, rival=rival, undecided=undecided
     )
 
 
-def _near(cells: Iterable[_Cell], rows: Iterable[Row]) -> list[_Cell]:
-    """Keep of each cell those that are known to be near exact attention there; nothing where all of them are."""
-    errors = {_place(row): row.value for row in rows if row.metric == _ERROR and row.value is not None}
-    found = []
-    for cell in cells:
-        kept = tuple(row for row in cell.rows if errors.get(_place(row), math.inf) <= CLOSE)
-        if kept and kept[0] is not cell.rows[0]:
-            found.append(_Cell(cell.axes, cell.length, kept))
-    return found
+def _ease(pair: Comparison) -> tuple[bool, float, float]:
+    """Return a sort key: how easily the new side is told from the base."""
+    distance = abs(math.log(pair.ratio)) if pair.ratio and pair.ratio > 0 else math.inf
+    return is_better(pair), -(1.0 if pair.p is None else pair.p), distance
 
 
-def _place(row: Row) -> Key:
+def _against(groups: Sequence[CurveGroup], floors: Sequence[Floor]) -> tuple[AgainstBaseline, ...]:
+    """Compare every variant with the first of its group, at each length that both have."""
+    pairs = [
+        [
+            Pair(metric=row.metric, base=base, new=row)
+            for curve in group.curves[1:]
+            for length, row in curve.rows.items()
+            if (base := group.curves[0].rows.get(length))
+        ]
+        for group in groups
+    ]
+    verdicts = iter(compare_pairs([pair for of_group in pairs for pair in of_group], floors))
+    return tuple(
+        AgainstBaseline(axes=group.axes, pairs=tuple(next(verdicts) for _ in of_group))
+        for group, of_group in zip(groups, pairs, strict=True)
+    )
+
+
+def _near_exact(rankings: Iterable[_Ranking], rows: Iterable[Row]) -> list[_Ranking]:
+    """Return the rankings of the variants near exact attention, where that leaves out the best."""
+    errors = {_key(row): row.value for row in rows if row.metric == _ERROR and row.value is not None}
+    near = []
+    for ranking in rankings:
+        kept = tuple(row for row in ranking.rows if errors.get(_key(row), math.inf) <= CLOSE)
+        if kept and kept[0] is not ranking.rows[0]:
+            near.append(_Ranking(ranking.axes, ranking.length, kept))
+    return near
+
+
+def _key(row: Row) -> _Key:
     return *row.identity, *row.case.axes(without=("shape_name",)).values()
 
 
-def _setting(row: Row | Comparison) -> Key:
-    """Return the axes that figures of one setting share: all but the lengths and the batch that may follow them."""
+def _setting(row: Row | Comparison) -> _Key:
+    """Return the axes of a setting: all but the lengths and the batch that may follow them."""
     return tuple(row.case.axes(without=(*ALONG, "shape_name")).values())
 
 
-def _scored(rows: Iterable[Row]) -> list[_Cell]:
-    """Sort the scores of trained models into cells: one for each task, length and model."""
-    alike: dict[Key, list[Row]] = {}
-    for row in rows:
-        if row.probe.kind == "accuracy" and row.primary and row.value is not None:
-            alike.setdefault((row.task, *_setting(row), row.case.shape.seq_q), []).append(row)
-    return [_Cell({}, each[0].case.shape.seq_q, _best_first(each)) for each in alike.values()]
+def _score_rankings(rows: Iterable[Row]) -> list[_Ranking]:
+    """Return the rankings of the scores of trained models, by task, length and model."""
+    scores = [row for row in rows if row.probe.kind == "accuracy" and row.primary and row.value is not None]
+    groups = group_by(scores, lambda row: (row.task, *_setting(row), row.case.length)).values()
+    return [_Ranking({}, group[0].case.length, _best_first(group)) for group in groups]
 
 
 def _errors(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """Give the errors against exact attention at the longest length that a setting has, smallest first."""
-    settings: dict[Key, list[Row]] = {}
-    for row in rows:
-        if row.metric == _ERROR and row.value is not None:
-            settings.setdefault(_setting(row), []).append(row)
-    return tuple(row for each in settings.values() for row in _best_first(_longest(each)))
+    """Return the errors against exact attention at the longest length of each setting, the smallest first."""
+    errors = [row for row in rows if row.metric == _ERROR and row.value is not None]
+    settings = group_by(errors, _setting).values()
+    return tuple(row for group in settings for row in _best_first(_longest(group)))
 
 
 def _longest(rows: Sequence[Row]) -> list[Row]:
-    """Keep one row of each variant, at the longest length that there is."""
+    """Return one row of each variant, at the longest length of all."""
     longest = max(map(_lengths, rows))
     return list({row.identity: row for row in rows if _lengths(row) == longest}.values())
 
@@ -236,24 +231,23 @@ def _lengths(row: Row) -> tuple[int, int]:
     return row.case.shape.seq_q, row.case.shape.seq_k
 
 
-def _better(pairs: Iterable[Comparison]) -> Better:
-    """Collect where the first of two variants is shown to be faster than the second: lengths, each with its batch."""
-    found: Better = {}
+def _shown(pairs: Iterable[Comparison]) -> _Shown:
+    shown: _Shown = {}
     for pair in pairs:
         if pair.verdict not in ("faster", "slower"):
             continue
         sides = [pair.other.identity, pair.one.identity]
         faster, slower = sides if pair.verdict == "faster" else sides[::-1]
-        found.setdefault((_setting(pair), faster, slower), []).append((pair.case.length, pair.case.shape.batch))
-    return found
+        shown.setdefault((_setting(pair), faster, slower), []).append((pair.case.length, pair.case.shape.batch))
+    return shown
 
 
-def _is_shown(crossing: Crossover, better: Better) -> bool:
-    """Tell whether both sides of a crossing are shown: of many pairs some cross by chance."""
+def _is_shown(crossing: Crossover, is_faster: _Shown) -> bool:
+    """Return whether both sides of a crossing are shown: of many pairs some cross by chance."""
     setting, batch = _setting(crossing.winner), crossing.axes.get("batch")
     winner, loser = crossing.winner.identity, crossing.loser.identity
     before, after = (
-        [length for length, of in better.get((setting, *pair), ()) if batch in (None, of)]
+        [length for length, of in is_faster.get((setting, *pair), ()) if batch in (None, of)]
         for pair in ((loser, winner), (winner, loser))
     )
     start, end = crossing.between

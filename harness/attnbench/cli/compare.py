@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from attnbench.analysis.compare import Comparison, Comparisons
-    from attnbench.analysis.gate import Condition
+    from attnbench.analysis.conditions import Condition
 
 _MOST_NAMED = 3
 
@@ -56,8 +56,8 @@ def compare(
       attnbench compare latest --variants vanilla,linformer:k=256
     """
     from attnbench import api
-    from attnbench.analysis.gate import read_conditions
-    from attnbench.report.comparison import FORMATS, rendered
+    from attnbench.analysis.conditions import read_conditions
+    from attnbench.report.comparison import FORMATS
 
     chosen = "json" if json else form
     if chosen not in FORMATS:
@@ -67,7 +67,7 @@ def compare(
     if chosen == "table" and output is None:
         _print(found)
     else:
-        deliver(rendered(found, chosen), output)
+        deliver(FORMATS[chosen](found), output)
     if found.differs:
         _say(f"--force: not measured alike: {', '.join(found.differs)}")
     _hold(found.pairs, conditions)
@@ -76,17 +76,17 @@ def compare(
 def _print(found: "Comparisons") -> None:
     from rich.console import Console
 
-    from attnbench.report.comparison import Report
+    from attnbench.report.comparison import printable
 
-    Console(highlight=False).print(Report(found))
+    Console(highlight=False).print(printable(found))
 
 
 def _hold(pairs: "Sequence[Comparison]", conditions: "Sequence[Condition]") -> None:
     """Exit with 1 where a comparison is what it must not be; say so where none could have been."""
-    from attnbench.analysis.gate import breaking
+    from attnbench.analysis.conditions import violations
     from attnbench.report.comparison import label
 
-    broken = breaking(pairs, conditions)
+    broken = violations(pairs, conditions)
     if broken:
         named = [f"{label(pair)} is {pair.verdict}{_by(pair)}" for pair in broken[:_MOST_NAMED]]
         more = f", and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""

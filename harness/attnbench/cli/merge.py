@@ -29,7 +29,7 @@ def merge(
       attnbench merge 20261121 20261122
     """
     from attnbench import store
-    from attnbench.analysis.guard import mismatches
+    from attnbench.analysis.comparability import mismatches
     from attnbench.runs import Run
 
     paths = list(dict.fromkeys(store.find_run(name, out).resolve() for name in runs))

@@ -67,9 +67,9 @@ def recommend(
 def _show(answer: "Recommendation", *, as_json: bool) -> None:
     from rich.console import Console
 
-    from attnbench.answers.recommend.text import Report
+    from attnbench.answers.recommend.text import printable
 
     if as_json:
         emit_json(answer)
     else:
-        Console(highlight=False).print(Report(answer))
+        Console(highlight=False).print(printable(answer))

@@ -1,6 +1,5 @@
 """`attnbench replay`: a paper's table on this machine, beside the published figures."""
 
-import shutil
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,14 +74,9 @@ def _show(table: "Replay", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.replay.beside import as_dict
-    from attnbench.answers.replay.text import blocks, headline, set_up, wrapped
-    from attnbench.report.terminal import Tables
+    from attnbench.answers.replay.text import printable
 
     if as_json:
         emit_json(as_dict(table))
-        return
-    width = shutil.get_terminal_size().columns
-    print(wrapped(headline(table), width) + "\n")
-    Console(highlight=False).print(Tables(blocks(table)))
-    if differences := set_up(table):
-        print("\n" + wrapped(differences, width))
+    else:
+        Console(highlight=False).print(printable(table))

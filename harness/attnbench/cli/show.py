@@ -85,7 +85,7 @@ def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
 def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
     from attnbench.analysis.crossover import crossovers
     from attnbench.analysis.scaling import growths
-    from attnbench.report.axes import variant_labels
+    from attnbench.report.axes import names_of
     from attnbench.report.growth import as_dict, listed
 
     if not alone:
@@ -93,4 +93,4 @@ def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
     if as_json:
         emit_json({"scaling": growths(rows), "crossovers": [as_dict(each) for each in crossovers(rows)]})
     else:
-        print(listed(rows, variant_labels({row.identity: row.case.options for row in rows})))
+        print(listed(rows, names_of(rows)))

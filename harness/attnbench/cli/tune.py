@@ -75,14 +75,14 @@ def _conclude(run: Path, *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.tune import tuning
-    from attnbench.answers.tune.text import Report
+    from attnbench.answers.tune.text import printable
     from attnbench.contracts.text import plain
 
     answer = tuning.answer(run)
     if as_json:
         emit_json(answer)
     else:
-        Console(highlight=False).print(Report(answer.found, answer.search))
+        Console(highlight=False).print(printable(answer.found, answer.search))
     print(plain(f"Results: {run}  (again: attnbench tune --resume {run.name})"), file=sys.stderr)
     if not any(each.best for each in answer.found):
         raise typer.Exit(1)

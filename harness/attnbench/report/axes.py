@@ -1,10 +1,11 @@
-"""Where a block of a table shows each axis of the sweep: across the columns, in a column of labels, or once above it.
+"""The layout of a block of a table: which axes run across, which have a column of labels, which stand above it.
 
 Axes and their headings are the fields of Shape, Mask and Case, so a new axis needs nothing here.
 """
 
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -16,14 +17,14 @@ from attnbench.contracts.case import AXES as OF_A_CASE
 from attnbench.contracts.case import AxisValue, Case, Identity, Mask, Option, Shape, canonical
 from attnbench.contracts.text import plain, with_options
 
-Placed = Row | Comparison  # what has a place in a table
-Column = tuple[str, int]  # the task or the listed shape, empty where there is none, and the sequence length
-Names = Mapping[Identity, str]  # of variants, as `variant_labels` returns them
-_Named = tuple[str, Mapping[str, Option]]
+RowOrPair = Row | Comparison
+ColumnKey = tuple[str, int]  # the task or the listed shape, empty where there is none, and the sequence length
+VariantNames = Mapping[Identity, str]  # as `variant_labels` returns them
+_Options = Mapping[str, Option]
 
 _STRUCTS: tuple[type[Struct], ...] = (Shape, Mask, Case)
-_ELSEWHERE = ("passes", "seq_q", "shape_name")  # these name a block or a column
-_SELF_EXPLAINING = ("dtype", "device")  # shown without their heading, and also where they have their default
+_ELSEWHERE = ("passes", "seq_q", "shape_name")  # shown in a block's title or a column's heading
+_SELF_EXPLAINING = ("dtype", "device")  # shown without their title, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8
 _HEADS = re.compile(r",heads=[0-9]+")
@@ -46,35 +47,35 @@ _DEFAULTS = {field.name: field.default for struct in _STRUCTS for field in msgsp
 
 
 class Layout(Struct, frozen=True, kw_only=True):
-    """How a block's axes are laid out: `labels` are the axes that get a column of labels, `context` the rest."""
+    """A block's layout: `labels` are the axes with a column of labels, `context` describes the rest."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnKey, ...]
     labels: tuple[str, ...]
     context: str
 
 
-def column_of(row: Placed) -> Column:
+def column_of(row: RowOrPair) -> ColumnKey:
     """Return the column of a row: its task or shape, and its length.
 
-    The model's heads are an axis of their own, and no part of the task.
+    The model's heads are an axis of their own and left out of the task.
     """
     return _HEADS.sub("", row.task) or row.case.shape_name, row.case.length
 
 
-def column_heading(row: Placed) -> str:
+def column_heading(row: RowOrPair) -> str:
     """Return the heading of the axis that runs across the columns."""
     length = TITLES["seq_k" if row.case.passes == "decode" else "seq_q"]
     named = "task" if row.task else TITLES["shape_name"] if row.case.shape_name else ""
     return f"{named} ({length})" if named else length
 
 
-def layout(rows: Sequence[Placed]) -> Layout:
+def layout(rows: Sequence[RowOrPair]) -> Layout:
     """Lay out the axes of a block's rows.
 
-    An axis that varies gets a column of labels, unless the column determines it (the batch in a sweep of constant
-    tokens); that and constant axes stand in the context.
+    An axis that varies has a column of labels, unless the column determines it (the batch in a sweep of constant
+    tokens); such axes and constant ones stand in the context.
     """
-    by_column: dict[Column, list[Placed]] = {column: [] for column in _columns(rows)}
+    by_column: dict[ColumnKey, list[RowOrPair]] = {column: [] for column in _columns(rows)}
     for row in rows:
         by_column[column_of(row)].append(row)
     labels, context = [], []
@@ -99,54 +100,60 @@ def axis_text(value: AxisValue) -> str:
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(variants: Mapping[Identity, Mapping[str, Option]]) -> dict[Identity, str]:
-    """Return names that tell variants apart: by the options in which namesakes differ, or else by their origin.
+def variant_labels(variants: Mapping[Identity, _Options]) -> dict[Identity, str]:
+    """Return distinct names of variants: with the options in which namesakes differ, or else with their origin.
 
-    `variants` maps each variant's identity to its options in their declared order, in which a name has them.
+    `variants` maps each variant's identity to its options, in the order in which a name lists them.
     """
-    names = _labels((each[0], options) for each, options in variants.items())
-    labels = {each: names[each[:2]] for each in variants}
+    names = _labels((identity[0], options) for identity, options in variants.items())
+    labels = {identity: names[identity[:2]] for identity in variants}
+    counts = Counter(labels.values())
     return {
-        each: f"{label} ({plain(each[2])})" if list(labels.values()).count(label) > 1 else label
-        for each, label in labels.items()
+        identity: f"{label} ({plain(identity[2])})" if counts[label] > 1 else label
+        for identity, label in labels.items()
     }
 
 
-def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[str, ...]:
-    """Return the columns' headings: the length, after the shape or the task with the options that tell it apart."""
+def names_of(rows: Iterable[Row]) -> dict[Identity, str]:
+    """Return the names of the variants of rows."""
+    return variant_labels({row.identity: row.case.options for row in rows})
+
+
+def column_labels(rows: Iterable[RowOrPair], columns: Iterable[ColumnKey]) -> tuple[str, ...]:
+    """Return the columns' headings: the length, after the shape or the task with its distinguishing options."""
     tasks = {column_of(row)[0]: task_of(row) for row in rows}
     names = _labels(tasks.values())
     keys = {task: (name, canonical(options)) for task, (name, options) in tasks.items()}
     return tuple(f"{names[keys[task]]} ({length})" if task else str(length) for task, length in columns)
 
 
-def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
-    found = dict.fromkeys(column_of(row) for row in rows)
+def _columns(rows: Sequence[RowOrPair]) -> tuple[ColumnKey, ...]:
+    columns = dict.fromkeys(column_of(row) for row in rows)
     tasks = list(dict.fromkeys(task_of(row)[0] for row in rows))
-    first = {column_of(row)[0]: tasks.index(task_of(row)[0]) for row in rows}
-    return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
+    order = {column_of(row)[0]: tasks.index(task_of(row)[0]) for row in rows}
+    return tuple(sorted(columns, key=lambda column: (order[column[0]], column[1])))
 
 
-def task_of(row: Placed) -> _Named:
-    """Return a task's name and its options as typed, without a length that only repeats the column's."""
+def task_of(row: RowOrPair) -> tuple[str, _Options]:
+    """Return a task's name and its options as typed, without a length that repeats the column's."""
     name, *typed = _OPTIONS.split(column_of(row)[0])
     options = dict(piece.split("=", 1) for piece in typed)
     return name, {key: value for key, value in options.items() if (key, value) != ("length", str(row.case.shape.seq_q))}
 
 
-def _labels(named: Iterable[_Named]) -> dict[tuple[str, str], str]:
-    """Label each name with the options in which its namesakes differ; the key is the name and its options as JSON."""
-    namesakes: dict[str, dict[str, Mapping[str, Option]]] = {}
+def _labels(named: Iterable[tuple[str, _Options]]) -> dict[tuple[str, str], str]:
+    """Return each name with the options in which its namesakes differ, by the name and its options as JSON."""
+    namesakes: dict[str, dict[str, _Options]] = {}
     for name, options in named:
         namesakes.setdefault(name, {})[canonical(options)] = options
     return {
-        (name, key): plain(with_options(name, options, keys=_differing(list(known.values()))))
-        for name, known in namesakes.items()
-        for key, options in known.items()
+        (name, key): plain(with_options(name, options, keys=_differing(list(by_key.values()))))
+        for name, by_key in namesakes.items()
+        for key, options in by_key.items()
     }
 
 
-def _differing(several: list[Mapping[str, Option]]) -> list[str]:
+def _differing(several: list[_Options]) -> list[str]:
     keys = dict.fromkeys(key for options in several for key in options)
     return [
         key
@@ -155,15 +162,15 @@ def _differing(several: list[Mapping[str, Option]]) -> list[str]:
     ]
 
 
-def _values(axis: str, rows: Iterable[Placed]) -> set[AxisValue]:
-    """Return an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
+def _values(axis: str, rows: Iterable[RowOrPair]) -> set[AxisValue]:
+    """Return an axis's values; None for one that equals its twin's (kv heads and heads)."""
     twin = _TWINS.get(axis, axis)
     several = [row.case.axes() for row in rows]
     return {None if twin != axis and axes[axis] == axes[twin] else axes[axis] for axes in several}
 
 
-def _following(axis: str, of: str, rows: Sequence[Placed]) -> list[str]:
-    """Return an axis's values in the order of another's, if that determines them."""
+def _following(axis: str, of: str, rows: Sequence[RowOrPair]) -> list[str]:
+    """Return an axis's values in the order of another axis that determines them; else none."""
     pairs: list[tuple[typing.Any, typing.Any]] = sorted(
         {(axes[of], axes[axis]) for axes in (row.case.axes() for row in rows)}
     )

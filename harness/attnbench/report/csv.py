@@ -7,29 +7,29 @@ from collections.abc import Sequence
 from attnbench.analysis.compare import Comparison
 from attnbench.analysis.rows import Row
 from attnbench.contracts.text import plain
-from attnbench.report.flat import Cell, columns
+from attnbench.report.flat import Value, columns
 
-FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # the first characters that OWASP lists under CSV injection
 
 
 def to_csv(rows: Sequence[Row] | Sequence[Comparison], *, of: type[Row | Comparison] = Row) -> str:
-    """Return rows (or comparisons) under a heading; null is an empty cell, unprintable characters are escaped.
+    """Render rows (or comparisons) under a heading; null is an empty cell, unprintable characters are escaped.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
+    Text that a spreadsheet would take for a formula has an apostrophe in front; numbers stay numbers.
     """
     target = io.StringIO()
     writer = csv.writer(target)
     writer.writerow(column.name for column in columns(of))
-    cells = [column.cells(rows) for column in columns(of)]
-    writer.writerows([_written(cell) for cell in line] for line in zip(*cells, strict=True))
+    by_column = [column.values(rows) for column in columns(of)]
+    writer.writerows([_cell(value) for value in line] for line in zip(*by_column, strict=True))
     return target.getvalue()
 
 
-def _written(cell: Cell) -> Cell:
-    match cell:
+def _cell(value: Value) -> Value:
+    match value:
         case bool():
-            return str(cell).lower()
+            return str(value).lower()
         case str():
-            return f"'{plain(cell)}" if cell.startswith(FORMULA) else plain(cell)
+            return f"'{plain(value)}" if value.startswith(FORMULA) else plain(value)
         case _:
-            return cell
+            return value

@@ -1,6 +1,6 @@
 """Rows and comparisons as columns: the one place where a case is flattened, by walking its fields.
 
-The order of the columns is a promise; a further field of a case is a further column at the end.
+The order of the columns is published; a new field of a case is a new column at the end.
 """
 
 import typing
@@ -16,11 +16,11 @@ from attnbench.analysis.compare import Comparison
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case, canonical
 
-Cell = bool | int | float | str | None
+Value = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
 
 _KINDS: dict[object, Kind] = {int: "int", float: "float", bool: "bool"}
-_CATEGORIES = ("metric", "unit", "device")  # text of which a run has few
+_CATEGORIES = ("metric", "unit", "device")  # text with few distinct values in a run
 _PUBLISHED_AS_TEXT = ("allocator",)
 _VARIANT = "where the variant comes from: distribution and version, or a file"
 
@@ -71,7 +71,7 @@ _COMPARISON = (
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """A column: its name, the type of its values, what they mean, and how to read one from a row."""
+    """A column: its name, the type and description of its values, and the function that reads one from a row."""
 
     name: str
     type: Any
@@ -80,7 +80,7 @@ class Column(Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> Kind:
-        """The type of its cells."""
+        """The kind of its values."""
         if self.name in _PUBLISHED_AS_TEXT:
             return "text"
         if self.name in _CATEGORIES or typing.get_origin(self.type) is Literal:
@@ -88,25 +88,24 @@ class Column(Struct, frozen=True, kw_only=True):
         choices = [choice for choice in typing.get_args(self.type) or (self.type,) if choice is not type(None)]
         return _KINDS.get(choices[0], "text") if len(choices) == 1 else "text"
 
-    def cells(self, rows: Sequence[Struct]) -> list[Cell]:
-        """Return the column's cells: mappings as JSON text, flags joined by spaces."""
+    def values(self, rows: Sequence[Struct]) -> list[Value]:
+        """Return the column's values: mappings as JSON text, flags joined by spaces."""
         values = map(self.get, rows)
-        return [_text(each) for each in values] if typing.get_origin(self.type) in (dict, tuple) else list(values)
+        return list(map(_text, values)) if typing.get_origin(self.type) in (dict, tuple) else list(values)
 
 
 @cache
 def columns(of: type[Row | Comparison]) -> tuple[Column, ...]:
     """Return the columns of rows, or of comparisons, in their published order."""
-    further, order, case = (_OF_ROW, _ROW, "case") if of is Row else (_OF_COMPARISON, _COMPARISON, "one.case")
+    others, order, case = (_OF_ROW, _ROW, "case") if of is Row else (_OF_COMPARISON, _COMPARISON, "one.case")
     axes = {path.rpartition(".")[2]: path for path in _leaves(Case, case)}
     paths = {name: (name, "") for name in of.__struct_fields__} | {name: (path, "") for name, path in axes.items()}
-    paths |= further
     names = (*order, *(name for name in axes if name not in order))
-    return tuple(_column(of, name, *paths[name]) for name in names)
+    return tuple(_column(of, name, *(paths | others)[name]) for name in names)
 
 
 def to_json(rows: Sequence[Row] | Sequence[Comparison]) -> str:
-    """Return rows as one JSON array, a row a line: what `--json` prints."""
+    """Render rows as one JSON array with a row a line, as `--json` prints it."""
     if not rows:
         return "[]\n"
     of = columns(type(rows[0]))
@@ -115,7 +114,7 @@ def to_json(rows: Sequence[Row] | Sequence[Comparison]) -> str:
 
 
 def _leaves(of: type[Struct], path: str) -> Iterator[str]:
-    """Return the path of every field that is no struct itself."""
+    """Yield the path of every field that is not a struct."""
     for name, hint in typing.get_type_hints(of).items():
         if isinstance(hint, type) and issubclass(hint, Struct):
             yield from _leaves(hint, f"{path}.{name}")
@@ -132,11 +131,11 @@ def _column(of: type[Struct], name: str, path: str, meaning: str) -> Column:
 
 
 def _member(of: type[Struct], name: str) -> tuple[Any, Meta]:
-    """Return the type of a field or of a property, and what describes it."""
+    """Return the type of a field or property, and its description."""
     owner = of if name in of.__struct_fields__ else getattr(of, name).fget
     key = name if owner is of else "return"
     annotations = typing.get_args(typing.get_type_hints(owner, include_extras=True)[key])
-    described = (each for each in reversed(annotations) if isinstance(each, Meta) and each.description)
+    described = (meta for meta in reversed(annotations) if isinstance(meta, Meta) and meta.description)
     return typing.get_type_hints(owner)[key], next(described, Meta())
 
 

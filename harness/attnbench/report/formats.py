@@ -1,9 +1,6 @@
 """The formats of a run, by name: tables for people, tidy rows for programs."""
 
-import io
 from collections.abc import Callable, Sequence
-
-from rich.console import Console
 
 from attnbench.analysis.rows import Row
 from attnbench.report.csv import to_csv
@@ -11,15 +8,7 @@ from attnbench.report.flat import to_json
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
 from attnbench.report.table import Block
-from attnbench.report.terminal import Tables
-
-_FILE_WIDTH = 120
-
-
-def _table(blocks: Sequence[Block]) -> str:
-    page = io.StringIO()
-    Console(file=page, width=_FILE_WIDTH).print(Tables(blocks))
-    return page.getvalue()
+from attnbench.report.terminal import Tables, as_text
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:
@@ -28,6 +17,10 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     return to_parquet(rows)
 
 
-OF_BLOCKS: dict[str, Callable[[Sequence[Block]], str]] = {"table": _table, "md": markdown, "latex": latex}
+OF_BLOCKS: dict[str, Callable[[Sequence[Block]], str]] = {
+    "table": lambda blocks: as_text(Tables(blocks)),
+    "md": markdown,
+    "latex": latex,
+}
 OF_ROWS: dict[str, Callable[[Sequence[Row]], str | bytes]] = {"csv": to_csv, "json": to_json, "parquet": _parquet}
 FORMATS = ("table", "md", "csv", "latex", "json", "parquet")

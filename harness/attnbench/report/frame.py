@@ -29,12 +29,12 @@ def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
     return pd.DataFrame(
-        {column.name: pd.Series(column.cells(rows), dtype=DTYPES[column.kind]) for column in columns(Row)}
+        {column.name: pd.Series(column.values(rows), dtype=DTYPES[column.kind]) for column in columns(Row)}
     )
 
 
 def to_parquet(rows: Sequence[Row]) -> bytes:
-    """Return rows as a Parquet file. Raises UsageError if pyarrow is not installed."""
+    """Render rows as a Parquet file. Raises UsageError if pyarrow is not installed."""
     if find_spec("pyarrow") is None:
         raise UsageError("--format parquet: pyarrow is not installed; run pip install 'attnbench[parquet]'")
     target = io.BytesIO()

@@ -1,10 +1,10 @@
-"""Heatmaps of heads against lengths: how many times as fast as the sweep's first variant each other one is there."""
+"""Heatmaps of heads against lengths: the speed of each variant relative to the sweep's first."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from attnbench.analysis.compare import Comparison
-from attnbench.analysis.summary import Standing
+from attnbench.analysis.summary import AgainstBaseline
 from attnbench.contracts.case import Axes, Identity, canonical
 from attnbench.report.figure import Drawn, HeatCell, Heatmap, Section, distinct, named
 from attnbench.report.lengths import facets_of
@@ -17,49 +17,49 @@ _OF_HEADS = ("heads", "kv_heads", "head_dim")  # where the width is constant the
 _Cells = dict[tuple[int, int], Comparison]
 
 
-def by_heads(report: Report, standings: Sequence[Sequence[Standing]]) -> Iterator[Section]:
-    """Draw a heatmap for each variant and setting; nothing where heads do not vary, or nothing can be compared.
+def by_heads(report: Report, against: Sequence[Sequence[AgainstBaseline]]) -> Iterator[Section]:
+    """Yield a heatmap for each variant and setting; none where heads do not vary, or nothing can be compared.
 
-    `standings` are those of each run's summary.
+    `against` are the comparisons with the baseline of each run's summary.
     """
     grids = [
         (run, axes, variant, cells)
-        for run, each in enumerate(standings)
-        for axes, variant, cells in _grids(each)
+        for run, comparisons in enumerate(against)
+        for axes, variant, cells in _grids(comparisons)
         if len({heads for heads, _ in cells}) > 1
     ]
     if not grids:
         return
-    named_by_axes = facets_of([axes for _, axes, _, _ in grids])
-    maps = [_heatmap(report, grid, facets) for grid, facets in zip(grids, named_by_axes, strict=True)]
+    facets = facets_of([axes for _, axes, _, _ in grids])
+    maps = [_heatmap(report, grid, own) for grid, own in zip(grids, facets, strict=True)]
     first = next(iter(grids[0][3].values()))
     lead = _LEAD.format(base=report.names[first.one.identity])
     yield Section(key="heads", title="Heads", lead=lead, figures=distinct(maps))
 
 
-def _grids(standings: Sequence[Standing]) -> Iterator[tuple[Axes, Identity, _Cells]]:
-    """Sort comparisons into grids of heads and lengths; sizes of heads tell grids apart only where they must."""
+def _grids(comparisons: Sequence[AgainstBaseline]) -> Iterator[tuple[Axes, Identity, _Cells]]:
+    """Yield comparisons in grids of heads and lengths, with as few sizes of heads apart as cells allow."""
     for left_out in (_OF_HEADS, _OF_HEADS[:2], _OF_HEADS[:1]):
-        grids = _sorted(standings, left_out)
+        grids = _gridded(comparisons, left_out)
         if grids is not None:
-            yield from ((axes, variant, cells) for axes, variant, cells in grids.values())
+            yield from grids.values()
             return
 
 
-def _sorted(
-    standings: Sequence[Standing], left_out: Sequence[str]
+def _gridded(
+    comparisons: Sequence[AgainstBaseline], left_out: Sequence[str]
 ) -> Mapping[str, tuple[Axes, Identity, _Cells]] | None:
-    """Give the grids by setting and variant; null where two comparisons fall into one cell."""
+    """Return the grids by setting and variant; None where two comparisons fall into one cell."""
     grids: dict[str, tuple[Axes, Identity, _Cells]] = {}
-    for standing in standings:
-        axes = {name: value for name, value in standing.axes.items() if name not in left_out}
-        for pair in standing.pairs:
+    for against in comparisons:
+        axes = {name: value for name, value in against.axes.items() if name not in left_out}
+        for pair in against.pairs:
             variant = pair.other.identity
             _, _, cells = grids.setdefault(f"{canonical(axes)} {variant}", (axes, variant, {}))
-            place = (pair.case.shape.heads, pair.case.length)
-            if place in cells:
+            key = (pair.case.shape.heads, pair.case.length)
+            if key in cells:
                 return None
-            cells[place] = pair
+            cells[key] = pair
     return grids
 
 
@@ -76,13 +76,13 @@ def _heatmap(report: Report, grid: tuple[int, Axes, Identity, _Cells], facets: d
         y="heads",
         columns=tuple(map(str, sorted({length for _, length in cells}))),
         rows=tuple(map(str, sorted({heads for heads, _ in cells}))),
-        cells=tuple(_cell(place, pair, name) for place, pair in sorted(cells.items()) if pair.ratio),
+        cells=tuple(_cell(key, pair, name) for key, pair in sorted(cells.items()) if pair.ratio),
         scale=f"times as fast as {base}",
     )
 
 
-def _cell(place: tuple[int, int], pair: Comparison, name: str) -> HeatCell:
-    heads, length = place
+def _cell(key: tuple[int, int], pair: Comparison, name: str) -> HeatCell:
+    heads, length = key
     assert pair.ratio
     speed = times(pair)
     shown = pair.verdict in ("faster", "slower", "same")

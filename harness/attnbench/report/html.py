@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from attnbench.analysis.comparability import mismatches
 from attnbench.analysis.compare import compare
-from attnbench.analysis.guard import mismatches
-from attnbench.analysis.summary import Summary, summarised
+from attnbench.analysis.summary import Summary, summarise
 from attnbench.contracts.text import plain
 from attnbench.report.comparison import SESSIONS
 from attnbench.report.comparison import summary as compared_in_words
@@ -19,7 +19,7 @@ from attnbench.report.heads import by_heads
 from attnbench.report.images import script as vega_script
 from attnbench.report.lengths import by_length
 from attnbench.report.listings import Listing, listings, of_pairs
-from attnbench.report.reported import Report, Reported
+from attnbench.report.reported import Report, ReportedRun
 from attnbench.report.reproduction import sections as parts_of
 from attnbench.report.roofline import by_intensity
 from attnbench.report.sentences import sentences
@@ -41,7 +41,7 @@ def page(report: Report) -> str:
     style_sheet, script, template = (
         (folder / name).read_text("utf-8") for name in ("report.css", "report.js", "report.html.j2")
     )
-    summaries = [summarised(run.rows) for run in report.runs]
+    summaries = [summarise(run.rows) for run in report.runs]
     drawn = sections(report, summaries)
     tables = listings(report, summaries)
     against = list(_against(report))
@@ -77,7 +77,7 @@ def sections(report: Report, summaries: Sequence[Summary]) -> list[Section]:
 
 def figures(report: Report) -> list[Drawn]:
     """Return all figures of a report, in one list."""
-    summaries = [summarised(run.rows) for run in report.runs]
+    summaries = [summarise(run.rows) for run in report.runs]
     return [figure for section in sections(report, summaries) for figure in section.figures]
 
 
@@ -188,7 +188,7 @@ def _run(report: Report, run: int) -> Json:
     return {"name": report.run_names[run], "facts": plain(", ".join(str(each) for each in facts if each))}
 
 
-def _reproduction(run: Reported) -> Json:
+def _reproduction(run: ReportedRun) -> Json:
     parts = list(parts_of(run.reproduction))
     titles = [plain(str(part[""])) for part in parts]
     numbered = [

@@ -22,7 +22,7 @@ _ESCAPES = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         "`": r"\textasciigrave{}",
-        "[": "{[}",  # after the end of a row, a bare bracket would be that row's option, and a star too
+        "[": "{[}",  # after the end of a row, a bare bracket or star would be that row's option
         "]": "{]}",
         "*": "{*}",
     }
@@ -30,7 +30,7 @@ _ESCAPES = str.maketrans(
 
 
 def latex(blocks: Sequence[Block]) -> str:
-    """Write blocks as LaTeX, a table each; names are escaped so that none of them is a command."""
+    """Render each block as a LaTeX table; names are escaped so that none of them is a command."""
     return "\n".join([_HEAD, *("\n".join(_block(block)) + "\n" for block in blocks)])
 
 
@@ -46,11 +46,10 @@ def _block(block: Block) -> Iterator[str]:
             yield _row([*labels, _escaped(line.name), *map(_cell, line.cells)])
             labels = [""] * len(labels)
     yield "\\bottomrule\n\\end{tabular}"
-    floor = [f"harness floor: {block.floor}"] if block.floor else []
     marks = _escaped(legend([block], best="bold:", replicates=[block.replicates])).replace("+-", r"$\pm$")
-    powers = [f"{each.name} {each.exponent} ({each.local})" for each in block.grown]
-    growth = [f"{GROWTH} {'; '.join(powers)}"] if powers else []
-    for note in (*map(_escaped, (*growth, *block.crossings, *floor, *block.notes)), marks):
+    exponents = [f"{line.name} {line.exponent} ({line.local})" for line in block.growth]
+    growth = [f"{GROWTH} {'; '.join(exponents)}"] if exponents else []
+    for note in (*map(_escaped, (*growth, *block.footnotes)), marks):
         if note:
             yield f"\n{{\\footnotesize {note}}}"
     yield "\\end{table}"

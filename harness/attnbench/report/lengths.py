@@ -1,12 +1,12 @@
-"""Figures of what grows with the sequence length: a line for each variant, on logarithmic axes."""
+"""Figures of metrics against the sequence length: a line for each variant, on logarithmic axes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import Course, fields
-from attnbench.analysis.floor import is_harness
+from attnbench.analysis.curves import Curve, curve_groups
+from attnbench.analysis.groups import group_by
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, canonical
 from attnbench.contracts.text import plain, with_options
@@ -15,7 +15,8 @@ from attnbench.report.axes import TITLES, axis_text, task_of
 from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
-from attnbench.report.table import block_scale, title_of
+from attnbench.report.table import block_scale, title_of, with_pass, with_unit
+from attnbench.report.text import few, grouped
 
 _AGREEMENT = ("approximation_error", "numerical_error", "kept_mass")
 _MOST_NOTES, _MOST_NAMED = 3, 6
@@ -31,16 +32,21 @@ _LEADS = {
 
 
 class _Panel(Struct):
-    """The courses that share a figure, each with its run."""
+    """The curves of one figure, each with its run."""
 
     metric: str
     task: str
     axes: Axes
-    courses: list[tuple[int, Course]]
+    curves: list[tuple[int, Curve]]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of all curves."""
+        return [row for _, curve in self.curves for row in curve.rows.values()]
 
 
 def by_length(report: Report) -> Iterator[Section]:
-    """Draw each probe's metrics against the length, a figure for every setting; probes without a value have none."""
+    """Yield the figures of each probe's metrics against the length, one for every setting."""
     for probe, lead in _LEADS.items():
         panels = [panel for metric in _metrics(probe, report.rows) for panel in _panels(report, metric)]
         if panels:
@@ -49,49 +55,48 @@ def by_length(report: Report) -> Iterator[Section]:
 
 
 def facets_of(several: Sequence[Axes]) -> list[dict[str, str]]:
-    """Say of each setting what tells it from the others, by the titles of the axes in which they differ."""
+    """Return for each setting the axes in which settings differ, by their titles."""
     labels = [name for name in ("passes", *differing(several)) if len({axes.get(name) for axes in several}) > 1]
     titles = {"passes": "pass"}
     return [{titles.get(name, TITLES[name]): axis_text(axes.get(name)) for name in labels} for axes in several]
 
 
-def lengths_axis(rows: Iterable[Row]) -> Axis:
-    """Give the axis of lengths, with a mark at each."""
-    known = list(rows)
-    title = "keys (N)" if known[0].case.passes == "decode" else "sequence length (N)"
-    return Axis(title=title, log=True, marks=tuple(sorted({float(row.case.length) for row in known})))
+def lengths_axis(rows: Sequence[Row]) -> Axis:
+    """Return the axis of lengths, with a mark at each."""
+    title = "keys (N)" if rows[0].case.passes == "decode" else "sequence length (N)"
+    return Axis(title=title, log=True, marks=tuple(sorted({float(row.case.length) for row in rows})))
 
 
 def comparable_axes(axes: Axes, report: Report) -> Axes:
-    """Leave out the device where it only tells that runs are of different machines."""
+    """Return axes without the device where it varies between runs alone."""
     if report.has_one_device_a_run:
         return {name: value for name, value in axes.items() if name != "device"}
     return axes
 
 
 def _metrics(probe: str, rows: Sequence[Row]) -> list[str]:
-    known = dict.fromkeys(row.metric for row in rows if row.probe.kind == probe and row.value is not None)
+    measured = dict.fromkeys(row.metric for row in rows if row.probe.kind == probe and row.value is not None)
     if probe == "agreement":
-        return [metric for metric in _AGREEMENT if metric in known]
+        return [metric for metric in _AGREEMENT if metric in measured]
     primary = {row.metric for row in rows if row.probe.kind == probe and row.primary}
-    return [metric for metric in known if metric in primary]
+    return [metric for metric in measured if metric in primary]
 
 
 def _panels(report: Report, metric: str) -> list[_Panel]:
-    """Bring the courses of all runs together that may be compared."""
+    """Return the curves of all runs, comparable ones in one panel."""
     panels: dict[tuple[str, str], _Panel] = {}
+    is_log = _is_log(metric, report.rows)
     for run, reported in enumerate(report.runs):
-        rows = (_without_length(row) for row in reported.rows if row.metric == metric and not is_harness(row))
-        for field in fields(rows, positive=_is_log(metric, reported.rows)):
-            axes, task = comparable_axes(field.axes, report), field.courses[0].row.task
-            empty = _Panel(metric, task, axes, [])
-            panel = panels.setdefault((task, canonical(axes)), empty)
-            panel.courses += [(run, course) for course in field.courses]
+        rows = (_without_length(row) for row in reported.rows if row.metric == metric and not row.is_harness)
+        for group in curve_groups(rows, positive=is_log):
+            axes, task = comparable_axes(group.axes, report), group.curves[0].first.task
+            panel = panels.setdefault((task, canonical(axes)), _Panel(metric, task, axes, []))
+            panel.curves += [(run, curve) for curve in group.curves]
     return list(panels.values())
 
 
 def _without_length(row: Row) -> Row:
-    """Name a task without the length that it repeats, so that its lengths stand on one axis."""
+    """Return a row whose task is named without its length, so that all lengths of a task are on one axis."""
     if not row.task:
         return row
     name, options = task_of(row)
@@ -105,68 +110,56 @@ def _is_log(metric: str, rows: Iterable[Row]) -> bool:
 
 def _figures(panels: Sequence[_Panel], report: Report) -> tuple[Drawn, ...]:
     scales = _scales(panels)
-    extra = {
-        "figure": [title_of(panel.courses[0][1].row.about) for panel in panels],
-        "task": [panel.task for panel in panels],
-    }
+    extra = {"figure": [title_of(panel.rows[0].about) for panel in panels], "task": [panel.task for panel in panels]}
     facets = [
-        {name: values[place] for name, values in extra.items() if len(set(values)) > 1} | of_axes
-        for place, of_axes in enumerate(facets_of([panel.axes for panel in panels]))
+        {name: values[index] for name, values in extra.items() if len(set(values)) > 1} | of_axes
+        for index, of_axes in enumerate(facets_of([panel.axes for panel in panels]))
     ]
-    drawn = (
-        _figure(panel, told_apart, scales[panel.metric], report)
-        for panel, told_apart in zip(panels, facets, strict=True)
-    )
-    return distinct([*drawn])
+    figures = [_figure(panel, own, scales[panel.metric], report) for panel, own in zip(panels, facets, strict=True)]
+    return distinct(figures)
 
 
 def _scales(panels: Iterable[_Panel]) -> dict[str, Scale]:
-    """Choose one unit for all figures of a metric, so that one can be held beside another."""
-    values: dict[str, list[Row]] = {}
-    for panel in panels:
-        values.setdefault(panel.metric, []).extend(row for _, course in panel.courses for row in course.rows.values())
-    return {metric: block_scale(rows[0].unit, (row.value for row in rows)) for metric, rows in values.items()}
+    """Return one unit for all figures of a metric, so that they can be compared."""
+    by_metric = group_by((row for panel in panels for row in panel.rows), lambda row: row.metric)
+    return {metric: block_scale(rows[0].unit, (row.value for row in rows)) for metric, rows in by_metric.items()}
 
 
 def _figure(panel: _Panel, facets: dict[str, str], scale: Scale, report: Report) -> Figure:
-    rows = [row for _, course in panel.courses for row in course.rows.values()]
-    first, title = rows[0], title_of(rows[0].about)
-    pass_of = f", {first.case.passes}" if first.case.passes else ""
-    unit = f" ({scale.name})" if scale.name else ""
-    apart = [f"{name}-{value}" if name not in ("figure", "pass") else "" for name, value in facets.items()]
-    log = _is_log(panel.metric, rows)
+    rows = panel.rows
+    words = [f"{name}-{value}" if name not in ("figure", "pass") else "" for name, value in facets.items()]
     figure = Figure(
-        name=named([panel.metric, first.case.passes, *apart]),
-        title=f"{title}{pass_of}",
+        name=named([panel.metric, rows[0].case.passes, *words]),
+        title=with_pass(title_of(rows[0].about), rows[0]),
         facets=facets,
         x=lengths_axis(rows),
-        y=Axis(title=f"{panel.metric.replace('_', ' ')}{unit}", log=log),
-        series=tuple(_series(course, run, scale, report) for run, course in panel.courses),
+        y=Axis(title=with_unit(panel.metric.replace("_", " "), scale), log=_is_log(panel.metric, rows)),
+        series=tuple(_series(curve, run, scale, report) for run, curve in panel.curves),
         notes=tuple(_lacking(panel, report)),
     )
     return _side_by_side(figure) if len(figure.x.marks) == 1 else figure
 
 
 def _side_by_side(figure: Figure) -> Figure:
-    """Put variants beside each other where there is one length, at which they would all stand above one another."""
+    """Return a figure of one length with the variants side by side, instead of above one another."""
     (length,) = figure.x.ticks
     names = tuple(series.name for series in figure.series)
-    marks = tuple(float(place) for place in range(len(names)))
+    marks = tuple(float(index) for index in range(len(names)))
     series = (
-        replace(each, points=tuple(replace(point, x=place) for point in each.points), line=False)
-        for place, each in zip(marks, figure.series, strict=True)
+        replace(one, points=tuple(replace(point, x=mark) for point in one.points), line=False)
+        for mark, one in zip(marks, figure.series, strict=True)
     )
     axis = Axis(title=f"{figure.x.title.partition(' (')[0]} {length}", marks=marks, names=names)
     return replace(figure, x=axis, series=tuple(series))
 
 
-def _series(course: Course, run: int, scale: Scale, report: Report) -> Series:
-    name = report.name(course.row, run)
+def _series(curve: Curve, run: int, scale: Scale, report: Report) -> Series:
+    name = report.name(curve.first, run)
     return Series(
         name=name,
-        variant=report.order[course.row.identity],
+        variant=report.order[curve.first.identity],
         run=run,
-        points=tuple(_point(row, scale, name) for row in course.rows.values()),
+        points=tuple(_point(row, scale, name) for row in curve.rows.values()),
     )
 
 
@@ -182,18 +175,14 @@ def _point(row: Row, scale: Scale, name: str) -> Point:
 
 
 def _lacking(panel: _Panel, report: Report) -> Iterator[str]:
-    """Say who lacks a length that another has, together who lack the same; the reasons are a table's business."""
-    every = sorted({length for _, course in panel.courses for length in course.rows})
-    lacking: dict[str, list[str]] = {}
-    for run, course in panel.courses:
-        if missing := [str(length) for length in every if length not in course.rows]:
-            lacking.setdefault(", ".join(missing), []).append(report.name(course.row, run))
+    """Yield the lengths at which variants have no value, those that lack the same together."""
+    every = sorted({length for _, curve in panel.curves for length in curve.rows})
+    missing = [
+        (", ".join(str(length) for length in every if length not in curve.rows), report.name(curve.first, run))
+        for run, curve in panel.curves
+    ]
+    lacking = grouped(pair for pair in missing if pair[0])
     for lengths, names in list(lacking.items())[:_MOST_NOTES]:
-        yield f"no figure at {lengths}: {_listed(names)}"
+        yield f"no figure at {lengths}: {few(names, _MOST_NAMED)}"
     if len(lacking) > _MOST_NOTES:
         yield "others lack figures too: see the table of those"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return f"{', '.join(names[:_MOST_NAMED])}{more}"

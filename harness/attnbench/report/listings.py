@@ -1,4 +1,4 @@
-"""The tables of a report as columns: what grows how, who overtakes whom, what has no figure and why, and all rows."""
+"""The tables of a report as columns: growth, crossings, statuses without a value, and all rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from attnbench.analysis.summary import Summary
 from attnbench.contracts.case import Axes
 from attnbench.report.axes import TITLES, axis_text
 from attnbench.report.encoding import Coded, coded
-from attnbench.report.flat import Cell, columns
+from attnbench.report.flat import Value, columns
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 
@@ -26,7 +26,7 @@ _OF_PAIRS = ("metric", "variant", "options", *_CASE, "base", "new", "ratio", "lo
 
 
 class Listing(Struct, frozen=True, kw_only=True):
-    """A table under its heading; `key` is its place on the page and in its file's name."""
+    """A table with its title and introduction; `key` names it on the page and in its file's name."""
 
     key: str
     title: str
@@ -35,13 +35,13 @@ class Listing(Struct, frozen=True, kw_only=True):
 
 
 def listings(report: Report, summaries: Sequence[Summary]) -> list[Listing]:
-    """Give the tables that have a line."""
-    found = [_growth(report), _crossings(report, summaries), _statuses(report), _rows(report)]
-    return [each for each in found if each.table["count"]]
+    """Return the tables that have a line."""
+    tables = [_growth(report), _crossings(report, summaries), _statuses(report), _rows(report)]
+    return [listing for listing in tables if listing.table["count"]]
 
 
 def of_pairs(pairs: Sequence[Comparison]) -> Coded:
-    """Give comparisons as columns."""
+    """Encode comparisons as columns."""
     return _picked(pairs, _OF_PAIRS)
 
 
@@ -68,66 +68,66 @@ def _statuses(report: Report) -> Listing:
 
 
 def _growth(report: Report) -> Listing:
-    found = [each for run in report.runs for each in growths(row for row in run.rows if row.primary)]
-    known = [each for each in found if each.identity in report.names]
+    fitted = [growth for run in report.runs for growth in growths(row for row in run.rows if row.primary)]
+    named = [growth for growth in fitted if growth.identity in report.names]
     lines = [
         {
-            "run": each.run,
-            "variant": report.names[each.identity],
-            "metric": each.metric,
-            "exponent": each.exponent,
-            "low": each.low,
-            "high": each.high,
-            "last doubling": each.local,
-            "from": each.lengths[0],
-            "to": each.lengths[-1],
+            "run": growth.run,
+            "variant": report.names[growth.identity],
+            "metric": growth.metric,
+            "exponent": growth.exponent,
+            "low": growth.low,
+            "high": growth.high,
+            "last doubling": growth.local,
+            "from": growth.lengths[0],
+            "to": growth.lengths[-1],
         }
-        for each in known
+        for growth in named
     ]
     return Listing(
         key="growth",
         title="How each grows",
         lead="Time and memory as N^exponent, with a 95% interval, and the exponent over the last doubling alone.",
-        table=_with_axes(lines, [each.axes for each in known]),
+        table=_with_axes(lines, [growth.axes for growth in named]),
     )
 
 
 def _crossings(report: Report, summaries: Sequence[Summary]) -> Listing:
-    found = [each for summary in summaries for each in summary.crossed]
+    crossings = [crossing for summary in summaries for crossing in summary.crossed]
     lines = [
         {
-            "run": each.winner.run,
-            "overtakes": report.names[each.winner.identity],
-            "overtaken": report.names[each.loser.identity],
-            "N": each.length,
-            "low": each.low,
-            "high": each.high,
-            "sure": "yes" if each.sure else "no",
+            "run": crossing.winner.run,
+            "overtakes": report.names[crossing.winner.identity],
+            "overtaken": report.names[crossing.loser.identity],
+            "N": crossing.length,
+            "low": crossing.low,
+            "high": crossing.high,
+            "sure": "yes" if crossing.sure else "no",
         }
-        for each in found
+        for crossing in crossings
     ]
     return Listing(
         key="crossings",
         title="Who overtakes whom",
         lead="From which length on the first is faster than the second, interpolated; sure where both sides are "
         "significant by themselves. Of many pairs some cross by chance: the summary has those that passed all tests.",
-        table=_with_axes(lines, [each.axes for each in found]),
+        table=_with_axes(lines, [crossing.axes for crossing in crossings]),
     )
 
 
 def _with_axes(lines: Sequence[dict[str, Any]], several: Sequence[Axes]) -> Coded:
-    """Put columns for the settings in which lines differ behind the others."""
-    labels = ["passes", *differing(several)]
+    """Encode lines, with a column for each axis in which they differ behind the others."""
     names = list(lines[0]) if lines else []
-    cells: dict[str, list[Cell]] = {name: [line[name] for line in lines] for name in names}
-    return coded(cells | {TITLES[name]: [_axis(axes.get(name)) for axes in several] for name in labels})
+    values: dict[str, list[Value]] = {name: [line[name] for line in lines] for name in names}
+    labels = ["passes", *differing(several)]
+    return coded(values | {TITLES[name]: [_axis(axes.get(name)) for axes in several] for name in labels})
 
 
-def _axis(value: Any) -> Cell:
+def _axis(value: Any) -> Value:
     return value if isinstance(value, int) and not isinstance(value, bool) else axis_text(value)
 
 
 def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str]) -> Coded:
-    of = columns(type(rows[0])) if rows else ()
-    by_name = {column.name: column for column in of if column.name in names}
-    return coded({name: by_name[name].cells(rows) for name in names if name in by_name})
+    all_columns = columns(type(rows[0])) if rows else ()
+    by_name = {column.name: column for column in all_columns if column.name in names}
+    return coded({name: by_name[name].values(rows) for name in names if name in by_name})

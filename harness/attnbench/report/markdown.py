@@ -1,4 +1,4 @@
-"""Blocks as Markdown (GitHub's tables): a heading, a table and its notes for each."""
+"""Blocks as GitHub's Markdown: each a heading, a table and its notes."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ _SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")
 
 
 def markdown(blocks: Sequence[Block]) -> str:
-    """Write blocks as Markdown; names are escaped so that none of them is markup."""
+    """Render blocks as Markdown; names are escaped so that none of them is markup."""
     return "\n\n".join("\n".join(_block(block)) for block in blocks) + "\n" * bool(blocks)
 
 
@@ -24,14 +24,13 @@ def _block(block: Block) -> Iterator[str]:
     for group in block.groups:
         labels = [escaped(label) for label in group.labels]
         yield from (_row([*labels, escaped(line.name), *map(_cell, line.cells)]) for line in group.lines)
-    if block.grown:
+    if block.growth:
         yield f"\n{escaped(GROWTH)}\n"
         yield _row(["variant", "p", "last doubling"])
         yield _row([":--", "--:", "--:"])
-        yield from (_row(map(escaped, (each.name, each.exponent, each.local))) for each in block.grown)
-    floor = [f"harness floor: {block.floor}"] if block.floor else []
+        yield from (_row(map(escaped, (line.name, line.exponent, line.local))) for line in block.growth)
     marks = legend([block], best="bold:", replicates=[block.replicates]).replace("+-", _SIGN)
-    notes = [f"- {escaped(note)}" for note in (*block.crossings, *floor, *block.notes, marks) if note]
+    notes = [f"- {escaped(note)}" for note in (*block.footnotes, marks) if note]
     if notes:
         yield "\n" + "\n".join(notes)
 
@@ -47,6 +46,6 @@ def _cell(cell: Cell) -> str:
 
 
 def escaped(text: str) -> str:
-    """Write text so that nothing in it is markup."""
+    """Escape what Markdown or HTML would read as markup."""
     entities = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _SPECIAL.sub(r"\\\1", entities)

@@ -1,11 +1,15 @@
-"""What stands under a block: why cells hold no number, what was flagged, and which kernel ran."""
+"""The notes under a block: why cells have no number, what was flagged, and which kernels ran."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import median
 
+from attnbench.analysis.groups import group_by
 from attnbench.analysis.rows import Row
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
-from attnbench.report.axes import Column, Names, column_of
+from attnbench.contracts.units import digits, scale_for
+from attnbench.report.axes import ColumnKey, VariantNames, column_of
+from attnbench.report.text import grouped, one_line
 
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",
@@ -24,27 +28,30 @@ _FLAGS = {
     "edge_rate": "the best learning rate lies at the end of those searched",
     "measured_again": "measured again as code or protocol changed, the last is shown",
 }
+_AT_LEVEL = {"core": "", "layer": " with projections"}
 _LONGEST_REASON = 300
-_ALIKE = 0.05  # models whose parameters differ by no more than this share are of a size
+_ALIKE = 0.05  # largest relative difference of the parameters of models that count as of one size
 
 
-def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -> tuple[str, ...]:
-    """Give each reason once, with the variants that it concerns, and the columns where it is not all of a variant's."""
-    told: dict[tuple[str, str], dict[str, list[str]]] = {}
-    asked: dict[str, set[str]] = {}
+def notes(rows: Sequence[Row], names: VariantNames, *, columns: Mapping[ColumnKey, str]) -> tuple[str, ...]:
+    """Return each reason once, with its variants, and with their columns where it does not hold for all of them."""
+    reasons: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in rows:
-        name, column = names[row.identity], columns[column_of(row)]
-        asked.setdefault(name, set()).add(column)
         for kind, reason in _remarks(row):
-            told.setdefault((name, kind), {}).setdefault(reason, []).append(column)
-    lines: dict[str, dict[str, list[str]]] = {}
-    for (name, kind), reasons in told.items():
-        where = dict.fromkeys(column for places in reasons.values() for column in places)
-        at = "" if asked[name] == where.keys() else f" at {', '.join(where)}"
-        lines.setdefault(_sentence(kind, list(reasons)), {}).setdefault(at, []).append(name)
-    whom = ((reason, [f"{', '.join(them)}{at}" for at, them in places.items()]) for reason, places in lines.items())
+            of_kind = reasons.setdefault((names[row.identity], kind), {})
+            of_kind.setdefault(reason, []).append(columns[column_of(row)])
+    columns_of = grouped((names[row.identity], columns[column_of(row)]) for row in rows)
+    variants: dict[str, dict[str, list[str]]] = {}
+    for (name, kind), of_kind in reasons.items():
+        where = dict.fromkeys(column for in_columns in of_kind.values() for column in in_columns)
+        at = "" if set(columns_of[name]) == where.keys() else f" at {', '.join(where)}"
+        variants.setdefault(_sentence(kind, list(of_kind)), {}).setdefault(at, []).append(name)
+    concerned = {
+        reason: [f"{', '.join(named)}{at}" for at, named in by_columns.items()]
+        for reason, by_columns in variants.items()
+    }
     return (
-        *(f"{'; '.join(each)}: {reason}" for reason, each in whom),
+        *(f"{'; '.join(named)}: {reason}" for reason, named in concerned.items()),
         *_sizes(rows, names, columns),
         *_rates(rows, names),
         *_kernels(rows, names),
@@ -52,12 +59,34 @@ def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -
 
 
 def aa_floor_note(floor: float) -> str:
-    """Say what a run's own A/A floor means to whoever reads its latencies."""
+    """Return the meaning of a run's own A/A floor for its latencies."""
     return f"A/A floor {floor:.1%}: two measurements of an ordinary case differ by up to that much here"
 
 
+def harness_floor(rows: Iterable[Row]) -> str:
+    """Return the latency of the harness itself; at layer level that is the projections around nothing."""
+    timed = [row for row in rows if row.is_harness and row.probe.kind == "latency" and row.value is not None]
+    floors = []
+    for level, of_level in group_by(timed, lambda row: row.case.level).items():
+        values = [row.value or 0 for row in of_level]
+        scale = scale_for("s", values)
+        floors.append(f"{digits(median(values) / scale.size)} {scale.name}{_AT_LEVEL[level]}")
+    return ", ".join(floors)
+
+
+def replicates(rows: Iterable[Row]) -> str:
+    """Return what intervals are over: 5 rounds, 3 seeds; empty where there are none."""
+    replicated = [row for row in rows if row.low is not None]
+    if not replicated:
+        return ""
+    of_seeds = replicated[0].probe.metric.replicates == "seeds"
+    counts = sorted({row.samples if of_seeds else row.rounds for row in replicated})
+    span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{span} {'seeds' if of_seeds else 'rounds'}"
+
+
 def _remarks(row: Row) -> list[tuple[str, str]]:
-    """Say of what kind a row's trouble is, and its reason; a pending row's word says it all."""
+    """Return the kinds of a row's trouble, each with its reason; a pending row has none."""
     remarks = []
     if row.detail and row.detail != PENDING:
         remarks.append(("" if row.status == "ok" else row.status.replace("_", " "), _short(row.detail)))
@@ -67,54 +96,48 @@ def _remarks(row: Row) -> list[tuple[str, str]]:
 
 
 def _sentence(kind: str, reasons: list[str]) -> str:
-    """Join a kind of trouble with the first of its reasons, which often differ by no more than a number."""
+    """Join a kind of trouble with the first of its reasons, which often differ in a number alone."""
     others = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     return f"{': '.join(filter(None, (kind, reasons[0])))}{others}"
 
 
-def _sizes(rows: Sequence[Row], names: Names, columns: Mapping[Column, str]) -> Iterator[str]:
-    """Tell where trained models are not of the first one's size, and their scores no comparison of like with like."""
-    sizes: dict[tuple[Column, int], dict[str, int]] = {}
+def _sizes(rows: Sequence[Row], names: VariantNames, columns: Mapping[ColumnKey, str]) -> Iterator[str]:
+    """Yield where trained models differ in size from the first one, so that their scores are not of equals."""
+    sizes: dict[tuple[ColumnKey, int], dict[str, int]] = {}
     for row in rows:
         count = row.facts.get("parameters")
         if row.value is not None and isinstance(count, int):
             sizes.setdefault((column_of(row), row.case.shape.heads), {})[names[row.identity]] = count
-    told: dict[str, dict[str, None]] = {}
-    for (column, _), each in sizes.items():
-        (base, its), *others = each.items()
-        apart = [f"{name} {count:,} ({count / its - 1:+.1%})" for name, count in others if _differ(count, its)]
-        if apart:
-            told.setdefault(", ".join([f"{base} {its:,} parameters", *apart]), {})[columns[column]] = None
-    for counts, where in told.items():
-        yield f"models differ in size at {', '.join(where)}: {counts}"
+    differing = []
+    for (column, _), counts in sizes.items():
+        (base, its), *others = counts.items()
+        unlike = [
+            f"{name} {count:,} ({count / its - 1:+.1%})" for name, count in others if abs(count - its) > _ALIKE * its
+        ]
+        if unlike:
+            differing.append((", ".join([f"{base} {its:,} parameters", *unlike]), columns[column]))
+    for sentence, where in grouped(differing).items():
+        yield f"models differ in size at {', '.join(where)}: {sentence}"
 
 
-def _differ(one: int, other: int) -> bool:
-    return abs(one - other) > _ALIKE * other
+def _rates(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
+    """Yield the best of the learning rates that were searched for each variant."""
+    searched = (row for row in rows if row.value is not None and "searched_rates" in row.facts)
+    rates = grouped((names[row.identity], f"{row.facts['learning_rate']:g}") for row in searched)
+    if rates:
+        variants = (f"{name} {' and '.join(best)}" for name, best in rates.items())
+        yield f"learning rates, the best of those searched: {', '.join(variants)}"
 
 
-def _rates(rows: Sequence[Row], names: Names) -> Iterator[str]:
-    """Name the learning rates that were found the best for each variant."""
-    found: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if row.value is not None and "searched_rates" in row.facts:
-            found.setdefault(names[row.identity], {})[f"{row.facts['learning_rate']:g}"] = None
-    if found:
-        told = (f"{name} {' and '.join(rates)}" for name, rates in found.items())
-        yield f"learning rates, the best of those searched: {', '.join(told)}"
-
-
-def _kernels(rows: Sequence[Row], names: Names) -> Iterator[str]:
-    """Name the kernels that really ran, where they tell more than the variant's name."""
-    ran: dict[str, dict[str, None]] = {}
-    for row in rows:
-        if row.value is not None and row.backend not in ("", row.case.variant):
-            ran.setdefault(names[row.identity], {})[_short(row.backend)] = None
-    if ran:
-        told = (f"{name} = {' and '.join(backends)}" for name, backends in ran.items())
-        yield f"kernels: {', '.join(told)}"
+def _kernels(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
+    """Yield the kernels that ran, where they are not evident from the variant's name."""
+    ran = (row for row in rows if row.value is not None and row.backend not in ("", row.case.variant))
+    kernels = grouped((names[row.identity], _short(row.backend)) for row in ran)
+    if kernels:
+        variants = (f"{name} = {' and '.join(backends)}" for name, backends in kernels.items())
+        yield f"kernels: {', '.join(variants)}"
 
 
 def _short(detail: str) -> str:
-    line = plain(" ".join(detail.split()))
+    line = one_line(detail)
     return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."

@@ -1,8 +1,8 @@
-"""What a stranger needs to measure a run again: the command, the code, the protocol, and the machines it ran on."""
+"""What it takes to measure a run again: the command, the code, the protocol, and the machines it ran on."""
 
 import shlex
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ Section = dict[str, Any]
 
 
 def reproduction(plan: Plan, environments: Mapping[str, Environment]) -> dict[str, Any]:
-    """Give all of it as JSON values: every field with its value, defaults too."""
+    """Return all of it as JSON values: every field with its value, defaults included."""
     return {
         "run": plan.run,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.created_s)),
@@ -26,14 +26,14 @@ def reproduction(plan: Plan, environments: Mapping[str, Environment]) -> dict[st
         "seeds": sorted({job.case.seed for job in plan.jobs}),
         "prune": plan.prune,
         "time_budget_s": plan.budget_s,
-        "protocols": [_whole(one) for one in _distinct(job.protocol for job in plan.jobs)],
-        "variants": [_plugin(_named(job), job.target, job.origin) for job in _first_by(plan.jobs, _named)],
+        "protocols": [_fields(protocol) for protocol in _distinct(job.protocol for job in plan.jobs)],
+        "variants": [_plugin(_typed(job), job.target, job.origin) for job in _first_by(plan.jobs, _typed)],
         "tasks": [
             _plugin(job.probe.task, job.task_target, job.probe.task_origin or Origin())
             for job in _first_by(plan.jobs, lambda job: job.probe.task)
             if job.probe.task
         ],
-        "environments": [_whole(one) for one in _distinct([plan.environment, *environments.values()])],
+        "environments": [_fields(machine) for machine in _distinct([plan.environment, *environments.values()])],
     }
 
 
@@ -43,10 +43,10 @@ def sections(whole: dict[str, Any]) -> Iterable[Section]:
     yield {"": f"run {whole['run']}"} | {name: value for name, value in whole.items() if name not in ("run", *lists)}
     for protocol in whole["protocols"]:
         yield {"": "protocol"} | protocol
-    for group in ("variants", "tasks"):
-        if whole[group]:
-            told = [f"{one['name']} ({one['origin']}, source {one['source']})" for one in whole[group]]
-            yield {"": group, "measured": told}
+    for kind in ("variants", "tasks"):
+        if whole[kind]:
+            plugins = [f"{plugin['name']} ({plugin['origin']}, source {plugin['source']})" for plugin in whole[kind]]
+            yield {"": kind, "measured": plugins}
     for environment in whole["environments"]:
         yield {"": "environment"} | environment
 
@@ -55,12 +55,13 @@ def _plugin(name: str, target: str, origin: Origin) -> Section:
     return {"name": name, "target": target, "origin": str(origin), "source": origin.source_hash}
 
 
-def _named(job: Job) -> str:
+def _typed(job: Job) -> str:
+    """Return a job's variant as it is typed."""
     options = {name: option_text(value) for name, value in job.case.options.items()}
     return with_options(job.case.variant, options, keys=options)
 
 
-def _first_by(jobs: Iterable[Job], name: Any) -> Iterable[Job]:
+def _first_by(jobs: Iterable[Job], name: Callable[[Job], str]) -> Iterable[Job]:
     first: dict[str, Job] = {}
     for job in jobs:
         first.setdefault(name(job), job)
@@ -71,7 +72,7 @@ def _distinct(values: Iterable[Struct]) -> Iterable[Struct]:
     return {msgspec.json.encode(value): value for value in values}.values()
 
 
-def _whole(value: Struct) -> Section:
-    """Give a struct's every field: what is at its default is as much a fact as what is not."""
+def _fields(value: Struct) -> Section:
+    """Return every field of a struct, also those that encoding would omit at their default."""
     fields: Section = msgspec.to_builtins(msgspec.structs.asdict(value))
     return fields

@@ -1,9 +1,8 @@
-"""The roofline: what was executed for each byte moved, at what rate, under what the machine itself was seen to do."""
+"""The roofline: operations executed for each byte moved, and their rate, under the machine's own rates."""
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.analysis.courses import Course, fields
-from attnbench.analysis.floor import is_harness
+from attnbench.analysis.curves import Curve, curve_groups
 from attnbench.analysis.roofline import bytes_at_least
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, canonical
@@ -20,26 +19,25 @@ _LEAD = (
 )
 _RATE, _SHARE = "flop_rate_executed", "roofline_share"
 
-_Place = tuple[object, ...]
-_Panel = tuple[Axes, list[tuple[int, Course]]]
+_Key = tuple[object, ...]
+_Panel = tuple[Axes, list[tuple[int, Curve]]]
 
 
 def by_intensity(report: Report) -> Iterator[Section]:
-    """Draw rates against intensities, a figure for every setting; nothing where no work was counted."""
-    known = [{_place(row): row for row in run.rows if row.metric == _SHARE} for run in report.runs]
+    """Yield the figures of rates against intensities, one for every setting; none where no work was counted."""
+    shares = [{_key(row): row for row in run.rows if row.metric == _SHARE} for run in report.runs]
     panels: dict[str, _Panel] = {}
     for run, reported in enumerate(report.runs):
-        rows = (row for row in reported.rows if row.metric == _RATE and not is_harness(row))
-        for field in fields(rows):
-            axes = comparable_axes(field.axes, report)
-            panels.setdefault(canonical(axes), (axes, []))[1].extend((run, course) for course in field.courses)
+        for group in curve_groups(row for row in reported.rows if row.metric == _RATE and not row.is_harness):
+            axes = comparable_axes(group.axes, report)
+            panels.setdefault(canonical(axes), (axes, []))[1].extend((run, curve) for curve in group.curves)
     if not panels:
         return
-    values = [row.value for _, courses in panels.values() for _, course in courses for row in course.rows.values()]
+    values = [row.value for _, curves in panels.values() for _, curve in curves for row in curve.rows.values()]
     scale = block_scale("FLOP/s", values)
     facets = facets_of([axes for axes, _ in panels.values()])
     drawn = (
-        _figure(courses, told, known, scale, report) for (_, courses), told in zip(panels.values(), facets, strict=True)
+        _figure(curves, own, shares, scale, report) for (_, curves), own in zip(panels.values(), facets, strict=True)
     )
     figures = [figure for figure in drawn if figure.series]
     if figures:
@@ -47,19 +45,19 @@ def by_intensity(report: Report) -> Iterator[Section]:
 
 
 def _figure(
-    courses: Sequence[tuple[int, Course]],
+    curves: Sequence[tuple[int, Curve]],
     facets: dict[str, str],
-    known: Sequence[dict[_Place, Row]],
+    shares: Sequence[dict[_Key, Row]],
     scale: Scale,
     report: Report,
 ) -> Figure:
-    series = [_series(course, run, known[run], scale, report) for run, course in courses]
-    series = [each for each in series if each.points]
-    first = courses[0][1].row
-    apart = [f"{name}-{value}" if name != "pass" else "" for name, value in facets.items()]
-    bounds = [] if not series else _bounds(series, first, scale, report)
+    series = [_series(curve, run, shares[run], scale, report) for run, curve in curves]
+    series = [one for one in series if one.points]
+    first = curves[0][1].first
+    words = [f"{name}-{value}" if name != "pass" else "" for name, value in facets.items()]
+    bounds = _bounds(series, first, scale, report) if series else []
     return Figure(
-        name=named(["roofline", first.case.passes, *apart]),
+        name=named(["roofline", first.case.passes, *words]),
         title=f"Roofline, {first.case.passes}, {first.case.dtype}",
         facets=facets,
         x=Axis(title="operations per byte", log=True),
@@ -69,18 +67,18 @@ def _figure(
     )
 
 
-def _series(course: Course, run: int, known: dict[_Place, Row], scale: Scale, report: Report) -> Series:
-    name = report.name(course.row, run)
+def _series(curve: Curve, run: int, shares: dict[_Key, Row], scale: Scale, report: Report) -> Series:
+    name = report.name(curve.first, run)
     points = [
-        _point(row, intensity, known.get(_place(row)), scale, name=name)
-        for row in course.rows.values()
+        _point(row, intensity, shares.get(_key(row)), scale, name=name)
+        for row in curve.rows.values()
         if (intensity := _intensity(row)) is not None
     ]
-    return Series(name=name, variant=report.order[course.row.identity], run=run, points=tuple(points))
+    return Series(name=name, variant=report.order[curve.first.identity], run=run, points=tuple(points))
 
 
 def _intensity(row: Row) -> float | None:
-    """Give operations for each byte that memory must move; null where nobody has counted both."""
+    """Return the operations for each byte that memory must move; None where one of them was not counted."""
     flops, moved = row.facts.get("flops"), bytes_at_least(row)
     return flops / moved if isinstance(flops, int) and moved else None
 
@@ -102,35 +100,27 @@ def _point(row: Row, intensity: float, share: Row | None, scale: Scale, *, name:
 
 
 def _bounds(series: Sequence[Series], row: Row, scale: Scale, report: Report) -> list[Series]:
-    """Draw what each run's machine allows, a little further than the points lie."""
-    least = min(point.x for each in series for point in each.points) / 2
-    most = max(point.x for each in series for point in each.points) * 2
-    found = []
-    for run in sorted({each.run for each in series}):
+    """Return the bound of each run's machine, over somewhat more than the points' intensities."""
+    least = min(point.x for one in series for point in one.points) / 2
+    most = max(point.x for one in series for point in one.points) * 2
+    bounds = []
+    for run in sorted({one.run for one in series}):
         rates = report.runs[run].rates
         if rates and rates.bytes_per_s and (matrix := rates.flops_per_s.get(row.case.dtype)):
-            found.append(_bound(rates, matrix, (least, most), scale, name=_of(run, report), run=run))
-    return found
+            name = f"machine's bound ({report.run_names[run]})" if report.several else "the machine's bound"
+            points = _bound(rates, matrix, (least, most), scale, name=name)
+            bounds.append(Series(name=name, variant=None, run=run, points=tuple(points)))
+    return bounds
 
 
-def _bound(rates: Rates, matrix: float, span: tuple[float, float], scale: Scale, *, name: str, run: int) -> Series:
+def _bound(rates: Rates, matrix: float, span: tuple[float, float], scale: Scale, *, name: str) -> Iterator[Point]:
     assert rates.bytes_per_s
     ridge = matrix / rates.bytes_per_s
-    places = sorted({span[0], *([ridge] if span[0] < ridge < span[1] else []), max(span[1], span[0])})
-    points = (
-        Point(x=each, y=min(matrix, each * rates.bytes_per_s) / scale.size, told=(name, *_seen(rates, matrix)))
-        for each in places
-    )
-    return Series(name=name, variant=None, run=run, points=tuple(points))
+    intensities = sorted({span[0], *([ridge] if span[0] < ridge < span[1] else []), max(span[1], span[0])})
+    lines = (name, f"{digits(matrix / 1e9)} GFLOP/s", f"{digits(rates.bytes_per_s / 1e9)} GB/s")
+    for intensity in intensities:
+        yield Point(x=intensity, y=min(matrix, intensity * rates.bytes_per_s) / scale.size, told=lines)
 
 
-def _seen(rates: Rates, matrix: float) -> tuple[str, ...]:
-    return f"{digits(matrix / 1e9)} GFLOP/s", f"{digits((rates.bytes_per_s or 0) / 1e9)} GB/s"
-
-
-def _of(run: int, report: Report) -> str:
-    return f"machine's bound ({report.run_names[run]})" if report.several else "the machine's bound"
-
-
-def _place(row: Row) -> _Place:
+def _key(row: Row) -> _Key:
     return *row.identity, *row.case.axes(without=("shape_name",)).values()

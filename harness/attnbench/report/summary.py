@@ -1,16 +1,18 @@
-"""What a run comes to: a line for each variant with what it costs and gives up, and which are on the Pareto front."""
+"""The tables of a run with their summary: what each variant costs and gives up, and which are on the Pareto front."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
-from attnbench.analysis.pareto import FIGURES, OBJECTIVES, Front, Point, Standing, fronts, most_telling
+from attnbench.analysis.groups import group_by
+from attnbench.analysis.pareto import METRICS, OBJECTIVES, Front, ParetoPoint, Standing, fronts, most_telling
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale
-from attnbench.report.axes import TITLES, Names, axis_text, variant_labels
-from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scale, cell_of, tables
+from attnbench.report.axes import TITLES, VariantNames, axis_text, names_of
+from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scale, cell_of, tables, with_unit
+from attnbench.report.text import grouped
 
 _HEADINGS = {"approximation_error": "error"}
 _WORDS: dict[Standing, str] = {"": "", "front": "yes", "unsure": "unsure", "dominated": "no"}
@@ -23,32 +25,34 @@ _OF_A_MODEL = ("seq_q", "seq_k", "heads")  # the axes that a trained model has o
 
 
 def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
-    """Arrange rows as `tables` does, and unless metrics are asked for end with what they come to."""
+    """Arrange rows as `tables` does, followed by their summaries unless metrics are given."""
     return [*tables(rows, metrics), *(summaries(rows) if metrics is None else ())]
 
 
 def summaries(rows: Sequence[Row]) -> list[Block]:
-    """Sum each run and pass up at one place of its sweep, the most telling, where both speed and a score are known."""
-    names = variant_labels({row.identity: row.case.options for row in rows})
-    grouped: dict[object, list[Front]] = {}
-    for each in fronts(rows):
-        grouped.setdefault((each.run, each.axes["passes"]), []).append(each)
-    chosen = [front for group in grouped.values() if (front := most_telling(group))]
+    """Return a block for each run and pass with both speeds and scores: its most telling front."""
+    names = names_of(rows)
+    groups = group_by(fronts(rows), lambda front: (front.run, front.axes["passes"])).values()
+    chosen = [best for group in groups if (best := most_telling(group))]
     several = len({front.run for front in chosen}) > 1
-    return [_block(front, _of_all(front, rows), names, run=front.run if several else "") for front in chosen]
+    return [_block(front, _of_all_metrics(front, rows), names, run=front.run if several else "") for front in chosen]
 
 
-def _of_all(front: Front, rows: Sequence[Row]) -> Front | None:
-    """Weigh the same points by all that is known of them; null where that is no more."""
-    known = [name for name in FIGURES if any(name in point.rows for point in front.points)]
-    if len(known) <= len(front.objectives):
+def _of_all_metrics(front: Front, rows: Sequence[Row]) -> Front | None:
+    """Return the front of the same points in all metrics that they have; None where those are the objectives."""
+    metrics = _metrics(front)
+    if len(metrics) <= len(front.objectives):
         return None
-    place = (front.run, front.axes, front.exam)
-    return next((each for each in fronts(rows, known) if (each.run, each.axes, each.exam) == place), None)
+    setting = (front.run, front.axes, front.exam)
+    return next((other for other in fronts(rows, metrics) if (other.run, other.axes, other.exam) == setting), None)
 
 
-def _block(front: Front, whole: Front | None, names: Names, *, run: str) -> Block:
-    metrics = [name for name in FIGURES if any(name in point.rows for point in front.points)]
+def _metrics(front: Front) -> list[str]:
+    return [name for name in METRICS if any(name in point.rows for point in front.points)]
+
+
+def _block(front: Front, whole: Front | None, names: VariantNames, *, run: str) -> Block:
+    metrics = _metrics(front)
     columns = {name: [point.rows[name] for point in front.points if name in point.rows] for name in metrics}
     scales = {name: block_scale(column[0].unit, (row.value for row in column)) for name, column in columns.items()}
     standings = [front, *([whole] if whole else [])]
@@ -56,8 +60,8 @@ def _block(front: Front, whole: Front | None, names: Names, *, run: str) -> Bloc
         Line(
             name=names[point.identity],
             cells=(
-                *(_figure(point, name, scales[name], columns[name]) for name in metrics),
-                *(Cell(text=_WORDS[_standing(each, point)]) for each in standings),
+                *(_cell(point, name, scales[name], columns[name]) for name in metrics),
+                *(Cell(text=_WORDS[_standing(one, point)]) for one in standings),
             ),
         )
         for point in front.points
@@ -68,62 +72,53 @@ def _block(front: Front, whole: Front | None, names: Names, *, run: str) -> Bloc
         context=_context(front),
         axes=(),
         across="",
-        columns=(*(_heading(name, scales[name]) for name in metrics), *marks),
+        columns=(*(with_unit(_HEADINGS.get(name, name), scales[name]) for name in metrics), *marks),
         groups=(Group(labels=(), lines=tuple(lines)),),
         notes=tuple(_notes(front, names)),
     )
 
 
-def _figure(point: Point, metric: str, scale: Scale, column: Sequence[Row]) -> Cell:
-    """Show a figure without its interval, which the table of its metric has."""
+def _cell(point: ParetoPoint, metric: str, scale: Scale, column: Sequence[Row]) -> Cell:
+    """Return a cell without its interval, which the table of its metric has."""
     if metric not in point.rows:
         return Cell()
-    cell = cell_of(point.rows[metric], scale, best_of(column))
-    return msgspec.structs.replace(cell, margin="")
+    return msgspec.structs.replace(cell_of(point.rows[metric], scale, best_of(column)), margin="")
 
 
-def _standing(front: Front, point: Point) -> Standing:
-    return next((each.standing for each in front.points if each.identity == point.identity), "")
-
-
-def _heading(metric: str, scale: Scale) -> str:
-    name = _HEADINGS.get(metric, metric)
-    return f"{name} ({scale.name})" if scale.name else name
+def _standing(front: Front, point: ParetoPoint) -> Standing:
+    return next((other.standing for other in front.points if other.identity == point.identity), "")
 
 
 def _context(front: Front) -> str:
-    """Say where the figures are of: costs at one place of the sweep, the score at the trained model's own."""
-    told = [f"costs at {_place(front.axes)}"]
+    """Return the sizes of the costs' workload, and those of the score's trained model."""
+    parts = [f"costs at {_sizes(front.axes)}"]
     if front.exam:
-        own = _place({name: value for name, value in front.exam.case.axes().items() if name in _OF_A_MODEL})
-        told.append(f"accuracy on {plain(front.exam.task)}, whose trained models have lengths of their own: {own}")
-    return "; ".join(told)
+        own = _sizes({name: value for name, value in front.exam.case.axes().items() if name in _OF_A_MODEL})
+        parts.append(f"accuracy on {plain(front.exam.task)}, whose trained models have lengths of their own: {own}")
+    return "; ".join(parts)
 
 
-def _place(axes: Axes) -> str:
-    named = [axes["shape_name"]] if axes.get("shape_name") else []
-    sizes = [f"{TITLES[name]} {axis_text(axes[name])}" for name in _sizes(axes)]
-    return ", ".join(map(str, (*named, *sizes)))
-
-
-def _sizes(axes: Axes) -> Iterator[str]:
+def _sizes(axes: Axes) -> str:
+    """Return the axes that have a size, but for keys and their heads where they equal the queries'."""
+    sizes = [str(axes["shape_name"])] if axes.get("shape_name") else []
     for name in ("seq_q", "seq_k", "heads", "kv_heads", "batch"):
-        same = {"seq_k": "seq_q", "kv_heads": "heads"}.get(name)
-        if name in axes and (same is None or axes[name] != axes[same]):
-            yield name
+        twin = {"seq_k": "seq_q", "kv_heads": "heads"}.get(name)
+        if name in axes and (twin is None or axes[name] != axes[twin]):
+            sizes.append(f"{TITLES[name]} {axis_text(axes[name])}")
+    return ", ".join(sizes)
 
 
-def _notes(front: Front, names: Names) -> Iterator[str]:
+def _notes(front: Front, names: VariantNames) -> Iterator[str]:
     yield _MEANING.format(" and as ".join(_QUALITIES[name] for name in OBJECTIVES))
     for standing, verb in (("dominated", "dominated"), ("unsure", "perhaps dominated")):
-        told: dict[str, list[str]] = {}
-        for point in front.points:
-            if point.standing == standing:
-                told.setdefault(_listed(names[key] for key in point.by), []).append(names[point.identity])
-        if told:
-            yield "; ".join(f"{', '.join(them)} {verb} by {others}" for others, them in told.items())
+        points = [point for point in front.points if point.standing == standing]
+        by_rivals = grouped(
+            (_enumerated(names[rival] for rival in point.by), names[point.identity]) for point in points
+        )
+        if by_rivals:
+            yield "; ".join(f"{', '.join(beaten)} {verb} by {rivals}" for rivals, beaten in by_rivals.items())
 
 
-def _listed(names: Iterable[str]) -> str:
+def _enumerated(names: Iterable[str]) -> str:
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

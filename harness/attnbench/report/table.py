@@ -1,49 +1,49 @@
-"""Rows as blocks of a table, whatever will draw them: titles, labels, numbers in one unit, words where there are none.
+"""Rows as blocks of a table for any renderer: titles, labels, numbers in one unit, words where there is no number.
 
 A block is one metric of one pass: a line for each variant, a column for each sequence length.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from statistics import median
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from attnbench.analysis.floor import aa_floor, is_harness
+from attnbench.analysis.aa_floor import aa_floor
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import AxisValue, Identity
 from attnbench.contracts.metrics import Metric, metric_named
 from attnbench.contracts.record import PENDING
-from attnbench.contracts.stats import CLEAN, NOISY
+from attnbench.contracts.stats import CLEAN, NOISY, Noise
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits, scale_for
 from attnbench.report.axes import (
     AXES,
     TITLES,
-    Column,
+    ColumnKey,
     Layout,
-    Names,
+    RowOrPair,
+    VariantNames,
     axis_text,
     column_heading,
     column_labels,
     column_of,
     layout,
-    variant_labels,
+    names_of,
 )
-from attnbench.report.growth import Grown, crossings, grown
-from attnbench.report.notes import aa_floor_note, notes
+from attnbench.report.growth import GrowthLine, crossing_sentences, growth_lines
+from attnbench.report.notes import aa_floor_note, harness_floor, notes, replicates
 
-_AT_LEVEL = {"core": "", "layer": " with projections"}
 _MARKS = {"noisy": "~", "unusable": "!"}
 _MEANINGS = {"~": f"noisy (spread above {CLEAN:.0%})", "!": f"unusable (spread above {NOISY:.0%})"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
-_RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
+_RANGE = 1e3  # values smaller than the largest by more than this ratio do not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
+NO_UNIT = Scale("", 1.0)
 
 
 class Cell(Struct, frozen=True, kw_only=True):
-    """A number, a status word, or nothing where the sweep has no such cell."""
+    """A number, a status word, or nothing where the sweep has no such case."""
 
     text: str = ""
     number: bool = False
@@ -61,14 +61,14 @@ class Line(Struct, frozen=True, kw_only=True):
 
 
 class Group(Struct, frozen=True, kw_only=True):
-    """Lines that may be compared with each other: all axes but the variant agree."""
+    """Lines that are comparable: all axes but the variant agree."""
 
     labels: tuple[str, ...]
     lines: tuple[Line, ...]
 
 
 class Block(Struct, frozen=True, kw_only=True):
-    """A table of one metric: `axes` head the groups' labels, `across` names what the columns are."""
+    """A table of one metric: `axes` are the headings of the groups' labels, `across` is that of the columns."""
 
     title: str
     context: str
@@ -78,9 +78,15 @@ class Block(Struct, frozen=True, kw_only=True):
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
     floor: str = ""
-    grown: tuple[Grown, ...] = ()
+    growth: tuple[GrowthLine, ...] = ()
     crossings: tuple[str, ...] = ()
-    replicates: str = ""  # over what the intervals were taken: "5 rounds", "3 seeds"
+    replicates: str = ""  # of the intervals: "5 rounds", "3 seeds"
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """All sentences under the table, but for the growth."""
+        floor = [f"harness floor: {self.floor}"] if self.floor else []
+        return (*self.crossings, *floor, *self.notes)
 
     @property
     def cells(self) -> Iterable[Cell]:
@@ -89,49 +95,42 @@ class Block(Struct, frozen=True, kw_only=True):
 
 
 def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
-    """Arrange rows in blocks: of the metrics asked for, else of each probe's primary one.
+    """Arrange rows in blocks: of the given metrics, else of each probe's primary one.
 
-    A failed question has a row under its probe's primary metric alone; it stands in each block of its probe and task.
+    A failed job has a row under its probe's primary metric alone; it stands in each block of its probe and task.
     """
-    names = variant_labels({row.identity: row.case.options for row in rows})
+    names = names_of(rows)
     several = len({row.run for row in rows}) > 1
     measured = _measured(rows, metrics)
-    chosen: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         for metric in _metrics_of(row, metrics, measured):
-            chosen.setdefault((row.run if several else "", metric, row.case.passes), []).append(row)
-    return [
-        _with_aa_floor(
-            _block(title_of(_about(metric, group), run), _latest(group), names),
-            metric,
-            (row for row in rows if run in ("", row.run)),
-        )
-        for (run, metric, _), group in chosen.items()
-    ]
+            groups.setdefault((row.run if several else "", metric, row.case.passes), []).append(row)
+    blocks = []
+    for (run, metric, _), group in groups.items():
+        block = _block(title_of(_about(metric, group), run), _latest(group), names)
+        if metric == "latency" and (floor := aa_floor(row for row in rows if run in ("", row.run))):
+            block = msgspec.structs.replace(block, notes=(*block.notes, aa_floor_note(floor.share)))
+        blocks.append(block)
+    return blocks
 
 
 def _about(metric: str, rows: Iterable[Row]) -> Metric:
-    """Return what is known of a block's metric; a failed row of its probe knows only the primary one."""
+    """Return the description of a block's metric; a failed row of its probe describes the primary one alone."""
     return next((row.about for row in rows if row.metric == metric), metric_named(metric))
 
 
-def _with_aa_floor(block: Block, metric: str, rows: Iterable[Row]) -> Block:
-    """Say under latencies what their run makes of no difference."""
-    floor = aa_floor(rows) if metric == "latency" else None
-    return block if floor is None else msgspec.structs.replace(block, notes=(*block.notes, aa_floor_note(floor.share)))
-
-
-def _wanted(row: Row, metrics: Collection[str] | None) -> bool:
+def _is_wanted(row: Row, metrics: Collection[str] | None) -> bool:
     return row.primary if metrics is None else row.metric in metrics
 
 
 def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tuple[str, str], dict[str, None]]:
-    """Find which of the metrics asked for each probe and task has figures of."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
+    """Return the wanted metrics of which each probe and task has samples."""
+    measured: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
-        if row.samples and _wanted(row, metrics):
-            found.setdefault((row.probe.kind, row.task), {})[row.metric] = None
-    return found
+        if row.samples and _is_wanted(row, metrics):
+            measured.setdefault((row.probe.kind, row.task), {})[row.metric] = None
+    return measured
 
 
 def _metrics_of(
@@ -139,38 +138,37 @@ def _metrics_of(
 ) -> Iterable[str]:
     if row.samples == 0 and row.primary and (row.probe.kind, row.task) in measured:
         return measured[row.probe.kind, row.task]
-    return (row.metric,) if _wanted(row, metrics) else ()
+    return (row.metric,) if _is_wanted(row, metrics) else ()
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:
-    """Keep one row a cell: where code or protocol changed within a run, the one measured last, flagged."""
+    """Return one row a cell: where code or protocol changed within a run, the one measured last, flagged."""
     latest: dict[object, Row] = {}
     for row in rows:
         axes = row.case.axes()
-        cell = (row.identity, column_of(row), *(axes[axis] for axis in AXES))
-        flags = (*row.flags, "measured_again") if cell in latest else row.flags
-        latest[cell] = msgspec.structs.replace(row, flags=flags)
+        key = (row.identity, column_of(row), *(axes[axis] for axis in AXES))
+        flags = (*row.flags, "measured_again") if key in latest else row.flags
+        latest[key] = msgspec.structs.replace(row, flags=flags)
     return list(latest.values())
 
 
-def _block(title: str, rows: list[Row], names: Names) -> Block:
-    shown = [row for row in rows if not is_harness(row)] or rows
+def _block(title: str, rows: list[Row], names: VariantNames) -> Block:
+    shown = [row for row in rows if not row.is_harness] or rows
     axes, scale = layout(shown), block_scale(shown[0].unit, (row.value for row in shown))
     headings = column_labels(shown, axes.columns)
-    apart = ("shape_name", *axes.labels) if len({row.case.shape_name for row in shown}) > 1 else axes.labels
-    pass_of = f", {shown[0].case.passes}" if shown[0].case.passes else ""
+    labels = ("shape_name", *axes.labels) if len({row.case.shape_name for row in shown}) > 1 else axes.labels
     return Block(
-        title=f"{title}{pass_of}{f' ({scale.name})' if scale.name else ''}",
+        title=with_unit(with_pass(title, shown[0]), scale),
         context=axes.context,
         axes=tuple(TITLES[axis] for axis in axes.labels),
         across=column_heading(shown[0]),
         columns=headings,
         groups=_groups(shown, axes, names, scale),
         notes=notes(shown, names, columns=dict(zip(axes.columns, headings, strict=True))),
-        floor=_floor(rows) if shown is not rows else "",
-        grown=grown(shown, names, apart),
-        crossings=crossings(shown, names, apart),
-        replicates=_replicates(shown),
+        floor=harness_floor(rows) if shown is not rows else "",
+        growth=growth_lines(shown, names, labels),
+        crossings=crossing_sentences(shown, names, labels),
+        replicates=replicates(shown),
     )
 
 
@@ -180,84 +178,76 @@ def title_of(metric: Metric, run: str = "") -> str:
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 
 
+def with_pass(title: str, row: RowOrPair) -> str:
+    """Return a title with the pass of a row, if it has one."""
+    return f"{title}, {row.case.passes}" if row.case.passes else title
+
+
+def with_unit(title: str, scale: Scale) -> str:
+    """Return a title with the unit of its numbers, if they have one."""
+    return f"{title} ({scale.name})" if scale.name else title
+
+
 def block_scale(unit: str, values: Iterable[float | None]) -> Scale:
-    """Choose a block's unit so that neither its smallest nor its largest number needs an exponent."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return Scale("", 1.0)
-    sizes = [abs(value) for value in known if value]
+    """Return a block's display unit, in which few numbers need an exponent."""
+    present = [value for value in values if value is not None]
+    if not present:
+        return NO_UNIT
+    sizes = [abs(value) for value in present if value]
     least = max(sizes, default=0) / _RANGE
     return scale_for(unit, [max(size, least) for size in sizes])
 
 
-def _floor(rows: Iterable[Row]) -> str:
-    """Tell what the harness itself takes; at layer level that is the projections, around nothing."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if is_harness(row) and row.probe.kind == "latency" and row.value is not None:
-            values.setdefault(row.case.level, []).append(row.value)
-    told = []
-    for level, found in values.items():
-        scale = scale_for("s", found)
-        told.append(f"{digits(median(found) / scale.size)} {scale.name}{_AT_LEVEL[level]}")
-    return ", ".join(told)
-
-
-def _replicates(rows: Iterable[Row]) -> str:
-    known = [row for row in rows if row.low is not None]
-    if not known:
-        return ""
-    of_seeds = known[0].probe.metric.replicates == "seeds"
-    counts = sorted({row.samples if of_seeds else row.rounds for row in known})
-    span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return f"{span} {'seeds' if of_seeds else 'rounds'}"
-
-
-def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tuple[Group, ...]:
-    grouped: dict[tuple[AxisValue, ...], dict[Identity, dict[Column, Row]]] = {}
+def _groups(rows: Iterable[Row], axes: Layout, names: VariantNames, scale: Scale) -> tuple[Group, ...]:
+    groups: dict[tuple[AxisValue, ...], dict[Identity, dict[ColumnKey, Row]]] = {}
     for row in rows:
         of_case = row.case.axes()
         values = tuple(of_case[axis] for axis in axes.labels)
-        grouped.setdefault(values, {}).setdefault(row.identity, {})[column_of(row)] = row
+        groups.setdefault(values, {}).setdefault(row.identity, {})[column_of(row)] = row
     return tuple(
-        Group(labels=tuple(map(axis_text, values)), lines=_lines(grouped[values], names, axes.columns, scale))
-        for values in sorted(grouped, key=lambda values: [(value is not None, value) for value in values])
+        Group(labels=tuple(map(axis_text, values)), lines=_lines(groups[values], names, axes.columns, scale))
+        for values in sorted(groups, key=lambda values: [(value is not None, value) for value in values])
     )
 
 
 def _lines(
-    lines: Mapping[Identity, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
+    by_variant: Mapping[Identity, Mapping[ColumnKey, Row]],
+    names: VariantNames,
+    columns: Sequence[ColumnKey],
+    scale: Scale,
 ) -> tuple[Line, ...]:
-    best = {column: best_of(line[column] for line in lines.values() if column in line) for column in columns}
+    best = {column: best_of(rows[column] for rows in by_variant.values() if column in rows) for column in columns}
     return tuple(
         Line(
             name=names[variant],
-            cells=tuple(cell_of(line[column], scale, best[column]) if column in line else Cell() for column in columns),
+            cells=tuple(cell_of(rows[column], scale, best[column]) if column in rows else Cell() for column in columns),
         )
-        for variant, line in lines.items()
+        for variant, rows in by_variant.items()
     )
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
-    """Return the best of several values; None for agreement, where the least rounding is no merit."""
-    known = [row for row in rows if row.value is not None and row.probe.kind != "agreement"]
-    if len(known) < 2:
+    """Return the best of two or more values; None for agreement, where the least rounding is no merit."""
+    ranked = [row for row in rows if row.value is not None and row.probe.kind != "agreement"]
+    if len(ranked) < 2:
         return None
-    values = [row.value for row in known if row.value is not None]
-    return max(values) if known[0].higher_is_better else min(values)
+    values = [row.value for row in ranked if row.value is not None]
+    return max(values) if ranked[0].higher_is_better else min(values)
+
+
+def number_cell(value: float | None, scale: Scale = NO_UNIT, noise: Noise = "") -> Cell:
+    """Return the cell of a number in a unit, marked where it is noisy; a dash for none."""
+    if value is None:
+        return Cell(text="-")
+    return Cell(text=digits(value / scale.size), number=True, mark=_MARKS.get(noise, ""))
 
 
 def cell_of(row: Row, scale: Scale, best: float | None) -> Cell:
-    """Show a row's figure in a block's unit, or the word for why there is none."""
+    """Return the cell of a row: its value in a block's unit, or the word for why there is none."""
     if row.value is None:
         return Cell(text=_word(row))
-    return Cell(
-        text=digits(row.value / scale.size),
-        number=True,
-        margin=_margin(row),
-        mark=_MARKS.get(row.noise, ""),
-        best=row.value == best,
-    )
+    cell = number_cell(row.value, scale, row.noise)
+    return msgspec.structs.replace(cell, margin=_margin(row), best=row.value == best)
 
 
 def _word(row: Row) -> str:
@@ -271,21 +261,21 @@ def _margin(row: Row) -> str:
         return ""
     half = max(row.high - row.value, row.value - row.low)
     if row.unit == "1" or not row.value:
-        return _to_the_same_place(half, digits(row.value)) if row.unit == "1" else ""
+        return _with_same_decimals(half, digits(row.value)) if row.unit == "1" else ""
     percent = max(100 * half / abs(row.value), 0.1)
     if percent > _MOST_PERCENT:
         return f">{_MOST_PERCENT}%"
     return f"{percent:.{int(percent < _PERCENT_WITH_DECIMAL)}f}%"
 
 
-def _to_the_same_place(half: float, number: str) -> str:
-    """Write half an interval with as many decimals as its number has, unless that leaves nothing of it."""
+def _with_same_decimals(half: float, number: str) -> str:
+    """Return half an interval with as many decimals as its number has, unless that rounds it to zero."""
     rounded = f"{half:.{len(number.partition('.')[2])}f}"
     return digits(half) if "e" in number or not float(rounded) else rounded
 
 
 def legend(blocks: Sequence[Block], *, best: str, replicates: Iterable[str]) -> str:
-    """Return the meaning of the marks in use; `best` is how the best is shown, `replicates` what intervals are over."""
+    """Return the meaning of the marks in use; `best` marks the best, `replicates` are those of the intervals shown."""
     cells = [cell for block in blocks for cell in block.cells]
     within = " and group" if any(len(block.groups) > 1 for block in blocks) else ""
     parts = [f"{best} best of its column{within}"] if best and any(cell.best for cell in cells) else []

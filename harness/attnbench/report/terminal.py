@@ -1,55 +1,88 @@
-"""Blocks as text for a terminal or a pipe: the columns that fit, intervals where there is room, ASCII where needed."""
+"""Blocks as tables in a terminal or a pipe: intervals where there is room, columns in parts where they do not fit."""
 
+import io
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
-import msgspec
 from msgspec import Struct
-from rich.cells import cell_len, chop_cells, set_cell_size
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.box import Box
+from rich.cells import cell_len, chop_cells
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from attnbench.analysis.rows import Row
-from attnbench.report.grid import GAP, Column, Span, Style, line, measure, right, span_width
 from attnbench.report.growth import GROWTH
-from attnbench.report.table import Block, Group, Line, legend, tables
+from attnbench.report.table import Block, Cell, legend, tables
 
-_NAME = "variant"
+FILE_WIDTH = 120
+_UNLIMITED = 10_000
 _TONES = {"good": "green", "bad": "red"}
+_MARKED = {"~": " yellow", "!": " red"}
 _NARROWEST_NAME = 16
-_INDENT = 4  # of exponents below their heading
-_LOCAL = 5  # cells of an exponent without an interval
-_ROWS_FOR_PROGRESS = 4  # of the screen, left to what stands around a live table
+_LONGEST_REPEATED = 7  # a longer word stands in the first of several columns, a dash in the others
+_LINES_FOR_PROGRESS = 4  # of the screen, left to what stands around a live table
+_WIDEST_PHRASE = 16  # a longer one, as a paper has in place of a number, is wrapped
+_RULE = "    \n    \n {0}{0} \n    \n    \n    \n    \n    \n"  # a line below the heading, and no other
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """What the console allows."""
+    """A console's properties that decide how blocks are drawn on it."""
 
-    width: int
-    style: Style
-    rule: str
+    console: Console
+    options: ConsoleOptions
+    margins: bool
 
+    def fits(self, table: Table) -> bool:
+        """Return whether a table has room for all of its text."""
+        return self.width_of(table) <= self.options.max_width
 
-class Frame(Struct, frozen=True, kw_only=True):
-    """A block's fixed part: the widths of its columns of labels, and which value columns stand side by side."""
+    def width_of(self, table: Table) -> int:
+        """Return the width that a table needs."""
+        return Measurement.get(self.console, self.options.update(max_width=_UNLIMITED), table).maximum
 
-    labels: tuple[int, ...]
-    name: int
-    style: Style
-    parts: tuple[tuple[int, ...], ...]
+    def text(self, text: str, style: str = "") -> Text:
+        """Return text in which no markup is read."""
+        return Text(_encodable(text, self.options), style)
 
     @property
-    def width(self) -> int:
-        """Cells that the labels take."""
-        return sum(self.labels) + GAP * len(self.labels) + self.name
+    def has_bold(self) -> bool:
+        """Whether the best of a column can be shown in bold."""
+        return self.console.color_system is not None
+
+    @property
+    def sign(self) -> str:
+        """The sign before an interval."""
+        return "+-" if self.options.ascii_only else "\N{PLUS-MINUS SIGN}"
+
+    @property
+    def box(self) -> Box:
+        """The lines of a table."""
+        return Box(_RULE.format("-" if self.options.ascii_only else "\N{BOX DRAWINGS LIGHT HORIZONTAL}"), ascii=True)
+
+
+class Paragraph:
+    """A paragraph that is wrapped to the console's width with a hanging indent; markup in it is not read."""
+
+    def __init__(self, text: str, *, style: str = "", indent: int = 0) -> None:
+        self.text, self.style, self.indent = text, style, indent
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console
+        text, width = _encodable(self.text, options), max(1, options.max_width - self.indent)
+        for line in textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False):
+            yield Text(f"{' ' * self.indent}{line}", style=self.style, overflow="fold")
 
 
 class Tables:
-    """Draw blocks on a rich console: `console.print(Tables(blocks))`.
+    """Blocks on a rich console: `console.print(Tables(blocks))`.
 
-    The best of a column is bold, or has a star where the console has no bold. Names stay text: markup in them is not
-    read. `compact` leaves the numbers alone, and as many blocks as the screen holds.
+    The best of a column is bold, or has a star where the console has no bold. Markup in names is not read. `compact`
+    shows the numbers alone, and as many blocks as the screen holds.
     """
 
     def __init__(self, blocks: Sequence[Block], *, compact: bool = False) -> None:
@@ -57,199 +90,170 @@ class Tables:
         self.compact = compact
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        page = _page(console, options, margins=not self.compact)
-        blocks = [_encodable(block, options.encoding) for block in self.blocks]
-        frames = [_frame(block, page) for block in blocks]
-        if self.compact:
-            yield from _held(blocks, frames, page, console.height - _ROWS_FOR_PROGRESS)
-            return
-        told: set[str] = set()
-        for number, (block, frame) in enumerate(zip(blocks, frames, strict=True)):
-            yield from [Text()] * (number > 0)
-            yield from _told(block, frame, page, told)
-        yield from _legend(blocks, frames, page)
+        page = Page(console=console, options=options, margins=not self.compact)
+        room, shown, replicates = console.height - _LINES_FOR_PROGRESS, set[str](), list[str]()
+        for number, block in enumerate(self.blocks):
+            parts, has_margins = _parts(block, page)
+            drawn: list[RenderableType] = [Paragraph(block.title, style="bold"), *parts]
+            if self.compact:
+                room -= len(console.render_lines(Group(*drawn), options))
+                if room < 0 and number > 0:
+                    return
+            else:
+                replicates += [block.replicates] if has_margins else []
+                context, notes = _new([block.context], shown), _new(block.footnotes, shown, indent=2)
+                drawn = [*[Text()] * (number > 0), drawn[0], *context, *parts, *_growth(block, page), *notes]
+            for renderable in drawn:
+                yield from _stripped(renderable, console, options)
+        if not self.compact and (
+            marks := legend(self.blocks, best="" if page.has_bold else "*", replicates=replicates)
+        ):
+            yield Text()
+            yield Paragraph(marks.replace("+-", page.sign), style="dim")
 
 
 def live(rows: Sequence[Row]) -> Tables:
-    """Give a compact table of the rows so far, for a display that is drawn again and again while a run is under way."""
+    """Return a compact table of the rows so far, for a display that is drawn again and again during a run."""
     under_way = [block for block in tables(rows) if any(cell.text not in ("", "pending") for cell in block.cells)]
     return Tables(under_way, compact=True)
 
 
-def _page(console: Console, options: ConsoleOptions, *, margins: bool) -> Page:
-    style = Style(
-        margins=margins, stars=console.color_system is None, sign="+-" if options.ascii_only else "\N{PLUS-MINUS SIGN}"
-    )
-    rule = "-" if options.ascii_only else "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
-    return Page(width=options.max_width, style=style, rule=rule)
+def as_text(renderable: RenderableType) -> str:
+    """Render for a file."""
+    target = io.StringIO()
+    Console(file=target, width=FILE_WIDTH).print(renderable)
+    return target.getvalue()
 
 
-def _encodable(block: Block, encoding: str) -> Block:
-    """Write what the console's encoding lacks as escapes, before any width is taken."""
-
-    def fit(texts: Iterable[str]) -> tuple[str, ...]:
-        return tuple(text.encode(encoding, "backslashreplace").decode(encoding) for text in texts)
-
-    def lines(group: Group) -> Iterator[Line]:
-        names = fit(each.name for each in group.lines)
-        return (Line(name=name, cells=each.cells) for name, each in zip(names, group.lines, strict=True))
-
-    title, context = fit([block.title, block.context])
-    groups = tuple(Group(labels=fit(group.labels), lines=tuple(lines(group))) for group in block.groups)
-    names = fit(each.name for each in block.grown)
-    return msgspec.structs.replace(
-        block,
-        title=title,
-        context=context,
-        columns=fit(block.columns),
-        groups=groups,
-        notes=fit(block.notes),
-        grown=tuple(msgspec.structs.replace(each, name=name) for each, name in zip(block.grown, names, strict=True)),
-        crossings=fit(block.crossings),
-    )
+def _stripped(renderable: RenderableType, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+    """Yield lines without spaces at their ends, with which rich fills the width of a table."""
+    for segments in console.render_lines(renderable, options, pad=False):
+        line = Text(overflow="fold")
+        for segment in segments:
+            line.append(segment.text, segment.style)
+        line.rstrip()
+        yield line
 
 
-def _held(blocks: Sequence[Block], frames: Sequence[Frame], page: Page, room: int) -> Iterator[Text]:
-    """Draw as many bare blocks as the screen holds, and the first in any case."""
-    for number, (block, frame) in enumerate(zip(blocks, frames, strict=True)):
-        drawn = [*_paragraph(block.title, page, style="bold"), *_grid(block, frame, page)]
-        room -= len(drawn)
-        if room < 0 and number > 0:
-            return
-        yield from drawn
-
-
-def _told(block: Block, frame: Frame, page: Page, told: set[str]) -> Iterator[Text]:
-    """Draw a block with its context and reasons, less those that an earlier block has told."""
-    floor = [f"harness floor: {block.floor}"] if block.floor else []
-    yield from _paragraph(block.title, page, style="bold")
-    yield from _new([block.context], page, told, indent=0)
-    yield from _grid(block, frame, page)
-    yield from _growth(block, page)
-    yield from _new([*block.crossings, *floor, *block.notes], page, told, indent=2)
-
-
-def _growth(block: Block, page: Page) -> Iterator[Text]:
-    """Draw the exponents in columns, where names leave room for them."""
-    if not block.grown:
-        return
-    widest = max(cell_len(each.exponent) for each in block.grown)
-    room = max(_NARROWEST_NAME, page.width - widest - _LOCAL - 2 * GAP - _INDENT)
-    name = min(room, max(cell_len(each.name) for each in block.grown))
-    yield from _paragraph(GROWTH, page, style="dim", indent=2)
-    for each in block.grown:
-        first, *rest = _folded(each.name, name)
-        figures = f"{each.exponent.ljust(widest)}{' ' * GAP}{each.local.rjust(_LOCAL)}"
-        yield _text(Span(f"{' ' * _INDENT}{set_cell_size(first, name)}{' ' * GAP}{figures}"))
-        yield from (_text(Span(f"{' ' * _INDENT}  {more}")) for more in rest)
-
-
-def _new(sentences: Iterable[str], page: Page, told: set[str], *, indent: int) -> Iterator[Text]:
+def _new(sentences: Iterable[str], shown: set[str], *, indent: int = 0) -> Iterator[Paragraph]:
+    """Yield the sentences that no earlier block has shown."""
     for sentence in sentences:
-        if sentence and sentence not in told:
-            told.add(sentence)
-            yield from _paragraph(sentence, page, style="dim", indent=indent)
+        if sentence and sentence not in shown:
+            shown.add(sentence)
+            yield Paragraph(sentence, style="dim", indent=indent)
 
 
-def _paragraph(sentence: str, page: Page, *, style: str, indent: int = 0) -> Iterator[Text]:
-    for wrapped in textwrap.wrap(sentence, page.width - indent, subsequent_indent="  ", break_on_hyphens=False):
-        yield _text(Span(f"{' ' * indent}{wrapped}"), style=style)
+def _growth(block: Block, page: Page) -> Iterator[RenderableType]:
+    """Yield the exponents in columns."""
+    if not block.growth:
+        return
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for line in block.growth:
+        table.add_row(page.text(line.name), page.text(line.exponent), page.text(line.local))
+    table.columns[0].overflow = "fold"
+    table.columns[1].no_wrap = table.columns[2].no_wrap = True
+    table.columns[2].justify = "right"
+    yield Paragraph(GROWTH, style="dim", indent=2)
+    yield Padding(table, (0, 0, 0, 4))
 
 
-def _legend(blocks: Sequence[Block], frames: Sequence[Frame], page: Page) -> Iterator[Text]:
-    shown = (block.replicates for block, frame in zip(blocks, frames, strict=True) if frame.style.margins)
-    sentence = legend(blocks, best="*" if page.style.stars else "", replicates=shown)
-    if sentence:
-        yield Text()
-        yield from _paragraph(sentence.replace("+-", page.style.sign), page, style="dim")
+def _parts(block: Block, page: Page) -> tuple[list[Table], bool]:
+    """Return a block as tables that fit the page, and whether they show intervals.
+
+    If it is too wide the intervals are left out, then names are folded, then the columns are split into parts.
+    """
+    every = range(len(block.columns))
+    widest = max(cell_len(line.name) for group in block.groups for line in group.lines)
+    for margins in (True, False) if page.margins else (False,):
+        table = _table(block, every, page, margins=margins, name_width=widest)
+        if page.fits(table):
+            return [table], margins
+    excess = page.width_of(table) - page.options.max_width
+    name_width = max(_NARROWEST_NAME, widest - excess)
+    for count in range(1, len(every) + 1):
+        size = -(-len(every) // count)
+        parts = [every[start : start + size] for start in range(0, len(every), size)]
+        split = [_table(block, part, page, margins=False, name_width=name_width) for part in parts]
+        if all(map(page.fits, split)):
+            break
+    return split, False
 
 
-def _frame(block: Block, page: Page) -> Frame:
-    """Fit a block to the page: leave the intervals out if it is too wide, then fold names, then split the columns."""
-    labels = tuple(
-        max(cell_len(text) for text in (axis, *(group.labels[place] for group in block.groups)))
-        for place, axis in enumerate(block.axes)
-    )
-    names = [each.name for group in block.groups for each in group.lines]
-    heading = cell_len(_NAME) + GAP + cell_len(block.across)
-    widest = max(heading, *map(cell_len, names))
-    everything = tuple(range(len(block.columns)))
-    room = page.width - sum(labels) - GAP * (len(labels) + 1)
-    for style in (page.style, msgspec.structs.replace(page.style, margins=False)):
-        free = room - span_width(measure(block, everything, style=style))
-        if free >= widest:
-            return Frame(labels=labels, name=widest, style=style, parts=(everything,))
-    name = min(widest, max(heading, _NARROWEST_NAME, free))
-    return Frame(labels=labels, name=name, style=style, parts=tuple(_parts(block, room - name, style)))
+def _table(block: Block, part: Sequence[int], page: Page, *, margins: bool, name_width: int) -> Table:
+    """Return some of a block's columns, given by their indices, as a table."""
+    table = Table(box=page.box, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), border_style="dim")
+    table.header_style = ""
+    for axis in block.axes:
+        table.add_column(page.text(axis), overflow="fold")
+    table.add_column(page.text(" / ".join(filter(None, ("variant", block.across)))), overflow="fold")
+    lines = list(_lines(block, part))
+    columns = []
+    for at, index in enumerate(part):
+        heading, *texts = _aligned(block.columns[index], [cells[at] for _, _, cells in lines], page, margins=margins)
+        table.add_column(heading, no_wrap=True)
+        columns.append(texts)
+    for (labels, name, _), *texts in zip(lines, *columns, strict=True):
+        table.add_row(*map(page.text, labels), page.text(_folded(name, name_width)), *texts)
+    return table
 
 
-def _parts(block: Block, room: int, style: Style) -> Iterator[tuple[int, ...]]:
-    """Split the columns into as few parts as the room allows, of much the same size."""
-    count = len(block.columns)
-    for size in range(count, 0, -1):
-        parts = [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]
-        if size == 1 or all(span_width(measure(block, part, style=style)) <= room for part in parts):
-            balanced = -(-count // len(parts))
-            yield from (tuple(range(start, min(start + balanced, count))) for start in range(0, count, balanced))
-            return
-
-
-def _grid(block: Block, frame: Frame, page: Page) -> Iterator[Text]:
-    for part in frame.parts:
-        yield from _part(block, frame, part, page)
-
-
-def _part(block: Block, frame: Frame, part: tuple[int, ...], page: Page) -> Iterator[Text]:
-    columns = measure(block, part, style=frame.style)
-    heading = f"{_NAME}{' ' * (frame.name - cell_len(_NAME) - cell_len(block.across))}{block.across}"
-    tops = (right(block.columns[place], GAP + column.width) for place, column in zip(part, columns, strict=True))
-    yield _text(Span(f"{_labels(block.axes, frame)}{heading}{''.join(tops)}"))
-    yield _text(Span(page.rule * (frame.width + GAP + span_width(columns))), style="dim")
+def _lines(block: Block, part: Sequence[int]) -> Iterator[tuple[Sequence[str], str, list[Cell]]]:
+    """Yield the labels, the name and some cells of each line that has any; a group's labels stand on its first one."""
     for group in block.groups:
-        yield from _group(group, columns, part, frame)
+        labels: Sequence[str] = group.labels
+        for line in group.lines:
+            cells = [line.cells[index] for index in part]
+            if any(cell.text for cell in cells):
+                yield labels, line.name, [cells[0], *(_repeated(a, b) for a, b in pairwise(cells))]
+                labels = [""] * len(labels)
 
 
-def _group(group: Group, columns: Sequence[Column], part: Sequence[int], frame: Frame) -> Iterator[Text]:
-    left = _labels(group.labels, frame)
-    for each in group.lines:
-        if not any(each.cells[place].text for place in part):
-            continue
-        first, *rest = _folded(each.name, frame.name)
-        spans = line([each.cells[place] for place in part], columns, style=frame.style)
-        yield _text(Span(f"{left}{set_cell_size(first, frame.name)}"), *spans)
-        left = " " * len(left)
-        yield from (_text(Span(f"{left}  {more}")) for more in rest)
+def _repeated(before: Cell, cell: Cell) -> Cell:
+    """Return a dash in place of a long word that repeats the one before it."""
+    repeats = not cell.number and cell.text == before.text and len(cell.text) > _LONGEST_REPEATED
+    return Cell(text="-") if repeats else cell
 
 
-def _labels(labels: Sequence[str], frame: Frame) -> str:
-    padded = (set_cell_size(label, width) for label, width in zip(labels, frame.labels, strict=True))
-    return "".join(f"{label}{' ' * GAP}" for label in padded)
+def _aligned(heading: str, cells: Sequence[Cell], page: Page, *, margins: bool) -> list[Text]:
+    """Return a column with numbers aligned at the decimal point; their marks follow them closely.
+
+    The padding is not left to rich, which strips the spaces behind a number.
+    """
+    star = "" if page.has_bold else "*"
+    pieces = []
+    for cell in cells:
+        before, point, decimals = cell.text.partition(".") if cell.number else ("", "", "")
+        margin = f" {page.sign}{cell.margin}" if margins and cell.margin else ""
+        pieces.append((before, f"{point}{decimals}{star * cell.best}{cell.mark}", margin))
+    widths = [max((len(piece[at]) for piece in pieces), default=0) for at in range(3)]
+    numbers = [f"{one:>{widths[0]}}{two:<{widths[1]}}{three:>{widths[2]}}" for one, two, three in pieces]
+    phrases = [
+        [number] if cell.number else textwrap.wrap(cell.text, _WIDEST_PHRASE)
+        for number, cell in zip(numbers, cells, strict=True)
+    ]
+    lines = [[_encodable(line, page.options) for line in phrase] for phrase in ([heading], *phrases)]
+    width = max(cell_len(line) for text in lines for line in text)
+    padded = ["\n".join(f"{' ' * (width - cell_len(line))}{line}" for line in text) for text in lines]
+    return [Text(text, style) for text, style in zip(padded, ["", *map(_emphasis, cells)], strict=True)]
 
 
-def _folded(name: str, width: int) -> list[str]:
-    """Fold a name that is too long, after a comma or colon where it can be; further lines are indented by two."""
+def _emphasis(cell: Cell) -> str:
+    if not cell.number:
+        return _TONES.get(cell.tone, "dim" if cell.text else "")
+    return f"{'bold' if cell.best else ''}{_MARKED.get(cell.mark, '')}".strip()
+
+
+def _folded(name: str, width: int) -> str:
+    """Fold a name that is too long, after a comma or colon where possible; further lines are indented by two."""
     lines = [""]
     for piece in re.split(r"(?<=[:, ])", name):
-        room = width - 2 * (len(lines) > 1)
-        if cell_len(lines[-1] + piece) <= room:
+        if cell_len(lines[-1] + piece) <= width - 2 * (len(lines) > 1):
             lines[-1] += piece
         else:
             lines += chop_cells(piece, width - 2)
-    return [each for each in lines if each]
+    return "\n  ".join(filter(None, lines))
 
 
-def _text(*spans: Span, style: str = "") -> Text:
-    text = Text(style=style, overflow="fold")
-    for span in spans:
-        text.append(span.text, style=_emphasis(span))
-    text.rstrip()
-    return text
-
-
-def _emphasis(span: Span) -> str:
-    if span.cell is None:
-        return ""
-    if not span.cell.number:
-        return _TONES.get(span.cell.tone, "dim")
-    colour = {"~": " yellow", "!": " red"}.get(span.cell.mark, "")
-    return f"{'bold' if span.cell.best else ''}{colour}".strip()
+def _encodable(text: str, options: ConsoleOptions) -> str:
+    """Escape what the console's encoding lacks."""
+    return text.encode(options.encoding, "backslashreplace").decode(options.encoding)

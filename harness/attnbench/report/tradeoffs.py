@@ -1,11 +1,9 @@
-"""What speed costs: latency against error, memory and scores at one length, and the front that no variant leaves."""
+"""Trade-offs: latency against error, memory and scores at one length, with the Pareto front."""
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.analysis.courses import ALONG
-from attnbench.analysis.floor import is_harness
-from attnbench.analysis.pareto import Front, fronts
-from attnbench.analysis.pareto import Point as Placed
+from attnbench.analysis.curves import ALONG
+from attnbench.analysis.pareto import Front, ParetoPoint, fronts
 from attnbench.analysis.rows import Row
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
@@ -13,36 +11,35 @@ from attnbench.report.axes import task_of
 from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
-from attnbench.report.table import block_scale
+from attnbench.report.table import block_scale, with_unit
 
 _LEAD = (
     "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "
     "Pareto front, by tests); hollow ones are beaten, or may be where rounds cannot tell."
 )
 _AGAINST = ("approximation_error", "memory")
-
-_TELLS = {"front": "on the front", "unsure": "may be beaten: the rounds cannot tell", "dominated": "beaten in both"}
+_STANDINGS = {"front": "on the front", "unsure": "may be beaten: the rounds cannot tell", "dominated": "beaten in both"}
 
 
 def by_cost(report: Report) -> Iterator[Section]:
-    """Draw the variants of each setting at its longest length, once against each thing that speed may cost."""
-    found = [
+    """Yield the figures of each setting's variants at its longest length, one for each objective besides latency."""
+    longest = [
         (run, front)
         for run, reported in enumerate(report.runs)
-        for front in _fronts([row for row in reported.rows if not is_harness(row)])
+        for front in _fronts([row for row in reported.rows if not row.is_harness])
     ]
-    if not found:
+    if not longest:
         return
-    of_axes = facets_of([front.axes for _, front in found])
+    of_axes = facets_of([front.axes for _, front in longest])
     figures = [
-        _figure(front, run, _facets(front, run, report) | told_apart, report)
-        for (run, front), told_apart in zip(found, of_axes, strict=True)
+        _figure(front, run, _facets(front, run, report) | own, report)
+        for (run, front), own in zip(longest, of_axes, strict=True)
     ]
     yield Section(key="tradeoff", title="Trade-off", lead=_LEAD, figures=distinct(figures))
 
 
 def _fronts(rows: Sequence[Row]) -> Iterator[Front]:
-    """Find the fronts at the longest length of each setting: elsewhere they are a table's business."""
+    """Yield the fronts at the longest length of each setting."""
     primary = {row.metric for row in rows if row.probe.kind == "accuracy" and row.primary and row.value is not None}
     longest: dict[object, int] = {}
     for row in rows:
@@ -75,55 +72,55 @@ def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> F
     metric = front.objectives[1]
     x_scale, y_scale = (_scale(points, name) for name in front.objectives)
     is_score = front.exam is not None
-    apart = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
+    words = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
     first = points[0].rows["latency"]
     drawn = (_point(point, front, run, (x_scale, y_scale), report) for point in points)
     series = tuple(_series(point, each, run, report) for point, each in zip(points, drawn, strict=True))
     return Figure(
-        name=named(["tradeoff", _name(front), first.case.passes, *apart]),
+        name=named(["tradeoff", _name(front), first.case.passes, *words]),
         title=f"{_name(front).capitalize()} against latency, {first.case.passes}, N = {first.case.length}",
         facets=facets,
         x=Axis(title=f"latency ({x_scale.name})", log=True),
-        y=Axis(title=f"{plain(metric.replace('_', ' '))} ({y_scale.name})".replace(" ()", ""), log=not is_score),
+        y=Axis(title=with_unit(plain(metric.replace("_", " ")), y_scale), log=not is_score),
         series=(*_line(series, points, run), *series),
         notes=tuple(_unranked(front, report)),
     )
 
 
-def _scale(points: Sequence[Placed], metric: str) -> Scale:
+def _scale(points: Sequence[ParetoPoint], metric: str) -> Scale:
     rows = [point.rows[metric] for point in points]
     return block_scale(rows[0].unit, (row.value for row in rows))
 
 
-def _series(point: Placed, drawn: Point, run: int, report: Report) -> Series:
+def _series(point: ParetoPoint, drawn: Point, run: int, report: Report) -> Series:
     name = report.name(point.rows["latency"], run)
     return Series(name=name, variant=report.order[point.identity], run=run, points=(drawn,), line=False)
 
 
-def _point(point: Placed, front: Front, run: int, scales: tuple[Scale, Scale], report: Report) -> Point:
+def _point(point: ParetoPoint, front: Front, run: int, scales: tuple[Scale, Scale], report: Report) -> Point:
     fast, other = (point.rows[name] for name in front.objectives)
     assert fast.value is not None
     assert other.value is not None
     name = report.name(fast, run)
     x_scale, y_scale = scales
     second = f"{plain(other.metric.replace('_', ' '))} {digits(other.value / y_scale.size)} {y_scale.name}".strip()
-    beaten_by = ", ".join(report.names[each] for each in point.by)
+    beaten_by = ", ".join(report.names[identity] for identity in point.by)
     return Point(
         x=fast.value / x_scale.size,
         y=other.value / y_scale.size,
         told=(
             *told(fast, x_scale, name=name, place=f"N = {fast.case.length}"),
             second,
-            f"{_TELLS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
+            f"{_STANDINGS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
         ),
         label=report.names[point.identity],
         hollow=point.standing != "front",
     )
 
 
-def _line(series: Sequence[Series], points: Sequence[Placed], run: int) -> Iterator[Series]:
+def _line(series: Sequence[Series], points: Sequence[ParetoPoint], run: int) -> Iterator[Series]:
     """Join the points on the front, from the fastest on."""
-    ends = [each.points[0] for each, point in zip(series, points, strict=True) if point.standing == "front"]
+    ends = [drawn.points[0] for drawn, point in zip(series, points, strict=True) if point.standing == "front"]
     if len(ends) > 1:
         joined = tuple(Point(x=end.x, y=end.y) for end in sorted(ends, key=lambda end: end.x))
         yield Series(name="Pareto front", variant=None, run=run, points=joined)

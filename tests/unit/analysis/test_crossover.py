@@ -94,9 +94,12 @@ def test_variants_under_other_axes_are_not_compared():
 
 def test_the_middle_around_a_crossing_is_measured_for_both_variants():
     wanted = refinements(crossovers(sweep(costs(2300), noise=0.05)))
-    assert {(each.known.variant, each.known.shape.seq_q) for each in wanted} == {("square", 2048), ("straight", 2048)}
+    assert {(each.measured.variant, each.measured.shape.seq_q) for each in wanted} == {
+        ("square", 2048),
+        ("straight", 2048),
+    }
     assert {(each.wanted.shape.seq_q, each.wanted.shape.seq_k) for each in wanted} == {(2880, 2880)}
-    assert all(replace(each.wanted, shape=each.known.shape) == each.known for each in wanted)
+    assert all(replace(each.wanted, shape=each.measured.shape) == each.measured for each in wanted)
 
 
 def test_refining_keeps_constant_tokens_the_single_query_of_decoding_and_a_fixed_number_of_keys():

@@ -4,12 +4,12 @@ import pytest
 
 from attnbench.analysis.rows import rows
 from attnbench.answers.replay.beside import ABSENT, as_dict, replay
-from attnbench.answers.replay.paper import Figure, Mechanism, Paper, Published
+from attnbench.answers.replay.paper import Mechanism, Paper, Published, Quantity
 from unit.analysis.courses_planted import row
 from unit.report.planted import accuracies, failed, job
 
-LATENCY = Figure(metric="latency", value="ms", passes="forward", seq="n")
-RECALL = Figure(metric="accuracy", value="score", task="mqar:pairs=8", conditions={"layers": 4, "pairs": 8})
+LATENCY = Quantity(metric="latency", value="ms", passes="forward", seq="n")
+RECALL = Quantity(metric="accuracy", value="score", task="mqar:pairs=8", conditions={"layers": 4, "pairs": 8})
 PAPER = Paper(
     title="A paper",
     source="somewhere",
@@ -29,7 +29,7 @@ PAPER = Paper(
 
 
 def times(name, value, seq=512):
-    return Published(mechanism=name, figure=LATENCY, seq=seq, value=value)
+    return Published(mechanism=name, quantity=LATENCY, seq=seq, value=value)
 
 
 def replayed(published, measured, *, lacking=None):
@@ -70,7 +70,7 @@ def test_two_mechanisms_of_one_variant_have_the_rows_of_their_own_options():
 
 
 def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_have_a_reason():
-    recall = Published(mechanism="Fast", figure=RECALL, value=0.9)
+    recall = Published(mechanism="Fast", quantity=RECALL, value=0.9)
     measured = rows([failed(job("blocks"), "oom_host", "it needs 9 GiB")])
     _, found = replayed(
         [times("Fused", 1.0), times("Blocks", 1.0), recall], measured, lacking={"mqar:pairs=8": "no task"}
@@ -85,14 +85,18 @@ def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_have_a_reaso
 )
 def test_a_task_matches_whatever_its_preset_unless_options_outside_the_papers_conditions_differ(typed, value):
     measured = rows([accuracies("flash", [0.75], seq=64, **typed)])
-    task = Figure(metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8})
-    _, found = replayed([Published(mechanism="Fast", figure=task, value=0.9)], measured)
+    task = Quantity(
+        metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8}
+    )
+    _, found = replayed([Published(mechanism="Fast", quantity=task, value=0.9)], measured)
     assert found["Fast", "mqar:length=64,pairs=8"].value == value
 
 
 def test_differences_of_the_setup_are_named_with_both_sides_and_agreements_are_not():
-    task = Figure(metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8})
-    paper_figures = [times("Fast", 1.0), Published(mechanism="Fast", figure=task, value=0.9)]
+    task = Quantity(
+        metric="accuracy", value="score", task="mqar:length=64,pairs=8", conditions={"layers": 4, "pairs": 8}
+    )
+    paper_figures = [times("Fast", 1.0), Published(mechanism="Fast", quantity=task, value=0.9)]
     measured = [row("flash", 512, [1.0] * 3), *rows([accuracies("flash", [0.75], seq=64)])]
     found = replay(
         Paper(**{name: getattr(PAPER, name) for name in PAPER.__struct_fields__} | {"figures": (LATENCY, task)}),

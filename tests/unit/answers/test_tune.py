@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from attnbench.analysis.rows import rows
 from attnbench.answers.further import further
-from attnbench.answers.tune.search import first_settings, next_place, tuned
+from attnbench.answers.tune.search import first_settings, next_point, tuned
 from attnbench.store import Axis, Search, Searched
 from helpers.planted import plan
 from unit.report.planted import accuracy_job, failed, job, record, timing, value
@@ -94,9 +94,9 @@ def test_a_failed_setting_says_nothing_about_the_others():
 
 
 def test_the_search_ends_even_where_its_trials_contradict_one_another():
-    assert next_place(ONE, {(0,): True, (3,): False, (5,): True}) in [(1,), (2,), (4,)]
+    assert next_point(ONE, {(0,): True, (3,): False, (5,): True}) in [(1,), (2,), (4,)]
     everything = {(place,): place % 2 == 0 for place in range(6)}
-    assert next_place(ONE, everything) is None
+    assert next_point(ONE, everything) is None
 
 
 def test_settings_whose_intervals_overlap_are_reported_as_tied():

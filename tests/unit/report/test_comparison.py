@@ -3,7 +3,7 @@ from msgspec.structs import replace
 
 from attnbench.analysis.compare import compare
 from attnbench.analysis.rows import rows
-from attnbench.report.comparison import Report, blocks, label, rendered, summary
+from attnbench.report.comparison import FORMATS, blocks, label, printable, summary
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
 from helpers.simulated import blank, timed, twin
@@ -41,10 +41,10 @@ def test_a_comparison_without_pairs_says_that_there_is_nothing_to_compare():
 
 
 def test_a_line_holds_both_figures_the_ratio_its_interval_and_the_verdict_in_one_unit():
-    text = printed(Report(found()))
+    text = printed(printable(found()))
     assert "Latency, forward: new over base (ms)" in text
-    assert "512  linear     1.00  1.10  1.100  1.098  1.102        slower" in text
-    assert "512  flash                                       incomparable" in text
+    assert "512  linear   1.00  1.10  1.100  1.098  1.102        slower" in text
+    assert "512  flash                                     incomparable" in text
     assert "flash: only in the base" in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -60,7 +60,7 @@ def test_worse_is_red_and_better_is_green_whether_more_or_less_is_better():
 
     assert tones(False) == {"same": "", "slower": "bad", "incomparable": ""}
     assert tones(True)["slower"] == "good"
-    assert "\x1b[31mslower" in printed(Report(found()), colours=True).replace(" ", "")
+    assert "\x1b[31mslower" in printed(printable(found()), colours=True).replace(" ", "")
 
 
 def test_a_reason_shared_by_all_pairs_is_given_once_and_without_names():
@@ -72,7 +72,7 @@ def test_a_reason_shared_by_all_pairs_is_given_once_and_without_names():
 def test_several_axes_and_tasks_have_columns_of_labels():
     run = [record(job("vanilla", seq=64, heads=heads), value(10**6)) for heads in (4, 8)]
     run += [record(accuracy_job("vanilla"), value(0.5, "accuracy", "1"))]
-    text = printed(Report(compare(rows(run), rows(run), variants=None)))
+    text = printed(printable(compare(rows(run), rows(run), variants=None)))
     assert "seq  heads  variant" in text
     assert "task (seq)  variant" in text
 
@@ -80,9 +80,9 @@ def test_several_axes_and_tasks_have_columns_of_labels():
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_hostile_names_control_no_terminal_and_break_no_markdown(encoding):
     hostile = compare(sweep(*HOSTILE, run=HOSTILE[3]), sweep(*HOSTILE, run="\N{CJK UNIFIED IDEOGRAPH-6CE8}"))
-    text = printed(Report(hostile), encoding=encoding)
+    text = printed(printable(hostile), encoding=encoding)
     assert not any(sign in text for sign in "\x1b\x00\u202e")
-    assert "<script>" not in rendered(hostile, "md")
+    assert "<script>" not in FORMATS["md"](hostile)
     assert not any(sign in label(pair) for pair in hostile.pairs for sign in "\x1b\x00\n")
 
 

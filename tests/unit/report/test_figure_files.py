@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from msgspec.structs import replace
 
-from attnbench.analysis.summary import summarised
+from attnbench.analysis.summary import summarise
 from attnbench.report.figure import Axis, Figure, Point, Series
 from attnbench.report.files import TABLES, write_figures
 from attnbench.report.heads import by_heads
@@ -112,7 +112,7 @@ def test_hostile_names_stay_text_in_a_picture():
 
 def test_a_heatmap_shows_its_numbers_and_its_axes():
     found = report(SCENARIOS["heads"]()[0])
-    (section,) = by_heads(found, [summarised(found.runs[0].rows).against])
+    (section,) = by_heads(found, [summarise(found.runs[0].rows).against])
     heat = section.figures[0]
     shown = texts(rendered(heat, ["svg"])["svg"])
     assert {cell.text for cell in heat.cells} <= set(shown)

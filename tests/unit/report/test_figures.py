@@ -3,7 +3,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from attnbench.analysis.summary import summarised
+from attnbench.analysis.summary import summarise
 from attnbench.report.encoding import coded
 from attnbench.report.figure import Axis, Figure, HeatCell, Heatmap, Point, Series, distinct, named
 from attnbench.report.heads import by_heads
@@ -115,6 +115,12 @@ def test_runs_share_a_figure_and_a_variant_keeps_its_style_in_all_of_them():
     ]
 
 
+def test_a_metric_of_one_run_is_drawn_where_another_run_has_none_of_it():
+    both = [*timings("flash", LENGTHS), *memories("flash", LENGTHS)]
+    figure = only(lengths_of(both, timings("flash", LENGTHS))["memory"])
+    assert [series.run for series in figure.series] == [0]
+
+
 def test_a_variant_of_two_versions_is_one_variant_but_namesakes_in_one_run_are_two():
     other = replace(job("flash").origin, version="0.2.0")
     upgraded = [replace(each, job=replace(each.job, origin=other)) for each in timings("flash", LENGTHS)]
@@ -130,7 +136,7 @@ def test_runs_on_different_devices_share_a_figure():
 
 def heatmaps(records):
     found = report(records)
-    return [figure for each in by_heads(found, [summarised(found.runs[0].rows).against]) for figure in each.figures]
+    return [figure for each in by_heads(found, [summarise(found.runs[0].rows).against]) for figure in each.figures]
 
 
 def test_a_heatmap_shows_the_speedup_of_a_variant_by_heads_and_length():

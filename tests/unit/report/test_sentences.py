@@ -1,5 +1,5 @@
 from attnbench.analysis.rows import rows
-from attnbench.analysis.summary import summarised
+from attnbench.analysis.summary import summarise
 from attnbench.report.axes import variant_labels
 from attnbench.report.sentences import sentences
 from unit.analysis.courses_planted import sweep
@@ -8,7 +8,7 @@ from unit.report.scenarios import SCENARIOS
 
 
 def told(found):
-    return sentences(summarised(found), variant_labels({row.identity: row.case.options for row in found}))
+    return sentences(summarise(found), variant_labels({row.identity: row.case.options for row in found}))
 
 
 def texts(found):

@@ -1,8 +1,9 @@
-"""The longest context that fits: what to try next, and what was found; pure, from the rows of memory jobs.
+"""The longest context that fits: the lengths to try next and the result, from the rows of memory jobs.
 
-A length is chosen by what lengths so far have needed: a sum of powers of it, held against what is allowed.
+The next length is predicted from the memory that the lengths so far have needed, as a sum of powers of the length.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -11,7 +12,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.analysis.crossover import middle
-from attnbench.analysis.floor import is_harness
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
@@ -22,12 +22,12 @@ from attnbench.store import Fit, Plan
 
 Stop = Literal["memory", "time", "support", "the end of --seq", "the time budget", "an error", "enough trials", ""]
 METRIC = "longest_context"
-_UNTIL = "512..1024k"  # where nobody says
+_UNTIL = "512..1024k"  # the default of --seq
 _FIRST = 3  # lengths that a prediction starts from
 _MOST_ROWS = 16  # of one variant: a search that has not ended then is not worth its time
-_STEP = 4  # a length is tried that is at most so many times the longest that ran: a wrong prediction costs little
-_CLOSE = 1.05  # a length that failed is this near to one that ran: near enough
-_SURE = 0.98  # of a predicted length: what is a little too long fails, and tells less
+_STEP = 4  # largest ratio of the next length to the longest that ran, so that a wrong prediction costs little
+_CLOSE = 1.05  # ratio of the shortest length that failed to the longest that ran at which a search ends
+_SURE = 0.98  # share of a predicted length that is tried: one that is a little too long fails, and tells less
 _POWERS = (0.0, 1.0, 1.5, 2.0)
 _LONGEST = 2**31
 _STOPS: dict[Status, Stop] = {
@@ -40,10 +40,10 @@ _STOPS: dict[Status, Stop] = {
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """What is known of a variant's longest context: `row` is that of the longest length that ran, else of the first.
+    """A variant's longest context: `row` is the row of the longest length that ran, else of the first.
 
-    `failed` is the shortest length above it that did not run, `stopped` what ended it there, empty while the search
-    goes on. `predicted` is what the first lengths alone promised; null where they promise no end below 2^31.
+    `failed` is the shortest length above it that did not run, `stopped` what ended the search there, empty while it
+    goes on. `predicted` is the prediction from the first lengths alone; null where that is 2^31 or more.
     """
 
     row: Row
@@ -74,40 +74,40 @@ def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
     return overlay(sweep, searched), Fit(lengths=first, most=lengths[-1])
 
 
-def further_lengths(found: Iterable[Row], plan: Plan) -> list[Job]:
+def further_lengths(rows: Iterable[Row], plan: Plan) -> list[Job]:
     """Return the jobs that a search calls for next: one more length of each variant whose search is not over."""
     if plan.fit is None:
         return []
     templates = {_family(job.case, str(job.origin)): job for job in plan.jobs}
     jobs = []
-    for family, course in _courses(found).items():
-        length = next_length(course, plan.fit)
+    for family, curve in _curves(rows).items():
+        length = next_length(curve, plan.fit)
         if length is not None:
             template = templates[family]
             jobs.append(replace(template, case=at_length(template.case, length)))
     return jobs
 
 
-def contexts(found: Iterable[Row], fit: Fit) -> list[Context]:
-    """Say of each variant how long a context fits, as far as rows tell."""
-    return [_context(course, fit) for course in _courses(found).values()]
+def contexts(rows: Iterable[Row], fit: Fit) -> list[Context]:
+    """Return the longest context of each variant, as far as its rows tell."""
+    return [_context(curve, fit) for curve in _curves(rows).values()]
 
 
-def context_rows(found: Iterable[Row], fit: Fit | None) -> list[Row]:
-    """Give a row for each variant's longest context: the length that ran, up to the one that did not."""
-    return [] if fit is None else [_as_row(each) for each in contexts(found, fit)]
+def context_rows(rows: Iterable[Row], fit: Fit | None) -> list[Row]:
+    """Return a row for each variant's longest context: the length that ran, up to the one that did not."""
+    return [] if fit is None else [_as_row(context) for context in contexts(rows, fit)]
 
 
-def next_length(course: Mapping[int, Row], fit: Fit) -> int | None:
-    """Choose the length to try next: the one predicted, at most a step ahead; then between success and failure.
+def next_length(curve: Mapping[int, Row], fit: Fit) -> int | None:
+    """Return the length to try next: the predicted one, at most a step ahead; then between success and failure.
 
     None where the search is over: the end is reached, success and failure are close, or nothing ran.
     """
-    context = _context(course, fit)
-    if context.stopped or context.longest is None or any(row.detail == PENDING for row in course.values()):
+    context = _context(curve, fit)
+    if context.stopped or context.longest is None or any(row.detail == PENDING for row in curve.values()):
         return None
     longest, end = context.longest, context.failed or fit.most + 1
-    predicted = predicted_length(_needed(course), fit.allowed_bytes)
+    predicted = predicted_length(_needs(curve), fit.allowed_bytes)
     aim = min(longest * _STEP, fit.most)
     if predicted is not None and longest * _CLOSE < predicted * _SURE < end / _CLOSE:
         aim = min(aim, int(predicted * _SURE))
@@ -119,9 +119,10 @@ def next_length(course: Mapping[int, Row], fit: Fit) -> int | None:
 
 
 def predicted_length(needed: Mapping[int, int], allowed: int | None) -> int | None:
-    """Predict the longest length whose need is allowed: by a sum of powers 0, 1, 1.5 and 2 of it, none less than zero.
+    """Return the longest length that needs at most the memory allowed.
 
-    None where nobody knows what is allowed, or no length up to 2^31 needs more.
+    The need is fitted as a sum of the powers 0, 1, 1.5 and 2 of the length with coefficients of zero or more. None
+    where the limit or the needs are unknown, or no length up to 2^31 needs more than is allowed.
     """
     from scipy.optimize import nnls  # here, because it costs 0.3 s
 
@@ -132,29 +133,29 @@ def predicted_length(needed: Mapping[int, int], allowed: int | None) -> int | No
     terms = np.stack([(lengths / scale) ** power for power in _POWERS], axis=1)
     weights, _ = nnls(terms / sizes[:, None], np.ones(len(sizes)))  # relative: each length has an equal say
 
-    def need(length: int) -> float:
-        return float(sum(weight * (length / scale) ** power for weight, power in zip(weights, _POWERS, strict=True)))
+    def fits(length: int) -> bool:
+        need = sum(weight * (length / scale) ** power for weight, power in zip(weights, _POWERS, strict=True))
+        return bool(need <= allowed)
 
-    if need(_LONGEST) <= allowed:
+    if fits(_LONGEST):
         return None
-    fits, fails = 0, _LONGEST
-    while fails - fits > 1:
-        length = (fits + fails) // 2
-        fits, fails = (length, fails) if need(length) <= allowed else (fits, length)
-    return fits
+    return max(0, bisect_left(range(_LONGEST), x=True, key=lambda length: not fits(length)) - 1)
 
 
-def _courses(found: Iterable[Row]) -> dict[str, dict[int, Row]]:
-    """Sort memory rows into those that differ in their length alone."""
-    courses: dict[str, dict[int, Row]] = {}
-    for row in found:
-        if row.metric == "memory" and not is_harness(row):
-            courses.setdefault(_family(row.case, row.origin.name), {})[row.case.length] = row
-    return {family: dict(sorted(course.items())) for family, course in courses.items()}
+def _curves(rows: Iterable[Row]) -> dict[str, dict[int, Row]]:
+    """Return the memory rows of each variant and setting by length, ascending."""
+    curves: dict[str, dict[int, Row]] = {}
+    for row in rows:
+        if row.metric == "memory" and not row.is_harness:
+            curves.setdefault(_family(row.case, row.origin.name), {})[row.case.length] = row
+    return {family: dict(sorted(curve.items())) for family, curve in curves.items()}
 
 
 def _family(case: Case, origin: str) -> str:
-    """Name what has all but its length in common. Not by its key, which tells a default from the same value given."""
+    """Return what cases that differ in their length alone have in common.
+
+    The key of a case would not do: it tells a default from the same value given.
+    """
     return f"{at_length(case, 1)} {origin}"
 
 
@@ -164,37 +165,36 @@ def at_length(case: Case, length: int) -> Case:
     return replace(case, shape=replace(case.shape, **sizes))
 
 
-def _context(course: Mapping[int, Row], fit: Fit) -> Context:
-    ran = [length for length, row in course.items() if row.value is not None]
-    longest = max(ran, default=None)
-    ended = [length for length, row in course.items() if row.value is None and row.detail != PENDING]
+def _context(curve: Mapping[int, Row], fit: Fit) -> Context:
+    longest = max((length for length, row in curve.items() if row.value is not None), default=None)
+    ended = [length for length, row in curve.items() if row.value is None and row.detail != PENDING]
     failed = min((length for length in ended if longest is None or length > longest), default=None)
-    first = {length: need for length, need in _needed(course).items() if length in fit.lengths}
+    first = {length: need for length, need in _needs(curve).items() if length in fit.lengths}
     return Context(
-        row=course[longest] if longest is not None else next(iter(course.values())),
+        row=curve[longest] if longest is not None else next(iter(curve.values())),
         longest=longest,
         failed=failed,
-        stopped=_stopped(course, longest, failed, fit),
-        detail=course[failed].detail if failed is not None else "",
+        stopped=_stopped(curve, longest, failed, fit),
+        detail=curve[failed].detail if failed is not None else "",
         predicted=predicted_length(first, fit.allowed_bytes),
     )
 
 
-def _stopped(course: Mapping[int, Row], longest: int | None, failed: int | None, fit: Fit) -> Stop:
-    """Say what ended a search; nothing while it goes on."""
+def _stopped(curve: Mapping[int, Row], longest: int | None, failed: int | None, fit: Fit) -> Stop:
+    """Return what ended a search; empty while it goes on."""
     if longest is not None and longest >= fit.most:
         return "the end of --seq"
     if failed is not None:
-        why = _STOPS.get(course[failed].status, "an error")
+        why = _STOPS.get(curve[failed].status, "an error")
         near = longest is None or failed - longest <= max(1, longest * (_CLOSE - 1))
         if near or why == "the time budget":
             return why
-    return "enough trials" if len(course) >= _MOST_ROWS else ""
+    return "enough trials" if len(curve) >= _MOST_ROWS else ""
 
 
-def _needed(course: Mapping[int, Row]) -> dict[int, int]:
-    """Give what each length that ran has needed at most: to build it, or to hold what it is given, and call."""
-    return {length: _need(row) for length, row in course.items() if row.value is not None}
+def _needs(curve: Mapping[int, Row]) -> dict[int, int]:
+    """Return the peak memory of each length that ran: while it was built, or while it was called."""
+    return {length: _need(row) for length, row in curve.items() if row.value is not None}
 
 
 def _need(row: Row) -> int:
@@ -205,7 +205,7 @@ def _need(row: Row) -> int:
 
 
 def _rounded(aim: int, above: int) -> int:
-    """Round a length down to a multiple of 64, or of 16, where that is still above another."""
+    """Round a length down to a multiple of 64, or of 16, that is still above another length."""
     return next(length for step in (64, 16, 1) if (length := aim // step * step) > above)
 
 

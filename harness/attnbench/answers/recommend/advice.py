@@ -9,11 +9,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench import session
-from attnbench.analysis.guard import elsewhere
+from attnbench.analysis.comparability import machine_mismatches
 from attnbench.analysis.rows import Row
 from attnbench.answers.further import further
 from attnbench.answers.recommend.needs import Needs
-from attnbench.answers.recommend.ranking import Line, Recommendation
+from attnbench.answers.recommend.ranking import Assessment, Recommendation
 from attnbench.answers.recommend.ranking import recommend as recommend_from
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import DamagedStore, UsageError
@@ -131,7 +131,7 @@ def _of_this_machine(paths: Iterable[Path], machine: Environment) -> _Evidence:
     for path in paths:
         try:
             with Store.open(path, write=False) as store:
-                differing = elsewhere(store.environments().values(), machine)
+                differing = machine_mismatches(store.environments().values(), machine)
                 if not differing:
                     evidence.add(store)
                     continue
@@ -195,13 +195,13 @@ def _lacking(answer: Recommendation, workload: Sweep, needs: Needs) -> Sweep | N
     return replace(workload, variants=variants, metrics=",".join(dict.fromkeys(metrics)), tasks=tasks)
 
 
-def _extrapolated(line: Line) -> list[str]:
+def _extrapolated(line: Assessment) -> list[str]:
     """Return the probes whose figure is extrapolated beyond the lengths that were measured."""
     figures = {"latency": line.latency, "memory": line.memory}
     return [probe for probe, figure in figures.items() if figure and figure.how == "beyond"]
 
 
-def _spec(line: Line) -> str:
+def _spec(line: Assessment) -> str:
     """Return a variant as it is typed."""
     name = f"{line.origin}:{line.variant}" if line.origin.endswith(".py") else line.variant
     return with_options(name, line.options, keys=line.options)

@@ -1,18 +1,18 @@
-"""What an answer must hold, and whether a figure with its interval does: pure."""
+"""The needs of a recommendation, and whether a value with its interval meets them."""
 
 from collections.abc import Iterator
 
 from msgspec import Struct
 
 from attnbench.analysis.scores import Score
-from attnbench.answers.recommend.interpolation import Figure
+from attnbench.answers.recommend.interpolation import LengthEstimate
 from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.units import amount
 
 
 class Needs(Struct, frozen=True, kw_only=True):
-    """What must hold, in base units; None is no bound. Memory is the peak above the inputs."""
+    """The bounds of an answer, in base units; None is no bound. Memory is the peak above the inputs."""
 
     memory_bytes: int | None = None
     max_latency_s: float | None = None
@@ -22,14 +22,14 @@ class Needs(Struct, frozen=True, kw_only=True):
 
     @property
     def quality(self) -> bool:
-        """Whether anything is asked of what comes out, beside what it costs."""
+        """Whether the quality of the output is bounded, and not its cost alone."""
         return self.max_error is not None or self.min_accuracy is not None
 
     @property
     def probes(self) -> tuple[ProbeKind, ...]:
-        """What is looked at for them."""
+        """The probes that tell whether the needs are met."""
         bounds: dict[ProbeKind, float | None] = {
-            "latency": 0,  # by which variants are ranked, whatever is asked
+            "latency": 0,  # by which variants are ranked in any case
             "memory": self.memory_bytes,
             "agreement": self.max_error,
             "accuracy": self.min_accuracy,
@@ -38,22 +38,22 @@ class Needs(Struct, frozen=True, kw_only=True):
 
 
 class Bound(Struct, frozen=True, kw_only=True):
-    """A figure held to a bound."""
+    """A value and its bound; None where the value is not measured, or not bounded."""
 
     probe: ProbeKind
     what: str
-    found: Figure | Score | None
+    value: LengthEstimate | Score | None
     bound: float | None
     unit: str
     at_least: bool = False
 
 
 def failing(bound: Bound) -> Iterator[str]:
-    """Say by how much a figure misses its bound, if it does."""
-    found = bound.found
-    if found is None or bound.bound is None or _holds(found.value, bound):
+    """Yield by how much a value misses its bound, if it does."""
+    measured = bound.value
+    if measured is None or bound.bound is None or _holds(measured.value, bound):
         return
-    value, allowed = amount(found.value, bound.unit), amount(bound.bound, bound.unit)
+    value, allowed = amount(measured.value, bound.unit), amount(bound.bound, bound.unit)
     if bound.probe == "memory":
         yield f"needs {value}, {allowed} allowed"
     elif bound.at_least:
@@ -63,11 +63,11 @@ def failing(bound: Bound) -> Iterator[str]:
 
 
 def doubtful(bound: Bound) -> Iterator[str]:
-    """Say where the figure meets a bound, and its interval's far end does not."""
-    found = bound.found
-    if found is None or bound.bound is None or not _holds(found.value, bound):
+    """Yield the far end of the interval where the value meets its bound, and that end does not."""
+    measured = bound.value
+    if measured is None or bound.bound is None or not _holds(measured.value, bound):
         return
-    end = found.low if bound.at_least else found.high
+    end = measured.low if bound.at_least else measured.high
     if end is not None and not _holds(end, bound):
         yield f"its {bound.what} may be {amount(end, bound.unit)}"
 

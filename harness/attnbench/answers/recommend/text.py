@@ -1,117 +1,104 @@
-"""A recommendation as sentences and blocks of a table: what to take, what else would do, what would not, and why."""
+"""A recommendation as sentences and blocks of a table: the answer, the alternatives, and why the others fail."""
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Group as Renderables
+from rich.console import RenderableType
 from rich.text import Text
 
 from attnbench.analysis.scores import Adaptation, Score
-from attnbench.answers.recommend.interpolation import Figure
+from attnbench.answers.recommend.interpolation import LengthEstimate
 from attnbench.answers.recommend.needs import Needs
-from attnbench.answers.recommend.ranking import Line, Recommendation
+from attnbench.answers.recommend.ranking import Assessment, Recommendation
 from attnbench.contracts.case import Case
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, amount, digits, scale_for
-from attnbench.report.axes import AXES, TITLES, Names, axis_text, variant_labels
-from attnbench.report.table import Block, Cell, Group, block_scale
-from attnbench.report.table import Line as TableLine
-from attnbench.report.terminal import Tables
+from attnbench.report.axes import AXES, TITLES, VariantNames, axis_text, variant_labels
+from attnbench.report.table import Block, Cell, Group, Line, block_scale, number_cell, with_unit
+from attnbench.report.terminal import Paragraph, Tables
+from attnbench.report.text import grouped
 
 _MOST_LEFT_OUT = 3
-
-_MARKS = {"noisy": "~", "unusable": "!"}
 _NO_QUALITY = (
     "nothing was asked of quality (--max-error, --min-accuracy): this is the fastest, whatever it gives up for that"
 )
 
 
-class Report:
-    """Draw a recommendation on a rich console. Names stay text."""
-
-    def __init__(self, found: Recommendation) -> None:
-        self.found = found
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        del console
-        found = self.found
-        named = {each.identity: each.options for each in found.lines}
-        named |= {each.identity: each.options for each in found.heads_and_layers}
-        names = variant_labels(named)
-        yield from _told([headline(found, names)], options)
-        yield from _told(remarks(found), options, indent=2)
-        blocks = [*_ranking(found, names), *_adapted(found.heads_and_layers, names)]
-        if blocks:
-            yield Text()
-            yield Tables(blocks)
-        for title, verdict in (("Does not do", "fails"), ("Not known", "unknown")):
-            reasons = _reasons((line for line in found.lines if line.verdict == verdict), names)
-            if reasons:
-                yield Text()
-                yield from _told([f"{title}:"], options)
-                yield from _told(reasons, options, indent=2)
+def printable(answer: Recommendation) -> Renderables:
+    """Return a recommendation for a rich console."""
+    names = variant_labels({one.identity: one.options for one in (*answer.lines, *answer.heads_and_layers)})
+    parts: list[RenderableType] = [Paragraph(headline(answer, names))]
+    parts += [Paragraph(remark, indent=2) for remark in remarks(answer)]
+    if blocks := [*_ranking(answer, names), *_adapted(answer.heads_and_layers, names)]:
+        parts += [Text(), Tables(blocks)]
+    for title, verdict in (("Does not do", "fails"), ("Not known", "unknown")):
+        lines = [line for line in answer.lines if line.verdict == verdict]
+        reasons = grouped((plain("; ".join(line.why)), names[line.identity]) for line in lines)
+        if reasons:
+            parts += [Text(), Paragraph(f"{title}:")]
+            parts += [Paragraph(f"{', '.join(named)}: {why}", indent=2) for why, named in reasons.items()]
+    return Renderables(*parts)
 
 
-def headline(found: Recommendation, names: Names) -> str:
-    """Say in a sentence what to take, or that there is nothing."""
-    asked = ", ".join(filter(None, (workload(found.workload), needs(found.needs))))
-    first = [line for line in found.answers if line.rank == 1]
+def headline(answer: Recommendation, names: VariantNames) -> str:
+    """Return the answer in a sentence."""
+    asked = ", ".join(filter(None, (workload(answer.workload), needs(answer.needs))))
+    first = [line for line in answer.answers if line.rank == 1]
     if not first:
         return f"For {asked}: no variant that was measured is known to do"
-    whom = " or ".join(names[line.identity] for line in first)
-    figures = ", ".join(_figures(first[0])) if len(first) == 1 else "tied, as their intervals overlap"
-    return f"For {asked}: {whom} ({figures})"
+    variants = " or ".join(names[line.identity] for line in first)
+    values = ", ".join(_values(first[0])) if len(first) == 1 else "tied, as their intervals overlap"
+    return f"For {asked}: {variants} ({values})"
 
 
-def remarks(found: Recommendation) -> list[str]:
-    """Say what a reader must know of the answer."""
-    told = [_NO_QUALITY] if found.answers and not found.needs.quality else []
-    if any(line.verdict == "unknown" for line in found.lines) or not found.lines:
-        told.append("--measure measures what is not known")
-    if any(line.latency and not line.latency.known for line in found.answers):
-        told.append("too few rounds or lengths for an interval in places: the order there is not sure")
-    if found.elsewhere:
-        told.append(f"no stored run has {'; '.join(found.elsewhere)}")
-    tasks = {line.score.task: line.score for line in found.lines if line.score}
-    told += [_trained(score) for score in tasks.values()]
-    told += [f"measured elsewhere: run {plain(each)}" for each in found.measured_elsewhere]
-    told += [f"left out: run {plain(each)}" for each in found.left_out[:_MOST_LEFT_OUT]]
-    more = len(found.left_out) - _MOST_LEFT_OUT
-    return [*told, f"left out: {more} more runs"] if more > 0 else told
+def remarks(answer: Recommendation) -> list[str]:
+    """Return what qualifies the answer."""
+    lines = [_NO_QUALITY] if answer.answers and not answer.needs.quality else []
+    if any(line.verdict == "unknown" for line in answer.lines) or not answer.lines:
+        lines.append("--measure measures what is not known")
+    if any(line.latency and not line.latency.has_interval for line in answer.answers):
+        lines.append("too few rounds or lengths for an interval in places: the order there is not sure")
+    if answer.elsewhere:
+        lines.append(f"no stored run has {'; '.join(answer.elsewhere)}")
+    tasks = {line.score.task: line.score for line in answer.lines if line.score}
+    lines += [_trained(score) for score in tasks.values()]
+    lines += [f"measured elsewhere: run {plain(run)}" for run in answer.measured_elsewhere]
+    lines += [f"left out: run {plain(run)}" for run in answer.left_out[:_MOST_LEFT_OUT]]
+    more = len(answer.left_out) - _MOST_LEFT_OUT
+    return [*lines, f"left out: {more} more runs"] if more > 0 else lines
 
 
 def workload(case: Case) -> str:
-    """Name a workload: its length, and the axes that have a say."""
-    shape = case.shape
-    twins = {"kv_heads": shape.heads, "seq_k": shape.seq_q, "window": None, "inputs": "normal", "level": "core"}
-    whole = case.axes()
-    told = [f"{case.length} tokens"]
+    """Return the name of a workload: its length, and the axes that are not at their default."""
+    shape, axes = case.shape, case.axes()
+    defaults = {"kv_heads": shape.heads, "seq_k": shape.seq_q, "window": None, "inputs": "normal", "level": "core"}
+    parts = [f"{case.length} tokens"]
     for name in (*AXES, "passes"):
-        value = whole[name]
-        if name == "seed" or value is False or (name in twins and value == twins[name]):
+        value = axes[name]
+        if name == "seed" or value is False or (name in defaults and value == defaults[name]):
             continue
         if name in ("dtype", "device", "passes"):
-            told.append(plain(str(value)))
+            parts.append(plain(str(value)))
         elif name != "seq_k" or case.passes != "decode":
-            told.append(TITLES[name] if value is True else f"{TITLES[name]} {axis_text(value)}")
-    return ", ".join(told)
+            parts.append(TITLES[name] if value is True else f"{TITLES[name]} {axis_text(value)}")
+    return ", ".join(parts)
 
 
-def needs(asked: Needs) -> str:
-    """Say what must hold."""
-    told = []
-    if asked.max_latency_s is not None:
-        told.append(f"at most {amount(asked.max_latency_s, 's')}")
-    if asked.memory_bytes is not None:
-        told.append(f"at most {amount(asked.memory_bytes, 'bytes')} above the inputs")
-    if asked.max_error is not None:
-        told.append(f"error at most {digits(asked.max_error)}")
-    if asked.min_accuracy is not None:
-        told.append(f"accuracy{f' on {asked.task}' if asked.task else ''} at least {digits(asked.min_accuracy)}")
-    return ", ".join(told)
+def needs(bounds: Needs) -> str:
+    """Return the needs in words."""
+    parts = []
+    if bounds.max_latency_s is not None:
+        parts.append(f"at most {amount(bounds.max_latency_s, 's')}")
+    if bounds.memory_bytes is not None:
+        parts.append(f"at most {amount(bounds.memory_bytes, 'bytes')} above the inputs")
+    if bounds.max_error is not None:
+        parts.append(f"error at most {digits(bounds.max_error)}")
+    if bounds.min_accuracy is not None:
+        parts.append(f"accuracy{f' on {bounds.task}' if bounds.task else ''} at least {digits(bounds.min_accuracy)}")
+    return ", ".join(parts)
 
 
-def _figures(line: Line) -> Iterator[str]:
+def _values(line: Assessment) -> Iterator[str]:
     if line.latency:
         yield _with_interval(line.latency)
     if line.memory:
@@ -122,11 +109,11 @@ def _figures(line: Line) -> Iterator[str]:
         yield f"accuracy {digits(line.score.value)}"
 
 
-def _with_interval(figure: Figure) -> str:
-    if figure.low is None or figure.high is None:
-        return amount(figure.value, figure.unit)
-    scale = scale_for(figure.unit, [figure.value / 10])
-    low, value, high = (digits(each / scale.size) for each in (figure.low, figure.value, figure.high))
+def _with_interval(estimate: LengthEstimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return amount(estimate.value, estimate.unit)
+    scale = scale_for(estimate.unit, [estimate.value / 10])
+    low, value, high = (digits(end / scale.size) for end in (estimate.low, estimate.value, estimate.high))
     return f"{value} [{low}, {high}] {scale.name}"
 
 
@@ -135,8 +122,8 @@ def _trained(score: Score) -> str:
     return f"accuracy is that of models trained on {plain(score.task)}: {score.seq} tokens, {mask}, whatever --seq is"
 
 
-def _ranking(found: Recommendation, names: Names) -> Iterator[Block]:
-    lines = found.answers
+def _ranking(answer: Recommendation, names: VariantNames) -> Iterator[Block]:
+    lines = answer.answers
     if not lines:
         return
     times = block_scale("s", (line.latency.value for line in lines if line.latency))
@@ -146,11 +133,11 @@ def _ranking(found: Recommendation, names: Names) -> Iterator[Block]:
         context="",
         axes=("rank",),
         across="",
-        columns=(f"latency ({times.name})", "low", "high", _memory_heading(sizes), "error", "accuracy"),
+        columns=(f"latency ({times.name})", "low", "high", with_unit("memory", sizes), "error", "accuracy"),
         groups=tuple(
             Group(
                 labels=(f"{line.rank}{'=' if line.tied else ''}",),
-                lines=(TableLine(name=names[line.identity], cells=tuple(_cells(line, times, sizes))),),
+                lines=(Line(name=names[line.identity], cells=_cells(line, times, sizes)),),
             )
             for line in lines
         ),
@@ -161,62 +148,57 @@ def _ranking(found: Recommendation, names: Names) -> Iterator[Block]:
     )
 
 
-def _memory_heading(sizes: Scale) -> str:
-    return f"memory ({sizes.name})" if sizes.name else "memory"
+def _cells(line: Assessment, times: Scale, sizes: Scale) -> tuple[Cell, ...]:
+    latency, memory, error, score = line.latency, line.memory, line.error, line.score
+    value, low, high = (latency.value, latency.low, latency.high) if latency else (None, None, None)
+    return (
+        number_cell(value, times, latency.noise if latency else ""),
+        number_cell(low, times),
+        number_cell(high, times),
+        number_cell(memory.value if memory else None, sizes),
+        number_cell(error.value if error else None),
+        number_cell(score.value if score else None),
+    )
 
 
-def _cells(line: Line, times: Scale, sizes: Scale) -> Iterator[Cell]:
-    latency = line.latency
-    for end in ("value", "low", "high"):
-        yield _cell(getattr(latency, end), times, _MARKS.get(latency.noise, "") if latency and end == "value" else "")
-    for figure, scale in ((line.memory, sizes), (line.error, Scale("", 1.0)), (line.score, Scale("", 1.0))):
-        yield _cell(figure.value if figure else None, scale)
-
-
-def _cell(value: float | None, scale: Scale, mark: str = "") -> Cell:
-    return Cell(text=digits(value / scale.size), number=True, mark=mark) if value is not None else Cell(text="-")
-
-
-def _evidence(lines: Sequence[Line], names: Names) -> Iterator[str]:
-    """Say what each figure rests on, once for all lines that rest on the same."""
-    told: dict[str, dict[str, list[str]]] = {}
+def _evidence(lines: Sequence[Assessment], names: VariantNames) -> Iterator[str]:
+    """Yield what values rest on, once for all that rest on the same."""
+    supports: dict[str, list[tuple[str, str]]] = {}
     for line in lines:
-        for what, support in _supports(line):
-            told.setdefault(support, {}).setdefault(names[line.identity], []).append(what)
-    for support, whom in told.items():
-        by_figures: dict[str, list[str]] = {}
-        for name, figures in whom.items():
-            by_figures.setdefault(" and ".join(figures), []).append(name)
-        yield from (f"{of} of {', '.join(them)}: {support}" for of, them in by_figures.items())
+        for metric, support in _supports(line):
+            supports.setdefault(support, []).append((names[line.identity], metric))
+    for support, pairs in supports.items():
+        by_metrics = grouped((" and ".join(metrics), name) for name, metrics in grouped(pairs).items())
+        yield from (f"{metrics} of {', '.join(variants)}: {support}" for metrics, variants in by_metrics.items())
 
 
-def _supports(line: Line) -> Iterator[tuple[str, str]]:
-    for what, figure in (("latency", line.latency), ("memory", line.memory), ("error", line.error)):
-        if figure:
-            yield what, support(figure)
+def _supports(line: Assessment) -> Iterator[tuple[str, str]]:
+    for metric, estimate in (("latency", line.latency), ("memory", line.memory), ("error", line.error)):
+        if estimate:
+            yield metric, support(estimate)
     if line.score:
         seeds = f"{line.score.seeds} seed{'s' * (line.score.seeds != 1)}"
         yield "accuracy", f"{plain(line.score.task)}, {seeds}, run {plain(line.score.run)}"
 
 
-def support(figure: Figure) -> str:
-    """Say what a figure rests on."""
-    runs = f"run{'s' * (len(figure.runs) > 1)} {plain(', '.join(figure.runs))}"
-    rounds = f"{figure.rounds} round{'s' * (figure.rounds != 1)}, " if figure.unit == "s" else ""
-    lengths = [str(length) for length in figure.lengths]
-    match figure.how:
+def support(estimate: LengthEstimate) -> str:
+    """Return what an estimate rests on."""
+    runs = f"run{'s' * (len(estimate.runs) > 1)} {plain(', '.join(estimate.runs))}"
+    rounds = f"{estimate.rounds} round{'s' * (estimate.rounds != 1)}, " if estimate.unit == "s" else ""
+    lengths = [str(length) for length in estimate.lengths]
+    match estimate.how:
         case "measured":
             return f"measured at this length, {rounds}{runs}"
         case "between":
             return f"interpolated between {' and '.join(lengths)}, {rounds}{runs}"
         case _:
-            by = f"N^{figure.exponent:.2f}, fitted to {len(lengths)} lengths"
+            by = f"N^{estimate.exponent:.2f}, fitted to {len(lengths)} lengths"
             return f"extrapolated from {lengths[0]} to {lengths[-1]} by {by}, {rounds}{runs}"
 
 
-def _adapted(found: Sequence[Adaptation], names: Names) -> Iterator[Block]:
-    """Give a block of what heads and layers have reached, a line for each."""
-    if not found:
+def _adapted(adaptations: Sequence[Adaptation], names: VariantNames) -> Iterator[Block]:
+    """Yield the block of scores by heads and layers, a line each."""
+    if not adaptations:
         return
     yield Block(
         title="Heads and layers, by what models of each have reached on the task",
@@ -227,40 +209,24 @@ def _adapted(found: Sequence[Adaptation], names: Names) -> Iterator[Block]:
         groups=tuple(
             Group(
                 labels=(str(score.heads), "-" if score.layers is None else str(score.layers)),
-                lines=(TableLine(name=names[each.identity], cells=tuple(_score_cells(each, score))),),
+                lines=(Line(name=names[adaptation.identity], cells=_score_cells(adaptation, score)),),
             )
-            for each in found
-            for score in each.scores
+            for adaptation in adaptations
+            for score in adaptation.scores
         ),
-        notes=tuple(_advice(found, names)),
+        notes=tuple(_advice(adaptations, names)),
     )
 
 
-def _score_cells(each: Adaptation, score: Score) -> Iterator[Cell]:
-    unit = Scale("", 1.0)
-    yield from (_cell(value, unit) for value in (score.value, score.low, score.high))
-    yield Cell(text=str(score.seeds), number=True)
-    yield Cell(text="best" if score == each.best else "tied" if score in each.tied else "")
+def _score_cells(adaptation: Adaptation, score: Score) -> tuple[Cell, ...]:
+    standing = "best" if score == adaptation.best else "tied" if score in adaptation.tied else ""
+    numbers = map(number_cell, (score.value, score.low, score.high))
+    return (*numbers, Cell(text=str(score.seeds), number=True), Cell(text=standing))
 
 
-def _advice(found: Iterable[Adaptation], names: Names) -> Iterator[str]:
-    for each in found:
-        layers = f" and {each.best.layers} layers" if each.best.layers is not None else ""
-        doubt = "" if each.sure else " (not sure: fewer than 3 seeds)"
-        choice = ", the fewest layers of those that are tied" if len(each.tied) > 1 else ""
-        yield f"take {each.best.heads} heads{layers} with {names[each.identity]}{choice}{doubt}"
-
-
-def _reasons(lines: Iterable[Line], names: Names) -> list[str]:
-    """Give each reason once, with all whom it concerns."""
-    told: dict[str, list[str]] = {}
-    for line in lines:
-        told.setdefault(plain("; ".join(line.why)), []).append(names[line.identity])
-    return [f"{', '.join(them)}: {why}" for why, them in told.items()]
-
-
-def _told(sentences: Iterable[str], options: ConsoleOptions, *, indent: int = 0) -> Iterator[Text]:
-    for sentence in sentences:
-        shown = sentence.encode(options.encoding, "backslashreplace").decode(options.encoding)
-        for line in textwrap.wrap(shown, options.max_width - indent, subsequent_indent="  ", break_on_hyphens=False):
-            yield Text(f"{' ' * indent}{line}")
+def _advice(adaptations: Iterable[Adaptation], names: VariantNames) -> Iterator[str]:
+    for one in adaptations:
+        layers = f" and {one.best.layers} layers" if one.best.layers is not None else ""
+        doubt = "" if one.sure else " (not sure: fewer than 3 seeds)"
+        choice = ", the fewest layers of those that are tied" if len(one.tied) > 1 else ""
+        yield f"take {one.best.heads} heads{layers} with {names[one.identity]}{choice}{doubt}"

@@ -1,6 +1,6 @@
-"""A published table as data: what a suite's package knows of a paper, so that its figures can stand beside our own.
+"""A published table as data, which a suite's package brings so that its values can stand beside a run's.
 
-A TOML file names the table (a CSV beside it), its conditions, what to run, and what each mechanism is here.
+A TOML file names the table (a CSV beside it), its conditions, what to run, and the variant for each mechanism.
 """
 
 import csv
@@ -15,12 +15,12 @@ from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.toml import read_file
 
 
-class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where figures of one kind stand in the table, and what they are here.
+class Quantity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A published quantity: where its values stand in the table, and which metric it is here.
 
-    They are in column `value` of the rows in which `where` holds, times `scale` in base units. `seq` is the column with
-    their length; `task` the task that they are of, with the options that tell it apart. `conditions` are what the paper
-    measured them under, by the names that options and columns have here.
+    The values are in column `value` of the lines in which `where` holds, times `scale` in base units. `seq` is the
+    column with their length; `task` is their task with its distinguishing options. `conditions` are those of the paper,
+    by the names that options and columns have here.
     """
 
     metric: str
@@ -35,7 +35,7 @@ class Figure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a published mechanism is here: a variant as `--variants` takes it, or the reason why there is none."""
+    """The variant for a published mechanism, as `--variants` takes it, or the reason why there is none."""
 
     variant: str = ""
     reason: str = ""
@@ -47,9 +47,9 @@ class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A paper's table: its source, what it was measured under, what of `suite` is run to repeat it.
+    """A paper's table: its source, its conditions, and the suite to run to repeat it.
 
-    `mechanism` is the table's column of names; `baseline` the mechanism to which ratios are taken at each length.
+    `mechanism` is the table's column of names; `baseline` is the mechanism that ratios are relative to at each length.
     """
 
     title: str
@@ -60,7 +60,7 @@ class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mechanism: str
     baseline: str = ""
     conditions: dict[str, Option] = {}
-    figures: tuple[Figure, ...]
+    figures: tuple[Quantity, ...]
     mechanisms: dict[str, Mechanism]
 
     def __post_init__(self) -> None:
@@ -70,17 +70,17 @@ class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Published(Struct, frozen=True, kw_only=True):
-    """One published figure in base units; null with the paper's own words, or without any where it did not run."""
+    """A published value in base units; null with the paper's own words, or without any where it did not run."""
 
     mechanism: str
-    figure: Figure
+    quantity: Quantity
     seq: int | None = None
     value: float | None = None
     words: str = ""
 
 
 def read_paper(path: Path) -> tuple[Paper, tuple[Published, ...]]:
-    """Read a paper's file and the table beside it. Raises UsageError naming the file and what is wrong in it."""
+    """Read a paper's file and the table beside it. Raises UsageError that names the file and the mistake."""
     paper = read_file(path, Paper, flag="replay")
     table = path.parent / paper.table
     try:
@@ -93,17 +93,17 @@ def read_paper(path: Path) -> tuple[Paper, tuple[Published, ...]]:
 
 
 def _published(paper: Paper, lines: list[dict[str, str]]) -> Iterator[Published]:
-    """Give the table's figures, kind by kind, in the order of its rows. Raises KeyError for a missing column."""
-    for figure in paper.figures:
+    """Yield the table's values by quantity, in the order of its lines. Raises KeyError for a missing column."""
+    for quantity in paper.figures:
         for line in lines:
-            if all(_cell(line, column) == wanted for column, wanted in figure.where.items()):
-                text = _cell(line, figure.value)
+            if all(_cell(line, column) == wanted for column, wanted in quantity.where.items()):
+                text = _cell(line, quantity.value)
                 number = _number(text)
                 yield Published(
                     mechanism=_cell(line, paper.mechanism),
-                    figure=figure,
-                    seq=int(_cell(line, figure.seq)) if figure.seq else None,
-                    value=None if number is None else number * figure.scale,
+                    quantity=quantity,
+                    seq=int(_cell(line, quantity.seq)) if quantity.seq else None,
+                    value=None if number is None else number * quantity.scale,
                     words="" if number is not None else text,
                 )
 

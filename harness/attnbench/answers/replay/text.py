@@ -1,154 +1,152 @@
-"""A replayed table as blocks: under each mechanism's published line ours, as figures and as ratios to the baseline."""
+"""A replayed table as blocks: each mechanism's published line and ours below, as values and as ratios."""
 
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+from rich.console import Group as Renderables
+from rich.console import RenderableType
+from rich.text import Text
 
-from attnbench.answers.replay.beside import ABSENT, Difference, Replay, Replayed
+from attnbench.analysis.groups import group_by
+from attnbench.answers.replay.beside import ABSENT, Difference, Replay, ReplayedValue
 from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
-from attnbench.report.table import Block, Cell, Group, Line, block_scale, cell_of, title_of
+from attnbench.report.table import NO_UNIT, Block, Cell, Group, Line, block_scale, cell_of, title_of, with_unit
+from attnbench.report.terminal import Paragraph, Tables
+from attnbench.report.text import few, grouped, one_line
 
 _NO_FIGURE = "no figure"  # the paper's table is empty there
 _NOT_RUN = "not run"
-_UNITLESS = Scale("", 1.0)
+_MOST_NAMED = 3
 
-Place = tuple[str, int | None]  # a task, or a length
-
-
-def headline(found: Replay) -> list[str]:
-    """Say what is replayed, where it was published and under which conditions, a paragraph each."""
-    paper = found.paper
-    told = [paper.title, f"Published: {paper.source}", paper.note and f"There: {paper.note}"]
-    return [plain(each) for each in told if each]
+_Column = tuple[str, int | None]  # the task, and the length where the task has none of its own
 
 
-def blocks(found: Replay) -> list[Block]:
-    """Arrange figures by metric and pass: first as they are, then over the baseline's at the same place.
+def printable(table: Replay) -> Renderables:
+    """Return a replayed table for a rich console: its source, the blocks, and how the set-ups differ."""
+    parts: list[RenderableType] = [*map(Paragraph, headline(table)), Text(), Tables(blocks(table))]
+    if differences := set_up(table):
+        parts += [Text(), *map(Paragraph, differences)]
+    return Renderables(*parts)
+
+
+def headline(table: Replay) -> list[str]:
+    """Return the table's title, its source and its conditions, a paragraph each."""
+    paper = table.paper
+    parts = [paper.title, f"Published: {paper.source}", paper.note and f"There: {paper.note}"]
+    return [plain(part) for part in parts if part]
+
+
+def blocks(table: Replay) -> list[Block]:
+    """Arrange values by metric and pass: as they are, then relative to the baseline's at the same length.
 
     What a run has nothing of is left out, unless that is all.
     """
-    grouped: dict[tuple[str, str], list[Replayed]] = {}
-    for each in found.figures:
-        grouped.setdefault((each.metric, each.passes), []).append(each)
-    known = [figures for figures in grouped.values() if any(each.row for each in figures)]
-    return [block for figures in known or grouped.values() for block in _blocks(found, figures)]
+    groups = group_by(table.figures, lambda value: (value.metric, value.passes)).values()
+    measured = [values for values in groups if any(value.row for value in values)]
+    return [block for values in measured or groups for block in _blocks(table, values)]
 
 
-def set_up(found: Replay) -> list[str]:
-    """Say in what the set-ups differ: a paragraph for what holds everywhere, and one for each task."""
-    told: dict[str, list[str]] = {"": []}
-    for each in found.differences:
-        told.setdefault(each.task, []).append(_told(each))
-    for figure in found.paper.figures:
-        if figure.note:
-            told.setdefault(figure.task, []).append(figure.note)
-    return [plain(f"{task or 'Set-up'}: {'; '.join(parts)}") for task, parts in told.items() if parts]
+def set_up(table: Replay) -> list[str]:
+    """Return how the set-ups differ: a paragraph for what holds everywhere, and one for each task."""
+    differences = [(difference.task, _difference(difference)) for difference in table.differences]
+    notes = [(quantity.task, quantity.note) for quantity in table.paper.figures if quantity.note]
+    by_task = {"": list[str]()} | grouped([*differences, *notes])
+    return [plain(f"{task or 'Set-up'}: {'; '.join(parts)}") for task, parts in by_task.items() if parts]
 
 
-def wrapped(paragraphs: Iterable[str], width: int) -> str:
-    """Wrap paragraphs to a terminal's width."""
-    return "\n".join(textwrap.fill(each, width, subsequent_indent="  ", break_on_hyphens=False) for each in paragraphs)
+def _difference(difference: Difference) -> str:
+    return f"{difference.name.replace('_', ' ')} {difference.published} there, {difference.here} here"
 
 
-def _told(each: Difference) -> str:
-    return f"{each.name.replace('_', ' ')} {each.published} there, {each.here} here"
-
-
-def _blocks(found: Replay, figures: Sequence[Replayed]) -> Iterator[Block]:
-    """Give the block of one metric and pass, and that of its ratios where it has a baseline."""
-    known = {_place(each) for each in figures if each.row}
-    places = list(dict.fromkeys(_place(each) for each in figures))
-    shown = [place for place in places if place in known or place[1] is None] or places
-    name = found.paper.baseline
-    scale = _scale([each for each in figures if _place(each) in shown])
-    title = ", ".join(filter(None, (title_of(metric_named(figures[0].metric)), figures[0].passes)))
+def _blocks(table: Replay, values: Sequence[ReplayedValue]) -> Iterator[Block]:
+    """Yield the block of one metric and pass, and that of its ratios where it has a baseline."""
+    measured = {_column(value) for value in values if value.row}
+    columns = list(dict.fromkeys(map(_column, values)))
+    shown = [column for column in columns if column in measured or column[1] is None] or columns
+    scale = _scale([value for value in values if _column(value) in shown])
+    title = ", ".join(filter(None, (title_of(metric_named(values[0].metric)), values[0].passes)))
     absolute = Block(
-        title=f"{title} ({scale.name})" if scale.name else title,
+        title=with_unit(title, scale),
         context="",
         axes=(),
-        across="task" if figures[0].seq is None else "seq",
+        across="task" if values[0].seq is None else "seq",
         columns=tuple(plain(task) if length is None else str(length) for task, length in shown),
-        groups=tuple(_groups(figures, shown, scale)),
-        notes=tuple(_notes(found, figures, left_out=[place for place in places if place not in shown])),
+        groups=tuple(_groups(values, shown, scale)),
+        notes=tuple(_notes(table, values, left_out=[column for column in columns if column not in shown])),
     )
     yield absolute
-    if any(each.published_ratio is not None for each in figures):
+    if any(value.published_ratio is not None for value in values):
         yield msgspec.structs.replace(
             absolute,
-            title=f"{title}, over {name} at the same length",
-            groups=tuple(_groups(figures, shown, None)),
+            title=f"{title}, over {table.paper.baseline} at the same length",
+            groups=tuple(_groups(values, shown, None)),
             notes=(),
         )
 
 
-def _place(each: Replayed) -> Place:
-    return each.task, each.seq
+def _column(value: ReplayedValue) -> _Column:
+    return value.task, value.seq
 
 
-def _scale(figures: Sequence[Replayed]) -> Scale:
-    unit = next((each.unit for each in figures if each.unit), "")
-    values = [value for each in figures for value in (each.published, each.value)]
-    return block_scale(unit, values) if unit else _UNITLESS
+def _scale(values: Sequence[ReplayedValue]) -> Scale:
+    unit = next((value.unit for value in values if value.unit), "")
+    numbers = [number for value in values for number in (value.published, value.value)]
+    return block_scale(unit, numbers) if unit else NO_UNIT
 
 
-def _groups(figures: Sequence[Replayed], places: Sequence[Place], scale: Scale | None) -> Iterator[Group]:
-    """Give each mechanism its published line and, where it is a variant, ours below; without a scale as ratios."""
-    by_mechanism: dict[str, dict[Place, Replayed]] = {}
-    for each in figures:
-        by_mechanism.setdefault(each.mechanism, {})[_place(each)] = each
-    for mechanism, line in by_mechanism.items():
-        lines = [Line(name=plain(mechanism), cells=_cells(line, places, scale, ours=False))]
-        variant = next(iter(line.values())).variant
-        if variant:
+def _groups(values: Sequence[ReplayedValue], columns: Sequence[_Column], scale: Scale | None) -> Iterator[Group]:
+    """Yield each mechanism's published line and, where it is a variant, ours below; without a scale as ratios."""
+    for mechanism, of_mechanism in group_by(values, lambda value: value.mechanism).items():
+        by_column = {_column(value): value for value in of_mechanism}
+        lines = [Line(name=plain(mechanism), cells=_cells(by_column, columns, scale, ours=False))]
+        if variant := of_mechanism[0].variant:
             name = f"  here: {plain(variant.partition(':')[0])}"
-            lines.append(Line(name=name, cells=_cells(line, places, scale, ours=True)))
+            lines.append(Line(name=name, cells=_cells(by_column, columns, scale, ours=True)))
         yield Group(labels=(), lines=tuple(lines))
 
 
 def _cells(
-    line: Mapping[Place, Replayed], places: Sequence[Place], scale: Scale | None, *, ours: bool
+    by_column: Mapping[_Column, ReplayedValue], columns: Sequence[_Column], scale: Scale | None, *, ours: bool
 ) -> tuple[Cell, ...]:
-    show = _here if ours else _there
-    return tuple(show(line[place], scale) if place in line else Cell() for place in places)
+    cell = _here if ours else _there
+    return tuple(cell(by_column[column], scale) if column in by_column else Cell() for column in columns)
 
 
-def _there(each: Replayed, scale: Scale | None) -> Cell:
-    value = each.published_ratio if scale is None else each.published
-    if value is None:
-        return Cell(text=plain(each.published_words) or _NO_FIGURE)
-    return Cell(text=digits(value / (scale or _UNITLESS).size), number=True)
+def _there(value: ReplayedValue, scale: Scale | None) -> Cell:
+    number = value.published_ratio if scale is None else value.published
+    if number is None:
+        return Cell(text=plain(value.published_words) or _NO_FIGURE)
+    return Cell(text=digits(number / (scale or NO_UNIT).size), number=True)
 
 
-def _here(each: Replayed, scale: Scale | None) -> Cell:
-    if each.row is None:
+def _here(value: ReplayedValue, scale: Scale | None) -> Cell:
+    if value.row is None:
         return Cell(text=_NOT_RUN)
-    if scale is not None or each.value is None:
-        return cell_of(each.row, scale or _UNITLESS, None)
-    return Cell(text=_NO_FIGURE) if each.ratio is None else Cell(text=digits(each.ratio), number=True)
+    if scale is not None or value.value is None:
+        return cell_of(value.row, scale or NO_UNIT, None)
+    return Cell(text=_NO_FIGURE) if value.ratio is None else Cell(text=digits(value.ratio), number=True)
 
 
-def _notes(found: Replay, figures: Sequence[Replayed], *, left_out: Sequence[Place]) -> Iterator[str]:
-    """Say what each mechanism is here, why figures are missing, and where the paper has more."""
-    for name, mechanism in found.paper.mechanisms.items():
+def _notes(table: Replay, values: Sequence[ReplayedValue], *, left_out: Sequence[_Column]) -> Iterator[str]:
+    """Yield the variant for each mechanism, why values are missing, and for what else the paper has values."""
+    for name, mechanism in table.paper.mechanisms.items():
         if mechanism.reason:
             yield f"{name}: none here, as {mechanism.reason}"
         elif ":" in mechanism.variant or mechanism.note:
             yield "; ".join(filter(None, (f"{name} is {mechanism.variant} here", mechanism.note)))
-    reasons: dict[str, dict[str, None]] = {}
-    for each in figures:
-        if each.variant and each.why not in ("", ABSENT, PENDING) and _place(each) not in left_out:
-            where = f"{each.variant} at {each.task or each.seq}" if each.row else each.task  # a task lacks for all
-            reasons.setdefault(each.why, {})[where] = None
-    for reason, places in reasons.items():
-        yield f"{_few(list(places))}: {plain(' '.join(reason.split()))}"
+    missing = (
+        value
+        for value in values
+        if value.variant and value.why not in ("", ABSENT, PENDING) and _column(value) not in left_out
+    )
+    for reason, where in grouped((value.why, _where(value)) for value in missing).items():
+        yield f"{few(where, _MOST_NAMED, separator='; ')}: {one_line(reason)}"
     if left_out:
         yield f"published also at {', '.join(str(length or task) for task, length in left_out)}"
 
 
-def _few(places: Sequence[str]) -> str:
-    told = "; ".join(places[:3])
-    return f"{told} and {len(places) - 3} more" if len(places) > 3 else told
+def _where(value: ReplayedValue) -> str:
+    return f"{value.variant} at {value.task or value.seq}" if value.row else value.task  # a task lacks for all

@@ -1,7 +1,7 @@
-"""The cheapest options that reach a quality: which to try next, and what was found; pure, from rows.
+"""The cheapest options that reach a quality: the settings to try next and the result, from rows.
 
-A setting is a place in the grid of the options' values, each axis from cheap to dear. Where quality does not fall along
-an axis, a setting that is good enough speaks for all that are dearer, and one that is not for all that are cheaper.
+A setting is a point in the grid of the options' values, each axis from cheap to dear. Where quality does not fall along
+an axis, a setting that is good enough implies that all dearer ones are, and one that is not that no cheaper one is.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from attnbench.contracts.specs import Spec
 from attnbench.contracts.text import option_text
 from attnbench.store import Plan, Search, Searched
 
-Place = tuple[int, ...]
+GridPoint = tuple[int, ...]  # the index of the value on each axis
 _MOST_TRIALS = 48  # of one variant
 _MOST_TIMED = 4
 
 
 class Setting(Struct, frozen=True, kw_only=True):
-    """Options with the quality that they were seen to reach, and their latency where that was measured.
+    """Options with the quality that they reached, and their latency where that was measured.
 
-    `sure` is false where the interval of the quality leaves its bound open. `comparison` is with the reference.
+    `sure` is false where the interval of the quality reaches past its bound. `comparison` is with the reference.
     """
 
     options: dict[str, Option]
@@ -39,11 +39,11 @@ class Setting(Struct, frozen=True, kw_only=True):
     comparison: Comparison | None = None
 
 
-class Tuned(Struct, frozen=True, kw_only=True):
-    """What the search found of one variant.
+class TunedVariant(Struct, frozen=True, kw_only=True):
+    """The result of the search for one variant.
 
     `best` is the fastest of the cheapest settings that reach the quality, `tied` the others whose latency's interval
-    overlaps with its. Where none does, `nearest` is the best that was reached, or `why` says that nothing ran.
+    overlaps with its. Where none does, `nearest` is the best quality that was reached, or `why` that nothing ran.
     """
 
     variant: str
@@ -56,12 +56,16 @@ class Tuned(Struct, frozen=True, kw_only=True):
 
 
 def first_settings(searched: Searched) -> list[dict[str, Option]]:
-    """Give the dearest settings, who reach it if any does: one for each choice along axes that are not monotone."""
-    return [_options(searched, place) for place in _tops(searched)]
+    """Return the dearest settings, one for each choice along axes that are not monotone.
+
+    If any setting reaches the quality, one of these does.
+    """
+    dearest = ((len(axis.values) - 1,) if axis.monotone else range(len(axis.values)) for axis in searched.axes)
+    return [_options(searched, point) for point in product(*dearest)]
 
 
 def further_trials(rows: Sequence[Row], plan: Plan) -> list[Job]:
-    """Give the jobs that a search calls for now: further settings, and once these are known the timings of the good."""
+    """Return the jobs that a search calls for next: more trials, or after the last the timings of good settings."""
     search = plan.search
     if search is None or any(row.detail == PENDING for row in rows):
         return []
@@ -71,73 +75,62 @@ def further_trials(rows: Sequence[Row], plan: Plan) -> list[Job]:
     return trials or _timings(search, rows)
 
 
-def tuned(rows: Sequence[Row], search: Search) -> list[Tuned]:
-    """Say what a search found, as far as rows tell."""
+def tuned(rows: Sequence[Row], search: Search) -> list[TunedVariant]:
+    """Return the result of a search, as far as rows tell."""
     return [_tuned(searched, rows, search) for searched in search.variants]
 
 
-def next_place(searched: Searched, known: Mapping[Place, bool | None]) -> Place | None:
-    """Choose the setting that decides most whichever way it turns out; None where all are decided.
+def next_point(searched: Searched, tried: Mapping[GridPoint, bool | None]) -> GridPoint | None:
+    """Return the setting that decides most others whichever way it turns out; None where all are decided.
 
-    `known` says of what was tried whether it is good enough, null where it failed, which speaks for itself alone.
+    `tried` maps settings to whether they are good enough, None where one failed, which decides no other.
     """
-    if len(known) >= _MOST_TRIALS:
+    if len(tried) >= _MOST_TRIALS:
         return None
-    open_places = [place for place in _grid(searched) if _verdict(searched, place, known) is None]
-    wanted = [place for place in open_places if place not in known]
+    undecided = [point for point in _grid(searched) if _verdict(searched, point, tried) is None]
 
-    def decides(place: Place) -> tuple[int, int]:
-        above = sum(_below(searched, place, other) for other in open_places)
-        below = sum(_below(searched, other, place) for other in open_places)
+    def decides(point: GridPoint) -> tuple[int, int]:
+        above = sum(_below(searched, point, other) for other in undecided)
+        below = sum(_below(searched, other, point) for other in undecided)
         return min(above, below), max(above, below)
 
-    return max(wanted, key=decides, default=None)
+    return max(undecided, key=decides, default=None)
 
 
-def _grid(searched: Searched) -> Iterable[Place]:
+def _grid(searched: Searched) -> Iterable[GridPoint]:
     return product(*(range(len(axis.values)) for axis in searched.axes))
 
 
-def _tops(searched: Searched) -> Iterable[Place]:
-    lasts = (len(axis.values) - 1 for axis in searched.axes)
-    return product(
-        *((last,) if axis.monotone else range(last + 1) for axis, last in zip(searched.axes, lasts, strict=True))
-    )
-
-
-def _below(searched: Searched, one: Place, other: Place) -> bool:
-    """Tell whether one setting is nowhere dearer than another, and the same where quality may go either way."""
+def _below(searched: Searched, one: GridPoint, other: GridPoint) -> bool:
+    """Return whether a setting is nowhere dearer than another, and equal to it along axes that are not monotone."""
     return all(a <= b if axis.monotone else a == b for axis, a, b in zip(searched.axes, one, other, strict=True))
 
 
-def _verdict(searched: Searched, place: Place, known: Mapping[Place, bool | None]) -> bool | None:
-    """Say whether a setting is good enough, from itself or from others; null where that is open."""
-    if place in known:
-        return bool(known[place])
-    good = any(is_good and _below(searched, other, place) for other, is_good in known.items())
-    bad = any(is_good is False and _below(searched, place, other) for other, is_good in known.items())
+def _verdict(searched: Searched, point: GridPoint, tried: Mapping[GridPoint, bool | None]) -> bool | None:
+    """Return whether a setting is good enough, by itself or by others; None where that is undecided."""
+    if point in tried:
+        return bool(tried[point])
+    good = any(is_good and _below(searched, other, point) for other, is_good in tried.items())
+    bad = any(is_good is False and _below(searched, point, other) for other, is_good in tried.items())
     return None if good == bad else good
 
 
-def _options(searched: Searched, place: Place) -> dict[str, Option]:
-    chosen = {axis.option: axis.values[index] for axis, index in zip(searched.axes, place, strict=True)}
+def _options(searched: Searched, point: GridPoint) -> dict[str, Option]:
+    chosen = {axis.option: axis.values[index] for axis, index in zip(searched.axes, point, strict=True)}
     return {**searched.options, **chosen}
 
 
-def _rows_by_place(searched: Searched, rows: Iterable[Row], metric: str) -> dict[Place, Row]:
-    """Find the rows of a variant's settings; a failed one has a row as well."""
-    places = {canonical(_options(searched, place)): place for place in _grid(searched)}
-    found = {}
-    for row in rows:
-        place = places.get(canonical(row.case.options)) if row.case.variant == searched.variant else None
-        if place is not None and row.metric == metric and not row.metric.endswith("_twin"):
-            found[place] = row
-    return found
+def _by_point(searched: Searched, rows: Iterable[Row], metric: str) -> dict[GridPoint, Row]:
+    """Return the row of each setting of a variant; a failed one has a row as well."""
+    points = {canonical(_options(searched, point)): point for point in _grid(searched)}
+    of_variant = (row for row in rows if row.case.variant == searched.variant and row.metric == metric)
+    by_options = {canonical(row.case.options): row for row in of_variant}
+    return {points[options]: row for options, row in by_options.items() if options in points}
 
 
-def _known(searched: Searched, rows: Iterable[Row], search: Search) -> dict[Place, bool | None]:
-    found = _rows_by_place(searched, rows, search.metric)
-    return {place: None if row.value is None else _is_good(row.value, search) for place, row in found.items()}
+def _tried(searched: Searched, rows: Iterable[Row], search: Search) -> dict[GridPoint, bool | None]:
+    by_point = _by_point(searched, rows, search.metric)
+    return {point: None if row.value is None else _is_good(row.value, search) for point, row in by_point.items()}
 
 
 def _is_good(value: float, search: Search) -> bool:
@@ -146,10 +139,10 @@ def _is_good(value: float, search: Search) -> bool:
 
 def _trials(searched: Searched, rows: Sequence[Row], plan: Plan) -> Iterator[Job]:
     assert plan.search is not None
-    place = next_place(searched, _known(searched, rows, plan.search))
-    if place is None:
+    point = next_point(searched, _tried(searched, rows, plan.search))
+    if point is None:
         return
-    options, first = _options(searched, place), canonical(first_settings(searched)[0])
+    options, first = _options(searched, point), canonical(first_settings(searched)[0])
     templates = [
         job for job in plan.jobs if job.case.variant == searched.variant and canonical(job.case.options) == first
     ]
@@ -157,20 +150,20 @@ def _trials(searched: Searched, rows: Sequence[Row], plan: Plan) -> Iterator[Job
     yield from (replace(job, case=replace(job.case, options=options)) for job in rates or templates)
 
 
-def _cheapest(searched: Searched, rows: Iterable[Row], search: Search) -> list[Place]:
-    """Give the settings that are good enough while none that is nowhere dearer is: the candidates for the fastest."""
-    good = [place for place, is_good in _known(searched, rows, search).items() if is_good]
+def _cheapest(searched: Searched, rows: Iterable[Row], search: Search) -> list[GridPoint]:
+    """Return the good settings below which there is no good one: the candidates for the fastest."""
+    good = [point for point, is_good in _tried(searched, rows, search).items() if is_good]
     least = [one for one in good if not any(other != one and _below(searched, other, one) for other in good)]
     return sorted(least, key=sum)[:_MOST_TIMED]
 
 
 def _timings(search: Search, rows: Sequence[Row]) -> list[Job]:
-    """Time the candidates of all variants in the same rounds, and beside them the floor and the reference."""
+    """Return the timings of all candidates in the same rounds, with those of the floor and the reference."""
     chosen = {
-        (each.variant, canonical(first_settings(each)[0])): [
-            _options(each, place) for place in _cheapest(each, rows, search)
+        (searched.variant, canonical(first_settings(searched)[0])): [
+            _options(searched, point) for point in _cheapest(searched, rows, search)
         ]
-        for each in search.variants
+        for searched in search.variants
     }
     jobs = []
     for job in search.timed if any(chosen.values()) else ():
@@ -179,30 +172,30 @@ def _timings(search: Search, rows: Sequence[Row]) -> list[Job]:
     return jobs
 
 
-def _tuned(searched: Searched, rows: Sequence[Row], search: Search) -> Tuned:
-    by_place = _rows_by_place(searched, rows, search.metric)
+def _tuned(searched: Searched, rows: Sequence[Row], search: Search) -> TunedVariant:
+    by_point = _by_point(searched, rows, search.metric)
     axes = tuple(axis.option for axis in searched.axes)
-    draft = Tuned(variant=searched.variant, searched=axes, trials=len(by_place))
-    cheapest = _cheapest(searched, rows, search)
-    settings = [_setting(searched, by_place[place], rows, search) for place in cheapest]
-    timed = sorted(
-        (each for each in settings if each.latency and each.latency.value is not None),
-        key=lambda each: (each.latency.value or 0) if each.latency else 0,
-    )
+    draft = TunedVariant(variant=searched.variant, searched=axes, trials=len(by_point))
+    settings = [_setting(searched, by_point[point], rows, search) for point in _cheapest(searched, rows, search)]
     if settings:
-        best, *others = timed or settings
-        tied = tuple(each for each in others if best.latency and each.latency and overlap(best.latency, each.latency))
-        return replace(draft, best=best, tied=tied)
-    measured = [row for row in by_place.values() if row.value is not None]
+        timed = [setting for setting in settings if _latency_s(setting) is not None]
+        best, *others = sorted(timed, key=lambda setting: _latency_s(setting) or 0) or settings
+        tied = (one for one in others if best.latency and one.latency and overlap(best.latency, one.latency))
+        return replace(draft, best=best, tied=tuple(tied))
+    measured = [row for row in by_point.values() if row.value is not None]
     if not measured:
-        return replace(draft, why=next((f"{row.status}: {row.detail}" for row in by_place.values()), "nothing ran"))
+        return replace(draft, why=next((f"{row.status}: {row.detail}" for row in by_point.values()), "nothing ran"))
     nearest = (max if search.at_least else min)(measured, key=lambda row: row.value or 0)
     return replace(draft, nearest=_setting(searched, nearest, rows, search))
 
 
+def _latency_s(setting: Setting) -> float | None:
+    return setting.latency.value if setting.latency else None
+
+
 def _setting(searched: Searched, row: Row, rows: Sequence[Row], search: Search) -> Setting:
-    found = (each for each in rows if each.metric == "latency" and each.case.variant == row.case.variant)
-    latency = next((each for each in found if each.case.identity == row.case.identity), None)
+    timed = (other for other in rows if other.metric == "latency")
+    latency = next((other for other in timed if other.case.identity == row.case.identity), None)
     end = row.low if search.at_least else row.high
     assert row.value is not None
     return Setting(

@@ -1,36 +1,26 @@
-"""What a search for options found, as a table: a line for each variant, at the quality that was asked."""
+"""The result of a search for options as a table: a line for each variant, at the quality that was asked for."""
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
-
-from attnbench.analysis.rows import Row
-from attnbench.answers.tune.search import Setting, Tuned
+from attnbench.answers.tune.search import Setting, TunedVariant
 from attnbench.contracts.text import plain, with_options
 from attnbench.contracts.units import Scale, digits
-from attnbench.report.table import Block, Cell, Group, Line, block_scale
+from attnbench.report.table import Block, Cell, Group, Line, block_scale, number_cell
 from attnbench.report.terminal import Tables
 from attnbench.store import Search
 
-_MARKS = {"noisy": "~", "unusable": "!"}
 _RATIO = "ratio: latency over that of {}, with its 95% interval; below 1 is faster"
 
 
-class Report:
-    """Draw what was found on a rich console."""
-
-    def __init__(self, found: Sequence[Tuned], search: Search) -> None:
-        self.found, self.search = found, search
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        del console, options
-        yield Tables([block(self.found, self.search)])
+def printable(tuned: Sequence[TunedVariant], search: Search) -> Tables:
+    """Return the result of a search for a rich console."""
+    return Tables([block(tuned, search)])
 
 
-def block(found: Sequence[Tuned], search: Search) -> Block:
-    """Arrange what was found: options, quality, latency with its interval, ratio with its own."""
-    best = [each.best for each in found if each.best]
-    scale = block_scale("s", (each.latency.value for each in best if each.latency))
+def block(tuned: Sequence[TunedVariant], search: Search) -> Block:
+    """Arrange the result of a search: options, quality, latency and ratio with their intervals."""
+    best = [variant.best for variant in tuned if variant.best]
+    scale = block_scale("s", (setting.latency.value for setting in best if setting.latency))
     name, bound = search.metric.replace("_", " "), "at least" if search.at_least else "at most"
     return Block(
         title=f"{name.capitalize()} {bound} {digits(search.bound)}: the cheapest",
@@ -46,18 +36,18 @@ def block(found: Sequence[Tuned], search: Search) -> Block:
             "low",
             "high",
         ),
-        groups=(Group(labels=(), lines=tuple(_line(each, scale) for each in found)),),
-        notes=(*(_RATIO.format(plain(search.reference)) for _ in best[:1]), *_notes(found, search)),
+        groups=(Group(labels=(), lines=tuple(_line(variant, scale) for variant in tuned)),),
+        notes=(*(_RATIO.format(plain(search.reference)) for _ in best[:1]), *_notes(tuned, search)),
     )
 
 
-def named(each: Tuned, setting: Setting) -> str:
-    """Write a variant with the options that were found, as it is typed."""
-    return plain(with_options(each.variant, setting.options, keys=each.searched))
+def named(variant: TunedVariant, setting: Setting) -> str:
+    """Return a variant with the options of a setting, as it is typed."""
+    return plain(with_options(variant.variant, setting.options, keys=variant.searched))
 
 
 def _workload(best: Sequence[Setting]) -> Iterator[str]:
-    row = next((each.latency for each in best if each.latency), None)
+    row = next((setting.latency for setting in best if setting.latency), None)
     if row is not None:
         shape = row.case.shape
         yield f"seq {shape.seq_q}, batch {shape.batch}, heads {shape.heads}, head dim {shape.head_dim}"
@@ -65,43 +55,39 @@ def _workload(best: Sequence[Setting]) -> Iterator[str]:
         yield from (row.case.passes, row.case.dtype, plain(row.case.device))
 
 
-def _line(each: Tuned, scale: Scale) -> Line:
-    setting = each.best
+def _line(variant: TunedVariant, scale: Scale) -> Line:
+    setting = variant.best
     if setting is None:
-        word = "not reached" if each.nearest else "nothing ran"
-        return Line(name=plain(each.variant), cells=(Cell(text=word),) * 7)
-    return Line(name=named(each, setting), cells=tuple(_cells(setting, scale)))
+        word = "not reached" if variant.nearest else "nothing ran"
+        return Line(name=plain(variant.variant), cells=(Cell(text=word),) * 7)
+    return Line(name=named(variant, setting), cells=_cells(setting, scale))
 
 
-def _cells(setting: Setting, scale: Scale) -> Iterator[Cell]:
-    yield Cell(text=digits(setting.value), number=True)
-    latency, ratio = setting.latency, setting.comparison
-    for end in ("value", "low", "high"):
-        value = getattr(latency, end) if latency is not None else None
-        yield _cell(value, scale, _mark(latency) if end == "value" else "")
-    for end in ("ratio", "low", "high"):
-        yield _cell(getattr(ratio, end) if ratio is not None else None, Scale("", 1.0))
+def _cells(setting: Setting, scale: Scale) -> tuple[Cell, ...]:
+    latency, pair = setting.latency, setting.comparison
+    value, low, high = (latency.value, latency.low, latency.high) if latency else (None, None, None)
+    ratios = (pair.ratio, pair.low, pair.high) if pair else (None, None, None)
+    return (
+        number_cell(setting.value),
+        number_cell(value, scale, latency.noise if latency else ""),
+        number_cell(low, scale),
+        number_cell(high, scale),
+        *map(number_cell, ratios),
+    )
 
 
-def _cell(value: float | None, scale: Scale, mark: str = "") -> Cell:
-    return Cell(text=digits(value / scale.size), number=True, mark=mark) if value is not None else Cell(text="-")
-
-
-def _mark(latency: Row | None) -> str:
-    return _MARKS.get(latency.noise, "") if latency is not None else ""
-
-
-def _notes(found: Sequence[Tuned], search: Search) -> Iterator[str]:
-    for each in found:
-        setting, nearest = each.best, each.nearest
-        tried = f"{each.trials} settings of {', '.join(map(plain, each.searched))} tried"
+def _notes(tuned: Sequence[TunedVariant], search: Search) -> Iterator[str]:
+    for variant in tuned:
+        setting, nearest = variant.best, variant.nearest
+        name = plain(variant.variant)
+        tried = f"{variant.trials} settings of {', '.join(map(plain, variant.searched))} tried"
         if setting is not None:
-            others = [named(each, other) for other in each.tied]
-            yield "; as fast: ".join(filter(None, (f"{named(each, setting)}: {tried}", ", ".join(others))))
+            others = [named(variant, other) for other in variant.tied]
+            yield "; as fast: ".join(filter(None, (f"{named(variant, setting)}: {tried}", ", ".join(others))))
             if not setting.sure:
                 end = setting.low if search.at_least else setting.high
-                yield f"{named(each, setting)}: its {search.metric.replace('_', ' ')} may be {digits(end or 0)}"
+                yield f"{named(variant, setting)}: its {search.metric.replace('_', ' ')} may be {digits(end or 0)}"
         elif nearest is not None:
-            yield f"{plain(each.variant)}: {tried}; the best was {digits(nearest.value)}, by {named(each, nearest)}"
+            yield f"{name}: {tried}; the best was {digits(nearest.value)}, by {named(variant, nearest)}"
         else:
-            yield f"{plain(each.variant)}: {plain(each.why)}"
+            yield f"{name}: {plain(variant.why)}"

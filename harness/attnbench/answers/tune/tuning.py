@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from attnbench import session
 from attnbench.answers.further import further
-from attnbench.answers.tune.search import Tuned, first_settings, tuned
+from attnbench.answers.tune.search import TunedVariant, first_settings, tuned
 from attnbench.contracts.case import Option
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.metrics import PRIMARY, ProbeKind
@@ -55,7 +55,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
     run: str
     search: Search
-    found: tuple[Tuned, ...]
+    found: tuple[TunedVariant, ...]
 
 
 def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Path:

@@ -1,4 +1,4 @@
-"""What a comparison is held to, as continuous integration asks for it: `slower:5%,higher`."""
+"""Conditions that comparisons must not meet, as continuous integration states them: `slower:5%,higher`."""
 
 import re
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ _CONDITION = re.compile(r"(?P<verdict>[a-z]+)(:(?P<percent>\d+(\.\d*)?|\.\d+)%)?
 
 
 class Condition(Struct, frozen=True, kw_only=True):
-    """A verdict that must not be, and the share by which the ratio may leave 1 all the same."""
+    """A verdict that is not allowed, and how far the ratio may leave 1 before it counts."""
 
     verdict: Verdict
     threshold: float = 0.0
 
-    def breaks(self, pair: Comparison) -> bool:
-        """Tell whether a comparison is what must not be; a change from zero is beyond any threshold."""
+    def is_met(self, pair: Comparison) -> bool:
+        """Return whether a comparison has the verdict beyond the threshold; a change from zero is beyond any."""
         if pair.verdict != self.verdict:
             return False
         return not self.threshold or pair.ratio is None or abs(pair.ratio - 1) > self.threshold
 
 
 def read_conditions(text: str, *, flag: str) -> tuple[Condition, ...]:
-    """Read what `--fail-on` was given. Raises UsageError that shows the grammar."""
+    """Parse the value of `--fail-on`. Raises UsageError that shows the grammar."""
     return tuple(_condition(piece.strip(), flag) for piece in text.split(","))
 
 
-def breaking(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> list[Comparison]:
-    """Give the comparisons that break a condition."""
-    return [pair for pair in pairs if any(condition.breaks(pair) for condition in conditions)]
+def violations(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> list[Comparison]:
+    """Return the comparisons that meet a condition."""
+    return [pair for pair in pairs if any(condition.is_met(pair) for condition in conditions)]
 
 
 def _condition(piece: str, flag: str) -> Condition:
     match = _CONDITION.fullmatch(piece)
-    known = [verdict for verdict in get_args(Verdict) if verdict != "same"]
-    if match is None or match["verdict"] not in known:
+    verdicts = [verdict for verdict in get_args(Verdict) if verdict != "same"]
+    if match is None or match["verdict"] not in verdicts:
         raise UsageError(f"{flag}: {piece!r} is no condition; write {GRAMMAR}")
     verdict, percent = match["verdict"], match["percent"]
     if percent and verdict not in _WITH_SIZE:

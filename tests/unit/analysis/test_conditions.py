@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from attnbench.analysis.compare import compare
-from attnbench.analysis.gate import breaking, read_conditions
+from attnbench.analysis.conditions import read_conditions, violations
 from attnbench.contracts.errors import UsageError
 from helpers.simulated import blank, timed
 
@@ -10,7 +10,7 @@ PAIR = compare([timed(blank("vanilla"), [1.0] * 3)], [timed(blank("vanilla", run
 
 
 def broken(text, **changes):
-    return bool(breaking([msgspec.structs.replace(PAIR, **changes)], read_conditions(text, flag="--fail-on")))
+    return bool(violations([msgspec.structs.replace(PAIR, **changes)], read_conditions(text, flag="--fail-on")))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from attnbench.analysis.floor import aa_floor, is_harness
+from attnbench.analysis.aa_floor import aa_floor
 from attnbench.analysis.rows import rows
 from helpers.simulated import Machine, blank, measured, plan, timed, twin
 from unit.report.planted import OWN, job
@@ -74,4 +74,4 @@ def test_measurements_of_different_runs_are_not_treated_as_one_case_timed_twice(
 
 def test_the_harness_is_known_by_its_origin_and_not_by_its_name_alone():
     (own,), (users,) = (rows([], [planned]) for planned in (job("empty"), job("empty", origin=OWN.__class__(path="x"))))
-    assert (is_harness(own), is_harness(users)) == (True, False)
+    assert (own.is_harness, users.is_harness) == (True, False)

@@ -1,7 +1,7 @@
 import pytest
 from msgspec.structs import replace
 
-from attnbench.analysis.guard import Circumstances, mismatches
+from attnbench.analysis.comparability import Circumstances, mismatches
 from helpers.planted import ENVIRONMENT, job
 
 BASE = Circumstances(environments=(replace(ENVIRONMENT, flags={"precision": "highest"}),), jobs=(job(), job(number=2)))

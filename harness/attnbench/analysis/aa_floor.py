@@ -1,4 +1,4 @@
-"""A run's own A/A floor: how far two measurements of the same case lie apart on its machine.
+"""A run's own A/A floor: how far two measurements of the same case differ on its machine.
 
 The first variant is timed twice in every round of every case; the true ratio of the two is 1.
 """
@@ -12,13 +12,11 @@ from msgspec import Struct
 from attnbench.analysis.rows import TWIN, Row
 from attnbench.contracts import stats
 from attnbench.contracts.stats import FEWEST_REPLICATES
-from attnbench.plugins.empty import FLOOR
 
-_OWN = "attnbench"  # the distribution of the floor: a user's plugin may have the same name
 _METRIC = "latency"
 _TWO_SIDED_95 = 1.96
 _MEDIAN_OF_NORMAL = 0.6744897501960817  # of absolute values, in standard deviations
-_EFFICIENCY = 0.37  # of a standard deviation found by the median: it is worth so many squares
+_EFFICIENCY = 0.37  # squares that a ratio is worth where the median estimates the standard deviation
 
 
 class Floor(Struct, frozen=True, kw_only=True):
@@ -39,31 +37,28 @@ class Floor(Struct, frozen=True, kw_only=True):
         return stats.two_sided_p(log_ratio, error, _EFFICIENCY * self.ratios)
 
 
-def is_harness(row: Row) -> bool:
-    """Return whether a row is of the harness's own cost, which every run measures."""
-    return row.case.variant == FLOOR and row.origin.distribution == _OWN
-
-
 def aa_floor(rows: Iterable[Row]) -> Floor | None:
     """Return a run's A/A floor, pooled over its cases; None if none was timed twice in at least 3 rounds.
 
-    A case much noisier than the others, or one wild round, does not move it: their own intervals show that.
+    A case much noisier than the others, or one wild round, does not move it; their own intervals show that noise.
     """
     cases = [logs for logs in _log_ratios(rows) if len(logs) >= FEWEST_REPLICATES]
     if not cases:
         return None
-    apart = [abs(log) for logs in cases for log in logs]
-    return Floor(spread=median(apart) / _MEDIAN_OF_NORMAL, ratios=len(apart), rounds=len(apart) / len(cases))
+    distances = [abs(log) for logs in cases for log in logs]
+    return Floor(
+        spread=median(distances) / _MEDIAN_OF_NORMAL, ratios=len(distances), rounds=len(distances) / len(cases)
+    )
 
 
 def _log_ratios(rows: Iterable[Row]) -> Iterator[list[float]]:
-    """Return for each case timed twice the log ratio of the two times, by round."""
+    """Yield for each case timed twice the log ratio of the two times, by round."""
     timed: dict[tuple[object, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
         if row.metric in (_METRIC, _METRIC + TWIN):
-            case = (row.run, *row.case.identity, row.origin.source_hash, *row.case.axes().values())
-            timed.setdefault(case, {})[row.metric] = row.medians
-    for both in timed.values():
-        first, second = both.get(_METRIC, {}), both.get(_METRIC + TWIN, {})
+            key = (row.run, *row.case.identity, row.origin.source_hash, *row.case.axes().values())
+            timed.setdefault(key, {})[row.metric] = row.medians
+    for medians in timed.values():
+        first, second = medians.get(_METRIC, {}), medians.get(_METRIC + TWIN, {})
         shared = [number for number in first if number in second and first[number] > 0 < second[number]]
         yield [math.log(second[number] / first[number]) for number in shared]

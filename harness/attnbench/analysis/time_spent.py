@@ -1,4 +1,4 @@
-"""Where the time of a run went: pure, from its records."""
+"""Where the time of a run went, from its records."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -10,14 +10,14 @@ from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.record import Record
 from attnbench.contracts.units import duration
 
-_PAUSE_S = 30.0  # between jobs there are never so many seconds: the run was interrupted then, and resumed
+_PAUSE_S = 30.0  # a longer gap between jobs means that the run was interrupted and resumed
 _NAMES: dict[ProbeKind, str] = {"accuracy": "training"}
 
-Stretch = tuple[float, float]
+_Span = tuple[float, float]
 
 
-class Spent(Struct, frozen=True, kw_only=True):
-    """Seconds by the wall clock: by kind of probe, those of timed calls, and what lay between the jobs.
+class TimeSpent(Struct, frozen=True, kw_only=True):
+    """Wall-clock seconds by kind of probe, of the timed calls, and between jobs.
 
     `around_s` is what a latency job takes besides its first, warm-up and timed calls: the median over jobs.
     """
@@ -29,11 +29,11 @@ class Spent(Struct, frozen=True, kw_only=True):
 
     @property
     def total_s(self) -> float:
-        """All of it."""
+        """The sum."""
         return sum(self.by_kind.values()) + self.between_s
 
     def sentence(self) -> str:
-        """Say it in a line or two."""
+        """Render it in a line or two."""
         parts = [f"{_NAMES.get(kind, kind)} {duration(seconds)}" for kind, seconds in self.by_kind.items()]
         if self.around_s is not None:
             calls = f"(calls {duration(self.calls_s)}; a median of {duration(self.around_s)} around those of a job)"
@@ -43,35 +43,35 @@ class Spent(Struct, frozen=True, kw_only=True):
         )
 
 
-def spent(records: Sequence[Record]) -> Spent:
-    """Add up where the time went; jobs that ran side by side share their time."""
+def time_spent(records: Sequence[Record]) -> TimeSpent:
+    """Add up the time of records; jobs that ran side by side share theirs."""
     done = [record for record in records if record.seconds > 0]
     kinds = dict.fromkeys(record.job.probe.kind for record in done)
-    stretches = {
-        kind: _merged((one.started_s, one.started_s + one.seconds) for one in done if one.job.probe.kind == kind)
-        for kind in kinds
-    }
+    spans = {kind: _union(_span(record) for record in done if record.job.probe.kind == kind) for kind in kinds}
     calls = [
         (record.seconds, calls_ns / 1e9)
         for record in done
         if isinstance(calls_ns := record.outcome.facts.get("calls_ns"), int) and record.job.probe.kind == "latency"
     ]
-    whole = _merged(stretch for each in stretches.values() for stretch in each)
-    gaps = (after[0] - before[1] for before, after in pairwise(whole))
-    return Spent(
-        by_kind={kind: sum(end - start for start, end in each) for kind, each in stretches.items()},
-        calls_s=sum(inside for _, inside in calls),
-        around_s=median(whole_job - inside for whole_job, inside in calls) if calls else None,
+    gaps = (after[0] - before[1] for before, after in pairwise(_union(map(_span, done))))
+    return TimeSpent(
+        by_kind={kind: sum(end - start for start, end in union) for kind, union in spans.items()},
+        calls_s=sum(in_calls for _, in_calls in calls),
+        around_s=median(whole_job - in_calls for whole_job, in_calls in calls) if calls else None,
         between_s=sum(gap for gap in gaps if gap < _PAUSE_S),
     )
 
 
-def _merged(stretches: Iterable[Stretch]) -> list[Stretch]:
-    """Join stretches of time that overlap."""
-    merged: list[Stretch] = []
-    for start, end in sorted(stretches):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+def _span(record: Record) -> _Span:
+    return record.started_s, record.started_s + record.seconds
+
+
+def _union(spans: Iterable[_Span]) -> list[_Span]:
+    """Join spans that overlap."""
+    union: list[_Span] = []
+    for start, end in sorted(spans):
+        if union and start <= union[-1][1]:
+            union[-1] = (union[-1][0], max(end, union[-1][1]))
         else:
-            merged.append((start, end))
-    return merged
+            union.append((start, end))
+    return union
