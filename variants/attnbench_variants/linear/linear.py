@@ -96,7 +96,7 @@ class Linear(FeatureAttention):
     """Linear attention, by default with the feature map elu(x) + 1 (Katharopoulos et al. 2020, eqs. 4 to 12)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What stands for exp(q . k)."""
+        """The feature map."""
 
         features: Annotated[
             Literal["elu", "relu", "softmax"],

@@ -123,6 +123,6 @@ class _Weights:
 
 
 def _affine(x_HBCD: Tensor, weight_HWD: Tensor, bias_HW: Tensor) -> Tensor:
-    """Give W x + b for each head. All sequences are rows of one product, so that no weight is copied for each."""
+    """Return W x + b for each head. All sequences are rows of one product, so that no weights are copied."""
     y_HXW = torch.baddbmm(bias_HW[:, None], x_HBCD.flatten(1, 2), weight_HWD.mT)
     return y_HXW.view(*x_HBCD.shape[:3], -1)
