@@ -2,13 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench growth learning speed parity readme clean
+.PHONY: demo test test-all check bench growth learning speed parity readme clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
 
+# The quick tests: each law of each mechanism, each command and each fault, on the workloads that show most. Minutes.
+TESTS := $(BIN)/pytest -q -n 2 --dist worksteal
 test: .venv/ready
-	$(BIN)/pytest -q -n 2 --dist worksteal
+	$(TESTS)
+
+# What `make test` leaves out, and nothing twice: the rest of the workloads, dtypes and trainings, and what takes a GPU
+# (skipped where there is none).
+test-all: .venv/ready
+	$(TESTS) -m "exhaustive or cuda"
 
 # What must hold before a commit, beside the tests: style, types, and the walls between layers.
 check: .venv/ready

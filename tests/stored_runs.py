@@ -16,7 +16,7 @@ ENVIRONMENT = Environment(attnbench="0.1.0", torch="2.13.0", cpu="a processor", 
 
 
 def make_job(number: int, *, attempt: int = 1) -> Job:
-    """Give the job of a number: each number is another case."""
+    """Return the job with a number; each number is another case."""
     shape = Shape(batch=1, heads=8, kv_heads=8, seq_q=number + 1, seq_k=512, head_dim=64)
     origin = Origin(distribution="attnbench", version="0.1.0", source_hash="0123456789abcdef")
     case = Case(variant="vanilla", shape=shape)
@@ -26,12 +26,12 @@ def make_job(number: int, *, attempt: int = 1) -> Job:
 
 
 def number_of(record: Record) -> int:
-    """Give the number of the job that a record is of."""
+    """Return the number of a record's job."""
     return record.job.case.shape.seq_q - 1
 
 
 def make_record(number: int, status: Status = "ok", *, attempt: int = 1, detail: str = "", samples: int = 2) -> Record:
-    """Give a record of a numbered job."""
+    """Return a record of the job with a number."""
     values = tuple(1_000_000 + number + sample for sample in range(samples))
     measured = (Measurement(metric="latency", unit="ns", values=values),) if status == "ok" else ()
     outcome = Outcome(status=status, measurements=measured, detail=detail)
@@ -41,7 +41,7 @@ def make_record(number: int, status: Status = "ok", *, attempt: int = 1, detail:
 
 
 def make_plan(jobs: int, *, run: str = RUN, created_s: float = CREATED_S) -> Plan:
-    """Give a plan of so many numbered jobs."""
+    """Return a plan of the jobs with numbers below `jobs`."""
     return Plan.of(
         (make_job(number) for number in range(jobs)),
         run=run,
@@ -53,17 +53,17 @@ def make_plan(jobs: int, *, run: str = RUN, created_s: float = CREATED_S) -> Pla
 
 
 def numbers(store: Store) -> list[int]:
-    """Give the numbers of the jobs that have a record."""
+    """Return the numbers of the jobs that have a record."""
     return [number_of(record) for record in store.records()]
 
 
 def sealed(event: bytes) -> bytes:
-    """Wrap any bytes as a line whose checksum is right."""
+    """Return a line that holds these bytes under their checksum."""
     return b'{"crc32":"%08x","event":%s}\n' % (zlib.crc32(event), event)
 
 
 def add_line(store: Store, line: bytes) -> None:
-    """Write a line into a run's journal behind the store's back."""
+    """Append a line to a run's journal, bypassing the store."""
     with (store.path / "events.jsonl").open("ab") as journal:
         journal.write(line)
 

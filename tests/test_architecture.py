@@ -1,6 +1,7 @@
 """The walls that imports alone cannot hold: what the parent process loads, and a value's way from flag to table."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from msgspec import Meta
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.suite import Sweep
+from attnbench.report.flat import columns
 from helpers.command import SMALL, attnbench, command, environment
 
 PLUGIN = Path(__file__).parent / "plugins" / "faulty.py"
@@ -72,7 +74,7 @@ FIELDS = list(fields())
 @pytest.mark.parametrize(("name", "title", "flag"), FIELDS, ids=[name for name, _, _ in FIELDS])
 def test_every_field_of_a_case_has_a_heading_a_flag_of_run_and_a_column(name: str, title: str, flag: str) -> None:
     assert title
-    assert name in Row.__struct_fields__
+    assert name in {column.name for column in columns(Row)}
     text = subprocess.run(
         command("run", "--help"), capture_output=True, text=True, check=True, env=environment(COLUMNS="200")
     ).stdout
@@ -106,6 +108,33 @@ def test_values_travel_whole_from_their_flags_to_their_row(walk: dict[str, Any],
     (row,) = [row for row in json.loads(done.stdout) if row["metric"] == "memory"]
     assert row["status"] == "ok", row["detail"]
     assert {name: row[name] for name in walk} == {name: value for name, (_, _, value) in walk.items()}
+
+
+def test_a_new_axis_is_one_field_and_one_flag(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    for name in ("harness", "variants", "suites"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    contracts = tmp_path / "harness" / "attnbench" / "contracts"
+    field = 'spice: Annotated[int, Meta(title="spice", extra={"flag": "--spice"}, description="how hot it is")] = 0'
+    insert(field, contracts / "case.py", before="shape_name: Annotated[")
+    insert('spice: Annotated[Range, flag("How hot it is", "RANGE")] = None', contracts / "suite.py", before="metrics: ")
+    path = ":".join(str(tmp_path / name) for name in ("harness", "variants", "suites"))
+    words = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory", "--spice", "1,2", "--json")
+    done = attnbench(*words, cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout) if row["metric"] == "memory"]
+    assert [(row["status"], row["spice"]) for row in rows] == [("ok", 1), ("ok", 2)]
+    shown = attnbench("show", "latest", cwd=tmp_path, PYTHONPATH=path)
+    assert "spice" in shown.stdout
+    refused = attnbench("run", "--resume", "latest", "--spice", "3", cwd=tmp_path, PYTHONPATH=path)
+    assert refused.stderr.startswith("attnbench: --spice: --resume goes on with a run as it was started")
+
+
+def insert(line: str, path: Path, *, before: str) -> None:
+    """Insert a field into a struct's source before another one."""
+    head, found, tail = path.read_text().partition(f"    {before}")
+    assert found
+    path.write_text(f"{head}    {line}\n{found}{tail}")
 
 
 def test_every_field_of_a_sweep_is_a_flag_of_run() -> None:

@@ -1,74 +1,110 @@
-"""What the README shows works as it stands."""
+"""What the README and the documents show works as it stands."""
 
 import json
 import re
+import shutil
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import pytest
+
 import attnbench
-from attnbench.contracts.suite import Sweep
-from attnbench.planning import request
 from helpers.command import SMALL
 from helpers.command import attnbench as command
+from helpers.documents import ROOT, code, command_lines, shell_lines
 
-README = Path(__file__).parents[1] / "README.md"
-
-
-def code(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+README = ROOT / "README.md"
+PLUGINS = ROOT / "docs" / "plugins.md"
 
 
-def test_the_plugin_of_the_readme_runs_full_and_causal(tmp_path: Path) -> None:
-    (plugin,) = [block for block in code("python") if "class MeanPool" in block]
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with the README's plugin and the reference run, as a reader has them."""
+    (plugin,) = [block for block in code(README, "python") if "class MeanPool" in block]
     (tmp_path / "mean_pool.py").write_text(plugin)
+    (plan,) = ROOT.glob("results/*/*/plan.json")
+    shutil.copytree(plan.parent, tmp_path / "results" / plan.parent.name)
+    return tmp_path
+
+
+def test_the_plugin_of_the_readme_runs_full_and_causal(folder: Path) -> None:
     for mask in ("--no-causal", "--causal"):
         words = ("--variants", "./mean_pool.py:MeanPool", mask, "--metrics", "latency,memory,agreement", "--json")
-        done = command("run", *words, *SMALL, cwd=tmp_path)
+        done = command("run", *words, *SMALL, cwd=folder)
         assert done.returncode == 0, done.stderr
         assert {row["status"] for row in json.loads(done.stdout)} == {"ok"}
 
 
-def test_every_command_of_the_readme_is_understood(tmp_path: Path) -> None:
-    lines = re.findall(r"^    (?:\.venv/bin/)?attnbench (run .*)$", README.read_text(), re.MULTILINE)
-    assert len(lines) >= 3
-    for line in lines:
+@pytest.mark.parametrize("words", [*command_lines(README)], ids=" ".join)
+def test_every_command_of_the_readme_works(folder: Path, words: tuple[str, ...]) -> None:
+    if words[0] == "run":
         # Asked for a device that no machine has, the command reads everything else first.
-        words = [word for word in line.split() if not word.startswith("vanilla,")] if "./" in line else line.split()
-        done = command(
-            *[word for word in words if word != "--variants" or "./" not in line], "--device", "cuda:99", cwd=tmp_path
-        )
+        done = command(*words, "--device", "cuda:99", cwd=folder)
         assert (done.returncode, "--device" in done.stderr) == (2, True), done.stderr
+    else:
+        done = command(*words, cwd=folder)
+        assert done.returncode == 0, done.stderr
 
 
-def test_every_installed_mechanism_is_named_and_counted() -> None:
+def test_every_other_shell_line_of_the_readme_names_a_file_or_a_target_that_exists() -> None:
+    others = [line for line in shell_lines(README) if not line.startswith("attnbench ")]
+    assert others == ["pip install -c constraints.txt ."]
+    assert (ROOT / "constraints.txt").is_file()
+    targets = re.findall(r"`make (\w+)`", README.read_text())
+    assert targets
+    assert set(targets) <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_figures_in_the_readmes_prose_stand_in_its_table() -> None:
+    before, _, after = README.read_text().partition("<!-- made by docs/make.py: example -->")
+    table, _, prose = after.partition("<!-- end -->")
+    quoted = re.findall(r"([\d.]+)\s+(?:ms|MiB)\b", before + prose)
+    assert len(quoted) >= 3
+    assert [figure for figure in quoted if not re.search(rf"\s{re.escape(figure)}[~!*\s]", table)] == []
+
+
+def test_the_readme_counts_the_installed_mechanisms() -> None:
     mechanisms = {point.name for point in entry_points(group="attnbench.variants")} - {"empty"}
-    told = README.read_text().partition("## Mechanisms")[2].partition("Your own is")[0]
-    assert set(re.findall(r"`([a-z][a-z0-9-]*)`", told)) == mechanisms
-    assert told.split()[0] == str(len(mechanisms))
+    assert f"{len(mechanisms)} mechanisms" in README.read_text()
 
 
-def test_build_run_and_load_work_as_the_readme_says(tmp_path: Path) -> None:
-    import torch
-
-    attention = attnbench.build("reformer:rounds=2,bucket=16", seq=64, heads=2, head_dim=16, causal=True)
-    q, k, v = (torch.randn(1, 2, 64, 16) for _ in range(3))
-    assert attention(q, k, v).shape == q.shape
-    run = attnbench.run(
-        variants=["flash", "linear"], seq="64", heads=2, head_dim=16, metrics=["latency"], profile="quick", out=tmp_path
-    )
-    frame = attnbench.load(run.path)
+def test_build_run_and_load_work_as_the_documents_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in code(ROOT / "docs" / "python.md", "python"):
+        exec(block, names)  # the page's blocks follow one another
+    run, frame = names["run"], names["frame"]
+    assert isinstance(run, attnbench.Run)
     assert set(frame[frame.metric == "latency"].variant) == {"flash", "linear", "empty"}
+    assert list(names["times"].index) == [64, 128]
 
 
-def test_the_suite_of_the_readme_can_be_planned(tmp_path: Path) -> None:
-    (suite,) = [block for block in code("toml") if "[[sweep.shapes]]" in block]
-    (tmp_path / "mine.toml").write_text(suite)
-    request.check(request.Request(threads=1, suite=str(tmp_path / "mine.toml"), sweep=Sweep(shapes="large")))
+def test_the_mechanism_of_the_plugins_page_runs_with_its_options(tmp_path: Path) -> None:
+    (plugin,) = [block for block in code(PLUGINS, "python") if "class Recent" in block]
+    (tmp_path / "recent.py").write_text(plugin)
+    words = ("--variants", "./recent.py:Recent:width=8", "--causal", "--metrics", "latency,agreement", "--json")
+    done = command("run", *words, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in json.loads(done.stdout) if row["variant"] == "Recent"]
+    assert {(row["status"], row["options"]["width"]) for row in rows} == {("ok", 8)}
 
 
-def test_every_installed_suite_and_paper_is_named() -> None:
-    told = README.read_text().partition("## Commands")[2].partition("## Mechanisms")[0]
-    for group in ("suites", "papers"):
-        assert {point.name for point in entry_points(group=f"attnbench.{group}")} <= set(
-            re.findall(r"`([\w-]+)`", told)
-        )
+def test_the_task_of_the_plugins_page_can_be_trained(tmp_path: Path) -> None:
+    (task,) = [block for block in code(PLUGINS, "python") if "class Largest" in block]
+    (tmp_path / "largest.py").write_text(task)
+    words = ("--metrics", "accuracy", "--tasks", "./largest.py:Largest:steps=2,train_examples=100", "--json")
+    done = command("run", "--variants", "vanilla", *words, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {row["status"] for row in json.loads(done.stdout) if row["metric"] == "accuracy"} == {"ok"}
+
+
+def test_the_metrics_of_the_plugins_page_are_measured(tmp_path: Path) -> None:
+    (metrics,) = [block for block in code(PLUGINS, "python") if "class TokensPerSecond" in block]
+    (tmp_path / "own_metrics.py").write_text(metrics)
+    names = ("OutputNorm", "TokensPerSecond")
+    words = ("--metrics", ",".join(f"./own_metrics.py:{name}" for name in names), "--json")
+    done = command("run", "--variants", "linear", *words, *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    figures = {row["metric"]: row for row in json.loads(done.stdout) if row["variant"] == "linear"}
+    assert {name: figures[name]["status"] for name in names} == dict.fromkeys(names, "ok")
+    assert figures["TokensPerSecond"]["value"] == pytest.approx(64 / figures["latency"]["value"])

@@ -10,7 +10,7 @@ from attnbench.contracts.tunes import Tune
 from attnbench.contracts.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
 
 if TYPE_CHECKING:
-    from attnbench.api import build, compare, run
+    from attnbench.api import build, compare, resume, run
     from attnbench.runs import Run, load
 
 __all__ = [
@@ -31,11 +31,12 @@ __all__ = [
     "build",
     "compare",
     "load",
+    "resume",
     "run",
 ]
 
 # A plugin needs none of them, and they bring numpy and more.
-_LATER = {"Run": "runs", "build": "api", "compare": "api", "load": "runs", "run": "api"}
+_LATER = {"Run": "runs", "build": "api", "compare": "api", "load": "runs", "resume": "api", "run": "api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,9 @@
-"""The public functions: build a mechanism, run a sweep, compare two runs; the command line is thin above them."""
+"""The public functions: build a variant, run a sweep, resume a run, compare two. The command line calls them."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 
@@ -11,14 +13,16 @@ from attnbench.analysis.compare import compare as compare_rows
 from attnbench.analysis.guard import mismatches
 from attnbench.analysis.match import Two
 from attnbench.analysis.rows import Row
+from attnbench.answers.fit.search import first_lengths
+from attnbench.answers.further import further
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Dtype, Mask, Shape
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Allocator, Profile
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep
-from attnbench.measure import processor
-from attnbench.planning import request
+from attnbench.planning.plan import prepare
+from attnbench.planning.request import Request
 from attnbench.plugins import registry
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
@@ -70,86 +74,72 @@ def build(
     return variant.build(plugin, case)
 
 
-def run(
-    *,
-    suite: str = "standard",
-    variants: Words = None,
-    seq: Sizes = None,
-    seq_k: Sizes = None,
-    heads: Sizes = None,
-    kv_heads: Sizes = None,
-    head_dim: Sizes = None,
-    width: Sizes = None,
-    batch: Sizes = None,
-    tokens: Sizes = None,
-    shapes: Words = None,
-    dtype: Words = None,
-    causal: bool | None = None,
-    window: Sizes = None,
-    passes: Words = None,
-    level: Words = None,
-    inputs: Words = None,
-    metrics: Words = None,
-    tasks: Words = None,
-    device: str = "auto",
-    threads: int | None = None,
-    profile: Profile = "default",
-    rounds: int | None = None,
-    timeout_s: float | None = None,
-    allocator: Allocator = "default",
-    hot: bool = False,
-    prune: bool = True,
-    time_budget: str | None = None,
-    refine: bool = False,
-    fit: bool = False,
-    memory: str | int | None = None,
-    seed: int = 0,
-    out: str | Path = RESULTS,
-    notify: Notify = quietly,
-) -> Run:
-    """Measure a sweep, as `attnbench run` does, and give the run; each argument is the flag of its name.
+class Flags(TypedDict, total=False):
+    """The arguments of `run`: each is the flag of its name; None is the same as leaving it out."""
 
-    Raises UsageError for what the command line would refuse. `notify` is called with every notice of the session.
+    suite: str
+    variants: Words
+    seq: Sizes
+    seq_k: Sizes
+    heads: Sizes
+    kv_heads: Sizes
+    head_dim: Sizes
+    width: Sizes
+    batch: Sizes
+    tokens: Sizes
+    shapes: Words
+    dtype: Words
+    causal: bool | None
+    window: Sizes
+    passes: Words
+    level: Words
+    inputs: Words
+    metrics: Words
+    tasks: Words
+    refine: bool
+    fit: bool
+    device: str
+    threads: int | None
+    profile: Profile
+    rounds: int | None
+    timeout_s: float | None
+    time_budget: str | None
+    memory: str | int | None
+    prune: bool
+    seed: int
+    hot: bool
+    allocator: Allocator
+
+
+def run(*, out: str | Path = RESULTS, notify: Notify = quietly, **flags: Unpack[Flags]) -> Run:
+    """Measure a sweep, as `attnbench run` does, and return the run; each argument is the flag of its name.
+
+    Ranges and names may be text as on the command line, or lists. Raises UsageError for what the command line would
+    refuse. `notify` is called with every notice of the session.
     """
-    sweep = Sweep(
-        variants=_text(variants),
-        seq=_text(seq),
-        seq_k=_text(seq_k),
-        heads=_text(heads),
-        kv_heads=_text(kv_heads),
-        head_dim=_text(head_dim),
-        width=_text(width),
-        batch=_text(batch),
-        tokens=_text(tokens),
-        shapes=_text(shapes),
-        dtype=_text(dtype),
-        causal=causal,
-        window=_text(window),
-        passes=_text(passes),
-        level=_text(level),
-        inputs=_text(inputs),
-        metrics=_text(metrics),
-        tasks=_text(tasks),
-    )
-    asked = request.Request(
-        suite=suite,
-        sweep=sweep,
-        device=device,
-        threads=processor.cores() if threads is None else threads,
-        profile=profile,
-        rounds=rounds,
-        timeout_s=timeout_s,
-        allocator=allocator,
-        hot=hot,
-        prune=prune,
-        time_budget=time_budget,
-        refine=refine,
-        fit=fit,
-        memory=None if memory is None else str(memory),
-        seed=seed,
-        command=("attnbench.run",),
-    )
-    return Run(session.start(asked, Path(out), notify))
+    axes: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    settings = {name: axes.pop(name) for name in Request.__struct_fields__ if name in axes}
+    texts: dict[str, Any] = {name: each if isinstance(each, bool) else _text(each) for name, each in axes.items()}
+    if "memory" in settings:
+        settings["memory"] = str(settings["memory"])
+    return measure(Request(sweep=Sweep(**texts), command=("attnbench.run",), **settings), Path(out), notify)
+
+
+def measure(request: Request, out: Path, notify: Notify) -> Run:
+    """Measure a request in a new run under `out`, with the searches that it asks for, and return the run."""
+    planner = partial(prepare, narrow=first_lengths)
+    return Run(session.start(request, out, notify, planner=planner, further=further))
+
+
+def resume(
+    run: str | Path | Run, *, retry_failed: bool = False, out: str | Path = RESULTS, notify: Notify = quietly
+) -> Run:
+    """Measure what a stored run still lacks, as `attnbench run --resume` does, and return it.
+
+    With `retry_failed`, repeat what failed. Raises UsageError where the machine or its software has changed.
+    """
+    path = _run(run, out).path
+    return Run(session.go_on(path, notify, retry_failed=retry_failed, further=further))
 
 
 def compare(
@@ -161,10 +151,10 @@ def compare(
     force: bool = False,
     out: str | Path = RESULTS,
 ) -> Comparisons:
-    """Compare two runs case by case, or two variants ("old,new") of one run or of two; `pairs` has a verdict for each.
+    """Compare two runs case by case, or two variants ("old,new") of one run or of two, with a verdict for each pair.
 
     Runs are given as objects, paths or ids under `out`. Without `metrics` every probe's primary one is compared. Raises
-    UsageError where the runs were not measured alike, naming what differs, unless `force`; see `insight.compare`.
+    UsageError where the runs were not measured alike, naming the differences, unless `force`; see `analysis.compare`.
     """
     first = _run(base, out)
     second = first if new is None else _run(new, out)
@@ -180,14 +170,14 @@ def compare(
         )
     base_rows = first.rows()
     new_rows = base_rows if same else second.rows()
-    found = compare_rows(
+    comparisons = compare_rows(
         base_rows,
         new_rows,
         metrics=_known_metrics(metrics, [*base_rows, *new_rows]),
         variants=specs,
         ignoring=[each.name for each in differing],
     )
-    return msgspec.structs.replace(found, differs=tuple(map(str, differing)))
+    return msgspec.structs.replace(comparisons, differs=tuple(map(str, differing)))
 
 
 def _run(named: str | Path | Run, out: str | Path) -> Run:
@@ -219,4 +209,4 @@ def _known_metrics(metrics: Words, rows: Iterable[Row]) -> list[str] | None:
 def _text(value: Words | Sizes) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int) else ",".join(str(each) for each in value)
+    return str(value) if isinstance(value, int) else ",".join(map(str, value))

@@ -1,4 +1,4 @@
-"""A stored run and what is known of it: its rows, its fits and comparisons, its report."""
+"""A stored run: its rows, fits, comparisons and report."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,18 +10,18 @@ from attnbench.analysis.pareto import OBJECTIVES, Front, fronts
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import Growth, growths
 from attnbench.analysis.spent import Spent, spent
+from attnbench.answers.fit.search import context_rows
 from attnbench.report.frame import frame
-from attnbench.report.reported import Report, Reported, columns_of, read, rows_of
+from attnbench.report.reported import Report, Reported, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.store import RESULTS, Store, find_run
-from attnbench.store.collector import collector_paused
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class Run:
-    """A stored run: its folder, and what has been measured so far."""
+    """A stored run, finished or not."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,62 +31,63 @@ class Run:
         """The run's name under its folder."""
         return self.path.name
 
-    @collector_paused()
     def rows(self) -> list[Row]:
-        """Give the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
+        """Return the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
         with Store.open(self.path, write=False) as store:
-            return rows_of(store)
+            return _rows(store)
 
     def scaling(self) -> list[Growth]:
-        """Fit latency and memory of each variant as a power of the sequence length."""
+        """Fit the latency and memory of each variant as a power of the sequence length."""
         return growths(self.rows())
 
     def crossovers(self) -> list[Crossover]:
-        """Find the lengths at which one variant overtakes another in latency, those that concern the best first."""
+        """Return the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
 
     def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
-        """Find which variants no other one beats at no loss, at each place of the sweep and for each task."""
+        """Return the variants that no other one beats without loss, at each place of the sweep and for each task."""
         return fronts(self.rows(), tuple(objectives))
 
     def reproduction(self) -> dict[str, Any]:
-        """Give what a stranger needs to measure this run again, as JSON values."""
+        """Return what is needed to measure this run again, as JSON values."""
         with Store.open(self.path, write=False) as store:
             return reproduction(store.plan, store.environments())
 
     def spent(self) -> Spent:
-        """Say where the time of this run went."""
+        """Return where the time of this run went."""
         with Store.open(self.path, write=False) as store:
             return spent(store.records())
 
     def circumstances(self) -> Circumstances:
-        """Give where and how the run was measured: what makes its figures comparable with another's, or not."""
+        """Return where and how the run was measured, which decides what it can be compared with."""
         with Store.open(self.path, write=False) as store:
             return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
-    @collector_paused()
     def reported(self) -> Reported:
-        """Give all that a report takes of the run, read once."""
+        """Return what a report needs of the run."""
         with Store.open(self.path, write=False) as store:
-            return read(store)
+            return read(store, _rows(store))
 
-    @collector_paused()
     def report(self, path: str | Path, *others: "Run") -> None:
         """Write the run, with others beside it, as one HTML file that needs no network."""
         from attnbench.report.files import write_page  # here, because loading a run does without it
 
         write_page(Report([each.reported() for each in (self, *others)]), Path(path))
 
-    @collector_paused()
     def frame(self) -> "pd.DataFrame":
-        """Give the tidy rows as a pandas DataFrame."""
+        """Return the tidy rows as a pandas DataFrame."""
         with Store.open(self.path, write=False) as store:
-            return frame(columns_of(store))
+            return frame(_rows(store))
 
     def __repr__(self) -> str:
         return f"attnbench.Run({str(self.path)!r})"
 
 
+def _rows(store: Store) -> list[Row]:
+    rows = rows_of(store)
+    return [*rows, *context_rows(rows, store.plan.fit)]
+
+
 def load(run: str | Path, *, out: str | Path = RESULTS) -> "pd.DataFrame":
-    """Load a run's tidy rows as a pandas DataFrame, by its path or its id under `out`."""
+    """Return a run's tidy rows as a pandas DataFrame; `run` is its path or its id under `out`."""
     return Run(find_run(str(run), Path(out))).frame()

@@ -19,7 +19,7 @@ MACHINE = Environment(attnbench="0.1.0", torch="2.13.0", cpu="a processor", devi
 
 
 def records() -> Iterator[Record]:
-    """Give five timings, a memory and an agreement record of each case."""
+    """Yield five timings, a memory record and an agreement record of each case."""
     lot = random.Random(0)
     cases: list[dict[str, Any]] = [
         {"variant": f"variant-{number}", "seq": seq, "heads": heads, "passes": passes, "dtype": dtype, "mask": mask}
@@ -47,7 +47,7 @@ def records() -> Iterator[Record]:
 
 
 def store(folder: Path) -> tuple[Path, int]:
-    """Write the run without waiting for the disk at each of its records; give its folder and how many there are."""
+    """Write the run without a sync after each record; return its folder and the number of records."""
     found = [replace(each, run="large", environment=MACHINE.key) for each in records()]
     path = folder / "large"
     path.mkdir(parents=True)

@@ -8,7 +8,7 @@ from contextlib import closing
 from msgspec.structs import replace
 
 from attnbench.contracts.record import Job
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.measure.processor import cores
 from attnbench.plugins.registry import find

@@ -1,4 +1,4 @@
-"""The exponents that the harness finds for mechanisms whose growth is known, over 512 to 8192."""
+"""The exponents fitted to mechanisms whose growth is known, from 512 to 8192 tokens."""
 
 import pytest
 
@@ -24,6 +24,6 @@ def exponents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_known_growth_is_found(name: str, exponents: dict[str, float]) -> None:
+def test_the_fitted_exponent_is_the_known_one(name: str, exponents: dict[str, float]) -> None:
     low, high = EXPECTED[name]
     assert low <= exponents[name] <= high

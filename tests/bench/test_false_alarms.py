@@ -1,4 +1,4 @@
-"""Verdicts on the real machine: identical runs are not called different, and a planted slowdown is found.
+"""Verdicts on a real machine: identical runs are not called different, and a planted slowdown is found.
 
 ATTNBENCH_PAIRS sets how many pairs of runs are measured (10; about 40 s each on two cores).
 """
@@ -20,8 +20,10 @@ def measure(out: Path, *variants: str) -> attnbench.Run:
     return attnbench.run(variants=variants, out=out, **SWEEP)
 
 
-def told(found) -> str:
-    ratios = ", ".join(f"{pair.new_variant} {pair.seq_q} x{pair.ratio:.3f} {pair.verdict}" for pair in found.pairs)
+def described(found) -> str:
+    ratios = ", ".join(
+        f"{pair.other.case.variant} {pair.case.length} x{pair.ratio:.3f} {pair.verdict}" for pair in found.pairs
+    )
     return f"A/A floor {found.floor:.1%}: {ratios}"
 
 
@@ -31,14 +33,14 @@ def test_of_ten_pairs_of_identical_runs_at_most_one_is_called_different(tmp_path
     for number in range(PAIRS):
         found = attnbench.compare(*(measure(tmp_path, "vanilla", "linear") for _ in range(2)))
         alarms.append(bool(CALLED_DIFFERENT & {pair.verdict for pair in found.pairs}))
-        print(f"pair {number + 1}: {told(found)}")
+        print(f"pair {number + 1}: {described(found)}")
     assert sum(alarms) <= 1
 
 
 def test_a_variant_slowed_by_a_quarter_is_found_at_the_default_profile(tmp_path: Path) -> None:
     plain, slowed = (f"{PLUGIN}:{name}" for name in ("Plain", "Slowed"))
     found = attnbench.compare(measure(tmp_path, plain, slowed), variants=f"{plain},{slowed}")
-    print(told(found))
+    print(described(found))
     verdicts = {pair.verdict for pair in found.pairs}
     assert "slower" in verdicts
     assert verdicts <= {"slower", "inconclusive"}  # one wild round of five leaves a cell undecided

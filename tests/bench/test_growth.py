@@ -45,7 +45,7 @@ def measured(folder: Path, names: list[str], *, budget: str, **changes: object) 
     """Sweep the lengths and give the exponents; a variant that cannot run on this machine has none."""
     given = {"seq": SEQS, "metrics": "latency", "allocator": "retained", "timeout_s": 120, "out": folder}
     rows = attnbench.run(variants=names, time_budget=budget, **given, **changes).rows()  # type: ignore[arg-type]
-    warm = [row for row in rows if row.variant != COLD or "once" not in row.flags]
+    warm = [row for row in rows if row.case.variant != COLD or "once" not in row.flags]
     found = {growth.variant: growth for growth in growths(warm, ["latency"])}
     for name, growth in sorted(found.items()):
         claim = SUPPORTS[name].growth if name in SUPPORTS else 0

@@ -1,6 +1,7 @@
-"""How long a large run takes to load: 100,000 records as a sweep leaves them, from the disk to a DataFrame.
+"""The time and memory that loading a large run takes, from the files on disk to a DataFrame.
 
-They are 20,000 cells (4 variants, 5000 lengths) timed in 5 rounds. pandas is imported before the clock starts.
+The run has 100,000 records: 20,000 cases (4 variants at 5000 lengths), each timed in 5 rounds. The time excludes the
+import of pandas and must be under 12 s in the median of three loads, the peak memory under 1.5 GiB.
 """
 
 import json
@@ -19,25 +20,26 @@ from attnbench.store.lines import to_line
 from helpers.command import environment
 from helpers.planted import ENVIRONMENT, plan
 
-GOES = 10  # the median of them, as the machine may be shared
+LOADS = 3  # the median of them counts, because the machine may be shared
+MOST_S, MOST_BYTES = 12, 1.5 * 2**30
 ROUNDS, LENGTHS = 5, 5000
 OPTIONS = {"vanilla": {}, "linear": {"features": "elu"}, "reformer": {"rounds": 4, "bucket": 64}, "flash": {}}
 RECORDS = ROUNDS * LENGTHS * len(OPTIONS)
-ROWS_OF_A_CELL = 6  # latency and first call; four rates that follow from latency
+ROWS_OF_A_CASE = 6  # latency and first call, and four rates derived from latency
 LOAD = """
 import json, resource, sys, time
 import pandas
-start = time.perf_counter()
+start, start_cpu = time.perf_counter(), time.process_time()
 import attnbench
 frame = attnbench.load(sys.argv[1])
-wall = time.perf_counter() - start
+wall, cpu = time.perf_counter() - start, time.process_time() - start_cpu
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"rows": len(frame), "wall_s": wall, "peak_bytes": peak}))
+print(json.dumps({"rows": len(frame), "wall_s": wall, "cpu_s": cpu, "peak_bytes": peak}))
 """
 
 
 def jobs() -> list[Job]:
-    """Plan a sweep as `plan_jobs` does: a round at a time, each in an order of its own."""
+    """Return the jobs of a sweep in the order of a run: round by round, each round shuffled anew."""
     found: list[Job] = []
     for number in range(1, ROUNDS + 1):
         block = [job(variant, length, number) for length in range(1, LENGTHS + 1) for variant in OPTIONS]
@@ -47,7 +49,7 @@ def jobs() -> list[Job]:
 
 
 def job(variant: str, length: int, number: int) -> Job:
-    """Plan one latency job."""
+    """Return the latency job of a variant at one length in one round."""
     shape = Shape(batch=1, heads=8, kv_heads=8, seq_q=length, seq_k=length, head_dim=64)
     return Job(
         case=Case(variant=variant, options=OPTIONS[variant], shape=shape),
@@ -60,7 +62,7 @@ def job(variant: str, length: int, number: int) -> Job:
 
 
 def outcome(job: Job, lot: Random) -> Outcome:
-    """Give what a latency job tells, at its usual size: 20 samples and some twenty facts."""
+    """Return the outcome of a latency job, of its usual size: 20 samples and some twenty facts."""
     centre = 1000 * job.case.shape.seq_q
     samples = tuple(round(centre * lot.gauss(1, 0.01)) for _ in range(20))
     latency = Measurement(metric="latency", unit="ns", values=samples)
@@ -76,7 +78,7 @@ def outcome(job: Job, lot: Random) -> Outcome:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the run; its journal all at once, for 100,000 times to the disk is not what is measured."""
+    """Write the run; its journal without a sync after each record, which is not what is measured."""
     planned, lot = jobs(), Random(0)
     with Store.create(tmp_path_factory.mktemp("results"), plan(planned)) as store:
         store.append(ENVIRONMENT)
@@ -92,21 +94,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(run: Path) -> dict[str, float]:
-    """Load the run in a fresh process and give its rows, seconds and peak."""
+    """Load the run in a fresh process; return its number of rows, its seconds and its peak memory."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(run)], capture_output=True, text=True, check=True, env=environment()
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    return told
+    measured: dict[str, float] = json.loads(done.stdout)
+    return measured
 
 
-def test_a_hundred_thousand_records_are_a_data_frame_in_under_3_s(run: Path) -> None:
-    told = [load(run) for _ in range(GOES)]
-    seconds = sorted(each["wall_s"] for each in told)
+def test_a_hundred_thousand_records_load_as_a_data_frame_in_under_12_s_and_1_5_gib(run: Path) -> None:
+    loads = [load(run) for _ in range(LOADS)]
+    seconds, cpu_s = (sorted(each[name] for each in loads) for name in ("wall_s", "cpu_s"))
+    peak_bytes = max(each["peak_bytes"] for each in loads)
     size = sum(file.stat().st_size for file in run.iterdir()) / 2**20
     print(
-        f"{RECORDS} records ({size:.0f} MiB) as {told[0]['rows']} rows: median "
-        f"{median(seconds):.2f} s ({seconds[0]:.2f} to {seconds[-1]:.2f}); peak {told[0]['peak_bytes'] / 2**20:.0f} MiB"
+        f"{RECORDS} records ({size:.0f} MiB) as {loads[0]['rows']} rows: median {median(seconds):.2f} s "
+        f"({seconds[0]:.2f} to {seconds[-1]:.2f}), {median(cpu_s):.2f} s of them on a processor; "
+        f"peak {peak_bytes / 2**20:.0f} MiB"
     )
-    assert {each["rows"] for each in told} == {RECORDS // ROUNDS * ROWS_OF_A_CELL}
-    assert median(seconds) < 3
+    assert {each["rows"] for each in loads} == {RECORDS // ROUNDS * ROWS_OF_A_CASE}
+    assert median(seconds) < MOST_S
+    assert peak_bytes < MOST_BYTES

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 import attnbench
 from attnbench.contracts.record import Job, Outcome
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.plugins.registry import find
 from helpers.command import command, environment

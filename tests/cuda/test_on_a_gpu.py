@@ -15,7 +15,7 @@ from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.record import Job, Outcome, ProbeKind
 from attnbench.contracts.variant import support_of
 from attnbench.execute import worker
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.timing import CudaTimer

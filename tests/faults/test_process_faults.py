@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Shape
 from attnbench.contracts.record import Outcome, ProbeKind
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from helpers.planted import job
 from helpers.processes import running

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Shape
 from attnbench.contracts.record import Job, ProbeKind
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
-from attnbench.planning.request import describe_variant
+from attnbench.planning.variants import describe_variant
 from attnbench.plugins.registry import find
-from attnbench.session import perform
+from attnbench.session import Session, quietly
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, plan
 from helpers.processes import running
@@ -100,5 +100,5 @@ def test_what_one_round_has_shown_is_known_before_the_next_job_is_taken(
 ) -> None:
     jobs = [planned("Segfaults", kind="latency", number=number) for number in (1, 2, 3, 4)]
     with Store.create(tmp_path, plan(jobs)) as store:
-        perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
+        Session(store, executor, quietly, ENVIRONMENT).perform(jobs)
         assert [record.outcome.status for record in store.records()] == ["crash", "skipped", "skipped", "skipped"]

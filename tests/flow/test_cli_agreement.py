@@ -3,21 +3,21 @@
 import json
 from pathlib import Path
 
-from helpers.command import SMALL, attnbench
+from helpers.command import SMALL, call
 
 LEAKING = Path(__file__).parent.parent / "plugins" / "leaking.py"
 RUN = ("run", *SMALL, "--metrics", "agreement", "--causal", "--variants")
 
 
 def test_kept_mass_is_shown_when_it_is_asked_for_and_a_leak_under_the_errors(tmp_path: Path) -> None:
-    done = attnbench(*RUN, f"vanilla,linear,{LEAKING}:ChoosesByLater,{LEAKING}:NotLinear", cwd=tmp_path)
+    done = call(*RUN, f"vanilla,linear,{LEAKING}:ChoosesByLater,{LEAKING}:NotLinear", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
     assert "ChoosesByLater: its output depends on later tokens" in text
-    shown = attnbench("show", "latest", "--metric", "kept_mass", cwd=tmp_path)
+    shown = call("show", "latest", "--metric", "kept_mass", cwd=tmp_path)
     assert shown.stdout.startswith("Share of exact attention's 16 heaviest weights that is kept, forward")
     assert "NotLinear: left out: it is not linear in V" in " ".join(shown.stdout.split())
-    rows = json.loads(attnbench("show", "latest", "--metric", "kept_mass", "--format", "json", cwd=tmp_path).stdout)
+    rows = json.loads(call("show", "latest", "--metric", "kept_mass", "--format", "json", cwd=tmp_path).stdout)
     kept = {row["variant"]: row["value"] for row in rows}
     assert kept["vanilla"] > 0.9999
     assert 0 < kept["linear"] < 0.9
@@ -25,7 +25,7 @@ def test_kept_mass_is_shown_when_it_is_asked_for_and_a_leak_under_the_errors(tmp
 
 
 def test_an_exact_mechanism_that_leaks_is_an_invalid_cell_with_its_reason(tmp_path: Path) -> None:
-    done = attnbench(*RUN, f"vanilla,{LEAKING}:LooksAhead", "--json", cwd=tmp_path)
+    done = call(*RUN, f"vanilla,{LEAKING}:LooksAhead", "--json", cwd=tmp_path)
     (row,) = [row for row in json.loads(done.stdout) if row["variant"] == "LooksAhead"]
     assert row["status"] == "invalid_output"
     assert "calls itself exact" in row["detail"]

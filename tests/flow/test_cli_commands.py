@@ -1,16 +1,19 @@
 """What the smaller commands say, and what flags refuse one another."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, attnbench
+from attnbench.plugins import registry
+from helpers.command import SMALL, attnbench, call
+from helpers.subtests import as_subtests
 
 RUN = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory")
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "words",
     [
         ("--suite", "quick"),
@@ -28,13 +31,13 @@ RUN = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory")
 def test_a_resumed_run_refuses_by_name_each_flag_that_it_would_not_follow(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    done = attnbench("run", "--resume", "latest", *words, cwd=tmp_path)
+    done = call("run", "--resume", "latest", *words, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(f"attnbench: {words[0].replace('no-', '')}: --resume goes on")
 
 
 def test_the_way_back_to_a_run_in_another_folder_names_that_folder(tmp_path: Path) -> None:
-    done = attnbench(*RUN, "--out", "else where", cwd=tmp_path)
+    done = call(*RUN, "--out", "else where", cwd=tmp_path)
     (run,) = (tmp_path / "else where").iterdir()
     assert f"(again: attnbench show {run.name} --out 'else where')" in done.stderr
 
@@ -47,55 +50,83 @@ def test_attnbench_alone_shows_its_help_and_is_no_error(tmp_path: Path) -> None:
 
 def test_help_fits_80_columns_cuts_no_word_and_gives_examples_a_line_each(tmp_path: Path) -> None:
     for name in ("run", "show", "compare", "recommend", "tune", "replay", "list", "verify", "doctor"):
-        told = attnbench(name, "--help", cwd=tmp_path).stdout
+        told = call(name, "--help", cwd=tmp_path).stdout
         lines = [line.strip() for line in told.splitlines()]
         assert max(map(len, told.splitlines())) <= 80
         assert "\N{HORIZONTAL ELLIPSIS}" not in told
         assert any(line.startswith(f"attnbench {name}") for line in lines), told
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have few variants installed, as trying each takes a process; one of them ends every process that imports it."""
+    registered = registry.entries("variants")
+    (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    dies = registry.find(f"{tmp_path / 'dies.py'}:dies", "variants", flag="")
+    few = {name: registered[name] for name in ("vanilla", "linformer", "xformers")} | {"dies": (dies,)}
+    monkeypatch.setattr(registry, "entries", lambda group: few if group == "variants" else {})
+
+
+@pytest.mark.usefixtures("few")
 def test_doctor_names_every_variant_and_gives_the_fix_for_what_is_missing(tmp_path: Path) -> None:
-    done = attnbench("doctor", "--json", cwd=tmp_path)
+    done = call("doctor", "--json", cwd=tmp_path)
     findings = {one["what"]: one for one in json.loads(done.stdout)}
-    assert (done.returncode, findings["results"]["verdict"]) == (0, "ok")
+    assert findings["results"]["verdict"] == "ok"
     assert findings["variant vanilla"]["found"].startswith("runs on ")
+    assert findings["variant xformers"]["verdict"] == "missing"
+    assert (findings["variant dies"]["verdict"], done.returncode) == ("broken", 1)
     assert all(one["fix"] for one in findings.values() if one["verdict"] == "missing" and "variant" not in one["what"])
 
 
-def test_doctor_exits_with_1_and_the_fix_where_results_cannot_be_written(tmp_path: Path) -> None:
+def test_doctor_exits_with_1_and_the_fix_where_results_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "entries", lambda _group: {})
+    assert call("doctor", cwd=tmp_path).returncode == 0
     (tmp_path / "file").touch()
-    done = attnbench("doctor", "--out", "file/results", cwd=tmp_path)
+    done = call("doctor", "--out", "file/results", cwd=tmp_path)
     assert done.returncode == 1
     assert "results: name another folder with --out" in done.stdout
 
 
+@pytest.mark.usefixtures("few")
 def test_variants_are_listed_with_what_they_serve_their_options_and_their_obstacles(tmp_path: Path) -> None:
-    found = {
-        one["name"]: one
-        for one in json.loads(attnbench("list", "variants", "--details", "--json", cwd=tmp_path).stdout)
-    }
+    done = call("list", "variants", "--details", "--json", cwd=tmp_path)
+    found = {one["name"]: one for one in json.loads(done.stdout)}
     assert found["vanilla"]["from"].startswith("attnbench ")
+    assert found["vanilla"]["on cpu"] == "runs"
     assert any(option.startswith("k=") for option in found["linformer"]["options"])
     assert any(refused.startswith("causal: ") for refused in found["linformer"]["refuses"])
-    told = attnbench("list", "variants", "--details", cwd=tmp_path).stdout
+    assert "does not run: its import ended by SIGSEGV" in found["dies"]["on cpu"]
+    told = call("list", "variants", "--details", cwd=tmp_path).stdout
     assert "linformer\n  from:" in told
     assert max(map(len, told.splitlines())) <= 80
 
 
+@pytest.mark.exhaustive
+def test_every_installed_variant_is_listed_and_looked_at_by_doctor(tmp_path: Path) -> None:
+    installed = {point.name for point in entry_points(group="attnbench.variants")}
+    listed = json.loads(attnbench("list", "variants", "--details", "--json", cwd=tmp_path).stdout)
+    assert {one["name"] for one in listed} == installed
+    done = attnbench("doctor", "--json", cwd=tmp_path)
+    looked_at = {one["what"] for one in json.loads(done.stdout)}
+    assert (done.returncode, looked_at >= {f"variant {name}" for name in installed}) == (0, True)
+
+
 def test_tasks_are_listed_with_their_presets_and_options(tmp_path: Path) -> None:
-    tasks = json.loads(attnbench("list", "tasks", "--details", "--json", cwd=tmp_path).stdout)
+    tasks = json.loads(call("list", "tasks", "--details", "--json", cwd=tmp_path).stdout)
     assert {"mqar", "listops", "digits"} <= {task["name"] for task in tasks}
     assert {task["presets"] for task in tasks} == {"tiny, small, paper"}
     assert all(any(option.startswith("layers=") for option in task["options"]) for task in tasks)
 
 
 def test_runs_are_listed_with_their_command_and_what_is_damaged(tmp_path: Path) -> None:
-    assert attnbench("list", "runs", cwd=tmp_path).stdout == "there are no runs\n"
-    attnbench(*RUN, cwd=tmp_path)
-    (whole,) = json.loads(attnbench("list", "runs", "--details", "--json", cwd=tmp_path).stdout)
+    assert call("list", "runs", cwd=tmp_path).stdout == "there are no runs\n"
+    call(*RUN, cwd=tmp_path)
+    (whole,) = json.loads(call("list", "runs", "--details", "--json", cwd=tmp_path).stdout)
     assert (whole["done"], whole["statuses"], "--variants vanilla" in whole["command"]) == ("1/1", "1 ok", True)
     (tmp_path / "results" / whole["run"] / "plan.json").write_text("torn")
-    done = attnbench("list", "runs", cwd=tmp_path)
+    done = call("list", "runs", cwd=tmp_path)
     assert (done.returncode, "damaged" in done.stdout) == (0, True)
 
 
@@ -117,7 +148,7 @@ def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_pro
 ) -> None:
     points = "[attnbench.suites]\ntorn = acme:torn.toml\nquick = acme:torn.toml\n"
     path = distribution(tmp_path / "site", "acme", points, {"acme/__init__.py": "", "acme/torn.toml": "sweep = 3\n"})
-    done = attnbench("list", "suites", *details, "--json", cwd=tmp_path, PYTHONPATH=path)
+    done = call("list", "suites", *details, "--json", cwd=tmp_path, site=path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     problems = [(one["name"], one["from"], one.get("problem", "")) for one in found]
@@ -126,27 +157,14 @@ def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_pro
     assert not whole & {"torn", "quick"}
     assert any(name == "torn" and "torn.toml" in problem for name, _, problem in problems)
     assert {origin for name, origin, problem in problems if name == "quick" and "claimed by" in problem} == {
-        "attnbench 0.1.0",
+        "attnbench 0.2.0",
         "acme 1.0",
     }
 
 
-def test_a_plugin_that_ends_its_process_is_listed_as_one_that_does_not_run(tmp_path: Path) -> None:
-    deadly = {
-        "acme/__init__.py": "",
-        "acme/dies.py": "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n",
-    }
-    path = distribution(tmp_path / "site", "acme", "[attnbench.variants]\ndies = acme.dies:Dies\n", deadly)
-    done = attnbench("list", "variants", "--details", "--json", cwd=tmp_path, PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    found = {one["name"]: one for one in json.loads(done.stdout)}
-    assert "does not run: its import ended by SIGSEGV" in found["dies"]["on cpu"]
-    assert found["vanilla"]["on cpu"] == "runs"
-
-
 def test_what_a_stored_run_names_cannot_command_the_terminal(tmp_path: Path) -> None:
-    attnbench(*RUN, cwd=tmp_path)
+    call(*RUN, cwd=tmp_path)
     (run,) = (tmp_path / "results").iterdir()
     evil = run.rename(run.with_name("a\x1b[2J\nb"))
-    checked = attnbench("verify", evil.name, cwd=tmp_path)
+    checked = call("verify", evil.name, cwd=tmp_path)
     assert checked.stdout.splitlines()[0].startswith("run a\\x1b[2J\\nb: 1 jobs planned")

@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 import attnbench as package
-from helpers.command import attnbench
+from helpers.command import attnbench, call
 from helpers.stored import MACHINE, store, timed
+from helpers.subtests import as_subtests
 from unit.report.planted import agreements, memories
 from unit.report.scenarios import HOSTILE
 
@@ -41,7 +42,7 @@ def test_two_runs_are_compared_in_a_table_of_80_columns_that_says_first_what_cam
 
 
 def test_two_variants_of_a_run_are_compared_round_by_round(runs: Path) -> None:
-    done = attnbench("compare", "base", "--variants", "vanilla,linear", "--metric", "latency", cwd=runs)
+    done = call("compare", "base", "--variants", "vanilla,linear", "--metric", "latency", cwd=runs)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("within run base\nlatency: 2 of 2 faster; geometric mean x0.500")
     assert "linear against vanilla" in done.stdout
@@ -49,21 +50,21 @@ def test_two_variants_of_a_run_are_compared_round_by_round(runs: Path) -> None:
 
 
 def test_runs_that_were_not_measured_alike_are_refused_by_name_unless_forced(runs: Path) -> None:
-    refused = attnbench("compare", "base", "other", cwd=runs)
+    refused = call("compare", "base", "other", cwd=runs)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "differ in torch (2.13.0 and 2.11.0), threads (2 and 1)" in refused.stderr
     assert "--force" in refused.stderr
-    forced = attnbench("compare", "base", "other", "--force", cwd=runs)
+    forced = call("compare", "base", "other", "--force", cwd=runs)
     assert forced.returncode == 0
     assert "not measured alike: torch (2.13.0 and 2.11.0), threads (2 and 1)" in forced.stdout
     assert "torch (2.13.0 and 2.11.0)" in forced.stderr
 
 
-@pytest.mark.parametrize(
-    ("condition", "code"), [("slower", 1), ("slower:15%", 1), ("slower:25%", 0), ("faster", 0), ("incomparable", 1)]
+@as_subtests(
+    "condition, code", [("slower", 1), ("slower:15%", 1), ("slower:25%", 0), ("faster", 0), ("incomparable", 1)]
 )
 def test_what_must_not_be_is_told_and_ends_with_1(runs: Path, condition: str, code: int) -> None:
-    done = attnbench("compare", "base", "later", "--fail-on", condition, cwd=runs)
+    done = call("compare", "base", "later", "--fail-on", condition, cwd=runs)
     assert done.returncode == code
     assert ("--fail-on: 2 of 8: " in done.stderr) is bool(code)
     if condition == "slower":
@@ -73,13 +74,13 @@ def test_what_must_not_be_is_told_and_ends_with_1(runs: Path, condition: str, co
 def test_a_condition_that_could_not_have_been_broken_is_told(tmp_path: Path) -> None:
     for name, factor in (("base", 1.0), ("later", 2.0)):
         store(tmp_path, name, timed("vanilla", factor, rounds=2))
-    done = attnbench("compare", "base", "later", "--fail-on", "slower", cwd=tmp_path)
+    done = call("compare", "base", "later", "--fail-on", "slower", cwd=tmp_path)
     assert done.returncode == 0
     assert "nothing was decided" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("base",), "name a second one, or two of its variants"),
         (("base", "base"), "name a second one, or two of its variants"),
@@ -92,13 +93,13 @@ def test_a_condition_that_could_not_have_been_broken_is_told(tmp_path: Path) -> 
     ],
 )
 def test_a_mistake_is_one_sentence_and_ends_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
-    done = attnbench("compare", *words, cwd=runs)
+    done = call("compare", *words, cwd=runs)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
 
 
 def test_json_alone_is_on_standard_output_one_object_a_pair(runs: Path) -> None:
-    done = attnbench("compare", "base", "other", "--force", "--json", "--fail-on", "slower", cwd=runs)
+    done = call("compare", "base", "other", "--force", "--json", "--fail-on", "slower", cwd=runs)
     found = json.loads(done.stdout)
     assert (done.returncode, len(found)) == (1, 8)
     (slowed,) = [each for each in found if (each["variant"], each["seq_q"]) == ("linear", 1024)]
@@ -109,7 +110,7 @@ def test_json_alone_is_on_standard_output_one_object_a_pair(runs: Path) -> None:
 
 @pytest.mark.parametrize("form", ["csv", "md", "table"])
 def test_every_format_can_be_written_to_a_file(runs: Path, form: str) -> None:
-    done = attnbench("compare", "base", "later", "--format", form, "-o", "out", cwd=runs)
+    done = call("compare", "base", "later", "--format", form, "-o", "out", cwd=runs)
     text = (runs / "out").read_text()
     assert (done.returncode, done.stdout) == (0, "")
     if form == "csv":
@@ -124,7 +125,7 @@ def test_hostile_names_stay_text_in_every_format(tmp_path: Path) -> None:
     for name in ("base", "later"):
         store(tmp_path, name, records)
     for form in ("table", "md", "csv"):
-        done = attnbench("compare", "base", "later", "--format", form, cwd=tmp_path)
+        done = call("compare", "base", "later", "--format", form, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert not any(sign in done.stdout for sign in "\x1b\x00\u202e")
         if form == "md":

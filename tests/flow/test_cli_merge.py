@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.record import Record
 from attnbench.store import Store
-from helpers.command import attnbench
+from helpers.command import attnbench, call
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
 
@@ -35,14 +35,14 @@ def test_merged_runs_are_one_run_with_one_table(tmp_path: Path) -> None:
 def test_runs_that_were_not_measured_alike_are_refused_by_name_unless_forced(tmp_path: Path) -> None:
     out = tmp_path / "results"
     names = [stored(out, 1, "vanilla"), stored(out, 2, "flash", threads=4)]
-    refused = attnbench("merge", *names, cwd=tmp_path)
+    refused = call("merge", *names, cwd=tmp_path)
     assert (refused.returncode, "threads (2 and 4)" in refused.stderr) == (2, True)
     assert len(list(out.iterdir())) == 2
-    forced = attnbench("merge", *names, "--force", cwd=tmp_path)
+    forced = call("merge", *names, "--force", cwd=tmp_path)
     assert (forced.returncode, "2 jobs of 2 runs, 2 done" in forced.stdout) == (0, True)
 
 
 def test_one_run_is_nothing_to_merge(tmp_path: Path) -> None:
     name = stored(tmp_path / "results", 1, "vanilla")
-    done = attnbench("merge", name, name, cwd=tmp_path)
+    done = call("merge", name, name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "attnbench: RUN: this is one run; name at least two\n")

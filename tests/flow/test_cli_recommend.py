@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, attnbench
+from helpers.command import SMALL, attnbench, call
 from helpers.stored import store, timed
+from helpers.subtests import as_subtests
 from unit.report.planted import accuracies, memories
 
 LENGTHS = (512, 1024, 2048)
@@ -33,24 +34,24 @@ def test_a_named_run_is_asked_and_said_to_be_of_another_machine(runs: Path) -> N
 
 
 def test_needs_leave_variants_out_with_reasons_and_no_answer_exits_with_1(runs: Path) -> None:
-    accurate = attnbench("recommend", *ASKED, "--anywhere", "--min-accuracy", "0.9", "--task", "mqar", cwd=runs)
+    accurate = call("recommend", *ASKED, "--anywhere", "--min-accuracy", "0.9", "--task", "mqar", cwd=runs)
     assert accurate.returncode == 0
     assert "linear: accuracy on mqar 0.200, at least 0.900 asked" in accurate.stdout
     small = ("--memory", "4MiB", "--min-accuracy", "0.9")
-    none = attnbench("recommend", *ASKED, "--anywhere", *small, cwd=runs)
+    none = call("recommend", *ASKED, "--anywhere", *small, cwd=runs)
     assert none.returncode == 1
     assert "vanilla: needs 32.0 MiB, 4.00 MiB allowed" in none.stdout
 
 
 def test_runs_of_other_machines_are_left_out_unless_asked_for(runs: Path) -> None:
-    done = attnbench("recommend", *ASKED, "--threads", "1", cwd=runs)
+    done = call("recommend", *ASKED, "--threads", "1", cwd=runs)
     assert done.returncode == 1
     assert "left out: run base: " in done.stdout
     assert "(--anywhere takes it)" in " ".join(done.stdout.split())
 
 
 def test_json_alone_is_on_standard_output_with_the_evidence(runs: Path) -> None:
-    found = json.loads(attnbench("recommend", "--seq", "1500", "base", "--json", cwd=runs).stdout)
+    found = json.loads(call("recommend", "--seq", "1500", "base", "--json", cwd=runs).stdout)
     first = found["lines"][0]
     assert (first["variant"], first["verdict"], first["rank"]) == ("linear", "meets", 1)
     assert (first["latency"]["how"], first["latency"]["lengths"]) == ("between", [1024, 2048])
@@ -60,22 +61,22 @@ def test_json_alone_is_on_standard_output_with_the_evidence(runs: Path) -> None:
 def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
     sizes = ("--heads", "2", "--head-dim", "16", "--threads", "1", "--profile", "quick")
     words = ("--seq", "64", *sizes, "--variants", "vanilla,linear", "--memory", "1GiB")
-    done = attnbench("recommend", *words, "--measure", "--json", cwd=tmp_path)
+    done = call("recommend", *words, "--measure", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert {line["variant"]: line["verdict"] for line in found["lines"]} == {"vanilla": "meets", "linear": "meets"}
     (run,) = (tmp_path / "results").iterdir()
     assert found["runs"] == [run.name]
-    again = attnbench("recommend", *words, "--measure", "--json", cwd=tmp_path)
+    again = call("recommend", *words, "--measure", "--json", cwd=tmp_path)
     assert again.returncode == 0
     assert len(list((tmp_path / "results").iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("--seq", "512,1024"), "--seq: an answer is for one workload, and this is 2 shapes"),
-        (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is no amount of memory; write 24GiB"),
+        (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is not an amount of memory; write 24GiB"),
         (("--seq", "1024", "--max-latency", "soon"), "write 50ms"),
         (("--seq", "1024", "nowhere"), "no run is called 'nowhere'"),
         (("--seq", "1024", "--passes", "forward,decode"), "--passes: an answer is for one workload"),
@@ -83,12 +84,12 @@ def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_sentence_and_ends_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
     words = words if words[-1] == "nowhere" else (*words, "base")
-    done = attnbench("recommend", *words, cwd=runs)
+    done = call("recommend", *words, cwd=runs)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
 
 
 def test_every_machine_may_be_the_first_to_answer(tmp_path: Path) -> None:
-    done = attnbench("recommend", *SMALL[:2], "--device", "cpu", cwd=tmp_path)
+    done = call("recommend", *SMALL[:2], "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 1
     assert "--measure measures what is not known" in done.stdout

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from flow.test_cli_commands import distribution
-from helpers.command import attnbench
+from helpers.command import call
+from helpers.subtests import as_subtests
 
 PAPER = """\
 title = "Small blocks"
@@ -49,7 +50,7 @@ def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the
     only_costs = PAPER.replace('[[figures]]\nmetric = "accuracy"\nvalue = "score"\ntask = "riddles"\n', "")
     (Path(site) / "acme" / "small.toml").write_text(only_costs)
     quick = ("--seq", "64", "--profile", "quick", "--threads", "1")
-    done = attnbench("replay", "small", *quick, cwd=tmp_path, PYTHONPATH=site)
+    done = call("replay", "small", *quick, cwd=tmp_path, site=site)
     assert done.returncode == 0, done.stderr
     told = " ".join(done.stdout.split())
     assert told.startswith("Small blocks Published: Nobody 2020 There: on one machine of theirs")
@@ -59,20 +60,20 @@ def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the
     assert max(map(len, done.stdout.splitlines())) <= 80
     (run,) = (tmp_path / "results").iterdir()
     assert f"(again: attnbench replay small --run {run.name})" in done.stderr
-    again = attnbench("replay", "small", "--run", "latest", cwd=tmp_path, PYTHONPATH=site)
+    again = call("replay", "small", "--run", "latest", cwd=tmp_path, site=site)
     assert again.stdout == done.stdout
-    found = json.loads(attnbench("replay", "small", "--run", "latest", "--json", cwd=tmp_path, PYTHONPATH=site).stdout)
+    found = json.loads(call("replay", "small", "--run", "latest", "--json", cwd=tmp_path, site=site).stdout)
     figures = {(each["mechanism"], each["seq"]): each for each in found["figures"]}
     assert figures["Fast", 64]["published"] == 0.0005
     assert figures["Fast", 64]["value"] > 0
     assert figures["Fast", 128]["why"] == "not in this run"
     assert (figures["Fused", 64]["published_ratio"], figures["Fused", 64]["ratio"]) == (3.0, None)
-    other = attnbench("run", "--resume", run.name, cwd=tmp_path)
+    other = call("run", "--resume", run.name, cwd=tmp_path)
     assert other.returncode == 0, "a replay's run is a run like any other"
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("smal",), "replay: no paper is called 'smal'; did you mean 'small'?"),
         (("fa1", "--preset", "tiny"), "--preset: fa1 trains nothing; leave it out"),
@@ -85,7 +86,7 @@ def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the
 def test_what_cannot_be_meant_is_wrong_usage_in_one_sentence_and_writes_nothing(
     tmp_path: Path, site: str, words: tuple[str, ...], told: str
 ) -> None:
-    done = attnbench("replay", *words, cwd=tmp_path, PYTHONPATH=site)
+    done = call("replay", *words, cwd=tmp_path, site=site)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert told in done.stderr
     assert not (tmp_path / "results").exists()

@@ -9,7 +9,8 @@ import pytest
 import attnbench as package
 from attnbench.store import Plan, Store
 from flow.test_cli_compare import MACHINE, store
-from helpers.command import attnbench
+from helpers.command import attnbench, call
+from helpers.subtests import as_subtests
 from unit.report.planted import failed, job, timings
 
 LENGTHS = (512, 1024)
@@ -36,7 +37,7 @@ def test_a_report_is_one_file_whose_place_is_printed(runs: Path) -> None:
 
 def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_beside(runs: Path) -> None:
     words = ("report", "first", "second", "--figures", "paper", "--figure-formats", "svg")
-    done = attnbench(*words, cwd=runs)
+    done = call(*words, cwd=runs)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "Report: report.html\nFigures: 2 files in paper\n"
     assert sorted(path.name for path in (runs / "paper").iterdir()) == ["latency-forward.svg", "tables.tex"]
@@ -45,8 +46,8 @@ def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_bes
     assert "second against first" in text
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("nowhere",), "no run is called 'nowhere'"),
         (("first", "-o", "results"), "results is a folder; name a file in it"),
@@ -59,7 +60,7 @@ def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_bes
 def test_a_mistake_is_one_sentence_ends_with_2_and_writes_nothing(
     runs: Path, words: tuple[str, ...], told: str
 ) -> None:
-    done = attnbench("report", *words, cwd=runs)
+    done = call("report", *words, cwd=runs)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
     assert [path.name for path in runs.iterdir()] == ["results"]
@@ -67,18 +68,18 @@ def test_a_mistake_is_one_sentence_ends_with_2_and_writes_nothing(
 
 def test_a_report_that_cannot_be_written_leaves_the_one_before_it(runs: Path) -> None:
     (runs / "x.html").write_text("before")
-    assert attnbench("report", "planned", "-o", "x.html", cwd=runs).returncode == 2
+    assert call("report", "planned", "-o", "x.html", cwd=runs).returncode == 2
     assert (runs / "x.html").read_text() == "before"
 
 
 def test_a_run_whose_every_case_failed_has_a_report_of_reasons(tmp_path: Path) -> None:
     store(tmp_path, "failed", [failed(job("flash"), "crash", "it fell")])
-    assert attnbench("report", "failed", cwd=tmp_path).returncode == 0
+    assert call("report", "failed", cwd=tmp_path).returncode == 0
     assert "1 crash" in (tmp_path / "report.html").read_text()
 
 
 def test_help_has_an_example(runs: Path) -> None:
-    done = attnbench("report", "--help", cwd=runs)
+    done = call("report", "--help", cwd=runs)
     assert "attnbench report latest -o report.html" in done.stdout
 
 
@@ -91,7 +92,7 @@ def test_from_python_a_run_reports_itself_and_others_beside_it(runs: Path) -> No
 def test_the_command_line_loads_what_draws_only_to_draw() -> None:
     code = (
         "import attnbench.cli, attnbench.api, attnbench.report.files, sys\n"
-        "print(sorted({'plotly', 'jinja2', 'matplotlib', 'pandas', 'torch'} & set(sys.modules)))"
+        "print(sorted({'vl_convert', 'jinja2', 'pandas', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

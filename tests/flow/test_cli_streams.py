@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, attnbench, command, environment
+from helpers.command import SMALL, attnbench, call, command, environment
 
 RUN = ("run", "--variants", "vanilla,flash", *SMALL, "--metrics", "memory")
 
@@ -25,7 +25,7 @@ def shell(script: str, *words: str, cwd: Path, **settings: str) -> subprocess.Co
 
 
 def statuses(folder: Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads(attnbench("verify", "latest", "--json", cwd=folder).stdout)["statuses"]
+    found: dict[str, int] = json.loads(call("verify", "latest", "--json", cwd=folder).stdout)["statuses"]
     return found
 
 
@@ -43,7 +43,7 @@ def test_its_table_still_comes_where_only_standard_error_is_lost(tmp_path: Path)
 
 
 def test_an_exit_code_stands_whoever_has_stopped_reading(tmp_path: Path) -> None:
-    attnbench(*RUN, cwd=tmp_path)
+    call(*RUN, cwd=tmp_path)
     (journal,) = (tmp_path / "results").glob("*/events.jsonl")
     journal.write_bytes(b"torn\n" + journal.read_bytes())
     assert shell('"$@" | head -n 0', "verify", "latest", cwd=tmp_path).returncode == 1
@@ -63,7 +63,7 @@ def test_a_closed_standard_output_is_no_error_and_a_full_one_is_one_sentence(
 
 def test_with_every_stream_closed_a_run_s_files_hold_nothing_but_the_run(tmp_path: Path) -> None:
     assert shell('"$@" <&- >&- 2>&-', *RUN, cwd=tmp_path).returncode == 0
-    assert attnbench("verify", "latest", cwd=tmp_path).returncode == 0
+    assert call("verify", "latest", cwd=tmp_path).returncode == 0
     assert statuses(tmp_path) == {"ok": 2}
 
 
@@ -78,3 +78,8 @@ def test_json_is_utf_8_and_text_is_escaped_where_the_terminal_s_encoding_lacks_a
     assert (listed.returncode, "m\\xe4chtig" in listed.stdout) == (0, True)
     runs = json.loads(attnbench("list", "runs", "--json", cwd=tmp_path, PYTHONIOENCODING="ascii").stdout)
     assert str(folder) in runs[0]["command"]
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
+    done = shell('set -o pipefail; "$@" | head -n 0', "list", "variants", cwd=tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from attnbench.runs import Run
-from helpers.command import SMALL, attnbench, command, environment
+from flow.conftest import Sweep
+from helpers.command import SMALL, attnbench, call, command, environment
 from helpers.processes import running
+from helpers.subtests import as_subtests
 
 SERVER = "attnbench.execute.server"
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -29,13 +31,11 @@ def the_run(folder: Path) -> Path:
     return run
 
 
-def test_a_sweep_ends_with_the_table_and_the_path_of_its_results(tmp_path: Path) -> None:
-    done = attnbench("run", "--variants", "vanilla,flash,linear", *SMALL, "--metrics", "latency,memory", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_a_sweep_ends_with_the_table_and_the_path_of_its_results(sweep: Sweep) -> None:
     for word in ("Latency", "vanilla", "flash", "linear", "memory", "harness floor"):
-        assert word in done.stdout
-    assert str(the_run(tmp_path).relative_to(tmp_path)) in done.stderr
-    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+        assert word in sweep.stdout
+    assert str(the_run(sweep.folder).relative_to(sweep.folder)) in sweep.stderr
+    assert max(len(line) for line in sweep.stdout.splitlines()) <= 80
 
 
 def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_path: Path) -> None:
@@ -46,11 +46,12 @@ def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_
         assert tuple(row)[: len(COLUMNS)] == COLUMNS
         assert row["status"] == "ok"
         assert row["value"] is not None
-    shown = attnbench("show", "latest", "--format", "csv", cwd=tmp_path)
+    shown = call("show", "latest", "--format", "csv", cwd=tmp_path)
     table = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert [row["variant"] for row in table] == [row["variant"] for row in rows]
 
 
+@pytest.mark.exhaustive
 def test_every_installed_variant_gives_a_number_or_a_reason(tmp_path: Path) -> None:
     done = attnbench(
         "run", "--variants", "linear:features=relu,all", *SMALL, "--metrics", "latency", "--json", cwd=tmp_path
@@ -66,33 +67,27 @@ def test_every_installed_variant_gives_a_number_or_a_reason(tmp_path: Path) -> N
 
 
 def test_all_variants_take_no_options_together(tmp_path: Path) -> None:
-    done = attnbench("run", "--variants", "all:rounds=4", "--seq", "64", cwd=tmp_path)
+    done = call("run", "--variants", "all:rounds=4", "--seq", "64", cwd=tmp_path)
     assert (done.returncode, "all takes no options" in done.stderr) == (2, True)
 
 
-def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(tmp_path: Path) -> None:
-    words = ("--variants", "vanilla,linear", "--seq", "64..256", *SMALL[2:], "--metrics", "latency,memory")
-    done = attnbench("run", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("grows as N^p") == 2
-    assert max(len(line) for line in done.stdout.splitlines()) <= 80
-    told = json.loads(attnbench("show", "latest", "--scaling", "--json", cwd=tmp_path).stdout)
+def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(sweep: Sweep) -> None:
+    assert sweep.stdout.count("grows as N^p") == 2
+    told = json.loads(call("show", "latest", "--scaling", "--json", cwd=sweep.folder).stdout)
     memory = {each["variant"]: each["exponent"] for each in told["scaling"] if each["metric"] == "memory"}
     assert memory["vanilla"] > memory["linear"] > 0
     assert memory["vanilla"] > 1.5
-    fitted = {(each.metric, each.variant) for each in Run(the_run(tmp_path)).scaling()}
+    fitted = {(each.metric, each.variant) for each in Run(the_run(sweep.folder)).scaling()}
     assert fitted >= {("latency", "empty"), ("latency", "vanilla"), ("memory", "linear")}
 
 
-def test_what_a_latency_says_of_the_machine_can_be_shown(tmp_path: Path) -> None:
-    attnbench("run", "--variants", "vanilla", *SMALL, "--metrics", "latency", cwd=tmp_path)
-    rows = json.loads(attnbench("show", "latest", "--json", cwd=tmp_path).stdout)
-    derived = {row["metric"]: row for row in rows if not row["primary"]}
-    assert {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"} <= set(derived)
-    assert all(
-        row["value"] > 0 and row["variant"] == "vanilla" for row in derived.values() if "first" not in row["metric"]
-    )
-    shown = attnbench("show", "latest", "--metric", "roofline_share", cwd=tmp_path)
+def test_what_a_latency_says_of_the_machine_can_be_shown(sweep: Sweep) -> None:
+    rows = json.loads(call("show", "latest", "--json", cwd=sweep.folder).stdout)
+    derived = {(row["metric"], row["variant"]): row for row in rows if not row["primary"]}
+    told = {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"}
+    assert {(metric, "vanilla") for metric in told} <= set(derived)
+    assert all(row["value"] > 0 and row["variant"] != "empty" for (metric, _), row in derived.items() if metric in told)
+    shown = call("show", "latest", "--metric", "roofline_share", cwd=sweep.folder)
     assert "Share of the roofline" in shown.stdout
 
 
@@ -131,7 +126,7 @@ def test_refining_measures_between_the_lengths_where_variants_change_places(tmp_
         "--metrics",
         "latency",
     )
-    done = attnbench("run", *words, "--refine", "--json", cwd=tmp_path)
+    done = call("run", *words, "--refine", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured = {(row["variant"], row["seq_q"]) for row in json.loads(done.stdout) if row["metric"] == "latency"}
     assert {length for name, length in measured if name == "empty"} == {128, 512}
@@ -139,14 +134,14 @@ def test_refining_measures_between_the_lengths_where_variants_change_places(tmp_
     assert 256 in between
     assert {(name, length) for name in ("Straight", "Square") for length in between} <= measured
     (crossing,) = Run(the_run(tmp_path)).crossovers()
-    assert (crossing.winner.variant, crossing.loser.variant) == ("Straight", "Square")
+    assert (crossing.winner.case.variant, crossing.loser.case.variant) == ("Straight", "Square")
     assert crossing.between[1] - crossing.between[0] < 384
-    assert json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)["pending"] == 0
+    assert json.loads(call("verify", "latest", "--json", cwd=tmp_path).stdout)["pending"] == 0
 
 
 def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
     words = ("--heads", "2,4", "--passes", "forward,forward-backward", "--metrics", "latency", "--json")
-    done = attnbench("run", "--variants", "vanilla,linear", *SMALL[:2], *SMALL[4:], *words, cwd=tmp_path)
+    done = call("run", "--variants", "vanilla,linear", *SMALL[:2], *SMALL[4:], *words, cwd=tmp_path)
     rows = [row for row in json.loads(done.stdout) if row["metric"] == "latency" and row["variant"] != "empty"]
     assert {(row["variant"], row["heads"], row["passes"]) for row in rows} == {
         (variant, heads, passes)
@@ -159,7 +154,7 @@ def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
 def test_accuracy_stands_in_the_same_run_with_the_shape_of_its_task(tmp_path: Path) -> None:
     task = "mqar:steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
     words = ("--metrics", "accuracy", "--tasks", task, "--json")
-    done = attnbench("run", "--variants", "flash,linformer", *SMALL, *words, cwd=tmp_path)
+    done = call("run", "--variants", "flash,linformer", *SMALL, *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(done.stdout) if row["metric"] == "accuracy"]
     assert {row["variant"]: row["status"] for row in rows} == {"flash": "ok", "linformer": "ok"}
@@ -168,7 +163,7 @@ def test_accuracy_stands_in_the_same_run_with_the_shape_of_its_task(tmp_path: Pa
 
 def test_a_case_that_fails_is_a_row_with_its_reason_and_the_rest_is_measured(tmp_path: Path) -> None:
     words = ("--variants", f"vanilla,{PLUGINS / 'faulty.py'}:Segfaults,linformer", "--causal", "--metrics", "latency")
-    done = attnbench("run", *words, *SMALL, "--json", cwd=tmp_path)
+    done = call("run", *words, *SMALL, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["variant"]: row for row in json.loads(done.stdout)}
     assert rows["vanilla"]["status"] == "ok"
@@ -176,30 +171,28 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_rest_is_measured(tmp
     assert "SIGSEGV" in rows["Segfaults"]["detail"]
     assert rows["linformer"]["status"] == "unsupported"
     assert rows["linformer"]["detail"]
-    assert attnbench("run", *words, *SMALL, "--strict", cwd=tmp_path).returncode == 1
+    assert call("run", *words, *SMALL, "--strict", cwd=tmp_path).returncode == 1
 
 
-@pytest.mark.parametrize(
-    ("source", "status", "reason"),
-    [("import nothing_of_that_name", "error", "nothing_of_that_name"), ("import os; os._exit(1)", "crash", "code 1")],
-)
-def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path, source: str, status: str, reason: str) -> None:
-    (tmp_path / "broken.py").write_text(source + "\n")
-    words = ("--variants", "vanilla,./broken.py:Mine", "--metrics", "latency", "--json")
-    done = attnbench("run", *words, *SMALL, cwd=tmp_path)
+def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
+    (tmp_path / "lacks.py").write_text("import nothing_of_that_name\n")
+    (tmp_path / "exits.py").write_text("import os; os._exit(1)\n")
+    words = ("--variants", "vanilla,./lacks.py:Lacks,./exits.py:Exits", "--metrics", "latency", "--json")
+    done = call("run", *words, *SMALL, cwd=tmp_path)
     rows = {row["variant"]: row for row in json.loads(done.stdout)}
     assert rows["vanilla"]["status"] == "ok"
-    assert (rows["Mine"]["status"], reason in rows["Mine"]["detail"]) == (status, True)
+    for variant, status, reason in (("Lacks", "error", "nothing_of_that_name"), ("Exits", "crash", "code 1")):
+        assert (rows[variant]["status"], reason in rows[variant]["detail"]) == (status, True)
 
 
 def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> None:
     words = ("--passes", "decode", "--seq", "64,128", "--seq-k", "256", "--metrics", "memory", "--json")
-    done = attnbench("run", "--variants", "vanilla", *SMALL[2:], *words, cwd=tmp_path)
+    done = call("run", "--variants", "vanilla", *SMALL[2:], *words, cwd=tmp_path)
     assert len([row for row in json.loads(done.stdout) if row["metric"] == "memory"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "flag", "fix"),
+@as_subtests(
+    "words, flag, fix",
     [
         (["--variants", "vanila"], "--variants", "'vanilla'"),
         (["--variants", "linformer:kk=3"], "--variants", "k (int"),
@@ -222,7 +215,7 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--level", "lair"], "--level", "'layer'"),
         (["--inputs", "outlier"], "--inputs", "'outliers'"),
         (["--time-budget", "soon"], "--time-budget", "1h30m"),
-        (["--executor", "ray"], "--executor", "later version"),
+        (["--executor", "ray"], "--executor", "No such option"),
         (["--metrics", "speed"], "--metrics", "latency"),
         (["--profile", "fast"], "--profile", "default"),
         (["--rounds", "0"], "--rounds", "1 or more"),
@@ -239,7 +232,7 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
 def test_wrong_input_ends_with_one_sentence_that_names_the_flag_and_nothing_is_written(
     tmp_path: Path, words: list[str], flag: str, fix: str
 ) -> None:
-    done = attnbench("run", *words, cwd=tmp_path)
+    done = call("run", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
@@ -252,7 +245,7 @@ def test_two_plugins_of_one_name_are_refused_with_both_origins(tmp_path: Path) -
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text("def Mine(q, k, v):\n    return v\n")
-    done = attnbench("run", "--variants", "a/mine.py:Mine,b/mine.py:Mine", *SMALL, cwd=tmp_path)
+    done = call("run", "--variants", "a/mine.py:Mine,b/mine.py:Mine", *SMALL, cwd=tmp_path)
     assert done.returncode == 2
     assert "a/mine.py" in done.stderr
     assert "b/mine.py" in done.stderr
@@ -297,15 +290,15 @@ def start(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def resume(tmp_path: Path) -> dict[str, str]:
-    """Resume the one run there is, with nothing left to hang; give each variant's status."""
+    """Resume the one run there is, with nothing left to hang; return each variant's status."""
     (tmp_path / "hang").unlink()
-    done = attnbench("run", "--resume", the_run(tmp_path).name, "--json", cwd=tmp_path)
+    done = call("run", "--resume", the_run(tmp_path).name, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return {row["variant"]: row["status"] for row in json.loads(done.stdout) if row["metric"] == "memory"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: signal.Signals, code: int) -> None:
+def interrupt(tmp_path: Path, number: signal.Signals, code: int) -> Path:
+    """Start a run, send it a signal while it measures, and hold it to what an interrupted run says and keeps."""
     process = start(tmp_path)
     process.send_signal(number)
     assert process.wait(timeout=10) == code
@@ -313,9 +306,23 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(tmp_path: Path, number: s
     assert process.stderr is not None
     with process.stderr as said:
         assert f"attnbench run --resume {run.name}" in said.read()
-    checked = json.loads(attnbench("verify", run.name, "--json", cwd=tmp_path).stdout)
+    checked = json.loads(call("verify", run.name, "--json", cwd=tmp_path).stdout)
     assert (checked["statuses"], checked["pending"]) == ({"ok": 1}, 1)
+    return run
+
+
+def test_a_run_interrupted_by_ctrl_c_says_how_to_resume_it_and_can_be_resumed(tmp_path: Path) -> None:
+    interrupt(tmp_path, signal.SIGINT, 130)
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
+
+
+def test_a_run_that_is_terminated_can_be_resumed_and_measures_an_edited_plugin_again(tmp_path: Path) -> None:
+    interrupt(tmp_path, signal.SIGTERM, 143)
+    (tmp_path / "mine.py").write_text(PATIENT + "# edited\n")
+    assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
+    checked = json.loads(call("verify", "latest", "--json", cwd=tmp_path).stdout)
+    assert checked["statuses"] == {"ok": 2}
+    assert checked["orphans"] >= 1  # what the old source gave is kept, and no longer counted
 
 
 def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -> None:
@@ -331,30 +338,6 @@ def test_a_killed_command_leaves_no_process_and_can_be_resumed(tmp_path: Path) -
     assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
 
 
-def test_an_edited_plugin_is_measured_again_on_resume(tmp_path: Path) -> None:
-    process = start(tmp_path)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
-    (tmp_path / "mine.py").write_text(PATIENT + "# edited\n")
-    assert resume(tmp_path) == {"First": "ok", "Second": "ok"}
-    checked = json.loads(attnbench("verify", "latest", "--json", cwd=tmp_path).stdout)
-    assert checked["statuses"] == {"ok": 2}
-    assert checked["orphans"] >= 1  # what the old source gave is kept, and no longer counted
-
-
 def test_a_resumed_run_takes_no_sweep_options(tmp_path: Path) -> None:
-    done = attnbench("run", "--resume", "latest", "--seq", "64", cwd=tmp_path)
+    done = call("run", "--resume", "latest", "--seq", "64", cwd=tmp_path)
     assert (done.returncode, "--resume" in done.stderr) == (2, True)
-
-
-def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        ["bash", "-c", 'set -o pipefail; "$@" | head -n 1', "-", *command("list", "variants", "--details")],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    out, err = process.communicate(timeout=60)
-    assert (out, err, process.returncode) == ("alibi\n", "", 0)

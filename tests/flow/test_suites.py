@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import attnbench
+from helpers.command import call
+from helpers.subtests import as_subtests
 
 LISTED = """\
 description = "two shapes"
@@ -36,13 +37,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_listed_shape_has_its_name_in_rows_after_the_promised_columns_and_heads_a_column(folder: Path) -> None:
-    done = attnbench("run", *QUICK, cwd=folder)
+    done = call("run", *QUICK, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "shape (seq)" in done.stdout
     assert "small (32)" in done.stdout
     assert "cross (16)" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
-    rows = json.loads(attnbench("show", "latest", "--json", cwd=folder).stdout)
+    rows = json.loads(call("show", "latest", "--json", cwd=folder).stdout)
     sizes = {(row["shape_name"], row["seq_q"], row["seq_k"], row["kv_heads"]) for row in rows}
     assert sizes == {("small", 32, 32, 2), ("cross", 16, 48, 2)}
     names = list(rows[0])
@@ -50,12 +51,12 @@ def test_a_listed_shape_has_its_name_in_rows_after_the_promised_columns_and_head
 
 
 def test_flags_choose_from_the_list(folder: Path) -> None:
-    done = attnbench("run", *QUICK, "--shapes", "cross", "--kv-heads", "2", "--metrics", "memory", "--json", cwd=folder)
+    done = call("run", *QUICK, "--shapes", "cross", "--kv-heads", "2", "--metrics", "memory", "--json", cwd=folder)
     assert {row["shape_name"] for row in json.loads(done.stdout)} == {"cross"}
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
+@as_subtests(
+    "words, told",
     [
         (("--seq", "64"), "--seq 64: no shape of the suite has that; there are 16, 32"),
         (("--shapes", "smal"), "did you mean 'small'?"),
@@ -65,7 +66,7 @@ def test_flags_choose_from_the_list(folder: Path) -> None:
 def test_a_choice_that_leaves_nothing_is_wrong_usage_in_one_sentence(
     folder: Path, words: tuple[str, ...], told: str
 ) -> None:
-    done = attnbench("run", *QUICK, *words, cwd=folder)
+    done = call("run", *QUICK, *words, cwd=folder)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert told in done.stderr
     assert not (folder / "results").exists()

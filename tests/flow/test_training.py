@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attnbench.contracts.record import Outcome
 from attnbench.store import Store, find_run
-from helpers.command import attnbench, command, environment
+from helpers.command import call, command, environment
 
 SLOW = """
 import pathlib, time, torch
@@ -33,10 +33,10 @@ SMALL = "pairs=2,vocabulary=16,width=16,layers=1,batch=16,steps=4,validate_every
 def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_models_of_one_size(tmp_path: Path) -> None:
     task = f"mqar:length=16..32,heads=1,2,{SMALL}"
     words = ("--variants", "vanilla", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
-    done = attnbench("run", *words, cwd=tmp_path)
+    done = call("run", *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "heads  variant  task (seq)  mqar (16)  mqar (32)" in done.stdout
-    shown = json.loads(attnbench("show", "latest", "--format", "json", cwd=tmp_path).stdout)
+    shown = json.loads(call("show", "latest", "--out", str(tmp_path), "--format", "json", cwd=tmp_path).stdout)
     rows = [row for row in shown if row["metric"] == "accuracy"]
     assert sorted((row["seq_q"], row["heads"], row["head_dim"]) for row in rows) == [
         *((16, 1, 16), (16, 2, 8), (32, 1, 16), (32, 2, 8))
@@ -48,7 +48,7 @@ def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_mode
 def test_a_search_ends_with_the_mean_over_seeds_at_each_variant_s_best_rate_or_with_its_reason(tmp_path: Path) -> None:
     task = f"mqar:length=16,causal=true,rates=3,seeds=3,{SMALL}"
     words = ("--variants", "flash,linformer", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
-    done = attnbench("run", *words, "--json", cwd=tmp_path)
+    done = call("run", *words, "--out", str(tmp_path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     best, without = (row for row in json.loads(done.stdout) if row["metric"] == "accuracy")
     assert (best["status"], best["samples"], len(best["medians"])) == ("ok", 3, 3)
@@ -58,32 +58,34 @@ def test_a_search_ends_with_the_mean_over_seeds_at_each_variant_s_best_rate_or_w
     assert "encoder" in without["detail"]
 
 
-def trained(folder: Path) -> Outcome:
-    """Give what came of a run's only training."""
-    with Store.open(find_run("latest", folder / "results"), write=False) as store:
+def trained(out: Path) -> Outcome:
+    """Return what came of a run's only training."""
+    with Store.open(find_run("latest", out), write=False) as store:
         (record,) = store.records()
         return record.outcome
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint_to_the_numbers_of_one_that_was_not(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-        (folder / "mine.py").write_text(SLOW)
-    assert attnbench(*WORDS, cwd=whole).returncode == 0
-    (cut / "slow").touch()
+    (tmp_path / "mine.py").write_text(SLOW)
+    assert call(*WORDS, "--out", str(whole), cwd=tmp_path).returncode == 0
+    (tmp_path / "slow").touch()
     process = subprocess.Popen(
-        command(*WORDS), cwd=cut, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*WORDS, "--out", str(cut)),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
-    while not list(cut.glob("results/*/checkpoints/*.pt")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while not list(cut.glob("*/checkpoints/*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130
     assert trained(cut).status == "interrupted"
-    (cut / "slow").unlink()
-    assert attnbench("run", "--resume", "latest", cwd=cut).returncode == 0
+    (tmp_path / "slow").unlink()
+    assert call("run", "--resume", "latest", "--out", str(cut), cwd=tmp_path).returncode == 0
     assert trained(cut).status == "ok"
     assert trained(cut).facts["resumed_at"] > 0
     assert trained(cut).measurements == trained(whole).measurements
-    assert attnbench("verify", "latest", cwd=cut).returncode == 0
+    assert call("verify", "latest", "--out", str(cut), cwd=tmp_path).returncode == 0

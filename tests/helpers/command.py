@@ -1,16 +1,26 @@
-"""The command line as a user has it: a process of its own."""
+"""The command line: as a user has it, in a process of its own, or called within the tests' own, which takes no time."""
 
+import io
 import os
+import signal
 import subprocess
 import sys
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
+
+from attnbench import cli
+from attnbench.execute import local
+from helpers.servers import KeptServer
 
 # The smallest sweep that goes through plan, processes, store and table.
 SMALL = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--profile", "quick", "--threads", "1")
 
+Done = subprocess.CompletedProcess[str]
 
-def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, in a folder, 80 columns wide."""
+
+def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> Done:
+    """Run a command to its end in a process of its own, in a folder, 80 columns wide."""
     return subprocess.run(
         command(*words),
         cwd=cwd,
@@ -22,11 +32,44 @@ def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> 
     )
 
 
+def call(*words: str, cwd: Path, site: str = "") -> Done:
+    """Call a command within this process, in a folder, 80 columns wide; return what its process would have given.
+
+    What is installed in the folder `site` is found besides. Calls fork their jobs from one server, so that torch is
+    imported once for all of them (once more for a site). A run that trains wants `--out` with a whole path: that server
+    writes the checkpoints, and its working folder is another.
+    """
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(chdir(cwd))
+            stack.enter_context(mock.patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"))
+            stack.enter_context(mock.patch.object(sys, "argv", ["attnbench", *words]))
+            if site:
+                stack.enter_context(mock.patch.dict(os.environ, PYTHONPATH=site))
+                stack.enter_context(mock.patch.object(sys, "path", [site, *sys.path]))
+            stack.enter_context(mock.patch.object(local, "ForkServer", KeptServer))
+            stack.enter_context(redirect_stdout(out))
+            stack.enter_context(redirect_stderr(err))
+            cli.main()
+    except SystemExit as end:
+        return subprocess.CompletedProcess(words, int(end.code or 0), _text(out), _text(err))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    assert isinstance(stream.buffer, io.BytesIO)
+    return stream.buffer.getvalue().decode()
+
+
 def command(*words: str) -> list[str]:
-    """Give the words that start the command."""
+    """Return the words that start the command."""
     return [sys.executable, "-c", "from attnbench.cli import main; main()", *words]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Give the variables that a test's process is started with."""
+    """Return the variables that a test's process is started with."""
     return {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", **settings}

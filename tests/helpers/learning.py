@@ -9,7 +9,7 @@ from attnbench.contracts.task import IGNORE, Split, Task, Training, build_task, 
 from attnbench.plugins.registry import entries, load
 from attnbench.train.accuracy import build_model
 from attnbench.train.data import Examples, draw_splits
-from attnbench.train.loop import train
+from attnbench.train.loop import Trainer, train
 from attnbench.train.model import Model
 from helpers.made_files import options_for
 from laws.workloads import MECHANISMS, case_for, mask_of
@@ -51,5 +51,5 @@ def trained(variant: str, task: Task, training: Training) -> tuple[Model, dict[S
     """Train a variant from seed 0; give the model with its best weights, and the examples."""
     model = model_of(variant, task, training)
     splits = draw_splits(task, training, seed=0, device="cpu")
-    train(model, splits, training, seed=0, tell=lambda _text: None)
+    train(Trainer(model, splits, training, seed=0), report=lambda _text: None)
     return model, splits

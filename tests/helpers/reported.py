@@ -1,4 +1,4 @@
-"""Runs as a report takes them, from planted records and without a store."""
+"""Runs as a report takes them, made from planted records without a store."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from attnbench.analysis.guard import Circumstances
 from attnbench.analysis.roofline import derived
-from attnbench.analysis.rows import tabulated
+from attnbench.analysis.rows import rows
 from attnbench.contracts.record import Environment, Rates, Record
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import reproduction
@@ -19,14 +19,14 @@ RATES = Rates(device="cpu", threads=2, bytes_per_s=1e10, flops_per_s={"float32":
 def reported(
     records: Sequence[Record], *, run: str = "r1", machine: Environment = MACHINE, rates: Rates | None = RATES
 ) -> Reported:
-    """Give a run of these records."""
+    """Return a run of these records."""
     named = [replace(record, run=run, environment=machine.key) for record in records]
     jobs = tuple(record.job for record in named)
     plan = Plan.of(jobs, run=run, created_s=0.0, command=("run",), sweep={}, environment=machine)
-    found = tabulated(named, jobs, run=run)
+    found = rows(named, jobs, run=run)
     return Reported(
         run=run,
-        rows=tuple(found.joined(derived(found, rates)).rows()),
+        rows=(*found, *derived(found, rates)),
         rates=rates,
         reproduction=reproduction(plan, {machine.key: machine}),
         circumstances=Circumstances(environments=(machine,), jobs=jobs),
@@ -34,5 +34,5 @@ def reported(
 
 
 def report(*several: Sequence[Record]) -> Report:
-    """Give a report of runs r1, r2 and so on."""
+    """Return a report of runs named r1, r2 and so on."""
     return Report([reported(records, run=f"r{place}") for place, records in enumerate(several, start=1)])

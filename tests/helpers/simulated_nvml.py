@@ -89,4 +89,4 @@ class Unread(Gpu):
     """A GPU of which nothing can be read."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.unread, self._trouble = device, {}, "simulated"
+        self.device, self.unread, self._unavailable = device, {}, "simulated"

@@ -1,4 +1,4 @@
-"""Runs made by hand in a folder, for tests of commands that read them."""
+"""Runs stored in a folder, for tests of commands that read them."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def store(folder: Path, name: str, records: list[Record], *, machine: Environmen
 
 
 def timed(variant: str, factor: float, rounds: int = 5, *, lengths: tuple[int, ...] = (512, 1024), **changes) -> list:
-    """Time a variant at some lengths; rounds differ by a twentieth of a percent."""
+    """Return timings of a variant at some lengths; rounds differ by a twentieth of a percent."""
     return [
         timing(job(variant, seq=seq, round=number, **changes), factor * seq * 1e-6 * (1 + number / 2000), noise=0)
         for number in range(1, rounds + 1)

@@ -7,13 +7,14 @@ from scipy.stats import kstest
 from torch import Generator, Tensor
 
 from attnbench_suites.tasks.adding import Adding
+from helpers.subtests import as_subtests
 
 
 def drawn(count: int, length: int) -> tuple[Tensor, Tensor]:
     return Adding(Adding.Options(length=length)).examples("train", count, Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("length", [2, 3, 64, 400])
+@as_subtests("length", [2, 3, 64, 400])
 def test_the_answer_is_the_sum_of_the_two_numbers_that_are_marked(length: int) -> None:
     inputs_NTF, sums_N = drawn(100, length)
     for row, answer in zip(inputs_NTF.tolist(), sums_N.tolist(), strict=True):

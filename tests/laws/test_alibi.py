@@ -4,6 +4,7 @@ import torch
 
 from attnbench import Mask, Unsupported
 from attnbench_variants.position.alibi import slopes
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -15,8 +16,8 @@ def _alibi(length, options=None, *, mask=None, queries=None, **changes):
     return case_for("alibi", WORKLOADS["full"], options or {}, shape=shape, mask=mask or Mask(), **changes)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [600, 270])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [600, 270])
 def test_zero_slopes_are_exact_attention(mask, queries):
     case = _alibi(600, {"slope_scale": 0}, mask=mask, queries=queries)
     vanilla, qkv = built("vanilla", msgspec.structs.replace(case, options={})), draw("alibi", case)
@@ -33,8 +34,8 @@ def test_the_slopes_are_the_papers():
     assert slopes(12) == pytest.approx([*slopes(8), *(2**-power for power in (0.5, 1.5, 2.5, 3.5))])
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [600, 270, 1])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [600, 270, 1])
 def test_blocks_of_a_view_of_the_biases_equal_the_biases_of_all_pairs(mask, queries):
     case = _alibi(600, mask=mask, queries=queries)
     q, k, v = draw("alibi", case)
@@ -65,8 +66,8 @@ def test_a_window_costs_what_it_shows():
     assert flops[1] < variant("alibi").flops(_alibi(4096, mask=Mask(causal=True))) / 5
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _alibi(length, mask=mask, dtype="float32")

@@ -1,9 +1,9 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
 from attnbench_variants.linear.based import Taylor
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -12,7 +12,7 @@ def _case(length, *, causal=False, **options):
     return case_for("based", WORKLOADS["full"], options, shape=shape, mask=Mask(causal=causal))
 
 
-@pytest.mark.parametrize("dim", [1, 2, 16])
+@as_subtests("dim", [1, 2, 16])
 def test_products_of_features_are_the_taylor_series_of_the_exponential(dim):
     q, k = (torch.randn(1, 30, dim, dtype=torch.float64) for _ in range(2))
     features = Taylor(dim, device="cpu")
@@ -22,7 +22,7 @@ def test_products_of_features_are_the_taylor_series_of_the_exponential(dim):
     assert features.keys(k, 0).shape[-1] == 1 + dim + dim * (dim + 1) // 2
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_small_scores_give_exact_attention_on_the_projected_queries_and_keys(causal):
     case = _case(30, causal=causal, feature_dim=4)
     attention, (q, k, v) = built("based", case), (x.detach() for x in draw("based", case))
@@ -46,7 +46,7 @@ def test_the_seed_draws_a_projection_for_each_head_and_every_dtype_has_the_same(
     assert torch.equal(first.project_keys.bfloat16(), narrow.project_keys)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_projections_are_learned_even_where_the_inputs_need_no_gradient(causal):
     case = _case(100, causal=causal)
     attention, qkv = built("based", case), [x.detach() for x in draw("based", case)]

@@ -1,10 +1,10 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
 from attnbench_variants.fixed_sparse import block_local
 from attnbench_variants.fixed_sparse.block_lists import draw_distinct
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -15,14 +15,14 @@ def _bigbird(length, *, queries=None, causal=False, dtype="float64", seed=3, **o
     return case_for("bigbird", WORKLOADS["full"], options, shape=shape, mask=mask, dtype=dtype, seed=seed)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_as_many_random_blocks_as_there_are_is_exact_attention(causal):
     case = _bigbird(50, causal=causal, block=4, globals=1, neighbours=0, random=12)
     qkv = draw("bigbird", case)
     assert_near(built("bigbird", case)(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_without_random_blocks_it_is_sparse(causal):
     case = _bigbird(50, causal=causal, block=4, globals=2, neighbours=1, random=0)
     options = {"block": 4, "globals": 2, "neighbours": 1}
@@ -32,7 +32,7 @@ def test_without_random_blocks_it_is_sparse(causal):
     )
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_random_blocks_are_distinct_and_neither_neighbours_nor_after_a_causal_row(causal):
     case = _bigbird(200, causal=causal, block=4, globals=2, neighbours=1, random=3)
     for of_head in built("bigbird", case).lists.numbers.tolist():
@@ -58,8 +58,8 @@ def test_every_set_of_numbers_is_drawn_as_often_as_any_other():
     assert (times / count - 1 / 6).abs().max() < 4.5 * (1 / 6 * 5 / 6 / count) ** 0.5
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [50, 23])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [50, 23])
 def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(monkeypatch, causal, queries):
     case = _bigbird(50, queries=queries, causal=causal, block=4)
     qkv = draw("bigbird", case)
@@ -72,8 +72,8 @@ def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(mo
         assert_near(gradient, right, 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [1, 2, 5, 13, 20, 34])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [1, 2, 5, 13, 20, 34])
 def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(causal, queries):
     all_rows = _bigbird(41, causal=causal, block=4)
     q, k, v = draw("bigbird", all_rows)
@@ -82,7 +82,7 @@ def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(c
     assert_near(built("bigbird", fewer)(q[:, :, -queries:], k, v), expected, 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_what_is_kept_for_the_gradient_or_laid_out_again_gives_the_same_gradient(causal):
     case = _bigbird(50, causal=causal, block=4)
     qkv, outs = draw("bigbird", case), []
@@ -100,8 +100,8 @@ def test_causally_the_blocks_drawn_for_earlier_rows_do_not_depend_on_the_length(
     assert torch.equal(long[:, : short.shape[1]], short)
 
 
-@pytest.mark.parametrize("backward", [True, False])
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("backward", [True, False])
+@as_subtests("causal", [True, False])
 def test_memory_grows_with_the_length_and_not_with_its_square(causal, backward):
     def peak(length):
         case = _bigbird(length, causal=causal, dtype="float32", block=16)

@@ -4,6 +4,7 @@ import torch
 
 from attnbench import Mask, Unsupported
 from attnbench_variants.fixed_sparse import block_local
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -21,8 +22,8 @@ def _kept(length, *, causal, **options):
     return ((numbers >= 0).sum() + own) / (len(numbers) * (blocks * (blocks + 1) // 2 if causal else blocks**2))
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("length", [48, 50])
+@as_subtests("causal", [True, False])
+@as_subtests("length", [48, 50])
 def test_all_blocks_kept_are_exact_attention(causal, length):
     case = _block_sparse(length, causal=causal, block=4, pattern="random", density=1.0)
     exact = built("vanilla", msgspec.structs.replace(case, options={}))
@@ -30,7 +31,7 @@ def test_all_blocks_kept_are_exact_attention(causal, length):
     assert_near(built("block-sparse", case)(*qkv), exact(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_a_butterfly_of_two_blocks_is_exact_attention_and_one_of_four_is_not(causal):
     qkv = draw("block-sparse", _block_sparse(16, causal=causal))
     for block, same in ((8, True), (4, False)):
@@ -44,20 +45,20 @@ def test_a_butterfly_keeps_the_blocks_at_distances_of_one_bit():
     assert numbers.tolist() == [[[i ^ 1, i ^ 2, i ^ 4] for i in range(8)]]
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("density", [0.1, 0.25, 0.7])
+@as_subtests("causal", [True, False])
+@as_subtests("density", [0.1, 0.25, 0.7])
 def test_density_is_the_share_of_blocks_that_a_random_pattern_keeps(causal, density):
     assert abs(_kept(800, causal=causal, block=4, pattern="random", density=density) - density) < 0.01
 
 
-@pytest.mark.parametrize("options", [{"density": 0.5}, {"pattern": "random"}])
+@as_subtests("options", [{"density": 0.5}, {"pattern": "random"}])
 def test_density_belongs_to_a_random_pattern_and_a_random_pattern_has_one(options):
     with pytest.raises(Unsupported, match="density is given for pattern=random"):
         built("block-sparse", _block_sparse(32, **options))
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "random", "density": 0.3}])
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("options", [{}, {"pattern": "random", "density": 0.3}])
+@as_subtests("causal", [True, False])
 def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(monkeypatch, causal, options):
     case = _block_sparse(50, causal=causal, block=4, **options)
     qkv = draw("block-sparse", case)
@@ -70,7 +71,7 @@ def test_blocks_in_several_runs_equal_blocks_in_one_and_so_do_their_gradients(mo
         assert_near(gradient, right, 1e-12)
 
 
-@pytest.mark.parametrize("options", [{}, {"pattern": "random", "density": 0.25}])
+@as_subtests("options", [{}, {"pattern": "random", "density": 0.25}])
 def test_memory_of_training_grows_as_slowly_as_the_length(monkeypatch, options):
     monkeypatch.setattr(block_local, "_CACHED_ELEMENTS", 2**14)  # a run is small beside the sequence, as usual
 

@@ -19,6 +19,7 @@ from attnbench_suites.tasks.bytes_retrieval import SEPARATOR, BytesRetrieval
 from attnbench_suites.tasks.bytes_text import BytesText
 from attnbench_suites.tasks.documents import BYTE, PAD
 from helpers.made_files import papers, reviews
+from helpers.subtests import as_subtests
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -37,7 +38,7 @@ def text_of(split: Split) -> bytes:
     return b"".join(files[name].read_bytes().replace(b"\r\n", b"\n") for name in sorted(files))
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@as_subtests("split", SPLITS)
 def test_windows_stand_in_the_files_of_their_split_and_targets_are_the_next_bytes(split: Split) -> None:
     text = text_of(split)
     for inputs, targets in zip(*drawn(BytesLm(BytesLm.Options(length=100)), split, 50), strict=True):
@@ -186,14 +187,14 @@ def test_pairs_come_from_the_archive_where_no_folder_is_given(tmp_path: Path, mo
 FOLDERS = [(BytesText, reviews, "test.jsonl"), (BytesRetrieval, papers, "new_aan_pairs.eval.tsv")]
 
 
-@pytest.mark.parametrize("task", [BytesText, BytesRetrieval])
+@as_subtests("task", [BytesText, BytesRetrieval])
 def test_a_missing_package_is_told_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"not installed: pip install 'attnbench\[hub\]', or give path=FOLDER with "):
         task(task.Options())
 
 
-@pytest.mark.parametrize("task", [BytesText, BytesRetrieval])
+@as_subtests("task", [BytesText, BytesRetrieval])
 def test_a_missing_network_is_told_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise ConnectionError("no route")

@@ -14,6 +14,7 @@ from attnbench import IGNORE
 from attnbench.contracts.task import Split, Task
 from attnbench_suites.tasks.copying import BLANK, Copying
 from attnbench_suites.tasks.needle import Needle
+from helpers.subtests import as_subtests
 
 
 def copying(**options: Any) -> Copying:
@@ -39,7 +40,7 @@ COPYING = [
 ]
 
 
-@pytest.mark.parametrize("options", COPYING)
+@as_subtests("options", COPYING)
 def test_what_is_not_blank_is_said_again_in_order_at_the_markers(options: dict[str, int]) -> None:
     task = copying(**options)
     kept, marker = task.options.tokens, task.options.vocabulary - 1
@@ -82,7 +83,7 @@ NEEDLE = [
 ]
 
 
-@pytest.mark.parametrize("options", NEEDLE)
+@as_subtests("options", NEEDLE)
 def test_the_answer_is_the_word_after_the_key_that_stands_at_the_end(options: dict[str, int]) -> None:
     task = needle(**options)
     first, last = task.options.words, task.options.words + task.options.keys - 1
@@ -110,7 +111,7 @@ def test_the_key_that_is_asked_for_its_place_and_its_value_are_each_evenly_drawn
         assert chisquare(list(drawn.values())).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("depth", "place"), [(0, 0), (50, 32), (100, 62)])
+@as_subtests("depth, place", [(0, 0), (50, 32), (100, 62)])
 def test_depth_fixes_where_the_test_looks_and_changes_nothing_else(depth: int, place: int) -> None:
     plain, task = (needle(length=65, needles=4, **given) for given in ({}, {"depth": depth}))
     for inputs, _ in sequences(task, split="test"):
@@ -129,8 +130,8 @@ def not_asked_for(inputs: list[int]) -> Iterator[int]:
     return (token for token in inputs[:-1] if 64 <= token < 128 and token != inputs[-1])
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
+@as_subtests(
+    "options, reason",
     [
         ({"length": 8, "needles": 4}, "length=8 has no room for needles=4; use 9 or more"),
         ({"length": 64, "needles": 4, "keys": 3}, "keys=3 are too few for needles=4"),

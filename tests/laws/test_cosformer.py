@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -16,7 +17,7 @@ def _above_zero(name, case):
     return q.abs(), k.abs(), v
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_equal_keys_are_weighted_by_the_cosine_of_their_distance(causal):
     case = _case("cosformer", 12, 12, causal=causal)
     q, k, v = _above_zero("cosformer", case)
@@ -36,7 +37,7 @@ def test_without_distances_it_is_linear_attention_with_relu_features():
     assert_near(attention(q, k, v), built("linear", near)(q, k, v), 1e-13)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(30, 7), (7, 30)])
+@as_subtests("queries, keys", [(30, 7), (7, 30)])
 def test_queries_and_keys_of_different_number_end_at_one_position_and_no_weight_is_below_zero(queries, keys):
     case = _case("cosformer", queries, keys, causal=False)
     q, k, v = _above_zero("cosformer", case)

@@ -1,10 +1,10 @@
 import msgspec
-import pytest
 import torch
 from torch.nn.functional import normalize
 
 from attnbench import Mask
 from attnbench_variants.linear.scan import Writes, attend_by_recurrence
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -34,7 +34,7 @@ def test_values_that_agree_with_the_state_change_nothing():
     assert (out[:, :, -1] - wanted[:, :, -1]).norm() < 0.2 * (out[:, :, 2] - wanted[:, :, 2]).norm()
 
 
-@pytest.mark.parametrize("activation", ["silu", "identity"])
+@as_subtests("activation", ["silu", "identity"])
 def test_queries_and_keys_are_of_length_one(activation):
     attention, (q, k, v) = _deltanet(activation=activation)
     wanted = normalize(q * q.sigmoid() if activation == "silu" else q, dim=-1)

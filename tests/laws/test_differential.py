@@ -3,10 +3,11 @@ import torch
 from msgspec.structs import replace
 
 from attnbench import Mask, Unsupported
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_without_the_second_softmax_it_is_exact_attention_over_the_first_half_of_the_features(mask):
     case = case_for("differential", WORKLOADS["full"], {"norm": "none"}, mask=mask)
     attention, (q, k, v) = built("differential", case), draw("differential", case)

@@ -1,6 +1,9 @@
 """Every mechanism's effective matrix is its paper's; exact ones pass as exact, keep all, and see nothing hidden."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+import functools
+from itertools import product
+
 import pytest
 import torch
 from torch.nn.functional import elu
@@ -14,6 +17,7 @@ from attnbench.measure.failure import LeftOut
 from attnbench.measure.leaks import mask_leak
 from attnbench.measure.reference import visible
 from attnbench.measure.weights import weigh
+from helpers.subtests import as_subtests
 from laws.workloads import ENTRIES, WORKLOADS, assert_near, breaks, built, case_for, draw, each, each_that, variant
 from references import REFERENCES
 
@@ -60,7 +64,7 @@ def test_the_effective_matrix_of_an_exact_mechanism_is_the_softmax(name, workloa
     assert_near(effective_matrix(built(name, case), (q, k, v)), scores.softmax(-1), 1e-9)
 
 
-@pytest.mark.parametrize("workload", ["full", "causal", "full-grouped", "causal-fewer-queries"])
+@as_subtests("workload", ["full", "causal", "full-grouped", "causal-fewer-queries"])
 def test_the_effective_matrix_of_linear_attention_is_its_closed_form(workload):
     case = case_for("linear", WORKLOADS[workload])
     q, k, v = draw("linear", case)
@@ -70,10 +74,15 @@ def test_the_effective_matrix_of_linear_attention_is_its_closed_form(workload):
     assert_near(effective_matrix(built("linear", case), (q, k, v)), wanted, 1e-9)
 
 
+@functools.cache
+def _matrix(name, workload):
+    case = case_for(name, WORKLOADS[workload])
+    return effective_matrix(built(name, case), draw(name, case))
+
+
 @each_that(lambda name: is_linear(name) and not breaks(name, "sums"))
 def test_weights_of_a_query_sum_to_one(name, workload):
-    case = case_for(name, WORKLOADS[workload])
-    sums = effective_matrix(built(name, case), draw(name, case)).sum(-1)
+    sums = _matrix(name, workload).sum(-1)
     assert_near(sums, torch.ones_like(sums), 1e-12)
 
 
@@ -96,11 +105,6 @@ def test_tokens_that_decide_where_others_look_are_found_out(name, workload):
     case = case_for(name, WORKLOADS[workload])
     tensors, others = draw(name, case), draw(name, case, seed=1)
     assert mask_leak(built(name, case), tensors, others, mask=case.mask, seed=case.seed) > 0.01
-
-
-def _matrix(name, workload):
-    case = case_for(name, WORKLOADS[workload])
-    return effective_matrix(built(name, case), draw(name, case))
 
 
 @each_that(lambda name: is_linear(name) and not breaks(name, "signs"))
@@ -134,16 +138,35 @@ def test_what_is_kept_is_a_share_and_all_of_it_where_attention_is_exact(name, wo
     assert (1 - 1e-12 if is_exact(name) else 0) <= kept < 1 + 1e-12
 
 
-@each(*(workload for workload, case in WORKLOADS.items() if case.passes == "decode"))
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+DECODING = tuple(workload for workload, case in WORKLOADS.items() if case.passes == "decode")
+OTHERS = tuple(workload for workload in WORKLOADS if workload not in DECODING)
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+# What the quick tests look at of every workload, dtype and pass; the exhaustive ones look at all the rest.
+QUICK = ("full", "full-grouped", "full-window", "causal", "causal-grouped", "causal-window", "causal-fewer-queries")
+QUICK_PASSES = [("float32", "forward"), ("bfloat16", "backward")]
+
+
+def the_rest(workload):
+    quick = QUICK_PASSES if workload in QUICK else []
+    return [pair for pair in product(DTYPES, ("forward", "backward")) if pair not in quick]
+
+
+@each(*DECODING)
+@as_subtests("dtype", DTYPES)
 def test_no_registered_mechanism_that_decodes_is_refused_by_the_agreement_probe(name, workload, dtype):
     _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype))
 
 
-@each(*(workload for workload, case in WORKLOADS.items() if case.passes != "decode"))
-@pytest.mark.parametrize("passes", ["forward", "backward"])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@each(*QUICK)
+@as_subtests("dtype, passes", QUICK_PASSES)
 def test_no_registered_mechanism_is_refused_by_the_agreement_probe(name, workload, dtype, passes):
+    _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype, passes=passes))
+
+
+@pytest.mark.exhaustive
+@each(*OTHERS)
+@as_subtests("dtype, passes", the_rest)
+def test_no_registered_mechanism_is_refused_by_the_agreement_probe_in_any_dtype(name, workload, dtype, passes):
     _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype, passes=passes))
 
 

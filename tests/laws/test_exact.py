@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.operations import IN_PLACE, operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
@@ -16,7 +17,7 @@ def _sized(name, length, **changes):
     return msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_q=length, seq_k=length))
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_a_window_as_wide_as_the_sequence_equals_exact_attention(causal):
     case = case_for("vanilla", WORKLOADS["full"], mask=Mask(causal=causal))
     wide = msgspec.structs.replace(case, mask=Mask(causal=causal, window=case.shape.seq_k))
@@ -24,7 +25,7 @@ def test_a_window_as_wide_as_the_sequence_equals_exact_attention(causal):
     assert_near(built("vanilla", wide)(*qkv), built("vanilla", case)(*qkv), 1e-14)
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_flash_equals_vanilla(mask):
     case = _sized("vanilla", 300, mask=mask)
     qkv = draw("vanilla", case)
@@ -32,7 +33,7 @@ def test_flash_equals_vanilla(mask):
     assert_near(flash(*qkv), built("vanilla", case)(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_vanilla_without_gradients_holds_the_scores_once(mask):
     case = _sized("vanilla", 256, mask=mask, dtype="float32")
     attention, qkv = built("vanilla", case), draw("vanilla", case)
@@ -48,7 +49,7 @@ def test_vanilla_without_gradients_holds_the_scores_once(mask):
 
 
 @pytest.mark.parametrize("name", ["flash", "sdpa-flash"])
-@pytest.mark.parametrize(("queries", "causal"), [(1024, False), (1024, True), (512, True)])
+@as_subtests("queries, causal", [(1024, False), (1024, True), (512, True)])
 def test_flash_never_holds_the_scores(name, queries, causal):
     case = _sized(name, 1024, mask=Mask(causal=causal), dtype="float32")
     case = msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_q=queries))
@@ -57,7 +58,7 @@ def test_flash_never_holds_the_scores(name, queries, causal):
 
 
 @pytest.mark.parametrize(("name", "kernel"), [("sdpa-flash", "torch-flash "), ("sdpa-math", "torch-math ")])
-@pytest.mark.parametrize("workload", ["full", "causal", "causal-grouped", "causal-fewer-queries", "causal-decode"])
+@as_subtests("workload", ["full", "causal", "causal-grouped", "causal-fewer-queries", "causal-decode"])
 def test_a_backend_by_name_is_the_one_that_runs(name, kernel, workload):
     case = case_for(name, WORKLOADS[workload])
     attention = built(name, case)
@@ -74,8 +75,8 @@ def test_the_kernel_that_is_named_is_the_one_that_runs(name):
 
 
 @pytest.mark.parametrize("name", ["vanilla", "linear", "sdpa-math"])
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
-@pytest.mark.parametrize("workload", ["full", "full-fewer-queries", "causal", "causal-grouped"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("workload", ["full", "full-fewer-queries", "causal", "causal-grouped"])
 def test_operations_are_counted_as_torch_counts_them(name, workload, passes):
     case = case_for(name, WORKLOADS[workload], passes=passes)
     attention, qkv = built(name, case), draw(name, case)

@@ -18,6 +18,7 @@ from attnbench_variants.exact.pinned import proved
 from attnbench_variants.exact.sdpa import SdpaCudnn, SdpaEfficient
 from attnbench_variants.exact.torch_kernels import torch_flash
 from attnbench_variants.exact.vanilla import Vanilla
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, draw
 
 PACKAGES = (
@@ -165,7 +166,7 @@ def test_a_refusal_holds_every_kernels_reason(monkeypatch):
 @pytest.mark.parametrize(
     "install", [_install_flash_attn2, _install_flash_attn3, _install_flash_attn4, _install_xformers]
 )
-@pytest.mark.parametrize(
+@as_subtests(
     "workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries", "full-more-queries"]
 )
 def test_masks_and_windows_reach_a_package_in_its_own_terms(monkeypatch, install, workload):
@@ -218,19 +219,19 @@ def test_a_package_that_is_not_there_is_refused_with_its_imports_reason(pinned_v
         build(pinned_variant, _case(dtype="bfloat16"))
 
 
-@pytest.mark.parametrize("variant", [FlashAttn2, FlashAttn3, FlashAttn4, XformersFlash, SdpaEfficient, SdpaCudnn])
+@as_subtests("variant", [FlashAttn2, FlashAttn3, FlashAttn4, XformersFlash, SdpaEfficient, SdpaCudnn])
 def test_a_kernel_for_gpus_only_says_so_on_a_cpu(variant):
     with pytest.raises(Unsupported, match="device cpu is not served"):
         build(variant, _case(device="cpu"))
 
 
-@pytest.mark.parametrize("variant", [SdpaEfficient, SdpaCudnn])
+@as_subtests("variant", [SdpaEfficient, SdpaCudnn])
 def test_a_backend_that_torch_has_not_is_refused_with_torchs_reason(variant):
     with pytest.raises(Unsupported, match=r"torch-\w+: No viable backend"):
         build(variant, _case(dtype="bfloat16"))
 
 
-@pytest.mark.parametrize("variant", [SdpaEfficient, SdpaCudnn])
+@as_subtests("variant", [SdpaEfficient, SdpaCudnn])
 def test_torchs_fused_kernels_have_no_window(variant):
     with pytest.raises(Unsupported, match="no window"):
         build(variant, _case("causal-window", dtype="bfloat16"))

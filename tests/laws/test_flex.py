@@ -10,6 +10,7 @@ from attnbench.contracts.variant import build
 from attnbench_variants.blocks.masks import visible_keys
 from attnbench_variants.exact import flex
 from attnbench_variants.exact.flex import BLOCK, Flex, block_mask
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 # Importing torch's own compiler warns.
@@ -37,8 +38,8 @@ def _by_block(x_TS):
     return filled.unflatten(0, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(1, 2).flatten(2)
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=str)
-@pytest.mark.parametrize(("queries", "keys"), LENGTHS)
+@as_subtests("mask", MASKS)
+@as_subtests("queries, keys", LENGTHS)
 def test_blocks_are_listed_as_seen_in_part_or_wholly_as_the_mask_has_them(queries, keys, mask):
     made = block_mask(_case(queries, keys, mask))
     seen_NMZ = _by_block(visible_keys(mask, queries=queries, keys=keys, device="cpu").float())
@@ -51,8 +52,8 @@ def test_blocks_are_listed_as_seen_in_part_or_wholly_as_the_mask_has_them(querie
         assert rows == [row.nonzero().flatten().tolist() for row in wanted]
 
 
-@pytest.mark.parametrize("mask", MASKS, ids=str)
-@pytest.mark.parametrize(("queries", "keys"), LENGTHS)
+@as_subtests("mask", MASKS)
+@as_subtests("queries, keys", LENGTHS)
 def test_a_pair_is_seen_as_the_mask_has_it(queries, keys, mask):
     sees = block_mask(_case(queries, keys, mask)).mask_mod
     none = torch.zeros((), dtype=torch.int64)
@@ -64,7 +65,7 @@ def test_without_a_mask_there_are_no_blocks():
     assert block_mask(_case(300, 300, Mask())) is None
 
 
-@pytest.mark.parametrize("mask", [Mask(), *MASKS], ids=str)
+@as_subtests("mask", [Mask(), *MASKS])
 def test_only_blocks_that_are_not_wholly_hidden_are_counted(mask):
     case = _case(130, 300, mask)
     seen = visible_keys(mask, queries=130, keys=300, device="cpu")
@@ -73,15 +74,14 @@ def test_only_blocks_that_are_not_wholly_hidden_are_counted(mask):
     assert Flex.flops(case) == 4 * 4 * 16 * pairs
 
 
-# One compilation each, of several seconds.
+# One compilation each, of several seconds: the quick tests have one.
 @pytest.mark.parametrize(
     ("queries", "keys", "mask", "dtype", "tolerance"),
     [
-        (130, 300, Mask(causal=True, window=140), "float32", 1e-6),
-        (300, 300, Mask(causal=True), "bfloat16", 1e-2),
-        (1, 300, Mask(), "float32", 1e-6),
+        pytest.param(130, 300, Mask(causal=True, window=140), "float32", 1e-6, id="window"),
+        pytest.param(300, 300, Mask(causal=True), "bfloat16", 1e-2, id="causal", marks=pytest.mark.exhaustive),
+        pytest.param(1, 300, Mask(), "float32", 1e-6, id="decode", marks=pytest.mark.exhaustive),
     ],
-    ids=["window", "causal", "decode"],
 )
 def test_compiled_it_equals_vanilla(queries, keys, mask, dtype, tolerance):
     case = _case(queries, keys, mask, dtype=dtype)
@@ -93,7 +93,7 @@ def test_compiled_it_equals_vanilla(queries, keys, mask, dtype, tolerance):
         assert_near(out, built("vanilla", wide)(*(x.double() for x in qkv)), tolerance)
 
 
-@pytest.mark.parametrize("changes", [{"passes": "backward"}, {"passes": ""}, {"dtype": "float64"}])
+@as_subtests("changes", [{"passes": "backward"}, {"passes": ""}, {"dtype": "float64"}])
 def test_what_torch_has_for_gpus_alone_is_refused_on_a_cpu(changes):
     with pytest.raises(Unsupported, match="on a CPU"):
         build(Flex, _case(16, 16, Mask(), **changes))

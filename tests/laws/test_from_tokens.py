@@ -7,7 +7,8 @@ import torch
 from attnbench.contracts.variant import has_from_tokens
 from attnbench.measure.layer import Projections
 from attnbench.plugins.registry import load
-from laws.workloads import ENTRIES, WORKLOADS, assert_near, built, case_for, defines, leaves, ties, weights_of
+from helpers.subtests import as_subtests
+from laws.workloads import ENTRIES, WORKLOADS, assert_near, built, case_for, each_that, leaves, ties, weights_of
 from references import REFERENCES
 
 HAVE_IT = [name for name, entry in ENTRIES.items() if hasattr(load(entry.target), "from_tokens")]
@@ -17,20 +18,18 @@ def test_some_mechanism_has_a_way_of_its_own_from_tokens():
     assert HAVE_IT
 
 
-@pytest.mark.parametrize(
-    ("name", "workload"), [(name, one) for name in HAVE_IT for one in WORKLOADS if defines(name, one)]
-)
-@pytest.mark.parametrize("passes", ["forward", "backward"])
-def test_from_tokens_equals_the_call_on_projected_heads(name, workload, passes):
-    for options in REFERENCES[name].options:
-        case = case_for(name, WORKLOADS[workload], options, passes=passes)
-        attention, projections = built(name, case), Projections(case, tied=ties(name)).double()
-        assert has_from_tokens(attention)
-        x, y = tokens(case)
-        out, called = attention.from_tokens(x, y, projections), attention(*projections.to_heads(x, y))
-        assert_near(out, called, 1e-12)
-        if passes == "backward":
-            equal_gradients(out, called, [*leaves((x, y)), *weights_of(attention), *projections.parameters()])
+@each_that(lambda name: name in HAVE_IT)
+@as_subtests("passes", ["forward", "backward"])
+@as_subtests("options", lambda name: REFERENCES[name].options)
+def test_from_tokens_equals_the_call_on_projected_heads(name, workload, passes, options):
+    case = case_for(name, WORKLOADS[workload], options, passes=passes)
+    attention, projections = built(name, case), Projections(case, tied=ties(name)).double()
+    assert has_from_tokens(attention)
+    x, y = tokens(case)
+    out, called = attention.from_tokens(x, y, projections), attention(*projections.to_heads(x, y))
+    assert_near(out, called, 1e-12)
+    if passes == "backward":
+        equal_gradients(out, called, [*leaves((x, y)), *weights_of(attention), *projections.parameters()])
 
 
 def tokens(case):
@@ -53,7 +52,7 @@ def equal_gradients(out, called, inputs):
 
 
 @pytest.mark.parametrize("name", HAVE_IT)
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 1e-2), ("bfloat16", 5e-2)])
+@as_subtests("dtype, tolerance", [("float32", 1e-5), ("float16", 1e-2), ("bfloat16", 5e-2)])
 def test_from_tokens_is_close_to_float64_in_every_dtype(name, dtype, tolerance):
     case = case_for(name, WORKLOADS["full"], dtype=dtype)
     wide = msgspec.structs.replace(case, dtype="float64")

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -20,7 +21,7 @@ def test_a_gate_that_stays_open_leaves_the_delta_rule():
     assert_near(gated(*qkv), plain(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@as_subtests("dtype", ["float64", "float32"])
 def test_a_gate_that_shuts_leaves_a_token_alone_and_every_gradient_a_number(dtype):
     attention, (q, k, v) = _gated(dtype=dtype)
     attention.log_strength.data.fill_(12)

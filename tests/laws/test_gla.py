@@ -1,8 +1,8 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -25,7 +25,7 @@ def test_open_gates_leave_sums_over_all_earlier_keys():
     assert_near(_biased(attention, 1e3)(q, k, v), (q @ k.mT / 2).tril() @ v, 1e-12)  # sqrt(D) is 2
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@as_subtests("dtype", ["float64", "float32"])
 def test_shut_gates_leave_a_token_alone_and_every_gradient_a_number(dtype):
     attention, (q, k, v) = _gla(dtype=dtype)
     out = _biased(attention, -1e5)(q, k, v)

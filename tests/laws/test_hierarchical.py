@@ -8,10 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench import Mask, Unsupported
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.hierarchical import levels
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _case(length, *, causal=False, dtype="float64", **options):
@@ -24,7 +25,7 @@ def _exact(case, qkv):
 
 
 @MASKS
-@pytest.mark.parametrize("length", [1, 5, 8, 15, 16])
+@as_subtests("length", [1, 5, 8, 15, 16])
 def test_up_to_two_blocks_are_exact_attention(causal, length):
     case = _case(length, causal=causal, block=8)
     qkv = draw("hierarchical", case)
@@ -32,7 +33,7 @@ def test_up_to_two_blocks_are_exact_attention(causal, length):
 
 
 @MASKS
-@pytest.mark.parametrize("length", [64, 61, 100])
+@as_subtests("length", [64, 61, 100])
 def test_clusters_whose_members_are_alike_are_exact_attention(causal, length):
     case = _case(length, causal=causal, block=4)
     q, k, v = draw("hierarchical", case)
@@ -71,7 +72,7 @@ def test_what_is_not_one_sequence_or_one_query_alone_is_refused():
 
 
 @MASKS
-@pytest.mark.parametrize("backward", [True, False])
+@as_subtests("backward", [True, False])
 def test_memory_grows_with_the_length_and_not_with_its_square(causal, backward):
     def peak(length):
         case = _case(length, causal=causal, dtype="float32")
@@ -88,7 +89,7 @@ def test_operations_grow_with_the_length():
     assert all(longer < 2.1 * shorter for shorter, longer in pairwise(flops))
 
 
-@pytest.mark.parametrize("length", [3, 64, 100])
+@as_subtests("length", [3, 64, 100])
 def test_operations_are_those_that_torch_counts(monkeypatch, length):
     monkeypatch.setattr(levels, "kernel_for", lambda _: PLAIN)  # torch counts none for the fused kernel
     case = _case(length, block=4)

@@ -1,9 +1,9 @@
 """What an answer must not depend on: later keys, other sequences and heads, strides, chance, earlier calls."""
 
-import pytest
 import torch
 
-from laws.workloads import WORKLOADS, assert_near, breaks, built, case_for, draw, each, leaves
+from helpers.subtests import as_subtests
+from laws.workloads import ENTRIES, WORKLOADS, assert_near, breaks, built, case_for, defines, draw, each, leaves
 
 CAUSAL = tuple(name for name, case in WORKLOADS.items() if case.mask.causal and case.shape.seq_k > 1)
 
@@ -40,7 +40,7 @@ def test_no_gradient_flows_from_a_causal_query_to_later_keys_and_values(name, wo
 
 
 @each("full", "full-grouped", "full-window", "causal", "causal-grouped", "causal-window")
-@pytest.mark.parametrize("dim", [0, 1])
+@as_subtests("dim", [0, 1])
 def test_one_sequence_or_head_does_not_see_another(name, workload, dim):
     case = case_for(name, WORKLOADS[workload])
     with torch.no_grad():
@@ -75,7 +75,7 @@ def test_inputs_are_left_as_they_were(name, workload):
 
 
 @each()
-@pytest.mark.parametrize("layout", ["heads-last", "every-other"])
+@as_subtests("layout", ["heads-last", "every-other"])
 def test_strides_do_not_matter(name, workload, layout):
     case = case_for(name, WORKLOADS[workload])
     attention, qkv = built(name, case), draw(name, case)
@@ -113,7 +113,8 @@ def test_a_later_call_sees_nothing_of_an_earlier_one(name, workload):
     assert torch.equal(first, kept)
 
 
-@each("full", "causal")
+@as_subtests("name", ENTRIES)
+@as_subtests("workload", lambda name: [one for one in ("full", "causal") if defines(name, one)])
 def test_nothing_is_left_behind_in_the_global_generator(name, workload):
     case = case_for(name, WORKLOADS[workload])
     qkv = draw(name, case)

@@ -6,6 +6,7 @@ import torch
 from msgspec.structs import replace
 
 from attnbench import Mask, Unsupported
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for
 from references.latent import attend
@@ -25,9 +26,9 @@ def _tokens(case, *, seed=0):
     return x.to(getattr(torch, case.dtype)).requires_grad_()
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("length", [1, 2, 11])
+@as_subtests("options", OPTIONS)
+@as_subtests("mask", MASKS)
+@as_subtests("length", [1, 2, 11])
 def test_output_and_all_gradients_equal_the_slow_formulation(options, mask, length):
     case = _case(options, mask=mask, length=length)
     layer, x_BTE = built("latent", case), _tokens(case)
@@ -39,8 +40,8 @@ def test_output_and_all_gradients_equal_the_slow_formulation(options, mask, leng
         assert_near(gradient, its_true_value, 1e-9)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("before", [0, 1, 6])
+@as_subtests("options", OPTIONS)
+@as_subtests("before", [0, 1, 6])
 def test_steps_from_latents_equal_the_causal_whole(options, before, monkeypatch):
     monkeypatch.setattr("attnbench_variants.low_rank.latent._ROOM", 2)  # so that the room runs out on the way
     whole, steps = built("latent", _case(options)), built("latent", _case(options, passes="decode"))
@@ -55,8 +56,8 @@ def test_steps_from_latents_equal_the_causal_whole(options, before, monkeypatch)
         assert_near(torch.cat(outputs, dim=1), whole(x_BTE)[:, before:], 1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)])
-@pytest.mark.parametrize("passes", ["forward", "decode"])
+@as_subtests("dtype, tolerance", [("float32", 1e-5), ("float16", 2e-2), ("bfloat16", 1e-1)])
+@as_subtests("passes", ["forward", "decode"])
 def test_every_dtype_is_close_to_float64(dtype, tolerance, passes):
     def last_row(case):
         layer, x_BTE = built("latent", case), _tokens(replace(case, dtype=dtype)).detach()
@@ -79,7 +80,7 @@ def test_the_state_of_a_token_is_its_latent_and_one_rotary_key_for_all_heads():
     assert (latents.shape[2], keys.shape[2], held) == (3, 2, 11)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_later_tokens_matter_only_without_causality(mask):
     case = _case(mask=mask)
     layer, x_BTE = built("latent", case), _tokens(case).detach()

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from attnbench import Unsupported
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 
@@ -11,7 +12,7 @@ def _linformer(options, **changes):
     return case, built("linformer", case)
 
 
-@pytest.mark.parametrize("sharing", ["headwise", "key-value", "layerwise", "none"])
+@as_subtests("sharing", ["headwise", "key-value", "layerwise", "none"])
 def test_as_many_columns_as_keys_and_identity_projections_are_exact_attention(sharing):
     case, attention = _linformer({"k": 13, "sharing": sharing})
     for projection in (attention.project_keys, attention.project_values):
@@ -37,7 +38,7 @@ def _stack(sharing, *, layers=3):
 
 
 # The paper's own example: of 12 layers, 24, 12 and 1 matrices.
-@pytest.mark.parametrize(("sharing", "matrices"), [("headwise", 24), ("key-value", 12), ("layerwise", 1)])
+@as_subtests("sharing, matrices", [("headwise", 24), ("key-value", 12), ("layerwise", 1)])
 def test_layers_share_their_projections_as_the_paper_counts_them(sharing, matrices):
     case, stack = _stack(sharing, layers=12)
     assert sum(p.numel() for p in stack.parameters()) == matrices * 6 * case.shape.seq_k

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from attnbench_suites.tasks.expressions import CLOSE, DIGIT, OPERATOR, OPERATORS, PAD
 from attnbench_suites.tasks.listops import Listops
+from helpers.subtests import as_subtests
 
 WORDS = {PAD: "", CLOSE: "]"}
 WORDS |= {DIGIT + digit: str(digit) for digit in range(10)} | {OPERATOR + k: name for k, name in enumerate(OPERATORS)}
@@ -57,7 +58,7 @@ def value(words: list[str], depth: int = 1) -> tuple[int, int]:
     return RESULTS[word](values), max(depths)
 
 
-@pytest.mark.parametrize("options", SIZES)
+@as_subtests("options", SIZES)
 def test_the_answer_is_what_a_parser_of_the_text_evaluates(options: dict[str, float]) -> None:
     inputs_NT, values_N = drawn(300, **options)
     for sentence, answer in zip(sentences(inputs_NT), values_N.tolist(), strict=True):
@@ -123,8 +124,8 @@ def test_the_defaults_are_of_the_published_sizes_and_0_and_9_are_the_commonest_a
     assert torch.equal(inputs_NT.unique(), torch.arange(CLOSE + 1))
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
+@as_subtests(
+    "options, reason",
     [
         ({"length": 20, "shortest": 21}, "shortest=21 is more than length=20 has positions"),
         ({"length": 900, "shortest": 800, "depth": 3}, "of depth=3 and up to arguments=10 none has so many tokens"),

@@ -4,6 +4,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask, Unsupported
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -21,9 +22,9 @@ def _gradient(out, v):
     return torch.autograd.grad(out, v, cotangent)[0]
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("width", [1, 2, 31, 32, 33, 64, 75, 257, 400])
-@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (1, 300), (90, 300)])
+@as_subtests("mask", MASKS)
+@as_subtests("width", [1, 2, 31, 32, 33, 64, 75, 257, 400])
+@as_subtests("queries, keys", [(300, 300), (1, 300), (90, 300)])
 def test_it_is_a_window_where_all_scores_are_equal(mask, width, queries, keys):
     case = _average(keys, queries=queries, mask=mask, width=width)
     q, k, v = draw("local-average", case)
@@ -34,14 +35,14 @@ def test_it_is_a_window_where_all_scores_are_equal(mask, width, queries, keys):
     assert_near(_gradient(out, v), _gradient(true, v), 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_neither_queries_nor_keys_are_read(mask):
     case = _average(50, mask=mask, width=8)
     q, k, v = draw("local-average", case)
     assert torch.equal(built("local-average", case)(q, k, v), built("local-average", case)(-q, k + 1, v))
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_averages_far_along_a_sequence_are_as_exact_as_at_its_start(mask):
     shape = msgspec.structs.replace(WORKLOADS["full"].shape, batch=1, heads=1, kv_heads=1, seq_q=2**18, seq_k=2**18)
     case = msgspec.structs.replace(_average(1, mask=mask, dtype="float32"), shape=shape)
@@ -51,8 +52,8 @@ def test_averages_far_along_a_sequence_are_as_exact_as_at_its_start(mask):
     assert error.abs().max() < 5e-5  # of values about 100, whose own rounding is 4e-6
 
 
-@pytest.mark.parametrize("kv_heads", [2, 1])
-@pytest.mark.parametrize("before", [0, 1, 5, 30])
+@as_subtests("kv_heads", [2, 1])
+@as_subtests("before", [0, 1, 5, 30])
 def test_steps_after_a_prefill_equal_the_causal_whole(before, kv_heads):
     shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=40, seq_k=40, kv_heads=kv_heads)
     case = case_for("local-average", WORKLOADS["full"], {"width": 4}, shape=shape, mask=Mask(causal=True))
@@ -66,9 +67,9 @@ def test_steps_after_a_prefill_equal_the_causal_whole(before, kv_heads):
     assert_near(torch.cat(steps, dim=2), attention(q, k, v)[:, :, before:], 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
-@pytest.mark.parametrize(("queries", "width"), [(300, 20), (300, 64), (70, 45)])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
+@as_subtests("queries, width", [(300, 20), (300, 64), (70, 45)])
 def test_operations_are_those_that_torch_counts(mask, passes, queries, width):
     case = _average(300, queries=queries, mask=mask, passes=passes, width=width)
     qkv = draw("local-average", case)
@@ -79,8 +80,8 @@ def test_operations_are_those_that_torch_counts(mask, passes, queries, width):
     assert counter.get_total_flops() == variant("local-average").flops(case)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _average(length, mask=mask, dtype="float32")

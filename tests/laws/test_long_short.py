@@ -1,5 +1,4 @@
 import msgspec
-import pytest
 import torch
 from torch.nn.functional import layer_norm
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench import Mask
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.fixed_sparse import windows
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -45,9 +45,9 @@ def _gradients(out, inputs):
     return torch.autograd.grad(out, inputs, cotangent)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("options", [{}, {"width": 33, "rank": 3, "segment": 20}, {"width": 20, "segment": 150}])
-@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (1, 300), (280, 300)])
+@as_subtests("mask", MASKS)
+@as_subtests("options", [{}, {"width": 33, "rank": 3, "segment": 20}, {"width": 20, "segment": 150}])
+@as_subtests("queries, keys", [(300, 300), (1, 300), (280, 300)])
 def test_a_long_sequence_is_attended_to_as_by_a_mask_for_all_pairs(mask, options, queries, keys):
     case = _long_short(keys, queries=queries, mask=mask, **options)
     attention, qkv = built("long-short", case), draw("long-short", case)
@@ -58,7 +58,7 @@ def test_a_long_sequence_is_attended_to_as_by_a_mask_for_all_pairs(mask, options
         assert_near(given, wanted, 1e-11)
 
 
-@pytest.mark.parametrize("options", [{"width": 100, "segment": 100}, {"width": 1, "rank": 1, "segment": 1}])
+@as_subtests("options", [{"width": 100, "segment": 100}, {"width": 1, "rank": 1, "segment": 1}])
 def test_with_all_keys_near_or_each_a_landmark_it_is_exact_attention_to_normalised_keys(options):
     case = _long_short(100, mask=Mask(causal=True), **options)
     q, k, v = draw("long-short", case)
@@ -77,9 +77,9 @@ def test_the_seed_draws_the_projection_and_every_dtype_has_the_same():
     assert first.shape == (1, 4, 8)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [300, 130])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [300, 130])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_operations_are_those_that_torch_counts(monkeypatch, mask, queries, passes):
     monkeypatch.setattr(windows, "kernel_for", lambda device: PLAIN)  # torch does not count those of its CPU kernel
     case = _long_short(300, queries=queries, mask=mask, passes=passes, width=20, rank=3, segment=50)
@@ -96,8 +96,8 @@ def test_operations_grow_with_the_length_and_not_with_its_square():
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _long_short(length, mask=mask, dtype="float32", width=32)

@@ -1,11 +1,11 @@
 import msgspec
-import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.fixed_sparse import windows
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -32,9 +32,9 @@ def _gradients(out, qkv):
     return torch.autograd.grad(out, qkv, cotangent)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("hubs", [0, 1, 40])
-@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (1, 300), (280, 300)])
+@as_subtests("mask", MASKS)
+@as_subtests("hubs", [0, 1, 40])
+@as_subtests("queries, keys", [(300, 300), (1, 300), (280, 300)])
 def test_a_long_sequence_is_attended_to_as_by_a_mask_for_all_pairs(mask, hubs, queries, keys):
     case = _longformer(keys, queries=queries, mask=mask, width=50, globals=hubs)
     qkv = draw("longformer", case)
@@ -51,8 +51,8 @@ def test_without_global_positions_it_is_a_window():
     assert torch.equal(built("longformer", case)(*qkv), built("window", window)(*qkv))
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("options", [{"globals": 100}, {"width": 200}])
+@as_subtests("mask", MASKS)
+@as_subtests("options", [{"globals": 100}, {"width": 200}])
 def test_a_pattern_that_holds_all_pairs_is_exact_attention(mask, options):
     case = _longformer(100, mask=mask, **options)
     qkv = draw("longformer", case)
@@ -60,8 +60,8 @@ def test_a_pattern_that_holds_all_pairs_is_exact_attention(mask, options):
     assert_near(built("longformer", case)(*qkv), exact(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _longformer(length, mask=mask, dtype="float32", width=32, globals=4)
@@ -71,14 +71,14 @@ def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     assert peak(8192) < 2.2 * peak(4096)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_operations_grow_with_the_length_and_not_with_its_square(mask):
     flops = [variant("longformer").flops(_longformer(length, mask=mask)) for length in (2048, 4096, 8192)]
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [299, 200])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [299, 200])
 def test_operations_of_local_rows_are_those_that_torch_counts(monkeypatch, mask, queries):
     monkeypatch.setattr(windows, "kernel_for", lambda device: PLAIN)  # torch does not count those of its CPU kernel
     case = _longformer(300, queries=queries, mask=mask, passes="forward-backward", width=20)
@@ -88,9 +88,9 @@ def test_operations_of_local_rows_are_those_that_torch_counts(monkeypatch, mask,
     assert counter.get_total_flops() == variant("longformer").flops(case)
 
 
-@pytest.mark.parametrize("dilation", [1, 3])
-@pytest.mark.parametrize("kv_heads", [2, 1])
-@pytest.mark.parametrize("before", [0, 1, 2, 7, 30])
+@as_subtests("dilation", [1, 3])
+@as_subtests("kv_heads", [2, 1])
+@as_subtests("before", [0, 1, 2, 7, 30])
 def test_steps_after_a_prefill_equal_the_causal_whole(before, kv_heads, dilation):
     shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=40, seq_k=40, kv_heads=kv_heads)
     options = {"width": 6, "globals": 2, "dilation": dilation}

@@ -10,8 +10,9 @@ import pytest
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Job, Origin, Outcome, Probe, Protocol
 from attnbench.contracts.variant import complete_options
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
+from helpers.subtests import as_subtests
 from laws.workloads import ENTRIES, mask_of, variant
 
 FLOAT = 4
@@ -54,14 +55,14 @@ def replicates(executor: LocalExecutor) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@as_subtests("name", ENTRIES)
 def test_two_processes_of_one_case_take_the_same_bytes(replicates, name):
     one, other = replicates[name]
     assert one == other
     assert one["memory"] > 0
 
 
-@pytest.mark.parametrize(("mask", "hidden"), [(Mask(), 0), (Mask(causal=True), 1)])
+@as_subtests("mask, hidden", [(Mask(), 0), (Mask(causal=True), 1)])
 def test_peak_memory_of_vanilla_is_the_sum_of_its_tensors(executor, mask, hidden):
     (found,) = run(executor, planned("vanilla", seq=1024, mask=mask))
     scores, output = 2 * 4 * 1024 * 1024 * FLOAT, 2 * 4 * 1024 * 32 * FLOAT

@@ -7,12 +7,13 @@ from attnbench.contracts.variant import complete_options
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, PLAIN
 from attnbench_variants.routing import chosen_blocks, moba
 from attnbench_variants.routing.chosen_blocks import Blocks, attend_to_blocks
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 from references import REFERENCES
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _moba(length, *, queries=None, causal=False, dtype="float64", passes="", heads=2, **options):
@@ -24,8 +25,8 @@ def _moba(length, *, queries=None, causal=False, dtype="float64", passes="", hea
 
 
 @MASKS
-@pytest.mark.parametrize("queries", [50, 23, 1])
-@pytest.mark.parametrize("block", [1, 8, 50, 64])
+@as_subtests("queries", [50, 23, 1])
+@as_subtests("block", [1, 8, 50, 64])
 def test_as_many_blocks_as_there_are_make_exact_attention(causal, queries, block):
     case = _moba(50, queries=queries, causal=causal, block=block, topk=50)
     qkv = draw("moba", case)
@@ -37,7 +38,7 @@ def test_as_many_blocks_as_there_are_make_exact_attention(causal, queries, block
 
 
 @MASKS
-@pytest.mark.parametrize("queries", [1, 2, 5, 12, 13, 16, 17, 20])
+@as_subtests("queries", [1, 2, 5, 12, 13, 16, 17, 20])
 def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(causal, queries):
     all_rows = _moba(21, causal=causal, block=4, topk=2)
     q, k, v = draw("moba", all_rows)
@@ -73,7 +74,7 @@ def test_queries_in_several_parts_choose_as_all_at_once(monkeypatch, causal):
 
 
 @MASKS
-@pytest.mark.parametrize("kernel", [PLAIN, FUSED_CPU])
+@as_subtests("kernel", [PLAIN, FUSED_CPU])
 def test_all_sequences_at_once_equal_one_at_a_time(monkeypatch, kernel, causal):
     """Off the CPU, sequences that chose a block less often are filled up with rows that stand for no query."""
     monkeypatch.setattr(chosen_blocks, "kernel_for", lambda _device: kernel)
@@ -122,7 +123,7 @@ def test_the_operations_grow_with_the_length_and_hardly_faster():
     assert 8 < flops[1] / flops[0] < 8 * 1.05
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
 def test_operations_are_those_of_the_pairs_that_are_shown(passes):
     case = _moba(16, block=4, topk=3, passes=passes, heads=1)
     attend, gate = 2 * 2 * (16 * 12) * 4 * 2, 2 * 16 * 4 * 4 * 2

@@ -6,6 +6,7 @@ from torch.nn.functional import conv2d, pad
 from attnbench import Unsupported
 from attnbench.measure.counting import counted
 from attnbench_variants.low_rank.nystrom import _convolved, _pseudo_inverse, _segment_means
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 from references import REFERENCES
@@ -21,7 +22,7 @@ def _exact(case):
     return built("vanilla", msgspec.structs.replace(case, options={}))
 
 
-@pytest.mark.parametrize("queries", [7, 21, 64])
+@as_subtests("queries", [7, 21, 64])
 def test_where_every_token_is_a_landmark_attention_is_exact(queries):
     case = _nystrom(64, queries=queries, conv=0, landmarks=64)
     qkv = draw("nystrom", case)
@@ -41,7 +42,7 @@ def test_with_one_landmark_every_query_gets_the_same():
     assert_near(out, out[:, :, :1].expand_as(out), 1e-12)
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (3, 8), (8, 3)])
+@as_subtests("rows, columns", [(8, 8), (3, 8), (8, 3)])
 def test_the_iteration_reaches_the_pseudo_inverse_and_six_steps_come_closer_than_three(rows, columns):
     generator = torch.Generator().manual_seed(0)
     a = torch.randn(4, 2, rows, columns, dtype=torch.float64, generator=generator).softmax(dim=-1)
@@ -51,7 +52,7 @@ def test_the_iteration_reaches_the_pseudo_inverse_and_six_steps_come_closer_than
     assert errors == sorted(errors, reverse=True)
 
 
-@pytest.mark.parametrize(("length", "count"), [(21, 5), (20, 5), (3, 5), (129, 64), (64, 64)])
+@as_subtests("length, count", [(21, 5), (20, 5), (3, 5), (129, 64), (64, 64)])
 def test_segments_tile_the_sequence_in_order_and_differ_by_one_token_at_most(length, count):
     weights = _segment_means(torch.eye(length, dtype=torch.float64)[None, None], count)[0, 0]
     sizes = (weights > 0).sum(dim=1)
@@ -69,8 +70,8 @@ def test_a_kernel_of_one_in_its_middle_adds_the_values_themselves():
     assert_near(attention(q, k, v), built("nystrom", without)(q, k, v) + v, 1e-12)
 
 
-@pytest.mark.parametrize("width", [1, 2, 5, 33, 34, 50])
-@pytest.mark.parametrize("length", [1, 3, 32, 33, 100])
+@as_subtests("width", [1, 2, 5, 33, 34, 50])
+@as_subtests("length", [1, 3, 32, 33, 100])
 def test_the_convolution_is_torchs(length, width):
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(2, 3, length, 4, dtype=torch.float64, generator=generator)
@@ -113,8 +114,8 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     assert peak(4096) < 2.2 * peak(2048)
 
 
-@pytest.mark.parametrize(("length", "queries"), [(200, 200), (200, 90), (20, 20), (200, 10)])
-@pytest.mark.parametrize("kv_heads", [2, 1])
+@as_subtests("length, queries", [(200, 200), (200, 90), (20, 20), (200, 10)])
+@as_subtests("kv_heads", [2, 1])
 def test_the_operations_are_those_that_torch_counts(length, queries, kv_heads):
     case = _nystrom(length, queries=queries, kv_heads=kv_heads, landmarks=24, passes="forward")
     attention, qkv = built("nystrom", case), (x.detach() for x in draw("nystrom", case))

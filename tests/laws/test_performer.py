@@ -1,9 +1,9 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
 from attnbench_variants.linear.performer import draw_directions
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, built, case_for, draw
 
 
@@ -26,7 +26,7 @@ def _error(features, *, causal):
     return torch.stack(errors).mean()
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_the_error_against_softmax_attention_falls_as_features_grow(causal):
     few, some, many = (_error(features, causal=causal) for features in (16, 512, 16384))
     # A mean of F independent features errs by F^-1/2: 5.7 times less for 32 times as many.
@@ -60,7 +60,7 @@ def test_the_seed_draws_the_directions_and_every_dtype_has_the_same():
     assert torch.equal(first.float(), narrow)
 
 
-@pytest.mark.parametrize("tracked", [True, False])
+@as_subtests("tracked", [True, False])
 def test_keys_of_very_different_size_overflow_nothing_and_leave_no_query_without_weight(tracked):
     case = _performer(100, causal=True, dtype="float32", features=16)
     q, k, v = (x.detach() for x in draw("performer", case))

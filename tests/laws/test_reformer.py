@@ -14,11 +14,12 @@ from attnbench import Case, Mask, Shape, Unsupported
 from attnbench.contracts.variant import build, check_support, complete_options
 from attnbench_variants.blocks.lse_kernels import FUSED_CPU, PLAIN
 from attnbench_variants.hashing.reformer import Reformer
+from helpers.subtests import as_subtests
 from references.reformer import reformer as reference
 from references.reformer import seen
 
-KERNELS = pytest.mark.parametrize("kernel", [FUSED_CPU, PLAIN], ids=["fused", "plain"])
-MASKS = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+KERNELS = as_subtests("kernel", [FUSED_CPU, PLAIN])
+MASKS = as_subtests("causal", [False, True])
 HEAD_DIM = 8
 
 
@@ -56,9 +57,7 @@ def weights_of(attention: Reformer, qk: Tensor, buckets: Tensor) -> Tensor:
 
 @KERNELS
 @MASKS
-@pytest.mark.parametrize(
-    ("tokens", "bucket"), [(1, 4), (2, 4), (3, 4), (4, 4), (5, 4), (8, 4), (21, 4), (24, 8), (7, 1), (9, 64)]
-)
+@as_subtests("tokens, bucket", [(1, 4), (2, 4), (3, 4), (4, 4), (5, 4), (8, 4), (21, 4), (24, 8), (7, 1), (9, 64)])
 def test_output_and_gradients_equal_the_plain_formulation_with_the_same_hashes(tokens, bucket, causal, kernel):
     attention = build(Reformer, case(tokens, causal=causal, options={"rounds": 3, "bucket": bucket}))
     attention.kernel = kernel
@@ -72,7 +71,7 @@ def test_output_and_gradients_equal_the_plain_formulation_with_the_same_hashes(t
 
 @KERNELS
 @MASKS
-@pytest.mark.parametrize("rounds", [1, 3])
+@as_subtests("rounds", [1, 3])
 def test_one_bucket_equals_exact_attention_with_shared_queries_and_keys(rounds, causal, kernel):
     attention = build(Reformer, case(24, causal=causal, options={"rounds": rounds, "bucket": 24}))
     attention.kernel = kernel
@@ -125,9 +124,7 @@ def test_equal_values_meet_in_equal_buckets_in_every_dtype():
 
 
 @MASKS
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)], ids=str
-)
+@as_subtests("dtype, tolerance", [(torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
 @KERNELS
 def test_output_and_gradients_in_every_dtype_are_near_those_in_float64(dtype, tolerance, causal, kernel):
     attention = build(Reformer, case(45, causal=causal))
@@ -230,8 +227,8 @@ def test_the_largest_tensor_grows_with_the_sequence_and_not_with_its_square(caus
     assert largest[1] < 16384 * 16384 / 100
 
 
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
-@pytest.mark.parametrize(("tokens", "bucket"), [(64, 8), (61, 8), (5, 8), (600, 2)])
+@as_subtests("passes", ["forward", "forward-backward"])
+@as_subtests("tokens, bucket", [(64, 8), (61, 8), (5, 8), (600, 2)])
 def test_flops_are_those_that_torch_counts(tokens, bucket, passes):
     of = case(tokens, options={"rounds": 2, "bucket": bucket}, passes=passes, causal=True)
     attention = build(Reformer, of)
@@ -257,8 +254,8 @@ def test_flops_grow_more_slowly_than_the_length_to_the_power_of_one_and_a_half()
     assert all(longer < 2**1.5 * shorter for shorter, longer in pairwise(counts))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
+@as_subtests(
+    "change, reason",
     [
         ({"mask": Mask(window=8)}, "window"),
         ({"passes": "decode"}, "decode"),
@@ -271,7 +268,7 @@ def test_what_it_cannot_do_it_refuses_with_the_reason(change, reason):
         check_support(Reformer.supports, msgspec.structs.replace(case(16), **change))
 
 
-@pytest.mark.parametrize("option", ["rounds", "bucket"])
+@as_subtests("option", ["rounds", "bucket"])
 def test_an_option_of_zero_is_refused(option):
     with pytest.raises(msgspec.ValidationError, match=option):
         complete_options(Reformer, {option: 0})

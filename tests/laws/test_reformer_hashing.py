@@ -1,7 +1,7 @@
-import pytest
 import torch
 
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
+from helpers.subtests import as_subtests
 
 HEAD_DIM = 8
 
@@ -24,7 +24,7 @@ def test_with_many_buckets_a_bucket_is_a_pair_of_hashes():
     assert torch.equal(hash_vectors(x, rotations), first * bucket_factors(1000)[1] + second)
 
 
-@pytest.mark.parametrize("buckets", [1, 2, 3, 255, 256, 257, 1000, 4096])
+@as_subtests("buckets", [1, 2, 3, 255, 256, 257, 1000, 4096])
 def test_factors_of_the_number_of_buckets_are_even_and_enough_and_hardly_more(buckets):
     product = 1
     for factor in bucket_factors(buckets):

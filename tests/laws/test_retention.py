@@ -1,8 +1,8 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
@@ -11,7 +11,7 @@ def _retention(length, *, heads=2, kv_heads=2):
     return case_for("retention", WORKLOADS["causal"], shape=shape, mask=Mask(causal=True))
 
 
-@pytest.mark.parametrize("kv_heads", [8, 2])
+@as_subtests("kv_heads", [8, 2])
 def test_what_was_written_some_tokens_ago_has_decayed_by_each_heads_own_factor(kv_heads):
     case = _retention(200, heads=8, kv_heads=kv_heads)
     q, k, v = (torch.zeros_like(x) for x in draw("retention", case))

@@ -1,10 +1,10 @@
 """Ring attention: the blocks that pass are those of the ring, and change nothing but rounding."""
 
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
@@ -17,8 +17,8 @@ def _ring(length, ranks, **changes):
     return msgspec.structs.replace(case, shape=msgspec.structs.replace(case.shape, seq_q=length, seq_k=length))
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
-@pytest.mark.parametrize("ranks", [1, 3, 8])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
+@as_subtests("ranks", [1, 3, 8])
 def test_a_ring_of_any_size_equals_flash(ranks, mask):
     case = _ring(200, ranks, mask=mask)
     qkv = draw("ring", case)
@@ -26,7 +26,7 @@ def test_a_ring_of_any_size_equals_flash(ranks, mask):
     assert_near(built("ring", case)(*qkv), flash(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize(("mask", "calls"), [(Mask(), 4), (Mask(causal=True), 7)])
+@as_subtests("mask, calls", [(Mask(), 4), (Mask(causal=True), 7)])
 def test_each_block_passes_once_and_causally_in_front_of_those_who_see_it_only(mask, calls):
     case = _ring(64, 4, mask=mask)
     attention, qkv = built("ring", case), draw("ring", case)
@@ -34,7 +34,7 @@ def test_each_block_passes_once_and_causally_in_front_of_those_who_see_it_only(m
     assert operations(lambda: attention(*qkv)).count(KERNEL) == calls
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_a_ring_never_holds_the_scores_of_a_block(mask):
     case = _ring(2048, 2, mask=mask, dtype="float32")
     attention, qkv = built("ring", case), draw("ring", case)

@@ -6,11 +6,12 @@ from torch.nn.functional import layer_norm
 from attnbench import Mask, Shape
 from attnbench.contracts.variant import complete_options
 from attnbench_variants.routing import routing
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.operations import operations
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, leaves, variant
 
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _routing(tokens, *, causal=False, dtype="float64", passes="", **options):
@@ -81,8 +82,8 @@ def test_clusters_in_several_parts_equal_all_at_once(monkeypatch):
     assert_near(built("routing", case)(*qkv), at_once, 1e-13)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "options", "expected"),
+@as_subtests(
+    "tokens, options, expected",
     [
         (4096, {}, (64, 64)),
         (21, {}, (5, 5)),
@@ -98,7 +99,7 @@ def test_as_many_clusters_as_the_root_of_the_tokens_take_all_of_them_if_nothing_
 
 
 @MASKS
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch, causal, passes):
     monkeypatch.setattr(routing, "_CPU_PRODUCTS", 2**16)
 
@@ -121,7 +122,7 @@ def test_operations_grow_with_the_length_to_the_power_of_one_and_a_half():
     assert flops[1] == 8 * flops[0]
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
 @MASKS
 def test_operations_are_those_of_the_clusters(causal, passes):
     case = _routing(36, causal=causal, clusters=6, passes=passes)
@@ -137,7 +138,7 @@ def test_the_kernel_that_is_named_is_the_one_that_runs():
     assert "_scaled_dot_product_flash_attention_for_cpu" in operations(lambda: attention(*draw("routing", case)))
 
 
-@pytest.mark.parametrize("option", ["clusters", "window"])
+@as_subtests("option", ["clusters", "window"])
 def test_an_option_of_zero_is_refused(option):
     with pytest.raises(msgspec.ValidationError, match=option):
         complete_options(variant("routing"), {option: 0})

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench import Mask, Unsupported
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.position import relative_vectors as near_and_far
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -29,9 +30,9 @@ def _all_pairs(attention, qkv, case):
     return torch.einsum("bhts,bhtsd->bhtd", weights, values)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("queries", [300, 140, 1])
-@pytest.mark.parametrize("kernel", [None, PLAIN])
+@as_subtests("kernel", [None, PLAIN])
+@as_subtests("mask", MASKS)
+@as_subtests("queries", [300, 140, 1])
 def test_near_and_far_keys_by_themselves_equal_vectors_for_all_pairs(monkeypatch, mask, queries, kernel):
     if kernel:
         monkeypatch.setattr(near_and_far, "kernel_for", lambda _device: kernel)
@@ -44,7 +45,7 @@ def test_near_and_far_keys_by_themselves_equal_vectors_for_all_pairs(monkeypatch
         assert_near(found, right, 1e-11)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_vectors_of_zero_are_exact_attention(mask):
     case = _shaw(300, mask=mask)
     attention, qkv = built("shaw", case), draw("shaw", case)
@@ -53,7 +54,7 @@ def test_vectors_of_zero_are_exact_attention(mask):
     assert_near(attention(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@as_subtests("shared", [True, False])
 def test_vectors_are_drawn_by_the_seed_for_each_head_or_for_all(shared):
     drawn = [built("shaw", _shaw(8, {"shared": shared}, seed=seed)) for seed in (1, 1, 2)]
     assert drawn[0].keys_HRD.shape == (1 if shared else 2, 33, 4)
@@ -62,8 +63,8 @@ def test_vectors_are_drawn_by_the_seed_for_each_head_or_for_all(shared):
     assert not torch.equal(drawn[0].keys_HRD, drawn[0].values_HRD)
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _shaw(length, mask=mask, dtype="float32")
@@ -79,7 +80,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     assert peak(2048) < 2.2 * peak(1024)
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
 def test_operations_are_counted_as_torch_counts_them(monkeypatch, passes):
     monkeypatch.setattr(near_and_far, "kernel_for", lambda _device: PLAIN)
     case = _shaw(300, {"clip": 5}, passes=passes)

@@ -7,10 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench import Mask, Shape, Unsupported
 from attnbench_variants.hashing import sinkhorn
 from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
-MASKS = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
+MASKS = as_subtests("causal", [False, True])
 
 
 def _case(keys, queries=None, *, causal=False, dtype="float64", **options):
@@ -19,7 +20,7 @@ def _case(keys, queries=None, *, causal=False, dtype="float64", **options):
 
 
 @MASKS
-@pytest.mark.parametrize("keys", [1, 13, 64])
+@as_subtests("keys", [1, 13, 64])
 def test_one_block_is_exact_attention(keys, causal):
     case = _case(keys, causal=causal, block=64)
     qkv = draw("sinkhorn", case)
@@ -30,7 +31,7 @@ def test_one_block_is_exact_attention(keys, causal):
         assert_near(*pair, 1e-12)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@as_subtests("causal", [False, True])
 def test_two_blocks_that_are_sorted_to_each_others_place_are_exact_attention(causal):
     """Causally the first block is all that can come to the second; else a bias sorts each to the other's place."""
     case = _case(16, causal=causal, block=8, iterations=60)
@@ -83,7 +84,7 @@ def test_fewer_queries_give_the_last_rows(causal):
         assert_near(out, expected[:, :, -queries:], 1e-12)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@as_subtests("dtype", ["float32", "bfloat16", "float16"])
 @MASKS
 def test_keys_however_long_leave_output_and_gradients_finite(causal, dtype):
     case = _case(333, causal=causal, dtype=dtype, block=16)
@@ -102,7 +103,7 @@ def test_the_sorting_network_learns():
 
 
 @MASKS
-@pytest.mark.parametrize(("keys", "queries"), [(64, 64), (61, 61), (61, 5), (5, 5)])
+@as_subtests("keys, queries", [(64, 64), (61, 61), (61, 5), (5, 5)])
 def test_flops_are_those_that_torch_counts(keys, queries, causal):
     case = _case(keys, queries, causal=causal, block=8)
     attention, qkv = built("sinkhorn", case), draw("sinkhorn", case)

@@ -8,6 +8,7 @@ from attnbench.contracts.variant import build, check_support
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.hashing.clusters import Shares
 from attnbench_variants.hashing.smyrf import Smyrf
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 from references.smyrf import on_sphere, smyrf
@@ -18,8 +19,8 @@ def _case(queries, keys=None, *, dtype="float64", passes="", head_dim=4, **optio
     return case_for("smyrf", WORKLOADS["full"], options, shape=shape, dtype=dtype, passes=passes)
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
-@pytest.mark.parametrize(("queries", "keys"), [(24, 24), (5, 24), (24, 5)])
+@as_subtests("rounds", [1, 3])
+@as_subtests("queries, keys", [(24, 24), (5, 24), (24, 5)])
 def test_one_cluster_equals_exact_attention(queries, keys, rounds):
     case = _case(queries, keys, cluster=24, rounds=rounds)
     qkv = draw("smyrf", case)
@@ -41,7 +42,7 @@ def test_the_transformed_are_on_one_sphere_and_nearer_the_larger_their_product()
     torch.testing.assert_close(torch.cdist(queries, keys).square(), 2 * (square - q_TD @ k_SD.T))
 
 
-@pytest.mark.parametrize(("tokens", "clusters"), [(1, 1), (7, 3), (8, 3), (9, 3), (64, 64), (65, 64), (127, 64)])
+@as_subtests("tokens, clusters", [(1, 1), (7, 3), (8, 3), (9, 3), (64, 64), (65, 64), (127, 64)])
 def test_clusters_share_all_tokens_and_their_sizes_differ_by_one_at_most(tokens, clusters):
     shares = Shares(tokens, clusters, device=torch.device("cpu"))
     sizes = shares.chunk_N.bincount(minlength=clusters)
@@ -51,7 +52,7 @@ def test_clusters_share_all_tokens_and_their_sizes_differ_by_one_at_most(tokens,
     assert torch.equal(shares.rank_CM[shares.chunk_N, shares.within_N], torch.arange(tokens))
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(40, 40), (41, 40), (17, 40), (40, 17), (3, 40)])
+@as_subtests("queries, keys", [(40, 40), (41, 40), (17, 40), (40, 17), (3, 40)])
 def test_more_rounds_are_more_keys_for_a_query_and_no_key_is_left_out(queries, keys):
     counts = []
     for rounds in (1, 4):
@@ -81,7 +82,7 @@ def test_a_round_finds_more_of_the_largest_products_than_chance():
     assert seen_TS.gather(1, nearest_T16).double().mean() > 2.5 * seen_TS.double().mean()
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(21, 21), (22, 13), (13, 22)])
+@as_subtests("queries, keys", [(21, 21), (22, 13), (13, 22)])
 def test_both_kernels_agree_with_the_plain_formulation(queries, keys):
     case = _case(queries, keys, cluster=4, rounds=3)
     q, k, v = draw("smyrf", case)
@@ -97,8 +98,8 @@ def test_both_kernels_agree_with_the_plain_formulation(queries, keys):
             assert_near(found, right, 1e-9)
 
 
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
-@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (61, 61), (5, 40), (40, 5)])
+@as_subtests("passes", ["forward", "forward-backward"])
+@as_subtests("queries, keys", [(64, 64), (61, 61), (5, 40), (40, 5)])
 def test_flops_are_those_that_torch_counts(queries, keys, passes):
     case = _case(queries, keys, cluster=8, rounds=2, dtype="float32", passes=passes, head_dim=8)
     attention, qkv = built("smyrf", case), draw("smyrf", case)
@@ -119,7 +120,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
     assert peak(8192) < 2.2 * peak(4096)
 
 
-@pytest.mark.parametrize(("mask", "reason"), [(Mask(causal=True), "later ones too"), (Mask(window=8), "window")])
+@as_subtests("mask, reason", [(Mask(causal=True), "later ones too"), (Mask(window=8), "window")])
 def test_what_it_does_not_define_it_refuses_with_the_reason(mask, reason):
     with pytest.raises(Unsupported, match=reason):
         check_support(Smyrf.supports, msgspec.structs.replace(_case(16), mask=mask))

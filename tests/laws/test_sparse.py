@@ -1,9 +1,9 @@
 import msgspec
-import pytest
 import torch
 
 from attnbench import Mask
 from attnbench_variants.fixed_sparse import block_local
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -13,15 +13,15 @@ def _sparse(length, *, queries=None, causal=False, dtype="float64", **options):
     return case_for("sparse", WORKLOADS["full"], options, shape=shape, mask=Mask(causal=causal), dtype=dtype)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_neighbours_that_reach_every_block_are_exact_attention(causal):
     case = _sparse(50, causal=causal, block=4, globals=1, neighbours=11)
     qkv = draw("sparse", case)
     assert_near(built("sparse", case)(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [50, 23])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [50, 23])
 def test_blocks_in_several_runs_equal_blocks_in_one(monkeypatch, causal, queries):
     case = _sparse(50, queries=queries, causal=causal, block=4)
     qkv = draw("sparse", case)
@@ -30,8 +30,8 @@ def test_blocks_in_several_runs_equal_blocks_in_one(monkeypatch, causal, queries
     assert_near(built("sparse", case)(*qkv), at_once, 1e-13)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("queries", [1, 2, 5, 12, 13, 16, 17, 18, 20])
+@as_subtests("causal", [True, False])
+@as_subtests("queries", [1, 2, 5, 12, 13, 16, 17, 18, 20])
 def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(causal, queries):
     all_rows = _sparse(21, causal=causal, block=4)
     q, k, v = draw("sparse", all_rows)
@@ -51,7 +51,7 @@ def test_the_first_block_sees_and_is_seen_by_all():
         assert moved.all() if changed == 0 else moved.nonzero().flatten().tolist() == [0, 1, 2, 3, *range(32, 40)]
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@as_subtests("causal", [True, False])
 def test_memory_grows_with_the_length_and_not_with_its_square(causal):
     def peak(length):
         case = _sparse(length, causal=causal, dtype="float32", block=16)

@@ -7,11 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask
 from attnbench_variants.blocks.lse_kernels import PLAIN
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
 BOTH = pytest.mark.parametrize("name", ["sparse-strided", "sparse-fixed"])
-MASKS = pytest.mark.parametrize("causal", [True, False])
+MASKS = as_subtests("causal", [True, False])
 
 
 def _case(name, length, *, queries=None, causal=False, dtype="float64", **options):
@@ -39,7 +40,7 @@ def test_a_stride_as_long_as_the_sequence_or_of_one_is_exact_attention_and_so_ar
 
 @BOTH
 @MASKS
-@pytest.mark.parametrize("queries", [1, 2, 5, 12, 13, 16, 17, 18, 20])
+@as_subtests("queries", [1, 2, 5, 12, 13, 16, 17, 18, 20])
 def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(name, causal, queries):
     all_rows = _case(name, 21, causal=causal, stride=4)
     q, k, v = draw(name, all_rows)
@@ -68,7 +69,7 @@ def test_the_default_stride_is_near_the_root_of_the_length_and_the_papers_at_the
 
 @BOTH
 @MASKS
-@pytest.mark.parametrize("backward", [True, False])
+@as_subtests("backward", [True, False])
 def test_memory_grows_with_the_length_and_not_with_its_square(name, causal, backward):
     def peak(length):
         case = _case(name, length, causal=causal, dtype="float32")
@@ -88,7 +89,7 @@ def test_operations_grow_with_the_length_to_the_power_of_one_and_a_half(name, ca
 
 
 @BOTH
-@pytest.mark.parametrize(("length", "queries"), [(48, 48), (50, 50), (50, 13), (3, 3)])
+@as_subtests("length, queries", [(48, 48), (50, 50), (50, 13), (3, 3)])
 def test_operations_are_those_that_torch_counts(name, length, queries):
     case = _case(name, length, queries=queries, stride=8)
     attention = built(name, case)

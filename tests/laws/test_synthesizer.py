@@ -7,6 +7,7 @@ from attnbench.measure.counting import counted
 from attnbench.measure.effective import effective_matrix
 from attnbench_variants.low_rank import synthesizer
 from attnbench_variants.low_rank.synthetic_scores import factors
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant, weights_of
 from references import REFERENCES
@@ -29,9 +30,9 @@ def _learned(case):
     return attention
 
 
-@pytest.mark.parametrize("queries", [1, 19, 21])
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL])
-@pytest.mark.parametrize("form", FORMS)
+@as_subtests("queries", [1, 19, 21])
+@as_subtests("mask", [Mask(), CAUSAL])
+@as_subtests("form", FORMS)
 def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, mask, queries, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)  # so that there are several runs of queries
     case = _case(form, 21, queries=queries, mask=mask, kv_heads=1)
@@ -40,7 +41,7 @@ def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, ma
     assert_near(attention(*qkv), true, 1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@as_subtests("form", FORMS)
 def test_keys_are_never_read_and_queries_only_where_scores_are_dense(form):
     case = _case(form, 21)
     attention, (q, k, v) = built("synthesizer", case), draw("synthesizer", case)
@@ -49,7 +50,7 @@ def test_keys_are_never_read_and_queries_only_where_scores_are_dense(form):
     assert torch.equal(attention(-q, k, v), out) == form.endswith("random")
 
 
-@pytest.mark.parametrize("form", ["random", "factorized-random"])
+@as_subtests("form", ["random", "factorized-random"])
 def test_random_weights_are_those_of_every_sequence(form):
     case = _case(form, 21)
     matrix_BHTS = effective_matrix(built("synthesizer", case), draw("synthesizer", case))
@@ -74,7 +75,7 @@ def test_scores_that_are_all_alike_average_the_values():
     assert_near(attention(q, k, v), means, 1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@as_subtests("form", FORMS)
 def test_decoding_gives_the_last_row_of_the_causal_forward(form):
     whole, last = (_case(form, 21, queries=queries, mask=CAUSAL) for queries in (21, 1))
     last = msgspec.structs.replace(last, passes="decode")
@@ -83,7 +84,7 @@ def test_decoding_gives_the_last_row_of_the_causal_forward(form):
     assert_near(out, built("synthesizer", whole)(q, k, v)[:, :, -1:], 1e-12)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@as_subtests("form", FORMS)
 def test_the_seed_draws_the_weights_and_every_dtype_has_the_same(form):
     case = _case(form, 21)
     weights, again, narrow = (
@@ -108,7 +109,7 @@ def test_a_form_learns_as_much_as_the_paper_counts():
         assert sum(weight.numel() for weight in weights_of(built("synthesizer", _case(form, keys)))) == count
 
 
-@pytest.mark.parametrize("keys", [1, 2, 3, 4, 12, 13, 16, 17, 4096, 5000])
+@as_subtests("keys", [1, 2, 3, 4, 12, 13, 16, 17, 4096, 5000])
 def test_two_factors_reach_every_key_and_few_more(keys):
     outer, inner = factors(keys)
     assert keys <= outer * inner < keys + inner
@@ -120,10 +121,10 @@ def test_a_window_is_refused():
         built("synthesizer", _case("dense", 21, mask=Mask(window=4)))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL])
-@pytest.mark.parametrize("queries", [19, 21])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("form", FORMS)
+@as_subtests("mask", [Mask(), CAUSAL])
+@as_subtests("queries", [19, 21])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)
     case = _case(form, 21, queries=queries, mask=mask, passes=passes, kv_heads=1)
@@ -146,8 +147,8 @@ def test_memory_of_the_dense_form_grows_with_the_length_with_gradients_too():
     assert peak(4096) < 2.2 * peak(2048)
 
 
-@pytest.mark.parametrize("form", ["dense", "factorized-dense", "factorized-random"])
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL])
+@as_subtests("form", ["dense", "factorized-dense", "factorized-random"])
+@as_subtests("mask", [Mask(), CAUSAL])
 def test_memory_without_gradients_grows_with_the_length_and_not_with_its_square(form, mask):
     def peak(length):
         case = _case(form, length, mask=mask, dtype="float32")

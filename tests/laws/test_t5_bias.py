@@ -7,6 +7,7 @@ from attnbench.contracts.variant import complete_options
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.position import distance_bias as bias
 from attnbench_variants.position.t5_bias import T5Bias, bucket
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
@@ -31,8 +32,8 @@ def test_the_buckets_are_the_papers():
     assert _buckets([1, 5, 900], causal=True) == [0, 0, 0]
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("scale", [True, False])
+@as_subtests("mask", MASKS)
+@as_subtests("scale", [True, False])
 def test_biases_of_zero_are_exact_attention(mask, scale):
     case = _t5(50, {"scale": scale}, mask=mask)
     attention, (q, k, v) = built("t5-bias", case), draw("t5-bias", case)
@@ -41,8 +42,8 @@ def test_biases_of_zero_are_exact_attention(mask, scale):
     assert_near(attention(q if scale else q / 2, k, v), vanilla(q, k, v), 1e-12)
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("kv_heads", [4, 2, 1])
+@as_subtests("mask", MASKS)
 def test_gradients_of_biases_summed_in_blocks_are_those_of_all_pairs(monkeypatch, mask, kv_heads):
     case = _t5(70, mask=mask, shape={"heads": 4, "kv_heads": kv_heads})
     attention, qkv = built("t5-bias", case), draw("t5-bias", case)
@@ -55,7 +56,7 @@ def test_gradients_of_biases_summed_in_blocks_are_those_of_all_pairs(monkeypatch
         assert_near(found, true, 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_a_device_without_the_fused_kernel_gets_the_same_in_blocks_of_scores(monkeypatch, mask):
     case = _t5(70, mask=mask, shape={"heads": 4, "kv_heads": 2})
     attention, qkv = built("t5-bias", case), [x.detach().requires_grad_() for x in draw("t5-bias", case)]
@@ -77,7 +78,7 @@ def test_biases_are_drawn_by_the_seed_and_as_large_as_t5s():
     assert drawn[0].std().item() == pytest.approx((64 * 4) ** -0.5, rel=0.1)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_memory_grows_with_the_length_and_not_with_its_square(monkeypatch, mask):
     monkeypatch.setattr(bias, "_CPU_SCORES", 2**14)
 

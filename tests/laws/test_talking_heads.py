@@ -1,12 +1,12 @@
-import pytest
 import torch
 
 from attnbench import Mask
 from attnbench_variants.head_mixing import talking_heads
+from helpers.subtests import as_subtests
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
+@as_subtests("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
 def test_heads_that_do_not_talk_are_exact_attention(mask):
     case = case_for("talking-heads", WORKLOADS["full"], mask=mask)
     attention, qkv = built("talking-heads", case), draw("talking-heads", case)
@@ -16,7 +16,7 @@ def test_heads_that_do_not_talk_are_exact_attention(mask):
     assert_near(attention(*qkv), built("vanilla", case_for("vanilla", case))(*qkv), 1e-13)
 
 
-@pytest.mark.parametrize("workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries"])
+@as_subtests("workload", ["full", "causal", "causal-window", "full-window", "causal-fewer-queries"])
 def test_queries_in_several_blocks_equal_queries_in_one(monkeypatch, workload):
     case = case_for("talking-heads", WORKLOADS[workload])
     qkv = draw("talking-heads", case)

@@ -21,6 +21,7 @@ from attnbench_suites.tasks.digits import Digits
 from attnbench_suites.tasks.pixels import Pixels
 from helpers.learning import TASKS, built
 from helpers.made_files import as_records
+from helpers.subtests import as_subtests
 
 ALL = 10**6
 
@@ -100,7 +101,7 @@ def test_digits_without_scikit_learn_say_what_to_install(monkeypatch: pytest.Mon
     assert mistake == ("the images come with scikit-learn, which is not installed; pip install 'attnbench[vision]'")
 
 
-@pytest.mark.parametrize(("task", "side"), [(Digits, 8), (Pixels, 32)])
+@as_subtests("task, side", [(Digits, 8), (Pixels, 32)])
 def test_patches_that_do_not_divide_an_image_are_refused_by_name(task: Any, side: int) -> None:
     with pytest.raises(ValueError, match=rf"patch=3 does not divide images of {side} x {side} pixels; use one of 1, 2"):
         task(task.Options(patch=3))

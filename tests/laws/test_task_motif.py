@@ -10,6 +10,7 @@ from torch import Generator
 
 from attnbench_suites.tasks.motif import Motif, matrices
 from helpers.learning import built
+from helpers.subtests import as_subtests
 
 KINDS = [
     {"length": 64, "motifs": 3, "bases": 8, "sharpness": 0.95, "far": 40},
@@ -34,7 +35,7 @@ def scan(sequence: np.ndarray, weights_MWA: np.ndarray) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("options", KINDS)
+@as_subtests("options", KINDS)
 def test_scanning_with_the_matrices_names_the_pair_and_its_order(options: dict[str, Any]) -> None:
     task, sequences, targets = drawn(100, **options)
     pairs = list(permutations(range(options["motifs"]), 2))
@@ -89,8 +90,8 @@ def test_every_pair_is_as_likely_as_any_other_and_motifs_differ() -> None:
         assert min(apart) >= bases // 2
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
+@as_subtests(
+    "options, reason",
     [
         ({"length": 20, "bases": 8, "near": 5}, r"length=20 has no room for two motifs of bases=8 that are near=5"),
         ({"near": 9, "far": 3}, r"far=3 is nearer than near=9"),

@@ -14,6 +14,7 @@ from torch import Generator
 
 from attnbench_suites.tasks.pathfinder import BLANK, DASH, DOT, Pathfinder
 from helpers.learning import built
+from helpers.subtests import as_subtests
 
 KINDS = [
     {"side": 16, "dashes": 3, "distractors": 0},
@@ -43,7 +44,7 @@ def walk(image_YX: np.ndarray, step: int) -> set[tuple[int, int]]:
     return seen
 
 
-@pytest.mark.parametrize("options", KINDS)
+@as_subtests("options", KINDS)
 def test_the_answer_is_whether_one_can_walk_from_dot_to_dot_over_the_gaps(options: dict[str, Any]) -> None:
     for image_YX, target in zip(*drawn(60, **options), strict=True):
         dots = {(int(y), int(x)) for y, x in np.argwhere(image_YX == DOT)}
@@ -51,7 +52,7 @@ def test_the_answer_is_whether_one_can_walk_from_dot_to_dot_over_the_gaps(option
         assert (dots <= walk(image_YX, options.get("gap", 1) + 1)) == target
 
 
-@pytest.mark.parametrize("options", KINDS)
+@as_subtests("options", KINDS)
 def test_there_are_two_long_paths_of_all_dashes_and_shorter_ones_far_enough_apart(options: dict[str, Any]) -> None:
     made = Pathfinder.Options(**options)
     long, short = made.dashes * made.dash, max(1, made.dashes // 3) * made.dash
@@ -68,7 +69,7 @@ def test_there_are_two_long_paths_of_all_dashes_and_shorter_ones_far_enough_apar
         assert max(np.ptp(y), np.ptp(x)) < made.dashes * (made.dash + made.gap)
 
 
-@pytest.mark.parametrize("bend", [0.0, 0.5, 1.0])
+@as_subtests("bend", [0.0, 0.5, 1.0])
 def test_as_many_dashes_turn_as_asked(bend: float) -> None:
     images_NYX, targets_N = drawn(400, side=32, dashes=2, distractors=0, bend=bend)
     ends = np.argwhere(images_NYX[targets_N == 1] == DOT)[:, 1:].reshape(-1, 2, 2)

@@ -15,6 +15,7 @@ from torch import Generator
 from attnbench_suites.tasks import tones
 from attnbench_suites.tasks.tones import VOWELS, Tones
 from helpers.learning import built
+from helpers.subtests import as_subtests
 
 TINY = {"samples": 1152, "rate": 6000, "frame": 24, "vowels": 3, "formants": 2}
 
@@ -49,7 +50,7 @@ def heard(wave_T: np.ndarray, options: Tones.Options) -> tuple[int, ...]:
     return tuple(word)
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "options", [TINY, {"samples": 6000, "rate": 6000, "vowels": 4, "formants": 2, "syllables": 3, "warp": 0.2}]
 )
 def test_linear_prediction_hears_most_clean_words(options: dict[str, Any]) -> None:
@@ -117,8 +118,8 @@ def test_frames_are_the_samples_in_their_order() -> None:
     assert (task.form.length, task.form.features, raw.form.length, raw.form.features) == (48, 24, 1152, 1)
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
+@as_subtests(
+    "options, reason",
     [
         ({"samples": 1000, "frame": 24}, r"frame=24 does not divide samples=1000"),
         ({"rate": 4000, "formants": 2}, r"rate=4000 is too low for formants=2: .* 2519 Hz, so use at least 5038"),

@@ -12,6 +12,7 @@ from torch import Generator
 from attnbench_suites.tasks.digits import numbers_of
 from attnbench_suites.tasks.visual_question import ANSWERS, KINDS, WORDS, VisualQuestion
 from helpers.learning import built
+from helpers.subtests import as_subtests
 
 GIVEN = load_digits()
 NUMBERS = {image.astype(int).tobytes(): number for number, image in enumerate(GIVEN.images)}
@@ -55,8 +56,8 @@ def answer(words: list[str], scene_GG: np.ndarray) -> str:
     raise AssertionError(words)
 
 
-@pytest.mark.parametrize("grid", [2, 3])
-@pytest.mark.parametrize("ask", KINDS)
+@as_subtests("grid", [2, 3])
+@as_subtests("ask", KINDS)
 def test_recognising_all_images_of_a_scene_answers_its_question(ask: str, grid: int) -> None:
     for words, images_GG, given in drawn(200, ask=ask, grid=grid):
         assert answer(words, GIVEN.target[images_GG]) == given

@@ -20,10 +20,14 @@ from attnbench.train.loop import Score, evaluate
 from attnbench_suites.tasks.mqar import BLANK, Mqar
 from helpers.learning import TASKS, Permuted, built, model_of, trained
 from helpers.made_files import options_for
+from helpers.subtests import as_subtests
 from laws.workloads import ENTRIES, ties
 
-PRESETS = [(name, preset) for name, entry in TASKS.items() for preset in presets_of(load(entry.target))]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def presets(name: str) -> list[str]:
+    return list(presets_of(load(TASKS[name].target)))
 
 
 def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> Examples:
@@ -33,7 +37,8 @@ def drawn(task: Task, count: int, *, seed: int = 0, split: Split = "train") -> E
 # Every task.
 
 
-@pytest.mark.parametrize(("name", "preset"), PRESETS)
+@pytest.mark.parametrize("name", TASKS)
+@as_subtests("preset", presets)
 def test_every_preset_of_a_task_can_be_planned(name: str, preset: str) -> None:
     given = {"preset": preset, **options_for(name)}
     found = describe_task(TASKS[name], given)
@@ -46,14 +51,15 @@ def test_every_preset_of_a_task_can_be_planned(name: str, preset: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_can_be_had_tiny_small_and_as_published(name: str) -> None:
-    assert tuple(presets_of(load(TASKS[name].target))) == ("tiny", "small", "paper")
+    assert tuple(presets(name)) == ("tiny", "small", "paper")
     for preset, promised in {"tiny": (1, 1), "small": (3, 3), "paper": (4, 5)}.items():
         training = built(name, preset=preset)[1]
         assert (training.rates, training.seeds) == promised, preset
 
 
-@pytest.mark.parametrize(("name", "preset"), PRESETS)
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", TASKS)
+@as_subtests("preset", presets)
+@as_subtests("split", SPLITS)
 def test_examples_are_a_pure_function_of_the_generator(name: str, preset: str, split: Split) -> None:
     task, _ = built(name, preset=preset)
     torch.manual_seed(1)
@@ -66,7 +72,8 @@ def test_examples_are_a_pure_function_of_the_generator(name: str, preset: str, s
     assert not torch.equal(first.inputs, other.inputs)
 
 
-@pytest.mark.parametrize(("name", "preset"), PRESETS)
+@pytest.mark.parametrize("name", TASKS)
+@as_subtests("preset", presets)
 def test_examples_are_as_the_form_says_and_no_input_stands_in_two_splits(name: str, preset: str) -> None:
     task, training = built(name, preset=preset, train_examples=200, validation_examples=50, test_examples=50)
     splits = draw_splits(task, training, seed=0, device="cpu")
@@ -101,7 +108,7 @@ def sequences(task: Mqar, count: int = 200) -> Iterator[tuple[list[int], list[in
     return zip(examples.inputs.tolist(), examples.targets.tolist(), strict=True)
 
 
-@pytest.mark.parametrize("options", MQAR)
+@as_subtests("options", MQAR)
 def test_looking_keys_up_in_the_pairs_answers_all_that_is_asked(options: dict[str, Any]) -> None:
     task = recall(**options)
     for inputs, targets in sequences(task):
@@ -112,7 +119,7 @@ def test_looking_keys_up_in_the_pairs_answers_all_that_is_asked(options: dict[st
         assert answers == {position: target for position, target in enumerate(targets) if target != IGNORE}
 
 
-@pytest.mark.parametrize("options", MQAR)
+@as_subtests("options", MQAR)
 def test_every_key_is_asked_for_once_after_the_pairs_and_no_answer_is_shown_there(options: dict[str, Any]) -> None:
     task = recall(**options)
     for inputs, targets in sequences(task):
@@ -123,7 +130,7 @@ def test_every_key_is_asked_for_once_after_the_pairs_and_no_answer_is_shown_ther
         assert sorted(target for target in targets if target != IGNORE) == sorted(values)
 
 
-@pytest.mark.parametrize("options", MQAR)
+@as_subtests("options", MQAR)
 def test_keys_are_of_the_lower_half_and_values_of_the_upper_and_all_of_them_occur(options: dict[str, Any]) -> None:
     task = recall(**options)
     half, end = task.options.vocabulary // 2, 2 * task.options.pairs
@@ -206,7 +213,13 @@ def scores_of(name: str, task: Task, training: Training) -> tuple[Score, Score]:
     return evaluate(model, splits["test"], training.part), evaluate(model, splits["train"], training.part)
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+# One of every way to pay attention, each about a second; `make test-all` trains the rest.
+TRAINED = ("vanilla", "linear", "gated-deltanet", "reformer", "linformer", "bigbird")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TRAINED else pytest.mark.exhaustive) for name in ENTRIES]
+)
 def test_on_permuted_answers_no_mechanism_is_better_than_the_commonest_answer(name: str) -> None:
     task, training = built("mqar", **SIZES, **BUDGET | {"steps": 60}, **COUNTS)
     score, _ = scores_of(name, Permuted(task), training)

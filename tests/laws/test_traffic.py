@@ -4,7 +4,6 @@ import functools
 import math
 
 import msgspec
-import pytest
 import torch
 
 from attnbench import Case, Shape
@@ -12,6 +11,7 @@ from attnbench.contracts.case import Passes
 from attnbench.contracts.variant import support_of
 from attnbench.measure.counting import Work, counted, least_bytes
 from attnbench.measure.workload import Workload
+from helpers.subtests import as_subtests
 from laws.workloads import ENTRIES, case_for, mask_of, variant
 
 COUNTED = [name for name in ENTRIES if name != "flex"]  # a compiled kernel is no operation: it counts for itself
@@ -34,19 +34,19 @@ def forward(name: str, seq: int) -> Work:
     return work_of(workload(name, seq))
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@as_subtests("name", COUNTED)
 def test_no_kernel_of_a_mechanism_is_out_of_the_counter_s_sight(name):
     assert forward(name, 2048).whole
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@as_subtests("name", COUNTED)
 def test_inputs_are_read_and_the_output_written_at_least_once(name):
     assert least_bytes(workload(name, 2048)) <= forward(name, 2048).bytes
     backward = workload(name, 256, passes="forward-backward")
     assert least_bytes(backward) <= work_of(backward).bytes
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@as_subtests("name", COUNTED)
 def test_the_count_is_the_same_each_time_and_after_other_calls(name):
     one, other = workload(name, 256), workload(name, 256)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_the_count_is_the_same_each_time_and_after_other_calls(name):
 
 
 # Fused kernels keep their scores to themselves, so that what is not materialised grows as the sequence does.
-@pytest.mark.parametrize("name", COUNTED)
+@as_subtests("name", COUNTED)
 def test_traffic_grows_as_the_mechanism_says_that_it_does_or_less(name):
     shorter, longer = forward(name, 2048).bytes, forward(name, 4096).bytes
     assert longer - shorter >= least_bytes(workload(name, 4096)) - least_bytes(workload(name, 2048))

@@ -2,12 +2,12 @@
 
 from importlib.metadata import entry_points
 
-import pytest
 import torch
 
 import attnbench
 from attnbench.contracts.tunes import tunes_of
 from attnbench.contracts.variant import complete_options, support_of
+from helpers.subtests import as_subtests
 
 
 def tuned():
@@ -17,17 +17,17 @@ def tuned():
         except ImportError:  # an extra that is not installed
             continue
         if tunes_of(variant):
-            yield pytest.param(point.name, variant, id=point.name)
+            yield point.name, variant
 
 
 TUNED = list(tuned())
 
 
 def test_mechanisms_of_every_kind_say_what_can_be_tuned():
-    assert {"linformer", "reformer", "block-sparse", "window", "performer", "nystrom"} <= {one.id for one in TUNED}
+    assert {"linformer", "reformer", "block-sparse", "window", "performer", "nystrom"} <= dict(TUNED).keys()
 
 
-@pytest.mark.parametrize(("name", "variant"), TUNED)
+@as_subtests("name, variant", TUNED)
 def test_every_value_is_one_that_the_variant_takes(name, variant):
     for option, tune in tunes_of(variant).items():
         assert len(set(tune.values)) == len(tune.values) > 0
@@ -35,7 +35,7 @@ def test_every_value_is_one_that_the_variant_takes(name, variant):
             assert getattr(complete_options(variant, {option: value}), option) == value
 
 
-@pytest.mark.parametrize(("name", "variant"), TUNED)
+@as_subtests("name, variant", TUNED)
 def test_where_quality_is_said_not_to_fall_the_dearest_setting_errs_no_more_than_the_cheapest(name, variant):
     tunes = {option: tune for option, tune in tunes_of(variant).items() if tune.monotone}
     cheapest, dearest = (error(name, variant, {o: tune.values[end] for o, tune in tunes.items()}) for end in (0, -1))

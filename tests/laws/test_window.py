@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attnbench import Mask, Unsupported
 from attnbench_variants.blocks.lse_kernels import PLAIN
 from attnbench_variants.fixed_sparse import windows
+from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
 
@@ -28,9 +29,9 @@ def _with_gradients(attention, qkv):
     return out, *torch.autograd.grad(out, qkv, cotangent)
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("width", [2, 17, 64, 100, 257, 400])
-@pytest.mark.parametrize(("queries", "keys"), [(300, 300), (1, 300), (90, 300)])
+@as_subtests("mask", MASKS)
+@as_subtests("width", [2, 17, 64, 100, 257, 400])
+@as_subtests("queries, keys", [(300, 300), (1, 300), (90, 300)])
 def test_a_window_is_exact_attention_with_the_workloads_window_of_its_width(mask, width, queries, keys):
     case = _window(keys, queries=queries, mask=mask, width=width)
     qkv = draw("window", case)
@@ -40,14 +41,14 @@ def test_a_window_is_exact_attention_with_the_workloads_window_of_its_width(mask
         assert_near(given, true, 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_a_window_as_wide_as_the_sequence_is_exact_attention(mask):
     case = _window(150, mask=mask, width=150)
     qkv = draw("window", case)
     assert_near(built("window", case)(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_a_dilated_window_is_a_window_among_positions_that_are_alike(mask):
     case = _window(600, mask=mask, width=20, dilation=3)
     q, k, v = draw("window", case)
@@ -91,14 +92,14 @@ def test_operations_are_those_that_torch_counts(monkeypatch, mask, passes, queri
     assert counter.get_total_flops() == variant("window").flops(case)
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_operations_grow_with_the_length_and_not_with_its_square(mask):
     flops = [variant("window").flops(_window(length, mask=mask)) for length in (2048, 4096, 8192)]
     assert flops[2] - flops[1] == 2 * (flops[1] - flops[0])
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("mask", MASKS)
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     def peak(length):
         case = _window(length, mask=mask, dtype="float32", width=32)
@@ -108,9 +109,9 @@ def test_memory_grows_with_the_length_and_not_with_its_square(mask, passes):
     assert peak(8192) < 2.2 * peak(4096)
 
 
-@pytest.mark.parametrize("dilation", [1, 3])
-@pytest.mark.parametrize("kv_heads", [2, 1])
-@pytest.mark.parametrize("before", [0, 1, 5, 30])
+@as_subtests("dilation", [1, 3])
+@as_subtests("kv_heads", [2, 1])
+@as_subtests("before", [0, 1, 5, 30])
 def test_steps_after_a_prefill_equal_the_causal_whole(before, kv_heads, dilation):
     shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=40, seq_k=40, kv_heads=kv_heads)
     options = {"width": 4, "dilation": dilation}

@@ -13,10 +13,12 @@ from attnbench import Attention, Case, Mask, Shape, Unsupported
 from attnbench.contracts.case import Option
 from attnbench.contracts.variant import build, complete_options, support_of
 from attnbench.plugins.registry import Entry, entries, load
+from helpers.subtests import as_subtests
 from references import REFERENCES
 from references.reference import Law
 
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
 # A variant of the harness's own package is a floor of the measurement (`empty`), not a mechanism.
 MECHANISMS: dict[str, Entry] = {
@@ -95,9 +97,31 @@ def defines(name: str, workload: str) -> bool:
     return True
 
 
-def each(*workloads: str) -> pytest.MarkDecorator:
-    """Run a law over every variant on those of the workloads (all, if none is named) that it defines."""
-    return each_that(lambda _: True, *workloads)
+def each(*workloads: str, rest: tuple[str, ...] = ()) -> Decorator:
+    """Run a law over every mechanism; see `each_that`."""
+    return each_that(lambda _: True, *workloads, rest=rest)
+
+
+def each_that(keeps: Callable[[str], bool], *workloads: str, rest: tuple[str, ...] = ()) -> Decorator:
+    """Run a law over mechanisms of a kind: a test for each, with a subtest for each workload that it defines.
+
+    The workloads are those named, or all. What stands in `rest` of them is left to the exhaustive tests.
+    """
+    chosen = workloads or tuple(WORKLOADS)
+    quick = tuple(one for one in chosen if one not in rest)
+    items = [*_items(keeps, quick), *_items(keeps, rest, suffix="-rest", marks=pytest.mark.exhaustive)]
+
+    def decorate(law: Callable[..., None]) -> Callable[..., None]:
+        over_workloads = as_subtests("workload", lambda workloads: workloads)(law)
+        return pytest.mark.parametrize(("name", "workloads"), items)(over_workloads)
+
+    return decorate
+
+
+def _items(keeps: Callable[[str], bool], workloads: tuple[str, ...], *, suffix: str = "", marks: Any = ()) -> list[Any]:
+    """Pair each mechanism with those of the workloads that it defines, if there are any."""
+    defined = {name: [one for one in workloads if defines(name, one)] for name in ENTRIES if keeps(name)}
+    return [pytest.param(name, its, id=name + suffix, marks=marks) for name, its in defined.items() if its]
 
 
 def mask_of(name: str) -> Mask:
@@ -112,12 +136,6 @@ def ties(name: str) -> bool:
 def breaks(name: str, law: Law) -> bool:
     """Whether a mechanism says that it does not keep a law."""
     return law in REFERENCES[name].breaks
-
-
-def each_that(keeps: Callable[[str], bool], *workloads: str) -> pytest.MarkDecorator:
-    """Run a law over the mechanisms of a kind, on those of the workloads (all, if none is named) that they define."""
-    pairs = [(name, of) for name in filter(keeps, ENTRIES) for of in workloads or WORKLOADS if defines(name, of)]
-    return pytest.mark.parametrize(("name", "workload"), [pytest.param(*pair, id="-".join(pair)) for pair in pairs])
 
 
 def draw(name: str, case: Case, *, seed: int = 0) -> Qkv:

@@ -7,9 +7,11 @@ import pytest
 from attnbench.answers.replay.paper import read_paper
 from attnbench.answers.replay.replays import absent, find_paper, sweep_of
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import PRIMARY
 from attnbench.contracts.specs import parse_specs
-from attnbench.planning import request
-from attnbench.planning.plan import METRICS
+from attnbench.planning.plan import check
+from attnbench.planning.request import Request
+from attnbench.planning.suites import find_suite
 from attnbench.plugins.describe import describe_variant
 from attnbench.plugins.registry import find
 
@@ -53,14 +55,14 @@ def test_what_is_run_for_a_paper_are_its_variants_its_metrics_and_the_tasks_that
     sweep = sweep_of(found, "tiny", None, without=absent(found))
     wanted = {each.variant for each in found.paper.mechanisms.values() if each.variant}
     assert {str(spec) for spec in parse_specs(sweep.variants or "", flag="")} == wanted
-    assert set((sweep.metrics or "").split(",")) <= set(METRICS)
-    request.check(request.Request(threads=1, suite=found.paper.suite, sweep=sweep))
+    assert set((sweep.metrics or "").split(",")) <= set(PRIMARY)
+    check(Request(threads=1, suite=found.paper.suite, sweep=sweep))
 
 
 @pytest.mark.parametrize("paper", ["fa1", "lra"])
 def test_the_suite_of_a_paper_has_the_variants_that_its_mechanisms_are(paper: str) -> None:
     found = PAPERS[paper]
-    suite = request.find_suite(found.paper.suite).sweep
+    suite = find_suite(found.paper.suite).sweep
     wanted = {each.variant for each in found.paper.mechanisms.values() if each.variant}
     assert {str(spec) for spec in parse_specs(suite.variants or "", flag="")} == wanted
 

@@ -39,7 +39,7 @@ def test_a_range_gives_the_values_it_is_written_for(text, values):
     assert parse_range(text, flag="--seq") == values
 
 
-def test_zero_is_a_number_where_it_is_asked_for_and_no_factor_leads_away_from_it():
+def test_zero_is_allowed_on_request_but_no_factor_starts_from_it():
     assert parse_range("0..100:+25", flag="--tasks", zero=True) == (0, 25, 50, 75, 100)
     assert parse_range("0,50", flag="--tasks", zero=True) == (0, 50)
     with pytest.raises(UsageError, match="from zero it goes by steps"):
@@ -86,7 +86,7 @@ def test_a_wrong_range_is_a_usage_error_that_shows_the_grammar(text, why):
     assert message.endswith(GRAMMAR)
 
 
-def test_a_list_of_a_thousand_values_is_still_served():
+def test_a_list_of_a_thousand_values_is_allowed():
     assert len(parse_range(f"1..{MOST_VALUES}:+1", flag="--seq")) == MOST_VALUES
 
 
@@ -111,7 +111,7 @@ def test_a_step_goes_from_the_start_to_the_end(start, step, steps):
 
 
 @given(st.text(alphabet="0123456789k.,:+x ", max_size=30))
-def test_whatever_is_typed_is_either_refused_or_gives_sizes(text):
+def test_any_text_is_either_refused_or_gives_sizes(text):
     try:
         values = parse_range(text, flag="--seq")
     except UsageError:
@@ -123,12 +123,12 @@ def test_whatever_is_typed_is_either_refused_or_gives_sizes(text):
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2h", 7200), ("1m30s", 90)]
 )
-def test_a_span_of_time_is_read_as_seconds(text: str, seconds: float) -> None:
+def test_a_duration_is_parsed_as_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text, flag="--time-budget") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "ten", "1d", "m", "1.5h", "30m1h", "0h0m"])
-def test_what_is_no_span_of_time_is_refused_with_the_grammar(text: str) -> None:
+def test_text_that_is_not_a_duration_is_refused_with_the_grammar(text: str) -> None:
     with pytest.raises(UsageError, match=r"--time-budget.*1h30m"):
         parse_duration(text, flag="--time-budget")
 
@@ -144,17 +144,17 @@ def test_what_is_no_span_of_time_is_refused_with_the_grammar(text: str) -> None:
         ("77", 77),
     ],
 )
-def test_an_amount_of_memory_is_read_as_bytes(text: str, size: int) -> None:
+def test_an_amount_of_memory_is_parsed_as_bytes(text: str, size: int) -> None:
     assert parse_bytes(text, flag="--memory") == size
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("50ms", 0.05), ("200us", 2e-4), ("1.5s", 1.5), ("2", 2.0)])
-def test_a_latency_is_read_as_seconds(text: str, seconds: float) -> None:
+def test_a_latency_is_parsed_as_seconds(text: str, seconds: float) -> None:
     assert parse_latency(text, flag="--max-latency") == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "GiB", "24G", "-1GiB", "0", "1e9", "2 cows", "9" * 30])
-def test_what_is_no_amount_is_refused_with_the_grammar(text: str) -> None:
+def test_text_that_is_not_an_amount_is_refused_with_the_grammar(text: str) -> None:
     for parse, example in ((parse_bytes, "24GiB"), (parse_latency, "50ms")):
         with pytest.raises(UsageError, match=f"^--flag: .*{example}"):
             parse(text, flag="--flag")

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import fields, replace
 
 from attnbench.contracts.case import Case, Shape
+from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
 from attnbench.contracts.record import (
-    PRIMARY_METRIC,
     SCHEMA,
     Environment,
     Job,
@@ -15,7 +15,6 @@ from attnbench.contracts.record import (
     Origin,
     Outcome,
     Probe,
-    ProbeKind,
     Protocol,
     Record,
 )
@@ -70,9 +69,20 @@ def test_rounds_of_a_job_are_replicates_of_one_question():
     assert replace(again, origin=Origin(version="2")).question != JOB.question
 
 
-def test_every_probe_has_a_metric_to_be_known_by():
-    assert set(PRIMARY_METRIC) == set(get_args(ProbeKind))
-    assert Probe(kind="agreement").metric == "approximation_error"
+def test_every_probe_of_the_harness_has_a_metric_that_stands_for_it_and_a_plugin_s_declares_its_own():
+    assert {*PRIMARY, "metric"} == set(get_args(ProbeKind))
+    assert Probe(kind="agreement").metric is METRICS["approximation_error"]
+    assert all(metric.probe == kind for kind, metric in PRIMARY.items())
+    declared = Metric(name="speed", title="speed")
+    assert Probe(kind="metric", declared=declared).metric is declared
+
+
+def test_fields_of_plugin_metrics_change_no_stored_job_and_no_key():
+    assert b"declared" not in msgspec.json.encode(JOB)
+    assert b"metric" not in msgspec.json.encode(JOB)
+    other = replace(JOB, probe=Probe(kind="metric", declared=Metric(name="speed", title="speed")))
+    renamed = replace(JOB, probe=Probe(kind="metric", declared=Metric(name="pace", title="speed")))
+    assert len({JOB.key, other.key, renamed.key}) == 3
 
 
 def test_an_origin_is_shown_as_its_distribution_or_its_path():

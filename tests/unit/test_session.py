@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from attnbench.answers.further import further
 from attnbench.contracts.record import Job, Measurement, Outcome, Rates, Record
-from attnbench.execute.events import Event, Finished, Started
-from attnbench.execute.executor import NoAnswer
-from attnbench.session import Notice, learn_rates, perform, pursue, refine
+from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Started, no_figures
+from attnbench.session import Notice, Notify, Session, quietly
 from attnbench.store import Fit, Store
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
@@ -17,12 +17,12 @@ Answer = Callable[[Job], Outcome]
 
 
 class Scripted:
-    """An executor that gives each job the outcome that a function says."""
+    """An executor that takes each job's outcome from a function."""
 
     def __init__(self, answer: Answer) -> None:
         self.answer, self.done, self.closed = answer, list[Job](), False
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         for one in jobs:
             yield Started(job=one)
             outcome = self.answer(one)
@@ -33,10 +33,15 @@ class Scripted:
         self.closed = True
 
 
+def session(store: Store, executor: Scripted, notify: Notify = quietly) -> Session:
+    """Return the session of a store, as the planted machine would have it."""
+    return Session(store, executor, notify, ENVIRONMENT)
+
+
 def perform_all(tmp_path: Path, jobs: list[Job], answer: Answer) -> tuple[Scripted, list[Record]]:
     executor = Scripted(answer)
     with Store.create(tmp_path, plan(jobs)) as store:
-        perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
+        session(store, executor).perform(jobs)
         return executor, store.records()
 
 
@@ -47,7 +52,7 @@ def test_every_planned_job_has_one_record(tmp_path: Path) -> None:
     assert [record.job.round for record in records] == [1, 1, 2, 2, 3, 3]
 
 
-def test_a_record_is_in_the_journal_before_anyone_hears_of_it(tmp_path: Path) -> None:
+def test_a_record_is_in_the_journal_before_it_is_notified(tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     with Store.create(tmp_path, plan([job("a"), job("b")])) as store:
 
@@ -55,7 +60,7 @@ def test_a_record_is_in_the_journal_before_anyone_hears_of_it(tmp_path: Path) ->
             if isinstance(notice, Record):
                 heard.append((len(heard) + 1, len(store.records())))
 
-        perform(store, [job("a"), job("b")], Scripted(lambda _job: ok()), listen, environment=ENVIRONMENT)
+        session(store, Scripted(lambda _job: ok()), listen).perform([job("a"), job("b")])
     assert heard == [(1, 1), (2, 2)]
 
 
@@ -98,34 +103,27 @@ def test_an_interrupt_ends_the_processes_and_leaves_a_resumable_run(tmp_path: Pa
     executor = Scripted(answer)
     with Store.create(tmp_path, plan(jobs)) as store:
         with pytest.raises(KeyboardInterrupt):
-            perform(store, jobs, executor, lambda _notice: None, environment=ENVIRONMENT)
+            session(store, executor).perform(jobs)
         assert executor.closed
         assert [record.outcome.status for record in store.records()] == ["ok", "interrupted"]
         assert [one.case.variant for one in store.pending()] == ["b", "c"]
-        perform(store, store.pending(), Scripted(lambda _job: ok()), lambda _notice: None, environment=ENVIRONMENT)
+        session(store, Scripted(lambda _job: ok())).perform(store.pending())
         assert [record.outcome.status for record in store.records()] == ["ok", "ok", "ok"]
 
 
-def test_what_a_stored_run_has_shown_is_not_measured_again_on_resume(tmp_path: Path) -> None:
+def test_what_a_stored_run_has_settled_is_skipped_on_resume(tmp_path: Path) -> None:
     jobs = [job("bad", number=number) for number in (1, 2)]
     with Store.create(tmp_path, plan(jobs)) as store:
-        perform(
-            store,
-            jobs[:1],
-            Scripted(lambda _job: Outcome(status="timeout", detail="late")),
-            lambda _notice: None,
-            environment=ENVIRONMENT,
-        )
+        late = Scripted(lambda _job: Outcome(status="timeout", detail="late"))
+        session(store, late).perform(jobs[:1])
         executor = Scripted(lambda _job: ok())
-        perform(
-            store, store.pending(), executor, lambda _notice: None, environment=ENVIRONMENT, history=store.records()
-        )
+        session(store, executor).perform(store.pending(), history=store.records())
         assert not executor.done
         assert [record.outcome.status for record in store.records()] == ["timeout", "skipped"]
 
 
 def curved(one: Job) -> Outcome:
-    """Give times of which the square overtakes the straight at 900."""
+    """Return times at which the square overtakes the straight at 900."""
     length = one.case.shape.seq_q
     return ok(length * 1000 if one.case.variant == "straight" else length * length * 1000 // 900)
 
@@ -141,9 +139,9 @@ def sweep_to_refine(tmp_path: Path, steps: int) -> Store:
 
 
 def refined(store: Store, executor: Scripted) -> list[int]:
-    """Refine a run, and give the lengths that were added, in their order."""
+    """Refine a run and return the lengths added, in order."""
     before = len(store.plan.jobs)
-    refine(store, executor, lambda _notice: None, environment=ENVIRONMENT)
+    session(store, executor).refine()
     return list(dict.fromkeys(one.case.shape.seq_q for one in store.plan.jobs[before:]))
 
 
@@ -155,7 +153,7 @@ def test_refining_closes_in_on_a_crossing_in_every_round_for_both_variants(tmp_p
         return ok(round((value or 0) * (1 + 0.05 * (next(noisy) % 3))))
 
     with sweep_to_refine(tmp_path, 3) as store:
-        perform(store, store.plan.jobs, Scripted(answer), lambda _notice: None, environment=ENVIRONMENT)
+        session(store, Scripted(answer)).perform(store.plan.jobs)
         assert refined(store, Scripted(answer))[:2] == [512, 704]
         assert store.plan.refine == 0
         assert not store.pending()
@@ -165,30 +163,30 @@ def test_refining_closes_in_on_a_crossing_in_every_round_for_both_variants(tmp_p
         }
 
 
-def test_refining_stops_where_a_crossing_is_known_and_without_being_asked_never_begins(tmp_path: Path) -> None:
+def test_refining_stops_once_a_crossing_is_located_and_is_off_by_default(tmp_path: Path) -> None:
     for steps, added in ((3, [512]), (0, [])):
         with sweep_to_refine(tmp_path, steps) as store:
-            perform(store, store.plan.jobs, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+            session(store, Scripted(curved)).perform(store.plan.jobs)
             assert refined(store, Scripted(curved)) == added
 
 
-def test_an_interrupted_refinement_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_refinement_resumes(tmp_path: Path) -> None:
     def interrupted(one: Job) -> Outcome:
         raise KeyboardInterrupt
 
     with sweep_to_refine(tmp_path, 1) as store:
-        perform(store, store.plan.jobs, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+        session(store, Scripted(curved)).perform(store.plan.jobs)
         with pytest.raises(KeyboardInterrupt):
-            refine(store, Scripted(interrupted), lambda _notice: None, environment=ENVIRONMENT)
+            session(store, Scripted(interrupted)).refine()
     with Store.open(store.path, write=True) as again:
         left = again.pending()
         assert {one.case.shape.seq_q for one in left} == {512}
         assert len(left) == 6
-        perform(again, left, Scripted(curved), lambda _notice: None, environment=ENVIRONMENT)
+        session(again, Scripted(curved)).perform(left)
         assert refined(again, Scripted(curved)) == []
 
 
-def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path) -> None:
     def until_4096(one: Job) -> Outcome:
         if one.case.shape.seq_q > 4096:
             return Outcome(status="oom_host", detail="full")
@@ -200,21 +198,21 @@ def test_a_search_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> N
     jobs = [job("a", kind="memory", seq=seq) for seq in (512, 1024, 2048)]
     fit = Fit(lengths=(512, 1024, 2048), most=65536)
     with Store.create(tmp_path, replace(plan(jobs), fit=fit)) as store:
-        perform(store, jobs, Scripted(until_4096), lambda _notice: None, environment=ENVIRONMENT)
+        session(store, Scripted(until_4096)).perform(jobs)
         with pytest.raises(KeyboardInterrupt):
-            pursue(store, Scripted(interrupted), lambda _notice: None, environment=ENVIRONMENT)
+            session(store, Scripted(interrupted)).pursue(further)
     with Store.open(store.path, write=True) as again:
         assert [one.case.shape.seq_q for one in again.pending()] == [8192]
-        perform(again, again.pending(), Scripted(until_4096), lambda _notice: None, environment=ENVIRONMENT)
+        session(again, Scripted(until_4096)).perform(again.pending())
         executor = Scripted(until_4096)
-        pursue(again, executor, lambda _notice: None, environment=ENVIRONMENT)
+        session(again, executor).pursue(further)
         assert not again.pending()
         tried = [one.case.shape.seq_q for one in executor.done]
         assert min(each for each in (*tried, 8192) if each > 4096) < 1.06 * max(each for each in tried if each <= 4096)
 
 
 class Asked:
-    """An executor that answers questions with what it is given, or breaks."""
+    """An executor that answers every question alike, or raises."""
 
     def __init__(self, answer: object) -> None:
         self.answer, self.questions = answer, list[object]()
@@ -230,17 +228,17 @@ def test_the_device_s_rates_are_measured_once_a_run(tmp_path: Path) -> None:
     seen = Rates(device="cpu", threads=2, bytes_per_s=1e10)
     executor = Asked(seen)
     with Store.create(tmp_path, plan([job("a"), job("b", kind="memory")])) as store:
-        learn_rates(store, executor)
-        learn_rates(store, executor)
+        session(store, executor).measure_rates()
+        session(store, executor).measure_rates()
         assert (store.rates(), len(executor.questions)) == (seen, 1)
     with Store.open(store.path, write=True) as again:
-        learn_rates(again, executor)
+        session(again, executor).measure_rates()
     assert len(executor.questions) == 1
 
 
 def test_rates_that_cannot_be_measured_are_null_with_the_reason_and_end_nothing(tmp_path: Path) -> None:
     with Store.create(tmp_path, plan([job("a")])) as store:
-        learn_rates(store, Asked(NoAnswer("ended by SIGKILL without an answer")))
+        session(store, Asked(NoAnswer("ended by SIGKILL without an answer"))).measure_rates()
         assert store.rates() == Rates(
             device="cpu", threads=2, reason="the process that measured ended by SIGKILL without an answer"
         )
@@ -249,5 +247,5 @@ def test_rates_that_cannot_be_measured_are_null_with_the_reason_and_end_nothing(
 def test_a_run_that_times_nothing_needs_no_rates(tmp_path: Path) -> None:
     executor = Asked(None)
     with Store.create(tmp_path, plan([job("a", kind="memory")])) as store:
-        learn_rates(store, executor)
+        session(store, executor).measure_rates()
     assert executor.questions == []

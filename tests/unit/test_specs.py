@@ -92,7 +92,7 @@ def test_specs_written_out_are_read_back(specs):
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_typed_is_either_refused_or_gives_names(text):
+def test_any_text_is_either_refused_or_gives_names(text):
     try:
         specs = parse_specs(text, flag="--variants")
     except UsageError:

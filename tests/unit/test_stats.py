@@ -149,11 +149,6 @@ def test_the_spread_of_one_process_is_that_of_a_normal_distribution_with_its_mid
     assert spread(samples) == pytest.approx(0.03, rel=0.02)
 
 
-def noise(relative):
-    (place,) = stats.noise_verdicts(np.array([relative]))
-    return stats.NOISES[place]
-
-
 def test_one_slow_sample_does_not_make_a_process_noisy():
     calm = [100.0, 100.1, 100.2] * 20
     assert spread([*calm, 10_000.0]) == pytest.approx(spread(calm), rel=0.05)
@@ -162,7 +157,7 @@ def test_one_slow_sample_does_not_make_a_process_noisy():
 def test_a_single_sample_and_a_spread_around_zero_have_no_verdict():
     assert spread([5.0]) is None
     assert spread([-1.0, 0.0, 1.0]) is None
-    assert noise(math.nan) == ""
+    assert stats.noise_verdict(None) == ""
 
 
 def test_what_repeats_to_the_byte_is_clean_even_at_zero():
@@ -174,20 +169,13 @@ def test_what_repeats_to_the_byte_is_clean_even_at_zero():
     [(0, "clean"), (0.02, "clean"), (0.0201, "noisy"), (0.1, "noisy"), (0.1001, "unusable"), (3.0, "unusable")],
 )
 def test_noise_is_clean_to_two_percent_and_unusable_above_ten(relative, verdict):
-    assert noise(relative) == verdict
+    assert stats.noise_verdict(relative) == verdict
 
 
-@pytest.mark.parametrize("degrees", stats.T_FACTORS)
-def test_the_width_of_an_interval_is_that_of_scipy(degrees):
-    assert stats.T_FACTORS[degrees] == pytest.approx(scipy_stats.t.ppf(0.975, degrees), rel=1e-14)
-
-
-@pytest.mark.parametrize("rounds", [3, 5, 10])
-def test_an_interval_over_the_rounds_of_a_profile_costs_no_scipy(rounds):
-    figure = f"print(stats.median_of_processes(range(1, {rounds + 1})).low > 0)"
-    program = f"import sys; from attnbench.contracts import stats; {figure}; print(*{{'scipy', 'pandas', 'torch'}} & {{*sys.modules}})"
+def test_statistics_import_no_scipy_pandas_or_torch():
+    program = "import sys; from attnbench.contracts import stats; print(*{'scipy', 'pandas', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True"]
+    assert done.stdout.split() == []
 
 
 differences = st.lists(st.floats(min_value=-3, max_value=3), min_size=2, max_size=12).filter(

@@ -1,99 +1,89 @@
-"""Two runs, or two variants of one, cell by cell: the ratio, how sure it is, and a verdict that says why.
+"""Comparisons of two runs, or of two variants of one: the ratio, its interval, and a verdict with its reason.
 
 The replicate is the round: times of one run are compared round by round, those of two runs as two samples of rounds.
 """
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from attnbench.analysis.floor import Floor, aa_floor
 from attnbench.analysis.match import Pair, Two, match
 from attnbench.analysis.mean import Mean, geometric_mean
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
-from attnbench.contracts.case import Dtype, Inputs, Level, Option, Passes
-from attnbench.contracts.record import ProbeKind
 from attnbench.contracts.stats import FEWEST_REPLICATES, Difference
 
 Verdict = Literal["faster", "slower", "lower", "higher", "same", "inconclusive", "incomparable"]
 
 FALSE_SHARE = 0.05  # q of Benjamini and Hochberg
 SMALLEST_EFFECT = 0.01  # a smaller one is of no interest, however sure
-_COUNTED: dict[ProbeKind, str] = {
-    "memory": "counted once, not sampled",
-    "agreement": "computed once from the seed, not sampled",
-}
+_EXACT = {"memory": "counted once, not sampled"}
+_COMPUTED = "computed once from the seed, not sampled"
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
-    """One metric of one case on both sides. Names and order up to `why` are a promise; later ones may follow.
+class Comparison(Pair, frozen=True, kw_only=True):
+    """A pair of rows with its verdict; `report.flat` has it as columns."""
 
-    `variant`, `options` and `origin` are those of the base; the new ones stand at the end.
-    """
+    ratio: Annotated[
+        float | None, Meta(description="new over base: of the geometric means over rounds, or of the means over seeds")
+    ] = None
+    low: Annotated[float | None, Meta(description="lower end of the ratio's 95% interval")] = None
+    high: Annotated[float | None, Meta(description="upper end of it")] = None
+    verdict: Annotated[Verdict, Meta(description="what the test shows, or that it shows nothing")] = "incomparable"
+    why: Annotated[str, Meta(description="what the verdict rests on")] = ""
+    band: Annotated[float, Meta(description="the share that an effect must exceed to be called one")]
+    p: Annotated[float | None, Meta(description="two-sided p-value of the rounds alone")] = None
+    p_adjusted: Annotated[
+        float | None, Meta(description="p-value of the rounds and the A/A floor, for the number of comparisons")
+    ] = None
 
-    variant: str
-    options: dict[str, Option]
-    origin: str
-    passes: Passes
-    level: Level
-    task: str
-    seq_q: int
-    seq_k: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    batch: int
-    dtype: Dtype
-    device: str
-    causal: bool
-    window: int | None
-    inputs: Inputs
-    seed: int
-    metric: str
-    base: float | None
-    new: float | None
-    ratio: float | None = None  # new over base: of the geometric means over rounds, or of the means over seeds
-    low: float | None = None  # the 95% interval
-    high: float | None = None
-    verdict: Verdict
-    why: str
-    unit: str
-    paired: bool  # by round, within one run
-    base_rounds: int
-    new_rounds: int
-    band: float  # the share that an effect must exceed to be called one
-    p: float | None = None  # of the rounds alone
-    p_adjusted: float | None = None  # of the rounds and the A/A floor, for the number of comparisons
-    flags: tuple[str, ...]
-    probe: ProbeKind
-    higher_is_better: bool
-    base_run: str
-    new_run: str
-    new_variant: str
-    new_options: dict[str, Option]
-    new_origin: str
-    shape_name: str = ""
+    @property
+    def base_value(self) -> float | None:
+        """The base's figure."""
+        return self.base.value if self.base else None
+
+    @property
+    def new_value(self) -> float | None:
+        """The new figure."""
+        return self.new.value if self.new else None
+
+    @property
+    def base_run(self) -> str:
+        """The base's run; empty where there is no such row."""
+        return self.base.run if self.base else ""
+
+    @property
+    def new_run(self) -> str:
+        """The new row's run; empty where there is no such row."""
+        return self.new.run if self.new else ""
+
+    @property
+    def base_rounds(self) -> int:
+        """The rounds, or seeds, of the base that were compared."""
+        return len(self.rounds[0])
+
+    @property
+    def new_rounds(self) -> int:
+        """The rounds, or seeds, of the new side that were compared."""
+        return len(self.rounds[1])
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags of both sides, each once."""
+        return tuple(dict.fromkeys((*self.one.flags, *self.other.flags)))
 
 
 class Comparisons(Struct, frozen=True, kw_only=True):
-    """All pairs of a sweep, in the base's order, with what they have in common; `differs` is what was forced."""
+    """All comparisons of a sweep, in the base's order; `differs` names the differences that --force ignored."""
 
     pairs: tuple[Comparison, ...]
     mean: Mean | None
     floor: float | None  # the larger A/A floor of the runs
     differs: tuple[str, ...] = ()
-
-
-# The columns that a comparison has from either of its rows as they are.
-_OF_EITHER = tuple(
-    name
-    for name in Comparison.__struct_fields__
-    if name in Row.__struct_fields__ and name not in ("metric", "low", "high", "flags")
-)
 
 
 class _Test(Struct, frozen=True, kw_only=True):
@@ -104,7 +94,7 @@ class _Test(Struct, frozen=True, kw_only=True):
     base: float | None = None  # what a plain difference is a share of
 
     def ratio(self, difference: float) -> float | None:
-        """Say a difference as a ratio; of plain values whose base is zero there is none."""
+        """Return a difference as a ratio; None for plain values whose base is zero."""
         if self.base is None:
             return math.exp(difference)
         return 1 + difference / abs(self.base) if self.base else None
@@ -131,9 +121,10 @@ def compare(
 
 
 def judged(pairs: Sequence[Pair], floors: Sequence[Floor]) -> tuple[Comparison, ...]:
-    """Compare pairs as one family of tests; `floors` are the A/A floors of the runs that they are of."""
+    """Compare pairs as one family of tests; `floors` are the A/A floors of their runs."""
     share = _share(floors)
-    bands = [max(SMALLEST_EFFECT, share or 0) if pair.one.probe == "latency" else SMALLEST_EFFECT for pair in pairs]
+    timed_band = max(SMALLEST_EFFECT, share or 0)
+    bands = [timed_band if pair.one.probe.kind == "latency" else SMALLEST_EFFECT for pair in pairs]
     tests = [_test(pair, band) for pair, band in zip(pairs, bands, strict=True)]
     likely = [_p(pair, test, floors) for pair, test in zip(pairs, tests, strict=True) if test]
     adjusted = iter(stats.benjamini_hochberg(likely))
@@ -148,42 +139,27 @@ def _share(floors: Iterable[Floor]) -> float | None:
 
 
 def _drafted(pair: Pair, band: float) -> Comparison:
-    """Write down what is known of a pair before it is judged."""
-    base, new = pair.base or pair.one, pair.new or pair.one
-    base_rounds, new_rounds = map(len, pair.rounds)
-    columns = {name: getattr(pair.one, name) for name in _OF_EITHER}
-    return Comparison(
-        **columns,
-        metric=pair.metric,
-        base=pair.base.value if pair.base else None,
-        new=pair.new.value if pair.new else None,
-        verdict="incomparable",
-        why=pair.obstacle,
-        paired=pair.paired,
-        base_rounds=base_rounds,
-        new_rounds=new_rounds,
-        band=band,
-        flags=tuple(dict.fromkeys((*base.flags, *new.flags))),
-        base_run=base.run if pair.base else "",
-        new_run=new.run if pair.new else "",
-        new_variant=new.variant,
-        new_options=new.options,
-        new_origin=new.origin,
-    )
+    """Return what is known of a pair before it is judged."""
+    return Comparison(metric=pair.metric, base=pair.base, new=pair.new, why=pair.obstacle, band=band)
 
 
 def _test(pair: Pair, band: float) -> _Test | None:
-    """Test a pair's difference, where it has the replicates for it."""
+    """Test a pair's difference; None where it has too few replicates."""
     base, new = (list(figures.values()) for figures in pair.rounds)
-    if pair.obstacle or pair.one.probe in _COUNTED or min(len(base), len(new)) < FEWEST_REPLICATES:
+    if pair.obstacle or _is_exact(pair) or min(len(base), len(new)) < FEWEST_REPLICATES:
         return None
-    if pair.one.probe == "accuracy":
+    if pair.one.probe.metric.replicates == "seeds":
         centre = math.fsum(base) / len(base)
         size = abs(centre) or max(map(abs, new))
         return _Test(difference=stats.welch(base, new), limit=band * size, base=centre)
     if min(*base, *new) <= 0:
         return None
     return _Test(difference=_of_logs(base, new, paired=pair.paired), limit=math.log1p(band))
+
+
+def _is_exact(pair: Pair) -> bool:
+    """Return whether one value is exact, as nothing repeats it."""
+    return pair.one.probe.metric.replicates == "none"
 
 
 def _of_logs(base: Sequence[float], new: Sequence[float], *, paired: bool) -> Difference:
@@ -194,19 +170,19 @@ def _of_logs(base: Sequence[float], new: Sequence[float], *, paired: bool) -> Di
 
 
 def _p(pair: Pair, test: _Test, floors: Sequence[Floor]) -> float:
-    """Say how likely a difference is by chance: by its own rounds, and by what the runs make of no difference.
+    """Return the p-value of a difference: the larger of its own rounds' and of the runs' A/A floors'.
 
-    A few rounds may agree by luck; that the same case differs as much from itself, they do not tell.
+    A few rounds may agree by luck; only the floor knows how much the same case differs from itself.
     """
     found = test.difference
-    if pair.one.probe != "latency":
+    if pair.one.probe.kind != "latency":
         return found.p
     base, new = pair.rounds
     return max([found.p, *(floor.p(found.estimate, (len(base), len(new))) for floor in floors)])
 
 
 def _tested(draft: Comparison, test: _Test, p_adjusted: float) -> Comparison:
-    """Judge a pair by its test."""
+    """Return a comparison with the verdict of its test."""
     found = test.difference
     significant, beyond = p_adjusted <= FALSE_SHARE, abs(found.estimate) > test.limit
     within = -test.limit < found.low90 and found.high90 < test.limit
@@ -234,12 +210,13 @@ def _tested(draft: Comparison, test: _Test, p_adjusted: float) -> Comparison:
 
 
 def _untested(draft: Comparison) -> Comparison:
-    """Judge a pair that has no replicates to test: a count by itself, anything else not at all."""
-    if draft.base is None or draft.new is None:
+    """Return a comparison without replicates to test: counts are compared as they are, anything else is undecided."""
+    base, new = draft.base_value, draft.new_value
+    if base is None or new is None:
         return draft
-    ratio = draft.new / draft.base if draft.base else None
-    if draft.probe in _COUNTED:
-        verdict, why = _of_counts(draft, draft.new - draft.base, ratio), _COUNTED[draft.probe]
+    ratio = new / base if base else None
+    if _is_exact(draft):
+        verdict, why = _of_counts(draft, new - base, ratio), _EXACT.get(draft.one.probe.kind, _COMPUTED)
     else:
         verdict, why = "inconclusive", _too_little(draft)
     return msgspec.structs.replace(draft, ratio=ratio, verdict=verdict, why=why)
@@ -254,7 +231,7 @@ def _too_little(draft: Comparison) -> str:
     base, new = draft.base_rounds, draft.new_rounds
     if min(base, new) >= FEWEST_REPLICATES:
         return "there are values of zero or less, of which there is no ratio"
-    unit = "seed" if draft.probe == "accuracy" else "round"
+    unit = "seed" if draft.one.probe.metric.replicates == "seeds" else "round"
     if draft.paired:
         return f"{base} {unit}{'s' * (base != 1)} in common; a verdict needs {FEWEST_REPLICATES}"
     counts = str(base) if base == new else f"{base} and {new}"
@@ -262,6 +239,6 @@ def _too_little(draft: Comparison) -> str:
 
 
 def _direction(draft: Comparison, effect: float) -> Verdict:
-    if draft.unit == "s":
+    if draft.one.unit == "s":
         return "slower" if effect > 0 else "faster"
     return "higher" if effect > 0 else "lower"

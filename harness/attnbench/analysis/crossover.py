@@ -7,11 +7,11 @@ from itertools import combinations, pairwise
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import Axes, Course, Field, fields, length_of
+from attnbench.analysis.courses import Course, Field, fields
 from attnbench.analysis.floor import is_harness
-from attnbench.analysis.rows import Row, case_of
+from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
-from attnbench.contracts.case import Case
+from attnbench.contracts.case import Axes, Case
 
 METRIC = "latency"
 _NARROW = 0.05  # an interval of this share of the length is known well enough
@@ -202,21 +202,20 @@ def refinements(found: Iterable[Crossover]) -> list[Refinement]:
     Not where the interval is narrower than 5% of the length already, or the lengths are less than 64 apart.
     """
     return [
-        Refinement(known=case_of(row), wanted=_at(middle(*crossing.between), row, crossing.axes))
+        Refinement(known=row.case, wanted=_at(middle(*crossing.between), row.case, crossing.axes))
         for crossing in found
         if not _is_narrow(crossing) and crossing.between[1] - crossing.between[0] >= _SMALL_GAP
         for row in (crossing.winner, crossing.loser)
     ]
 
 
-def _at(length: int, row: Row, axes: Axes) -> Case:
-    """Give a row's case at another length: what was equal to it stays equal, and constant tokens constant."""
-    case = case_of(row)
-    sizes = {"seq_k": length} if row.passes == "decode" else {"seq_q": length}
-    if row.passes != "decode" and "seq_k" not in axes:
+def _at(length: int, case: Case, axes: Axes) -> Case:
+    """Return a case at another length: seq_k follows where it equals seq_q, the batch where tokens are constant."""
+    sizes = {"seq_k": length} if case.passes == "decode" else {"seq_q": length}
+    if case.passes != "decode" and "seq_k" not in axes:
         sizes["seq_k"] = length
     if "batch" not in axes:
-        sizes["batch"] = max(1, row.batch * length_of(row) // length)
+        sizes["batch"] = max(1, case.shape.batch * case.length // length)
     return replace(case, shape=replace(case.shape, **sizes))
 
 

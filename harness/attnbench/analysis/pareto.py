@@ -1,20 +1,17 @@
-"""Which variants are on the Pareto front: those that no other one beats at no loss, as far as the figures can tell."""
+"""The Pareto front: the variants that no other one beats without loss, as far as the figures can tell."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from attnbench.analysis.compare import Comparison, judged
-from attnbench.analysis.courses import Axes, Variant
 from attnbench.analysis.floor import Floor, aa_floor, is_harness
 from attnbench.analysis.match import Pair
 from attnbench.analysis.rows import Row
-from attnbench.contracts.case import Case, Dtype, Mask, Option, Shape
-from attnbench.contracts.text import canonical
-from attnbench.planning.plan import passes_of
+from attnbench.contracts.case import Axes, Dtype, Identity, Option, canonical
+from attnbench.contracts.metrics import passes_of
 
 Standing = Literal["", "front", "unsure", "dominated"]
 
@@ -24,12 +21,6 @@ _LEAST = 2  # of fewer there is nothing to choose
 _ERROR = "approximation_error"
 _EPSILON: dict[Dtype, float] = {"float64": 2**-52, "float32": 2**-23, "bfloat16": 2**-7, "float16": 2**-10}
 _ROUNDINGS = 8  # epsilons of its dtype that an error may be from rounding alone: less of it is no merit
-_AXES = tuple(
-    field.name
-    for struct in (Shape, Mask, Case)
-    for field in msgspec.structs.fields(struct)
-    if field.name not in ("shape", "mask", "variant", "options", "passes")
-)
 
 _Place = tuple[object, ...]
 
@@ -46,11 +37,11 @@ class Point(Struct, frozen=True, kw_only=True):
     origin: str
     rows: dict[str, Row]
     standing: Standing = ""
-    by: tuple[Variant, ...] = ()
+    by: tuple[Identity, ...] = ()
 
     @property
-    def key(self) -> Variant:
-        """What tells one variant from another: name, options and origin."""
+    def identity(self) -> Identity:
+        """The variant's identity, as of its rows."""
         return self.variant, canonical(self.options), self.origin
 
 
@@ -107,7 +98,7 @@ def most_telling(found: Sequence[Front]) -> Front | None:
     """
 
     def size(front: Front) -> tuple[int, ...]:
-        exam = (front.exam.seq_q, front.exam.heads) if front.exam else (0, 0)
+        exam = (front.exam.case.shape.seq_q, front.exam.case.shape.heads) if front.exam else (0, 0)
         return front.ranked, *(int(front.axes[name] or 0) for name in ("seq_k", "seq_q", "heads")), *exam
 
     return max(found, key=size, default=None)
@@ -118,23 +109,23 @@ class _Cell(Struct, frozen=True):
 
     axes: Axes
     exam: Row | None
-    rows: dict[Variant, dict[str, Row]]
+    rows: dict[Identity, dict[str, Row]]
 
 
-def _indexed(rows: Iterable[Row]) -> dict[_Place, dict[Variant, Row]]:
+def _indexed(rows: Iterable[Row]) -> dict[_Place, dict[Identity, Row]]:
     """Find rows by place and metric, then by variant; of two for one cell the later one counts."""
-    index: dict[_Place, dict[Variant, Row]] = {}
+    index: dict[_Place, dict[Identity, Row]] = {}
     for row in rows:
-        index.setdefault((row.metric, *_place(row)), {})[_variant(row)] = row
+        index.setdefault((row.metric, *_place(row)), {})[row.identity] = row
     return index
 
 
 def _joined(
-    rows: Sequence[Row], index: dict[_Place, dict[Variant, Row]], objectives: Collection[str]
+    rows: Sequence[Row], index: dict[_Place, dict[Identity, Row]], objectives: Collection[str]
 ) -> Iterator[_Cell]:
     """Bring together what is timed, counted and computed at one place with the scores of each task."""
     by_metric = {row.metric: row for row in rows}
-    scores = [name for name in by_metric if by_metric[name].probe == "accuracy"]
+    scores = [name for name in by_metric if by_metric[name].probe.kind == "accuracy"]
     base = next((name for name in objectives if name in by_metric and name not in scores), None)
     if base is None or any(name not in by_metric for name in objectives):
         return
@@ -145,10 +136,10 @@ def _joined(
         for place, exam in exams.items() or [((), None)]:
             if exam is None or exam.run == row.run:
                 each = timed | {name: index.get((name, *place), {}) for name in scores}
-                yield _Cell(axes=_axes(row), exam=exam, rows=_by_variant(each, base))
+                yield _Cell(axes=row.case.axes(), exam=exam, rows=_by_variant(each, base))
 
 
-def _by_variant(columns: dict[str, dict[Variant, Row]], base: str) -> dict[Variant, dict[str, Row]]:
+def _by_variant(columns: dict[str, dict[Identity, Row]], base: str) -> dict[Identity, dict[str, Row]]:
     return {
         variant: {name: column[variant] for name, column in columns.items() if variant in column}
         for variant in columns[base]
@@ -168,10 +159,10 @@ def _front(cell: _Cell, objectives: tuple[str, ...], floors: dict[str, Floor | N
 
 
 def _relations(
-    ranked: dict[Variant, dict[str, Row]], objectives: tuple[str, ...], floor: Floor | None
-) -> dict[Variant, dict[Variant, list[_Relation]]]:
+    ranked: dict[Identity, dict[str, Row]], objectives: tuple[str, ...], floor: Floor | None
+) -> dict[Identity, dict[Identity, list[_Relation]]]:
     """Compare all pairs in each objective, as one family: how each variant's rivals stand to it."""
-    rivals: dict[Variant, dict[Variant, list[_Relation]]] = {variant: {} for variant in ranked}
+    rivals: dict[Identity, dict[Identity, list[_Relation]]] = {variant: {} for variant in ranked}
     tested = [(one, other, name) for one, other in combinations(ranked, 2) for name in objectives]
     pairs = [Pair(metric=name, base=ranked[one][name], new=ranked[other][name]) for one, other, name in tested]
     verdicts = judged(pairs, [floor] if floor else [])
@@ -184,28 +175,29 @@ def _relations(
 
 def _relation(pair: Pair, found: Comparison) -> _Relation:
     """Say how the new figure of a pair stands to its base's."""
-    gain = 1 if found.higher_is_better else -1
-    if found.base is None or found.new is None or found.base == found.new or _rounded(pair):
+    gain = 1 if found.one.higher_is_better else -1
+    base, new = found.base_value, found.new_value
+    if base is None or new is None or base == new or _rounded(pair):
         return _Relation(0, same=True, figures=0)
     direction = {"faster": -1, "lower": -1, "slower": 1, "higher": 1}.get(found.verdict, 0)
-    return _Relation(gain * direction, same=found.verdict == "same", figures=gain if found.new > found.base else -gain)
+    return _Relation(gain * direction, same=found.verdict == "same", figures=gain if new > base else -gain)
 
 
 def _rounded(pair: Pair) -> bool:
     """Tell errors that both are rounding from those of an approximation."""
-    limit = _ROUNDINGS * _EPSILON[pair.one.dtype]
+    limit = _ROUNDINGS * _EPSILON[pair.case.dtype]
     return pair.metric == _ERROR and all(row is not None and (row.value or 0) <= limit for row in (pair.base, pair.new))
 
 
-def _point(rows: dict[str, Row], rivals: dict[Variant, list[_Relation]], *, ranked: bool) -> Point:
+def _point(rows: dict[str, Row], rivals: dict[Identity, list[_Relation]], *, ranked: bool) -> Point:
     one = next(iter(rows.values()))
     sure = tuple(other for other, relations in rivals.items() if _dominates(relations))
     likely = tuple(other for other, relations in rivals.items() if _may_dominate(relations))
     standing: Standing = "dominated" if sure else "unsure" if likely else "front"
     return Point(
-        variant=one.variant,
-        options=one.options,
-        origin=one.origin,
+        variant=one.case.variant,
+        options=one.case.options,
+        origin=one.origin.name,
         rows=rows,
         standing=standing if ranked else "",
         by=sure or likely,
@@ -224,13 +216,6 @@ def _may_dominate(relations: Sequence[_Relation]) -> bool:
 
 def _place(row: Row, like: Row | None = None) -> _Place:
     """Give all by which a row's cell is known but its variant; of another probe's row at the same place with `like`."""
-    passes = row.passes if like is None or like.probe == row.probe else passes_of(like.probe, (row.passes,))[-1]
-    return row.run, row.task, passes, *(getattr(row, name) for name in _AXES)
-
-
-def _axes(row: Row) -> Axes:
-    return {"passes": row.passes, **{name: getattr(row, name) for name in _AXES}}
-
-
-def _variant(row: Row) -> Variant:
-    return row.variant, canonical(row.options), row.origin
+    case, probe = row.case, (like or row).probe
+    passes = case.passes if probe.kind == row.probe.kind else passes_of(probe.metric, (case.passes,))[-1]
+    return row.run, row.task, passes, *case.axes(without=("passes",)).values()

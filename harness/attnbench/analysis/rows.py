@@ -1,35 +1,39 @@
-"""The tidy rows: one per question and metric, every statistic derived from the raw records by pure functions.
+"""The tidy rows: one for each measured job and metric over its rounds, every statistic derived from stored samples.
 
 Tables, exports, comparisons and fits are made from rows and from nothing else.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Annotated
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, get_args
 
+import msgspec
 import numpy as np
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from attnbench.analysis.columns import ByRound, Column, Columns, Places, Words
-from attnbench.analysis.questions import ENOUGH, PENDING, Question, ToldByRound, by_metric, facts_of, questions, verdict
-from attnbench.analysis.samples import Described, Samples
 from attnbench.contracts import stats
-from attnbench.contracts.case import Case, Dtype, Inputs, Level, Mask, Option, Passes, Shape
-from attnbench.contracts.record import PRIMARY_METRIC, Entry, Job, Measurement, ProbeKind, Profile, Status
+from attnbench.contracts.case import Case, Identity, Option
+from attnbench.contracts.metrics import METRICS, Metric, ProbeKind, metric_named
+from attnbench.contracts.record import (
+    ENOUGH,
+    PENDING,
+    Job,
+    Measurement,
+    Origin,
+    Outcome,
+    Probe,
+    Protocol,
+    Record,
+    Status,
+)
 from attnbench.contracts.stats import FloatArray
-from attnbench.contracts.text import canonical_each
-
-__all__ = ["ENOUGH", "PENDING", "TWIN", "Row", "case_of", "rows", "tabulated"]
 
 TWIN = "_twin"  # ends the metrics of the baseline's second measurement
-_UNIT_OF_PROBE = {"latency": "s", "memory": "bytes", "agreement": "1", "accuracy": "1", "energy": "J"}
-_KINDS = {kind: place for place, kind in enumerate(PRIMARY_METRIC)}
-_FIRST_METRICS = ("latency", "memory", "numerical_error", "approximation_error", "kept_mass", "accuracy", "energy")
-_PLACES = {metric: place for place, metric in enumerate(_FIRST_METRICS)}
-_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a measured case's fact of that name says why it has none
+_ORDER = {name: index for index, name in enumerate(METRICS)}
+_KINDS = get_args(ProbeKind)
+_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no figure
 _PASSES = ("", "forward", "backward", "forward-backward", "decode")
-_REPEATED = ("latency", "memory", "energy")  # a seed or an input that differs is no repetition
+_LARGEST = 1e150  # the square of a larger sample overflows
 
 
 def _figure(description: str) -> Meta:
@@ -37,30 +41,17 @@ def _figure(description: str) -> Meta:
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A figure or the reason why there is none. Names and order up to `detail` are a promise; later ones may follow.
+    """A metric of a case over its rounds: the figure, or the reason why there is none.
 
-    What a column means that is no field of a case (those say it themselves) is its description here; `_figure` marks
-    numbers in the row's own unit.
+    `report.flat` has it as columns: the fields of the case, then those described here.
     """
 
     run: Annotated[str, Meta(description="id of the run: the name of its folder")]
-    variant: str
-    options: dict[str, Option]
-    origin: Annotated[str, Meta(description="where the variant comes from: distribution and version, or a file")]
+    case: Case
+    origin: Origin
+    probe: Probe
+    protocol: Protocol
     metric: Annotated[str, Meta(description="what was measured")]
-    passes: Passes
-    level: Level
-    task: Annotated[str, Meta(description="the task as it is typed (mqar:preset=tiny,pairs=8), or empty")]
-    seq_q: int
-    seq_k: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    batch: int
-    dtype: Dtype
-    device: str
-    causal: bool
-    window: int | None
     status: Annotated[Status, Meta(description="ok, or what became of the case instead")]
     value: Annotated[
         float | None, _figure("the reported figure: median of the process medians, or mean over seeds; null unless ok")
@@ -71,11 +62,8 @@ class Row(Struct, frozen=True, kw_only=True):
     samples: Annotated[int, Meta(description="values that the figure is made of, over all rounds")] = 0
     rounds: Annotated[int, Meta(description="rounds, or seeds, that gave a figure")] = 0
     noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, unusable")] = ""
-    backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")]
+    backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")] = ""
     detail: Annotated[str, Meta(description="why there is no figure, or which rounds gave none")] = ""
-    inputs: Inputs
-    seed: int
-    shape_name: str = ""
     min: Annotated[float | None, _figure("smallest sample of all processes")] = None
     p05: Annotated[float | None, _figure("5% of all samples lie below")] = None
     p95: Annotated[float | None, _figure("95% of all samples lie below")] = None
@@ -90,227 +78,284 @@ class Row(Struct, frozen=True, kw_only=True):
     flags: Annotated[
         tuple[str, ...], Meta(description="what to know of the figure: once, few_samples, diverged, ...")
     ] = ()
-    probe: Annotated[ProbeKind, Meta(description="the probe that measured it, as in `--metrics`")]
     primary: Annotated[bool, Meta(description="whether this is the metric by which its probe is known in tables")]
     higher_is_better: Annotated[bool, Meta(description="whether a larger value is a better one")] = False
-    task_options: Annotated[dict[str, Option], Meta(description="of the task and the training, complete")]
     facts: Annotated[
         dict[str, Option], Meta(description="what the rounds found out besides; where they differ, the last one's")
     ] = {}
-    source: Annotated[str, Meta(description="hash of the plugin's source files")]
     environment: Annotated[str, Meta(description="key of the last round's environment in the journal")] = ""
-    profile: Annotated[Profile, Meta(description="the protocol in one word")]
-    threads: Annotated[int, Meta(description="threads of the CPU")]
-    hot: Annotated[bool, Meta(description="CUDA: whether the L2 was left as it was between samples")]
-    allocator: Annotated[str, Meta(description="C heap: default, or retained (never given back)")]
+
+    @property
+    def identity(self) -> Identity:
+        """The variant, its options as JSON, and its origin: equal for rows of the same variant."""
+        return *self.case.identity, self.origin.name
+
+    @property
+    def about(self) -> Metric:
+        """The metric as the table of metrics, or its plugin, describes it."""
+        if self.metric == self.probe.metric.name:
+            return self.probe.metric
+        return metric_named(self.metric)
+
+    @property
+    def task(self) -> str:
+        """The task as it is typed; empty where the probe has none."""
+        return self.probe.label
 
 
-class _Draft(Struct, eq=False):
-    """A row to be: that of a question by its number, of a metric; its figure by its number.
+class _Measured(Struct):
+    """All rounds of one job of one run: its records by round, and the rounds that the plan asks for."""
 
-    Without a figure (-1), it has what its question's base has.
+    run: str
+    job: Job
+    planned: set[int]
+    records: dict[int, Record]
+
+
+def rows(records: Iterable[Record], planned: Sequence[Job] = (), *, run: str = "") -> list[Row]:
+    """Summarise records: one row for each job and metric, over the job's rounds; one for a job without a figure.
+
+    With `planned`, the jobs of `run`, records of other jobs are left out, and a planned job without a record has a row
+    with the status interrupted and the detail PENDING. Rows come by metric, then by variant in the order of `planned`
+    (else of the records), then by shape.
     """
-
-    question: int
-    metric: str
-    primary: bool
-    figure: int = -1
-
-
-def rows(records: Sequence[Entry], planned: Sequence[Job] = (), *, run: str = "", stray: bool = True) -> list[Row]:
-    """Summarise records: one row per question and metric, over its rounds; one for a question without a figure.
-
-    A job of `planned`, the jobs of `run` (default: the records' own), whose question has no record is a row with status
-    interrupted and the detail PENDING. Without `stray`, all records are that run's, and those of jobs that are not
-    planned make no row. Rows come by metric, then by variant in the order of `planned` (else of the records), then by
-    shape.
-    """
-    return tabulated(records, planned, run=run, stray=stray).rows()
+    jobs = _by_job(records, planned, run)
+    drafts = [draft for job in jobs for draft in _drafts(job)]
+    figures = iter(_figures([by_round for _, by_round in drafts if by_round]))
+    found = [_with_figure(row, by_round, next(figures)) if by_round else row for row, by_round in drafts]
+    variants = {identity: rank for rank, identity in enumerate(dict.fromkeys(row.case.identity for row in found))}
+    return sorted(found, key=lambda row: _place(row, variants[row.case.identity]))
 
 
-def tabulated(
-    records: Sequence[Entry],
-    planned: Sequence[Job] = (),
-    *,
-    run: str = "",
-    stray: bool = True,
-    places: Sequence[int] = (),
-) -> Columns[Row]:
-    """Give the same rows as columns: those of a question share all but their figures.
-
-    `places` say which of `planned` ask the same, as a plan knows it.
-    """
-    bases: list[Row] = []
-    drafts: list[_Draft] = []
-    samples = Samples()
-    run = run or (records[0].run if records else "")
-    for question in questions(records, planned, run=run, stray=stray, places=places):
-        base, measured = _told(question)
-        drafts += _drafts(base, measured, samples, question=len(bases))
-        bases.append(base)
-    whose = np.array([draft.question for draft in drafts], dtype=np.int64)
-    own = _own(bases, whose, drafts, samples.described())
-    return Columns(bases, whose, own).take(_order(bases, whose, drafts))
+def _by_job(records: Iterable[Record], planned: Sequence[Job], run: str) -> list[_Measured]:
+    found: dict[tuple[str, bytes], _Measured] = {}
+    for job in planned:
+        found.setdefault((run, _key(job)), _Measured(run, job, set(), {})).planned.add(job.round)
+    for record in records:
+        key = (run if planned else record.run, _key(record.job))
+        if not planned:
+            found.setdefault(key, _Measured(record.run, record.job, set(), {})).planned.add(record.job.round)
+        if key in found and record.job.round in found[key].planned:
+            _keep(record, found[key].records)
+    for measured in found.values():
+        measured.records = dict(sorted(measured.records.items()))
+    return list(found.values())
 
 
-def _order(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft]) -> Places:
-    """Say in which order rows come: those of a metric by their cases."""
-    options = canonical_each([base.options for base in bases])
-    variants = Words.of(zip([base.variant for base in bases], options, strict=True)).places.tolist()
-    cases = [_place_among_cases(*each) for each in zip(bases, variants, strict=True)]
-    kinds = Words.of((bases[draft.question].probe, draft.metric) for draft in drafts)
-    ranks = _ranks([(_KINDS[kind], _PLACES.get(metric, len(_PLACES)), metric) for kind, metric in kinds.words])
-    order: Places = np.lexsort((_ranks(cases)[whose], ranks[kinds.places]))
-    return order
+def _keep(record: Record, by_round: dict[int, Record]) -> None:
+    """Keep the record of a round's highest attempt, the last one of those."""
+    current = by_round.get(record.job.round)
+    if current is None or record.job.attempt >= current.job.attempt:
+        by_round[record.job.round] = record
 
 
-def _ranks(places: Sequence[tuple[object, ...]]) -> Places:
-    """Say at which place each comes."""
-    ranks = np.empty(len(places), dtype=np.int64)
-    ranks[sorted(range(len(places)), key=places.__getitem__)] = np.arange(len(places))
-    return ranks
+def _key(job: Job) -> bytes:
+    """Return what identifies a job but for its round, as `Job.question` does without the cost of a hash."""
+    return msgspec.json.encode((job.case, job.probe, job.protocol, job.origin), order="deterministic")
 
 
-def case_of(row: Row) -> Case:
-    """Give the case that a row is of."""
-    whole = {name: getattr(row, name) for name in Case.__struct_fields__ if name not in ("shape", "mask")}
-    shape, mask = ({name: getattr(row, name) for name in part.__struct_fields__} for part in (Shape, Mask))
-    return Case(shape=Shape(**shape), mask=Mask(**mask), **whole)
+def _drafts(measured: _Measured) -> Iterator[tuple[Row, Mapping[int, Measurement]]]:
+    """Return a job's rows without their figures, each with the measurements of its metric by round."""
+    good = {number: record for number, record in measured.records.items() if record.outcome.status == "ok"}
+    metrics = _by_metric(good, twin=measured.job.probe.twin)
+    base = _base(measured, good, has_figure=bool(metrics))
+    leading = base.metric if base.metric in metrics else next(iter(metrics), base.metric)
+    lacking = [metric for metric in _MAY_LACK if metrics and metric in base.facts and metric not in metrics]
+    for metric, by_round in metrics.items():
+        yield replace(base, metric=metric, primary=base.primary and metric == leading), by_round
+    for metric in lacking:
+        primary = base.primary and metric == leading
+        yield replace(base, metric=metric, primary=primary, detail=str(base.facts[metric])), {}
+    if not metrics:
+        yield base, {}
 
 
-def _told(question: Question) -> tuple[Row, dict[str, dict[int, Measurement]]]:
-    """Give what a question's rows have in common, and the measurements of each metric. Its records are read here."""
-    records = question.told()
-    good = {number: record for number, record in records.items() if record.outcome.status == "ok"}
-    measured = by_metric(good)
-    if question.job.probe.twin:
-        measured = {metric + TWIN: by_round for metric, by_round in measured.items()}
-    return _base(question, records, good, measured=bool(measured)), measured
+def _by_metric(good: Mapping[int, Record], *, twin: bool) -> dict[str, dict[int, Measurement]]:
+    """Return each metric's measurement of each round; curves over a training are no figures."""
+    found: dict[str, dict[int, Measurement]] = {}
+    for number, record in good.items():
+        for measurement in record.outcome.measurements:
+            is_curve = "curve" in measurement.flags or measurement.metric.endswith("_curve")
+            if measurement.values and not is_curve:
+                found.setdefault(measurement.metric + TWIN * twin, {})[number] = measurement
+    return found
 
 
-def _drafts(
-    base: Row, measured: dict[str, dict[int, Measurement]], samples: Samples, *, question: int
-) -> Iterator[_Draft]:
-    known = base.metric if base.metric in measured else next(iter(measured), base.metric)
-    for metric, by_round in measured.items():
-        yield _Draft(question, metric, base.primary and metric == known, samples.add(by_round))
-    lacking = [metric for metric in _MAY_LACK if measured and metric in base.facts and metric not in measured]
-    for metric in lacking or [base.metric] * (not measured):
-        yield _Draft(question, metric, base.primary and metric == known)
-
-
-def _place_among_cases(row: Row, rank: int) -> tuple[object, ...]:
-    shape = (row.heads, row.kv_heads, row.seq_q, row.seq_k, row.head_dim, row.batch)
-    mask = (row.causal, row.window or 0)
-    where = (row.dtype, row.device, row.inputs, row.seed)
-    return rank, _PASSES.index(row.passes), row.level, row.task, *shape, *mask, *where
-
-
-def _base(question: Question, records: ToldByRound, good: ToldByRound, *, measured: bool) -> Row:
-    """Make the row as it stands without figures: it is what a failed or pending job has."""
-    job, probe, protocol = question.job, question.job.probe, question.job.protocol
-    case, shape, mask = job.case, job.case.shape, job.case.mask
-    status, detail = verdict(records, good, measured=measured)
-    telling = list((good or records).values())
-    backends = {record.outcome.backend: None for record in telling if record.outcome.backend}
-    facts = facts_of(telling)
-    diverged = "diverged" in facts and any(record.outcome.facts.get("diverged") for record in good.values())
+def _base(measured: _Measured, good: Mapping[int, Record], *, has_figure: bool) -> Row:
+    """Return a job's row as it stands without figures: that of a failed or pending job."""
+    job, probe = measured.job, measured.job.probe
+    status, detail = _verdict(measured.records, good, has_figure=has_figure)
+    telling = list((good or measured.records).values())
+    facts: dict[str, Option] = {}
+    for record in telling:
+        facts |= record.outcome.facts
+    diverged = any(record.outcome.facts.get("diverged") for record in good.values())
     return Row(
-        run=question.run,
-        variant=case.variant,
-        options=case.options,
-        origin=str(job.origin),
-        metric=probe.metric + TWIN * probe.twin,
-        passes=case.passes,
-        level=case.level,
-        task=probe.label,
-        seq_q=shape.seq_q,
-        seq_k=shape.seq_k,
-        heads=shape.heads,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        batch=shape.batch,
-        dtype=case.dtype,
-        device=case.device,
-        causal=mask.causal,
-        window=mask.window,
+        run=measured.run,
+        case=job.case,
+        origin=job.origin,
+        probe=probe,
+        protocol=job.protocol,
+        metric=probe.metric.name + TWIN * probe.twin,
         status=status,
-        unit=_UNIT_OF_PROBE[probe.kind],
+        unit=probe.metric.unit,
         rounds=len(good),
-        backend=", ".join(backends),
+        backend=", ".join(dict.fromkeys(record.outcome.backend for record in telling if record.outcome.backend)),
         detail=detail,
-        inputs=case.inputs,
-        seed=case.seed,
-        shape_name=case.shape_name,
         flags=("diverged",) * diverged,
-        probe=probe.kind,
         primary=probe.primary,
-        task_options=probe.task_options,
         facts=facts,
-        source=job.origin.source_hash,
         environment=telling[-1].environment if telling else "",
-        profile=protocol.profile,
-        threads=protocol.threads,
-        hot=protocol.hot,
-        allocator=protocol.allocator,
     )
 
 
-def _own(bases: Sequence[Row], whose: Places, drafts: Sequence[_Draft], found: Described) -> dict[str, Column]:
-    """Give the columns in which rows of a question differ: figures, one measurement for each process.
+def _verdict(records: Mapping[int, Record], good: Mapping[int, Record], *, has_figure: bool) -> tuple[Status, str]:
+    """Return the status that stands for all rounds, with the reason; `good` are the records that are ok.
 
-    `whose` are the questions of the drafts. Where a value was lost there is no figure, and in a question without any it
-    is the base row that says why.
+    A round is skipped because an earlier one failed or was measured once, so that earlier one counts.
     """
-    figures = np.array([draft.figure for draft in drafts], dtype=np.int64)
-    kinds, units, flags = (
-        Words.of(getattr(base, name) for base in bases).take(whose) for name in ("probe", "unit", "flags")
+    if not records:
+        return "interrupted", PENDING
+    if not good:
+        outcomes = [record.outcome for record in records.values()]
+        *_, last = [outcome for outcome in outcomes if outcome.status != "skipped"] or outcomes
+        return last.status, last.detail
+    if not has_figure:
+        return "ok", "it measured nothing"
+    once = any("once" in measurement.flags for record in good.values() for measurement in record.outcome.measurements)
+    expected = ("ok", "skipped") if once else ("ok",)
+    lost = {number: record.outcome for number, record in records.items() if record.outcome.status not in expected}
+    return "ok", _reasons({number: outcome for number, outcome in lost.items() if ENOUGH not in outcome.facts})
+
+
+def _reasons(lost: Mapping[int, Outcome]) -> str:
+    """Return why rounds gave no figure, those with the same reason together."""
+    reasons: dict[str, list[int]] = {}
+    for number, outcome in lost.items():
+        reasons.setdefault(": ".join(filter(None, (outcome.status, outcome.detail))), []).append(number)
+    return "; ".join(
+        f"round{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} {reason}"
+        for reason, numbers in reasons.items()
     )
-    rounds = np.array([base.rounds for base in bases], dtype=np.int64)[whose]
-    value, low, high = _estimates(kinds, figures, found).T
-    least, p05, p25, _, p75, p95 = found.quantiles_F6[figures].T
-    spread = np.where(kinds.are(*_REPEATED), found.spread_F[figures], np.nan)
-    return {
-        "metric": Words.of(draft.metric for draft in drafts),
-        "value": value,
-        "low": low,
-        "high": high,
-        "unit": Words.combined(lambda unit, base: unit or base, found.units.take(figures), units),
-        "samples": found.counts[figures],
-        "rounds": np.where(figures < 0, rounds, found.processes[figures]),
-        "noise": Words(stats.NOISES, stats.noise_verdicts(spread)),
-        "detail": _details(bases, drafts, figures, found),
-        "min": least,
-        "p05": p05,
-        "p95": p95,
-        "iqr": p75 - p25,
-        "spread": spread,
-        "medians": ByRound(found.medians.rounds, found.medians.values_NR[figures]),
-        "outliers": found.outliers[figures],
-        "flags": Words.combined(lambda *each: tuple(dict.fromkeys(chain(*each))), flags, found.flags.take(figures)),
-        "primary": np.array([draft.primary for draft in drafts], dtype=np.bool_),
-        "higher_is_better": found.higher[figures],
+
+
+class _Figure(Struct):
+    """What the samples of one metric give: NaN where too few or lost samples leave a statistic undefined."""
+
+    samples: FloatArray
+    lost: int
+    estimate: list[float]
+    quantiles: list[float]
+    spread: float
+    medians: list[float]
+    outliers: int
+
+
+def _with_figure(row: Row, by_round: Mapping[int, Measurement], figure: _Figure) -> Row:
+    """Return a row with its figure; where a value was lost there is none, and the reason says so."""
+    first = next(iter(by_round.values()))
+    flags = dict.fromkeys([*row.flags, *(flag for each in by_round.values() for flag in each.flags)])
+    told: dict[str, Any] = {
+        "unit": "s" if first.unit == "ns" else first.unit,
+        "samples": len(figure.samples),
+        "rounds": len(by_round),
+        "flags": tuple(flags),
+        "higher_is_better": first.higher_is_better,
     }
+    if figure.lost:
+        gone = f"{figure.lost} of {len(figure.samples)} values not finite"
+        return replace(row, **told, detail="; ".join(filter(None, (gone, row.detail))))
+    value, low, high = figure.estimate
+    if row.probe.metric.replicates == "seeds":  # these do not repeat one another
+        mean = stats.mean_over_seeds(figure.samples.tolist())
+        value, low, high = mean.value, _or_nan(mean.low), _or_nan(mean.high)
+    least, p05, p25, _, p75, p95 = figure.quantiles
+    spread, repeats = _or_none(figure.spread), row.probe.metric.replicates == "rounds"
+    return replace(
+        row,
+        **told,
+        value=value,
+        low=_or_none(low),
+        high=_or_none(high),
+        noise=stats.noise_verdict(spread) if repeats else "",
+        min=least,
+        p05=p05,
+        p95=p95,
+        iqr=p75 - p25,
+        spread=spread if repeats else None,
+        medians=dict(zip(by_round, figure.medians, strict=True)),
+        outliers=figure.outliers,
+    )
 
 
-def _estimates(kinds: Words, figures: Places, found: Described) -> FloatArray:
-    """Give values with their intervals; a training's are no repetitions of one another, but seeds."""
-    estimates = found.estimates_F3[figures]
-    for row in np.flatnonzero(kinds.are("accuracy") & (figures >= 0) & (found.lost[figures] == 0)):
-        mean = stats.mean_over_seeds(found.of(figures[row]))
-        estimates[row] = [math.nan if x is None else x for x in (mean.value, mean.low, mean.high)]
-    return estimates
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
-def _details(bases: Sequence[Row], drafts: Sequence[_Draft], figures: Places, found: Described) -> Words:
-    """Say of each row why there is no figure, or what a figure lacks."""
-    details = [bases[draft.question].detail for draft in drafts]
-    lost = found.lost[figures]
-    for row in np.flatnonzero((figures < 0) | (lost > 0)).tolist():
-        base, metric = bases[drafts[row].question], drafts[row].metric
-        if lost[row]:
-            gone = f"{lost[row]} of {found.counts[figures[row]]} values not finite"
-            details[row] = "; ".join(filter(None, (gone, base.detail)))
-        elif metric != base.metric:
-            details[row] = str(base.facts[metric])
-    return Words.of(details)
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _figures(measured: Sequence[Mapping[int, Measurement]]) -> Iterator[_Figure]:
+    """Return the figure of each metric's measurements; sets of samples of one size are described at once."""
+    processes = [_seconds(each) for by_round in measured for each in by_round.values()]
+    lost = [_drop_lost(each) for each in processes]
+    medians, outliers = np.empty(len(processes)), np.empty(len(processes), dtype=np.int64)
+    for indices, samples_NC in _by_size(processes):
+        quantiles_N6 = stats.quantiles_of_each(samples_NC)
+        medians[indices] = quantiles_N6[:, 3]
+        labels_NC = stats.tukey_labels(samples_NC, quantiles_N6[:, 2:3], quantiles_N6[:, 4:5])
+        outliers[indices] = np.count_nonzero(labels_NC, axis=1)
+    ends = np.cumsum([len(by_round) for by_round in measured])
+    spans = [slice(end - len(by_round), end) for by_round, end in zip(measured, ends.tolist(), strict=True)]
+    pooled = [np.concatenate(processes[span]) for span in spans]
+    quantiles_F6, estimates_F3, spreads_F = np.empty((len(spans), 6)), np.empty((len(spans), 3)), np.empty(len(spans))
+    counts_F = np.array([len(samples) for samples in pooled], dtype=np.int64)
+    for indices, samples_NC in _by_size(pooled):
+        quantiles_F6[indices] = stats.quantiles_of_each(samples_NC)
+    iqr_F = quantiles_F6[:, 4] - quantiles_F6[:, 2]
+    for indices, medians_NR in _by_size([medians[span] for span in spans]):
+        estimates_F3[indices] = stats.medians_of_processes(medians_NR)
+        spreads_F[indices] = stats.relative_spreads(medians_NR, iqr_F[indices], counts_F[indices])
+    for index, span in enumerate(spans):
+        yield _Figure(
+            samples=pooled[index],
+            lost=sum(lost[span]),
+            estimate=estimates_F3[index].tolist(),
+            quantiles=quantiles_F6[index].tolist(),
+            spread=float(spreads_F[index]),
+            medians=medians[span].tolist(),
+            outliers=int(outliers[span].sum()),
+        )
+
+
+def _seconds(measurement: Measurement) -> FloatArray:
+    """Return the samples in their base unit; null becomes NaN."""
+    samples = np.array(measurement.values, dtype=np.float64)
+    return samples / 1e9 if measurement.unit == "ns" else samples
+
+
+def _drop_lost(samples: FloatArray) -> int:
+    """Put a zero in the place of each value that is not finite, or too large to square; return their number."""
+    is_lost = ~(np.abs(samples) < _LARGEST)
+    samples[is_lost] = 0.0
+    return int(np.count_nonzero(is_lost))
+
+
+def _by_size(arrays: Sequence[FloatArray]) -> Iterator[tuple[list[int], FloatArray]]:
+    """Return the arrays of each size stacked, with their indices."""
+    indices: dict[int, list[int]] = {}
+    for index, array in enumerate(arrays):
+        indices.setdefault(len(array), []).append(index)
+    for same in indices.values():
+        yield same, np.stack([arrays[index] for index in same])
+
+
+def _place(row: Row, variant: int) -> tuple[object, ...]:
+    """Return a row's sort key; `variant` is the rank of its variant."""
+    metric = (_KINDS.index(row.probe.kind), _ORDER.get(row.metric, len(_ORDER)), row.metric)
+    case, shape = row.case, row.case.shape
+    sizes = (shape.heads, shape.kv_heads, shape.seq_q, shape.seq_k, shape.head_dim, shape.batch)
+    mask = (case.mask.causal, case.mask.window or 0)
+    where = (case.dtype, case.device, case.inputs, case.seed)
+    return *metric, variant, _PASSES.index(case.passes), case.level, row.task, *sizes, *mask, *where

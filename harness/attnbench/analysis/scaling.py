@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
-from attnbench.analysis.courses import Axes, Course, fields
+from attnbench.analysis.courses import Course, fields
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
-from attnbench.contracts.case import Option
+from attnbench.contracts.case import Axes, Identity, Option, canonical
 
 METRICS = ("latency", "memory")
 
@@ -32,6 +32,11 @@ class Growth(Struct, frozen=True, kw_only=True):
     local: float
     per_sequence: bool = False
 
+    @property
+    def identity(self) -> Identity:
+        """The variant's identity, as of its rows."""
+        return self.variant, canonical(self.options), self.origin
+
 
 def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growth]:
     """Fit every course of two lengths or more, by least squares on the logarithms.
@@ -53,9 +58,9 @@ def _growth(course: Course, axes: Axes) -> Growth:
     start = max((length for length in values if 2 * length <= end), default=min(values))
     return Growth(
         run=row.run,
-        variant=row.variant,
-        options=row.options,
-        origin=row.origin,
+        variant=row.case.variant,
+        options=row.case.options,
+        origin=row.origin.name,
         metric=row.metric,
         axes=axes,
         lengths=tuple(values),
@@ -68,7 +73,7 @@ def _growth(course: Course, axes: Axes) -> Growth:
 
 
 def _sequences(row: Row, course: Course) -> int:
-    return row.batch if course.per_sequence else 1
+    return row.case.shape.batch if course.per_sequence else 1
 
 
 def _over_rounds(course: Course) -> stats.Estimate | None:

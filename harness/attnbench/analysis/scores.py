@@ -10,9 +10,8 @@ from msgspec import Struct
 
 from attnbench.analysis.match import has_options
 from attnbench.analysis.rows import Row
-from attnbench.contracts.case import Option
+from attnbench.contracts.case import Identity, Option, canonical
 from attnbench.contracts.specs import Spec, parse_specs
-from attnbench.contracts.text import canonical
 
 METRIC = "accuracy"
 _FORM = ("heads", "layers")  # of the trained model: what adapts to a task, and leaves the task what it is
@@ -48,6 +47,11 @@ class Adaptation(Struct, frozen=True, kw_only=True):
     scores: tuple[Score, ...]
     sure: bool
 
+    @property
+    def identity(self) -> Identity:
+        """The variant's identity, as of its rows."""
+        return self.variant, canonical(self.options), self.origin
+
 
 def task_of(row: Row) -> str:
     """Name a row's task without the model's heads and layers: scores under one name answer one question."""
@@ -74,7 +78,7 @@ def adaptations(rows: Iterable[Row]) -> list[Adaptation]:
     """Say which number of heads and layers serves each variant best, where rows of one task have more than one."""
     by_variant: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
-        by_variant.setdefault((task_of(row), row.variant, canonical(row.options), row.origin), []).append(row)
+        by_variant.setdefault((task_of(row), *row.identity), []).append(row)
     return [_adaptation(group[0], scores) for group in by_variant.values() if len(scores := scores_of(group)) > 1]
 
 
@@ -84,9 +88,9 @@ def _adaptation(row: Row, scores: Sequence[Score]) -> Adaptation:
     tied = [score for score in scores if score is highest or (sure and overlap(score, highest))]
     best = min(tied, key=lambda score: (score.layers or 0, -score.value))
     return Adaptation(
-        variant=row.variant,
-        options=row.options,
-        origin=row.origin,
+        variant=row.case.variant,
+        options=row.case.options,
+        origin=row.origin.name,
         best=best,
         tied=tuple(tied),
         scores=tuple(scores),
@@ -117,17 +121,17 @@ def overlap(one: Bounded, other: Bounded) -> bool:
 
 def _is_asked(row: Row, task: Spec) -> bool:
     (spec,) = parse_specs(row.task, flag="--task")
-    return spec.name == task.name and has_options({**row.task_options, **spec.options}, task.options)
+    return spec.name == task.name and has_options({**row.probe.task_options, **spec.options}, task.options)
 
 
 def _score(row: Row) -> Score:
-    layers = row.task_options.get("layers")
+    layers = row.probe.task_options.get("layers")
     assert row.value is not None
     return Score(
         task=row.task,
-        seq=row.seq_q,
-        causal=row.causal,
-        heads=row.heads,
+        seq=row.case.shape.seq_q,
+        causal=row.case.mask.causal,
+        heads=row.case.shape.heads,
         layers=layers if isinstance(layers, int) else None,
         value=row.value,
         low=row.low,

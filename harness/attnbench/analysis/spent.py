@@ -6,7 +6,8 @@ from statistics import median
 
 from msgspec import Struct
 
-from attnbench.contracts.record import ProbeKind, Record
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Record
 from attnbench.contracts.units import duration
 
 _PAUSE_S = 30.0  # between jobs there are never so many seconds: the run was interrupted then, and resumed

@@ -1,6 +1,6 @@
-"""What a run shows: who is best where and by how much, with the test that says so. Pure, from rows.
+"""The summary of a run: the best variant at each length, by how much, and the test behind it.
 
-Whatever is told of a run in words is made from this, and a difference that no test has shown is in no `sure` lead.
+Sentences about a run are made from this; a difference that no test has shown is in no `sure` lead.
 """
 
 import math
@@ -9,18 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from attnbench.analysis.compare import Comparison, judged
-from attnbench.analysis.courses import Axes, Field, Variant, fields
+from attnbench.analysis.courses import ALONG, Field, fields
 from attnbench.analysis.crossover import Crossover, crossovers
 from attnbench.analysis.floor import Floor, aa_floor, is_harness
 from attnbench.analysis.match import Pair
-from attnbench.analysis.rows import PENDING, Row
-from attnbench.contracts.text import canonical
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Axes, Identity
+from attnbench.contracts.record import PENDING
 
 CLOSE = 0.01  # a relative error against exact attention below which a mechanism may take its place
 _ERROR = "approximation_error"
 
 Key = tuple[object, ...]
-Better = dict[tuple[Key, Variant, Variant], list[tuple[int, int]]]
+Better = dict[tuple[Key, Identity, Identity], list[tuple[int, int]]]
 
 
 class Lead(Struct, frozen=True, kw_only=True):
@@ -122,13 +123,8 @@ def summarised(rows: Iterable[Row]) -> Summary:
 
 def is_better(pair: Comparison) -> bool:
     """Tell whether the new side is shown to be better than the base."""
-    wanted = "faster" if pair.unit == "s" else "higher" if pair.higher_is_better else "lower"
+    wanted = "faster" if pair.one.unit == "s" else "higher" if pair.one.higher_is_better else "lower"
     return pair.verdict == wanted
-
-
-def variant_of(row: Row) -> Variant:
-    """Give what tells one variant from another: name, options and origin."""
-    return row.variant, canonical(row.options), row.origin
 
 
 def _cells(field: Field) -> Iterator[_Cell]:
@@ -204,22 +200,21 @@ def _near(cells: Iterable[_Cell], rows: Iterable[Row]) -> list[_Cell]:
 
 
 def _place(row: Row) -> Key:
-    return *variant_of(row), *_setting(row), row.batch, row.seq_q, row.seq_k
+    return *row.identity, *row.case.axes(without=("shape_name",)).values()
 
 
 def _setting(row: Row | Comparison) -> Key:
-    """Give all that figures must share to stand in one setting, but for lengths and a batch that may follow them."""
-    sizes = (row.heads, row.kv_heads, row.head_dim)
-    return row.passes, row.level, *sizes, row.causal, row.window, row.dtype, row.device, row.inputs, row.seed
+    """Return the axes that figures of one setting share: all but the lengths and the batch that may follow them."""
+    return tuple(row.case.axes(without=(*ALONG, "shape_name")).values())
 
 
 def _scored(rows: Iterable[Row]) -> list[_Cell]:
     """Sort the scores of trained models into cells: one for each task, length and model."""
     alike: dict[Key, list[Row]] = {}
     for row in rows:
-        if row.probe == "accuracy" and row.primary and row.value is not None:
-            alike.setdefault((row.task, *_setting(row), row.seq_q), []).append(row)
-    return [_Cell({}, each[0].seq_q, _best_first(each)) for each in alike.values()]
+        if row.probe.kind == "accuracy" and row.primary and row.value is not None:
+            alike.setdefault((row.task, *_setting(row), row.case.shape.seq_q), []).append(row)
+    return [_Cell({}, each[0].case.shape.seq_q, _best_first(each)) for each in alike.values()]
 
 
 def _errors(rows: Iterable[Row]) -> tuple[Row, ...]:
@@ -233,8 +228,12 @@ def _errors(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 def _longest(rows: Sequence[Row]) -> list[Row]:
     """Keep one row of each variant, at the longest length that there is."""
-    longest = max((row.seq_q, row.seq_k) for row in rows)
-    return list({variant_of(row): row for row in rows if (row.seq_q, row.seq_k) == longest}.values())
+    longest = max(map(_lengths, rows))
+    return list({row.identity: row for row in rows if _lengths(row) == longest}.values())
+
+
+def _lengths(row: Row) -> tuple[int, int]:
+    return row.case.shape.seq_q, row.case.shape.seq_k
 
 
 def _better(pairs: Iterable[Comparison]) -> Better:
@@ -243,20 +242,16 @@ def _better(pairs: Iterable[Comparison]) -> Better:
     for pair in pairs:
         if pair.verdict not in ("faster", "slower"):
             continue
-        sides = [
-            (pair.new_variant, canonical(pair.new_options), pair.new_origin),
-            (pair.variant, canonical(pair.options), pair.origin),
-        ]
+        sides = [pair.other.identity, pair.one.identity]
         faster, slower = sides if pair.verdict == "faster" else sides[::-1]
-        length = pair.seq_k if pair.passes == "decode" else pair.seq_q
-        found.setdefault((_setting(pair), faster, slower), []).append((length, pair.batch))
+        found.setdefault((_setting(pair), faster, slower), []).append((pair.case.length, pair.case.shape.batch))
     return found
 
 
 def _is_shown(crossing: Crossover, better: Better) -> bool:
     """Tell whether both sides of a crossing are shown: of many pairs some cross by chance."""
     setting, batch = _setting(crossing.winner), crossing.axes.get("batch")
-    winner, loser = variant_of(crossing.winner), variant_of(crossing.loser)
+    winner, loser = crossing.winner.identity, crossing.loser.identity
     before, after = (
         [length for length, of in better.get((setting, *pair), ()) if batch in (None, of)]
         for pair in ((loser, winner), (winner, loser))

@@ -1,4 +1,4 @@
-"""What a search in a run's plan wants to know next, from what is known so far: pure."""
+"""The jobs that the searches of a run's plan call for next, given the records so far: pure."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from attnbench.store import Plan
 
 
 def further(plan: Plan, records: Sequence[Record]) -> tuple[Job, ...]:
-    """Give the jobs that are to be planned now, none of which is planned already; none where no search goes on."""
+    """Return the jobs to add to the plan, none of which it has already; none once every search is over."""
     if plan.fit is None and plan.search is None:
         return ()
     planned = {job.key for job in plan.jobs}
-    found = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
-    jobs = [*further_lengths(found, plan), *further_trials(found, plan)]
+    measured = rows([record for record in records if record.job.key in planned], plan.jobs, run=plan.run)
+    jobs = [*further_lengths(measured, plan), *further_trials(measured, plan)]
     return tuple({job.key: job for job in jobs if job.key not in planned}.values())

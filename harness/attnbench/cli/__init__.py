@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 from attnbench.cli import (
     compare,
     doctor,
+    flags,
     listing,
     mapping,
     merge,
@@ -43,18 +44,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("run")(run.run)
-app.command("show")(show.show)
-app.command("compare")(compare.compare)
-app.command("report")(report.report)
-app.command("recommend")(recommend.recommend)
-app.command("tune")(tune.tune)
-app.command("map")(mapping.map_matrices)
-app.command("replay")(replay.replay)
-app.command("list")(listing.list_things)
-app.command("verify")(verify.verify)
-app.command("merge")(merge.merge)
-app.command("doctor")(doctor.doctor)
+_COMMANDS: dict[str, flags.Command] = {
+    "run": run.run,
+    "show": show.show,
+    "compare": compare.compare,
+    "report": report.report,
+    "recommend": recommend.recommend,
+    "tune": tune.tune,
+    "map": mapping.map_matrices,
+    "replay": replay.replay,
+    "list": listing.list_things,
+    "verify": verify.verify,
+    "merge": merge.merge,
+    "doctor": doctor.doctor,
+}
+for _name, _function in _COMMANDS.items():
+    app.command(_name)(flags.command(_function))
 
 
 class _Terminated(BaseException):
@@ -77,14 +82,14 @@ def _about(
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    streams.hold()
+    streams.protect()
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     sys.exit(_guarded())
 
 
 def _guarded() -> int:
-    """Run a command, and turn what ends it into an exit code and at most one sentence on standard error."""
+    """Run the command that was typed and return its exit code; an error is one sentence on standard error."""
     try:
         code = _invoke()
         sys.stdout.flush()
@@ -103,7 +108,7 @@ def _guarded() -> int:
 
 
 def _invoke() -> int:
-    """Run the command that was typed. Typer's own way would take every broken pipe for the end of the work."""
+    """Invoke the command and return its exit code. Typer's own runner would end the work at any broken pipe."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("attnbench", sys.argv[1:]) as context:
@@ -119,14 +124,14 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """End in good order at the first signal; a second one is for whoever cannot wait for that."""
+    """End in good order at the first signal, and at once at a second one."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, partial(_end_at_once, since=time.monotonic()))
     raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
 
 def _end_at_once(number: int, _frame: FrameType | None, *, since: float) -> None:
-    """End here and now. The processes that measure end with this one; what was measured is on the disk."""
+    """End at once. The processes that measure end with this one; what was measured is on the disk."""
     if time.monotonic() - since > _ECHO_S:
         if sys.stderr.isatty():
             os.write(sys.stderr.fileno(), _SHOW_CURSOR)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from msgspec import Struct
@@ -17,9 +17,12 @@ from attnbench.contracts.text import plain
 from attnbench.report.text import listing
 from attnbench.store import RESULTS
 
+if TYPE_CHECKING:
+    from attnbench.execute.executor import Executor
+
 Verdict = Literal["ok", "missing", "broken"]
 
-# What is optional, what it brings, and how to get it.
+# Optional packages, what each brings, and how to install it.
 _EXTRAS = {
     "xformers": ("xFormers' kernels for flash", "pip install 'attnbench[xformers]' (needs a CUDA device)"),
     "flash-attn": ("the flash-attn kernels for flash", "pip install 'attnbench[flash-attn]' (needs a CUDA device)"),
@@ -28,7 +31,7 @@ _EXTRAS = {
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One thing looked at: what was found, and the fix where something is missing or broken."""
+    """The state of one thing that attnbench needs, and the fix where it is missing or broken."""
 
     what: str
     verdict: Verdict
@@ -37,7 +40,7 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 def doctor(out: Out = RESULTS, json: Json = False) -> None:
-    """Look at this machine: what it can run, and how to get the rest. Exits with 1 where something is broken.
+    """Check what this machine can run, and how to get the rest. Exits with 1 if anything is broken.
 
     Example:
       attnbench doctor
@@ -56,40 +59,36 @@ def doctor(out: Out = RESULTS, json: Json = False) -> None:
 
 def _findings(out: Path) -> Iterator[Finding]:
     from attnbench.execute.local import LocalExecutor
-    from attnbench.planning import survey
 
     yield _folder(out)
     with closing(LocalExecutor()) as executor:
-        started = time.perf_counter()
-        machine = survey.machine(executor)
-        first = time.perf_counter() - started
-        started = time.perf_counter()
-        survey.machine(executor)
-        again = time.perf_counter() - started
-        yield Finding(
-            what="processes",
-            verdict="ok",
-            found=f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms",
-        )
-        yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
-        yield Finding(
-            what="processor",
-            verdict="ok",
-            found=f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB",
-        )
-        yield _cuda(machine.device, machine.device_name, machine.torch)
-        for one in survey.variants(executor, machine):
-            runs = not one.obstacle
-            verdict: Verdict = "ok" if runs else "broken" if one.description.failure else "missing"
-            yield Finding(
-                what=f"variant {one.name}", verdict=verdict, found=f"runs on {one.device}" if runs else one.obstacle
-            )
+        yield from _machine(executor)
     for package, (brings, fix) in _EXTRAS.items():
         yield _extra(package, brings, fix)
 
 
+def _machine(executor: "Executor") -> Iterator[Finding]:
+    from attnbench.planning import survey
+
+    started = time.perf_counter()
+    machine = survey.machine(executor)
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    survey.machine(executor)
+    again = time.perf_counter() - started
+    ready = f"server ready in {first:.1f} s, a fresh process in {again * 1e3:.0f} ms"
+    processor = f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / 2**30:.1f} GiB"
+    yield Finding(what="processes", verdict="ok", found=ready)
+    yield Finding(what="python", verdict="ok", found=f"{machine.python}, torch {machine.torch}, {machine.system}")
+    yield Finding(what="processor", verdict="ok", found=processor)
+    yield _cuda(machine.device, machine.device_name, machine.torch)
+    for one in survey.variants(executor, machine):
+        verdict: Verdict = "ok" if not one.obstacle else "broken" if one.description.failure else "missing"
+        yield Finding(what=f"variant {one.name}", verdict=verdict, found=one.obstacle or f"runs on {one.device}")
+
+
 def _folder(out: Path) -> Finding:
-    """See whether runs can be stored, without writing anything."""
+    """Check whether runs can be stored, without writing anything."""
     place = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if place.is_dir() and os.access(place, os.W_OK):
         return Finding(what="results", verdict="ok", found=f"{out} can be written")

@@ -1,124 +1,108 @@
-"""The flags of `attnbench run`: one type each, with its meaning. A flag that was not given is None or False."""
+"""Commands that take structs: each field that is a flag becomes an option, and the command gets the struct whole."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Collection, Iterator
+from inspect import Parameter, Signature, signature
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
+from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo, fields
 
-if TYPE_CHECKING:
-    from attnbench.contracts.suite import Sweep
+from attnbench.contracts.errors import UsageError
 
-SWEEP, MEASURE, HOW, WHERE = "What to sweep", "What to measure", "How", "Where"
-NEEDS = "What must hold"
-
-
-def sweep_of(asked: Mapping[str, Any]) -> "Sweep":
-    """Give the sweep that flags ask for, each by its name."""
-    import msgspec
-
-    from attnbench.contracts.suite import Sweep
-
-    return msgspec.convert({name: asked.get(name) for name in Sweep.__struct_fields__}, Sweep)
+Command = Callable[..., None]
 
 
-def one_workload(asked: Mapping[str, Any]) -> "Sweep":
-    """Give the one workload that an answer is for: what flags leave out is the usual."""
-    from attnbench.contracts.suite import USUAL, overlay
+class Only(tuple[str, ...]):
+    """The fields of a struct that are flags of a command: `sweep: Annotated[Sweep, Only(("seq", "heads"))]`."""
 
-    given = {**asked, "tasks": asked.get("task")}
-    return overlay(USUAL, sweep_of(given))
+    __slots__ = ()
 
 
-def _flag(panel: str, meaning: str, metavar: str) -> Any:
-    return typer.Option(help=meaning, rich_help_panel=panel, metavar=metavar, show_default=False)
+def command(function: Command) -> Command:
+    """Return a command for Typer, with the struct parameters of a function replaced by one option per field."""
+    parameters: list[Parameter] = []
+    structs: dict[str, type[Struct]] = {}
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in signature(function).parameters.items():
+        kind, *marks = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            structs[name] = kind
+            only = next((mark for mark in marks if isinstance(mark, Only)), None)
+            parameters += [_option(*each) for each in _flags(kind) if only is None or each[0].name in only]
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+
+    def with_structs(**given: Any) -> None:  # Typer passes whatever the signature lists
+        whole = {name: _struct(kind, given) for name, kind in structs.items()}
+        function(**{name: whole[name] if name in whole else given[name] for name in hints if name != "return"})
+
+    with_structs.__doc__, with_structs.__name__ = function.__doc__, function.__name__
+    with_structs.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    return with_structs
 
 
-def _switch(name: str, panel: str, meaning: str) -> Any:
-    return typer.Option(name, help=meaning, rich_help_panel=panel, metavar="", show_default=False)
+def refuse(context: typer.Context, sentence: str, *, besides: Collection[str] = (), only: Collection[str] = ()) -> None:
+    """Raise UsageError for the first flag on the command line that is one of `only`, or else none of `besides`.
+
+    In the sentence {flag} stands for it.
+    """
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        name = parameter.opts[0]
+        refused = name in only if only else name.startswith("--") and name not in besides
+        if refused and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(sentence.format(flag=name))
 
 
-def _later(name: str) -> Any:
-    """Know a flag whose time has not come, so that it is refused by name; help does not show it."""
-    return typer.Option(name, hidden=True)
+def _flags(kind: type[Struct]) -> Iterator[tuple[FieldInfo, Meta]]:
+    """Yield the fields that are flags with their metadata, those of nested structs in their place."""
+    for field in fields(kind):
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            yield from _flags(field.type)
+        for mark in get_args(field.type)[1:] if get_origin(field.type) is Annotated else ():
+            if isinstance(mark, Meta) and "panel" in (mark.extra or {}):
+                yield field, mark
 
 
-Suite = Annotated[str | None, _flag(SWEEP, "A suite or its TOML file, else standard; flags replace its axes.", "NAME")]
-Variants = Annotated[
-    str | None, _flag(SWEEP, "Names with options: vanilla, reformer:rounds=4,bucket=64; or all", "NAME,...")
-]
-Seq = Annotated[str | None, _flag(SWEEP, "Sequence lengths: 512..16384  512..4k:+512  1k,4k", "RANGE")]
-SeqK = Annotated[str | None, _flag(SWEEP, "Key lengths, where they differ from --seq.", "RANGE")]
-Heads = Annotated[str | None, _flag(SWEEP, "Query heads.", "RANGE")]
-KvHeads = Annotated[str | None, _flag(SWEEP, "Key and value heads (grouped heads).", "RANGE")]
-HeadDim = Annotated[str | None, _flag(SWEEP, "Features of a head.", "RANGE")]
-Width = Annotated[str | None, _flag(SWEEP, "Features of all heads: heads x head dim.", "RANGE")]
-Batch = Annotated[str | None, _flag(SWEEP, "Sequences in a batch.", "RANGE")]
-Tokens = Annotated[str | None, _flag(SWEEP, "Tokens in a batch: batch = tokens / seq.", "RANGE")]
-Shapes = Annotated[str | None, _flag(SWEEP, "Of the shapes that a suite lists (models), only these.", "NAME,...")]
-Dtype = Annotated[str | None, _flag(SWEEP, "float32, bfloat16, float16, float64.", "NAME,...")]
-Causal = Annotated[
-    bool | None,
-    typer.Option(
-        "--causal/--no-causal",
-        help="A query sees no later key.",
-        rich_help_panel=SWEEP,
-        metavar="",
+def _option(field: FieldInfo, meta: Meta) -> Parameter:
+    extra = meta.extra or {}
+    name = str(extra["name"] or field.name).replace("_", "-")
+    kind = _kind(field)
+    switches = {None: f"--{name}/--no-{name}", False: f"--{name}", True: f"--no-{name}"}
+    option = typer.Option(
+        switches[field.default] if kind is bool else f"--{name}",
+        help=_help(field, meta),
+        metavar=extra["metavar"],
+        rich_help_panel=extra["panel"],
         show_default=False,
-    ),
-]
-Window = Annotated[str | None, _flag(SWEEP, "Keys a query sees, its own included.", "RANGE")]
-Passes = Annotated[str | None, _flag(SWEEP, "forward, backward, forward-backward, decode (one token).", "NAME,...")]
-Level = Annotated[str | None, _flag(SWEEP, "core (the mechanism alone), layer (between projections).", "NAME,...")]
-Inputs = Annotated[str | None, _flag(SWEEP, "normal, clustered (in groups), outliers (large features).", "NAME,...")]
-Metrics = Annotated[str | None, _flag(MEASURE, "latency, memory, agreement, accuracy, energy.", "NAME,...")]
-Tasks = Annotated[str | None, _flag(MEASURE, "For accuracy: mqar:preset=paper,layers=2", "NAME,...")]
-Refine = Annotated[bool, _switch("--refine", MEASURE, "Measure between lengths where variants change places.")]
-Fit = Annotated[bool, _switch("--fit", MEASURE, "Find the longest context that fits, up to the end of --seq.")]
-Memory = Annotated[str | None, _flag(HOW, "A job may take so much: 24GiB; else what is free.", "SIZE")]
-MostMemory = Annotated[str | None, _flag(NEEDS, "Most memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE")]
-MaxLatency = Annotated[str | None, _flag(NEEDS, "Longest time of a call: 50ms, 200us, 1.5s.", "T")]
-MaxError = Annotated[float | None, _flag(NEEDS, "Largest approximation error.", "X")]
-MinAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on the task.", "X")]
-Task = Annotated[str | None, _flag(NEEDS, "The task that accuracy is asked on: mqar:preset=tiny", "NAME")]
-OneSeq = Annotated[str, _flag(SWEEP, "Sequence length: 8192 or 8k.", "N")]
-Match = Annotated[float | None, _flag(NEEDS, "Largest approximation error that is good enough.", "X")]
-MatchAccuracy = Annotated[float | None, _flag(NEEDS, "Least accuracy on --task that is good enough.", "X")]
-OptionValues = Annotated[
-    list[str] | None, _flag(SWEEP, "Values of an option instead of its own: k=64..1024", "NAME=VALUES")
-]
-Against = Annotated[str, typer.Option(help="What speed is compared with.", metavar="NAME", rich_help_panel=MEASURE)]
-Anywhere = Annotated[bool, _switch("--anywhere", WHERE, "Also ask runs of other machines or versions.")]
-Measure = Annotated[bool, _switch("--measure", MEASURE, "Measure now what is not known at this length.")]
-Device = Annotated[str | None, _flag(HOW, "auto, cpu, cuda, cuda:1 or mps.", "NAME")]
-Devices = Annotated[str | None, _later("--devices")]
-Threads = Annotated[int | None, _flag(HOW, "Threads of the CPU; default: every core.", "N")]
-Profile = Annotated[str | None, _flag(HOW, "quick (1 round), default (5) or rigorous (10).", "NAME")]
-Rounds = Annotated[int | None, _flag(HOW, "Rounds, each in processes of its own.", "N")]
-Timeout = Annotated[float | None, _flag(HOW, "Seconds a job may go without a sign of life.", "S")]
-TimeBudget = Annotated[str | None, _flag(HOW, "In all, 10m or 1h30m: further rounds go to who needs them most.", "T")]
-NoPrune = Annotated[bool, _switch("--no-prune", HOW, "Also measure what is longer than a case that ran out.")]
-Seed = Annotated[int | None, _flag(HOW, "Of inputs, weights and order; default: 0.", "N")]
-Hot = Annotated[bool, _switch("--hot", HOW, "CUDA: leave the L2 as it is between samples.")]
-Allocator = Annotated[str | None, _flag(HOW, "C heap: default, or retained (never given back).", "NAME")]
-Executor = Annotated[str | None, _later("--executor")]
-Ranks = Annotated[int | None, _later("--ranks")]
-Resume = Annotated[str | None, _flag(WHERE, "Go on with a run, as it was asked for.", "RUN")]
-RetryFailed = Annotated[bool, _switch("--retry-failed", WHERE, "With --resume: measure failed cases again.")]
-Checkpoint = Annotated[str | None, _flag(SWEEP, "A run whose trained models are looked at instead.", "RUN")]
-TrainedTask = Annotated[str | None, _flag(SWEEP, "Which task, where the run trained on several.", "NAME")]
-ShownHeads = Annotated[str, _flag(MEASURE, "Heads, from 0: 0,3 or all; default: 0.", "N,...")]
-ShownLayers = Annotated[str | None, _flag(MEASURE, "Layers of trained models, likewise; default: all.", "N,...")]
-LogScale = Annotated[bool, _switch("--log", MEASURE, "Colours by the logarithm of a weight.")]
-Pictures = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "-o",
-        "--output",
-        help="PNG, SVG, PDF or NPZ (arrays) by its ending; may be given several times. Default: a PNG here.",
-        rich_help_panel=WHERE,
-        metavar="FILE",
-        show_default=False,
-    ),
-]
-Strict = Annotated[bool, _switch("--strict", WHERE, "Exit with 1 where a case failed.")]
+    )
+    annotation: Any = Annotated[kind | None, option]
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _help(field: FieldInfo, meta: Meta) -> str:
+    default = (meta.extra or {})["default"]
+    if not default and isinstance(field.default, int | str) and not isinstance(field.default, bool):
+        default = field.default
+    unsaid = default in ("", "default")  # a value of that name needs no words
+    return f"{meta.description}." if unsaid else f"{meta.description}; default: {default}."
+
+
+def _kind(field: FieldInfo) -> type:
+    """Return the type that Typer parses; text is left for `Request.check` and the grammar of ranges to refuse."""
+    base = get_args(field.type)[0]
+    choices = get_args(base) or (base,)
+    return next((kind for kind in (bool, str, int, float) if kind in choices), str)
+
+
+def _struct(kind: type[Struct], given: dict[str, Any]) -> Struct:
+    """Return a struct of the flags that were given; other fields have their defaults."""
+    values: dict[str, Any] = {}
+    for field in fields(kind):
+        value = given.get(field.name)
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            values[field.name] = _struct(field.type, given)
+        elif value is not None:  # a switch turns its default around
+            values[field.name] = not field.default if isinstance(field.default, bool) else value
+    return kind(**values)

@@ -1,4 +1,4 @@
-"""`attnbench list`: the variants, suites, tasks and runs that there are, and where each comes from."""
+"""`attnbench list`: the installed variants, suites, tasks and metrics, and the stored runs, with their origins."""
 
 import time
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import typer
 from attnbench.cli.options import Details, Json, Out
 from attnbench.cli.streams import emit_json
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import METRICS, Metric
 from attnbench.report.text import listing, paragraph
 from attnbench.store import RESULTS
 
@@ -21,28 +22,30 @@ Item = dict[str, Any]
 
 
 def list_things(
-    what: Annotated[str, typer.Argument(metavar="variants|suites|tasks|runs", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="variants, suites, tasks, metrics or runs.", show_default=False)
+    ],
     details: Details = False,
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
-    """List what there is, and where each comes from.
+    """List installed variants, suites and tasks, or stored runs, and where each comes from.
 
     Examples:
       attnbench list variants --details
       attnbench list runs --json
     """
-    kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "runs": _runs}
+    kinds = {"variants": _variants, "suites": _suites, "tasks": _tasks, "metrics": _metrics, "runs": _runs}
     if what not in kinds:
         raise UsageError(f"list: {what!r} is not one of {', '.join(kinds)}; {suggestion(what, kinds)}")
-    found = kinds[what](out, details)
+    items = kinds[what](out, details)
     if json:
-        emit_json(list(found))
+        emit_json(list(items))
     elif details:
-        for item in found:
+        for item in items:
             print(paragraph(item) + "\n")
     else:
-        print(listing(list(found), nothing=f"there are no {what}"))
+        print(listing(list(items), nothing=f"there are no {what}"))
 
 
 def _variants(_out: Path, details: bool) -> Iterator[Item]:
@@ -55,14 +58,14 @@ def _variants(_out: Path, details: bool) -> Iterator[Item]:
         return
     with closing(LocalExecutor()) as executor:
         for one in survey.variants(executor, survey.machine(executor)):
-            found = one.description
+            description = one.description
             yield {
                 "name": one.name,
                 "from": str(one.entry.origin),
-                "summary": found.summary,
-                "options": [_option(field) for field in found.fields],
-                "serves": _served(found.support) if found.support else [],
-                "refuses": _refused(found.support) if found.support else [],
+                "summary": description.summary,
+                "options": [_option(field) for field in description.fields],
+                "serves": _served(description.support) if description.support else [],
+                "refuses": _refused(description.support) if description.support else [],
                 f"on {one.device}": (one.obstacle and f"does not run: {one.obstacle}") or "runs",
             }
 
@@ -76,14 +79,34 @@ def _tasks(_out: Path, details: bool) -> Iterator[Item]:
         yield from _origins(registry.entries("tasks"))
         return
     with closing(LocalExecutor()) as executor:
-        for entry, found in survey.tasks(executor):
+        for entry, description in survey.tasks(executor):
             yield {
                 "name": entry.name,
                 "from": str(entry.origin),
-                "summary": found.summary or found.failure,
-                "presets": ", ".join(found.presets),
-                "options": [_option(field) for field in found.fields],
+                "summary": description.summary or description.failure,
+                "presets": ", ".join(description.presets),
+                "options": [_option(field) for field in description.fields],
             }
+
+
+def _metrics(_out: Path, details: bool) -> Iterator[Item]:
+    from attnbench.execute.local import LocalExecutor
+    from attnbench.planning import survey
+    from attnbench.plugins import registry
+
+    yield from ({"name": name, "from": "attnbench"} | _described(metric) for name, metric in METRICS.items())
+    if not details:
+        yield from _origins(registry.entries("metrics"))
+        return
+    with closing(LocalExecutor()) as executor:
+        for entry, description in survey.metrics(executor):
+            about = _described(description.metric) if description.metric else {"problem": description.failure}
+            yield {"name": entry.name, "from": str(entry.origin), "summary": description.summary} | about
+
+
+def _described(metric: Metric) -> Item:
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    return {"unit": metric.unit, "probe": metric.probe, "direction": better, "title": metric.title}
 
 
 def _suites(_out: Path, details: bool) -> Iterator[Item]:
@@ -95,13 +118,13 @@ def _suites(_out: Path, details: bool) -> Iterator[Item]:
 
 
 def _content(name: str, details: bool) -> Item:
-    """Say what is in a suite, or what is wrong with it."""
+    """Return the content of a suite, or the problem with it."""
     import msgspec
 
-    from attnbench.planning import request
+    from attnbench.planning.suites import find_suite
 
     try:
-        suite = request.find_suite(name)
+        suite = find_suite(name)
     except UsageError as mistake:
         return {"problem": str(mistake).removeprefix("--suite: ")}
     item: Item = {"summary": suite.description}

@@ -1,4 +1,4 @@
-"""What a person sees while a run is under way: on a terminal a live display, elsewhere a line for each record."""
+"""The display of a running session: live on a terminal, elsewhere one line for each record."""
 
 import shlex
 import time
@@ -22,17 +22,17 @@ from attnbench.store import RESULTS
 
 _BAR = 24
 _MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores
-# The display must not disturb what is measured: it is drawn once a second, and its table is made anew only when making
-# it takes less than this share of the time since it was last made.
+# The display must not disturb the measurement: it is drawn once a second, and its table is made again only if that
+# takes less than this share of the time since it was last made.
 _DRAWN_PER_SECOND = 1
 _SHARE = 0.02
 
 
 @contextmanager
 def display() -> Iterator[Notify]:
-    """Give what a session notifies: a live display where standard error is a terminal, plain lines where it is not.
+    """Show a session on standard error and yield its listener: a live display on a terminal, plain lines elsewhere.
 
-    What ends a run early is followed by how to go on with it.
+    A run that ends early is followed by the command that resumes it.
     """
     console = Console(stderr=True, highlight=False)
     lively = console.is_terminal and not console.is_dumb_terminal
@@ -48,22 +48,22 @@ def display() -> Iterator[Notify]:
 
 
 def place(run: Path) -> str:
-    """Name a run as it is typed after a command: its id, and the folder where that is not the usual one."""
+    """Return a run as it is typed after a command: its id, and its folder if that is not the default."""
     return run.name if run.parent == RESULTS else f"{run.name} --out {shlex.quote(str(run.parent))}"
 
 
 class _Lines:
-    """A line for each record."""
+    """Prints a line for each record."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress: Progress | None = None
 
     def __enter__(self) -> None:
-        """Have nothing to set up."""
+        """Set up nothing."""
 
     def __exit__(self, *_: object) -> None:
-        """Have nothing to take away."""
+        """Tear down nothing."""
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
@@ -71,7 +71,7 @@ class _Lines:
             self._say(f"run {notice.plan.run}: {len(notice.jobs)} jobs on {notice.plan.environment.device_name}")
             return
         assert self.progress is not None
-        self.progress.take(notice)
+        self.progress.update(notice)
         if isinstance(notice, Record):
             view = self.progress.view()
             self._say(f"[{view.done}/{view.total}] {named(notice.job)}: {result(notice)}")
@@ -81,7 +81,7 @@ class _Lines:
 
 
 class _Screen:
-    """The live display: the rows so far, what runs now, how much is done and the time left. It leaves no trace."""
+    """The live display: the rows so far, running jobs, jobs done and the time left. It is erased at the end."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -101,7 +101,7 @@ class _Screen:
         self.live.start(refresh=True)
 
     def __exit__(self, *_: object) -> None:
-        self.over = True  # what is taller than the screen could not be taken away again
+        self.over = True  # a frame taller than the screen could not be erased
         self.live.stop()
 
     def __call__(self, notice: Notice) -> None:
@@ -109,7 +109,7 @@ class _Screen:
             self.progress = Progress(notice)
             return
         assert self.progress is not None
-        self.progress.take(notice)
+        self.progress.update(notice)
         if isinstance(notice, Record) and self.cost <= _SHARE * (time.monotonic() - self.made):
             started = time.monotonic()
             opened = self.progress.opened
@@ -118,7 +118,7 @@ class _Screen:
             self.cost = self.made - started
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw what is known now: of the table, what the screen has room for beside the rest."""
+        """Draw the current state; the table gets the room that the rest leaves on the screen."""
         if self.over:
             return
         if self.progress is None:
@@ -133,7 +133,7 @@ class _Screen:
 
 
 def _below(view: View) -> Iterator[Text]:
-    """Say what runs, one line each, and how far the whole is."""
+    """Yield a line for each running job, and one for the progress of the run."""
     shown = view.running if len(view.running) <= _MOST_RUNNING else view.running[: _MOST_RUNNING - 1]
     for job, text in shown:
         yield _line(f"  {named(job)}  {text}", "cyan")
@@ -154,9 +154,10 @@ def _line(text: str, style: str) -> Text:
 
 
 def named(job: Job) -> str:
-    """Name a job as a person would: probe, pass, variant, sizes, round."""
+    """Return the words that name a job: probe, pass, variant, sizes, round."""
     case = job.case
-    words = [job.probe.label or job.probe.kind, case.passes, case.variant, "again" if job.probe.twin else ""]
+    kind = job.probe.declared.name if job.probe.declared else job.probe.kind
+    words = [job.probe.label or kind, case.passes, case.variant, "again" if job.probe.twin else ""]
     words += [f"seq {case.shape.seq_k}", f"heads {case.shape.heads}"]
     if job.protocol.rounds > 1:
         words.append(f"{'round' if job.timed else 'seed'} {job.round}/{job.protocol.rounds}")
@@ -164,7 +165,7 @@ def named(job: Job) -> str:
 
 
 def result(record: Record) -> str:
-    """Say what came of a record: its first figure, or its status and reason."""
+    """Return the result of a record: its first figure, or its status and reason."""
     outcome = record.outcome
     if outcome.status != "ok":
         return f"{outcome.status}: {outcome.detail}" if outcome.detail else outcome.status

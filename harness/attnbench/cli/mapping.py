@@ -1,119 +1,131 @@
 """`attnbench map`: where each mechanism looks, as a picture, as arrays, and in distances from exact attention."""
 
 import re
-from collections.abc import Sequence
+import sys
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from attnbench.cli import flags
-from attnbench.cli.options import Json, Out
+from attnbench.cli.flags import Only, refuse
+from attnbench.cli.options import WHERE, Json, Out, option, switch
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.contracts.errors import UsageError
-from attnbench.store import RESULTS
+from attnbench.contracts.flags import MEASURE, SWEEP
+from attnbench.contracts.suite import Sweep, overlay
+from attnbench.contracts.text import plain
+from attnbench.planning.request import Request
+from attnbench.store import RESULTS, find_run
 
 if TYPE_CHECKING:
-    from attnbench.answers.map.matrices import Map, Wanted
-    from attnbench.contracts.case import Case
+    from collections.abc import Iterator, Sequence
 
-_USUAL = {"seq": "256", "heads": "8", "head_dim": "64", "batch": "1"}
-_DRAWN = ("seq", "heads", "head_dim", "causal", "window", "inputs", "seed")
+    from attnbench.answers.map.matrices import Map, Reader, Selection
+    from attnbench.contracts.case import Case
+    from attnbench.contracts.specs import Spec
+
+_USUAL = Sweep(seq=256, heads=8, head_dim=64, batch=1)
+_OF_DRAWN = ("--seq", "--heads", "--head-dim", "--causal", "--window", "--inputs", "--seed")
+_OF_TRAINED = ("--task", "--layer")
 
 
 def map_matrices(
+    *,
+    context: typer.Context,
     variants: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[VARIANT]...", help="As for run, with options.", show_default=False),
+        typer.Argument(metavar="[VARIANT]...", help="Names with options, as for run.", show_default=False),
     ] = None,
-    seq: flags.Seq = None,
-    heads: flags.Heads = None,
-    head_dim: flags.HeadDim = None,
-    causal: flags.Causal = None,
-    window: flags.Window = None,
-    inputs: flags.Inputs = None,
-    seed: flags.Seed = None,
-    checkpoint: flags.Checkpoint = None,
-    task: flags.TrainedTask = None,
-    head: flags.ShownHeads = "0",
-    layer: flags.ShownLayers = None,
-    log: flags.LogScale = False,
-    output: flags.Pictures = None,
+    request: Annotated[Request, Only(("seq", "heads", "head_dim", "causal", "window", "inputs", "seed"))],
+    checkpoint: Annotated[
+        str | None, option("A run whose trained models are read instead of drawn inputs.", "RUN", panel=SWEEP)
+    ] = None,
+    task: Annotated[str | None, option("The task, if the run trained on several.", "NAME", panel=SWEEP)] = None,
+    head: Annotated[str, option("Heads, from 0: 0,3 or all; default: 0.", "N,...", panel=MEASURE)] = "0",
+    layer: Annotated[
+        str | None, option("Layers of trained models, from 0: 0,3 or all; default: all.", "N,...", panel=MEASURE)
+    ] = None,
+    log: Annotated[bool, switch("--log", "Colour by the logarithm of a weight.", panel=MEASURE)] = False,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="PNG, SVG, PDF or NPZ (arrays), by its ending; may be repeated. Default: a PNG here.",
+            rich_help_panel=WHERE,
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
-    """Draw effective attention matrices beside exact attention's, and tell how far they lie apart.
+    """Draw effective attention matrices beside exact attention's, and measure how far apart they are.
 
-    A matrix is read from the calls of any mechanism that is linear in V; one that is not is named with the reason.
+    A matrix is read from the calls of any mechanism that is linear in V; any other is named with the reason.
+
+    By default inputs are drawn for a sequence of 256 and 8 heads of 64 features.
 
     Examples:
       attnbench map linear linformer:k=64 sparse --seq 512 --causal
       attnbench map reformer --inputs clustered --head 0,1 -o map.pdf -o map.npz
       attnbench map vanilla linear --checkpoint latest --layer all
     """
-    asked = locals()
-    from attnbench.answers.map import drawing
+    from attnbench.answers.map import drawing, matrices
+    from attnbench.contracts.specs import parse_specs
 
     forms = {path: drawing.form_of(path) for path in output or ()}
-    found, caption = _read(asked, out)
-    if all(each.reading.reason for each in found):
-        raise UsageError("; ".join(f"{each.name}: no map: {each.reading.reason}" for each in found))
-    forms = forms or {drawing.free_name(found): "png"}
-    for path, form in forms.items():
-        deliver(drawing.drawn(found, caption, form=form, log=log), path)
-    if json:
-        emit_json([line for each in found for line in drawing.lines(each)])
+    specs = parse_specs(",".join(variants), flag=matrices.FLAG) if variants else ()
+    selection = matrices.Selection(heads=_numbers(head, "--head"), layers=_numbers(layer or "all", "--layer"))
+    if checkpoint is not None:
+        refuse(context, "{flag} and --checkpoint: the trained model and its task say it; leave it out", only=_OF_DRAWN)
+        maps, caption = _trained(specs, find_run(checkpoint, out), selection, task=task)
     else:
-        drawing.show(found, list(forms))
-
-
-def _read(asked: dict[str, Any], out: Path) -> "tuple[list[Map], str]":
-    """Read the matrices that are asked for; say in words what they are of."""
-    from contextlib import closing
-    from tempfile import TemporaryDirectory
-
-    from attnbench.answers.map import matrices
-    from attnbench.contracts.specs import parse_specs
-    from attnbench.execute.local import LocalExecutor
-    from attnbench.store import find_run
-
-    specs = parse_specs(",".join(asked["variants"]), flag=matrices.FLAG) if asked["variants"] else ()
-    wanted = _wanted(asked)
-    with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
-        if asked["checkpoint"] is not None:
-            _refuse_beside(asked, _DRAWN, "--checkpoint: the trained model and its task say it")
-            run = find_run(asked["checkpoint"], out)
-            found = list(matrices.trained(executor, specs, run, wanted, task=asked["task"], folder=Path(folder)))
-            return found, f"trained in run {run.name}, one test example"
-        _refuse_beside(asked, ("task", "layer"), "it is of a trained model: name its run with --checkpoint")
+        refuse(context, "{flag}: it is of a trained model: name its run with --checkpoint", only=_OF_TRAINED)
         if not specs:
             raise UsageError(f"{matrices.FLAG}: name at least one variant; attnbench list variants shows them")
-        case = _case(asked)
-        return list(matrices.drawn(executor, specs, case, wanted, folder=Path(folder))), _told(case)
+        maps, caption = _drawn(specs, request, selection)
+    if all(each.reading.reason for each in maps):
+        raise UsageError("; ".join(f"{each.name}: no map: {each.reading.reason}" for each in maps))
+    forms = forms or {drawing.free_name(maps): "png"}
+    for path, form in forms.items():
+        deliver(drawing.encoded(maps, caption, form=form, log=log), path)
+    if json:
+        emit_json([item for each in maps for item in drawing.items(each)])
+    else:
+        print(drawing.summary(maps))
+        print(plain(f"Written: {', '.join(map(str, forms))}"), file=sys.stderr)
 
 
-def _refuse_beside(asked: dict[str, Any], names: Sequence[str], why: str) -> None:
-    for name in names:
-        if asked[name] is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag}: {why}" if why.startswith("it is") else f"{flag} and {why}; leave it out")
+def _trained(
+    specs: "Sequence[Spec]", run: Path, selection: "Selection", *, task: str | None
+) -> "tuple[list[Map], str]":
+    with _reader() as reader:
+        maps = list(reader.trained(specs, run, selection, task=task))
+    return maps, f"trained in run {run.name}, one test example"
 
 
-def _case(asked: dict[str, Any]) -> "Case":
+def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") -> "tuple[list[Map], str]":
     from attnbench.answers.map.matrices import one_case
 
-    given = {name: value for name, value in asked.items() if value is not None and name in _DRAWN}
-    return one_case(flags.sweep_of(_USUAL | given), seed=asked["seed"] or 0)
+    case = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
+    with _reader() as reader:
+        return list(reader.drawn(specs, case, selection)), _caption(case)
 
 
-def _wanted(asked: dict[str, Any]) -> "Wanted":
-    from attnbench.answers.map.matrices import Wanted
+@contextmanager
+def _reader() -> "Iterator[Reader]":
+    from attnbench.answers.map.matrices import Reader
+    from attnbench.execute.local import LocalExecutor
 
-    return Wanted(heads=_places(asked["head"], "--head"), layers=_places(asked["layer"] or "all", "--layer"))
+    with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
+        yield Reader(executor, Path(folder))
 
 
-def _places(text: str, flag: str) -> tuple[int, ...]:
-    """Read numbers from 0, as 0,3; all are none."""
+def _numbers(text: str, flag: str) -> tuple[int, ...]:
+    """Parse numbers from 0, such as 0,3; `all` gives none. Raises UsageError."""
     if text == "all":
         return ()
     if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
@@ -121,7 +133,7 @@ def _places(text: str, flag: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, text.split(","))))
 
 
-def _told(case: "Case") -> str:
+def _caption(case: "Case") -> str:
     shape, mask = case.shape, case.mask
     words = [f"seq {shape.seq_q}", f"heads {shape.heads}", f"head dim {shape.head_dim}"]
     words += ["causal"] * mask.causal + [f"window {mask.window}"] * (mask.window is not None)

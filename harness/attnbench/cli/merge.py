@@ -23,7 +23,7 @@ def merge(
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
-    """Make one run of several, which stay as they are: more rounds of the same cases, or further cases.
+    """Merge runs into a new one, leaving them as they are: more rounds of the same cases, or more cases.
 
     Example:
       attnbench merge 20261121 20261122

@@ -1,9 +1,27 @@
-"""The flags that several commands share, with their meanings."""
+"""The options that commands share beside the flags of a request."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+NEEDS, WHERE = "What must hold", "Where"
+
+# The flags of a request for one workload, beside its length.
+SHAPE = ("heads", "kv_heads", "head_dim", "width", "batch")
+WORKLOAD = (*SHAPE, "dtype", "causal", "window", "passes", "level", "inputs")
+MACHINE = ("device", "threads", "profile")
+
+
+def option(text: str, metavar: str, *, panel: str) -> Any:
+    """Return an option of Typer that is named after its parameter and shows no default."""
+    return typer.Option(help=text, rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
+def switch(name: str, text: str, *, panel: str) -> Any:
+    """Return an option of Typer that takes no value."""
+    return typer.Option(name, help=text, rich_help_panel=panel, metavar="", show_default=False)
+
 
 Out = Annotated[Path, typer.Option("--out", help="Folder that holds the runs.", metavar="DIR")]
 Json = Annotated[

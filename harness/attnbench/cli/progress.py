@@ -1,4 +1,4 @@
-"""How far a run has come and how long the rest will take; told by one thread and shown by another."""
+"""The progress of a run and the time that is left; updated by one thread and shown by another."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -6,20 +6,20 @@ from threading import Lock
 
 from msgspec import Struct
 
-from attnbench.contracts.record import Job, ProbeKind, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.contracts.record import Job, Record
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 
 
 class Left(Struct, frozen=True, kw_only=True):
-    """The time that the rest will take; `whole` is false where some of it is of a kind that has not been seen yet."""
+    """The time left; `whole` is false if some remaining jobs are of a kind that has not been timed yet."""
 
     seconds: float
     whole: bool
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """A run at a moment: jobs that are over and all of them, what runs with what it last said, and the time."""
+    """A snapshot of a run: jobs done and in all, running jobs with their latest messages, and times."""
 
     done: int
     total: int
@@ -29,7 +29,7 @@ class View(Struct, frozen=True, kw_only=True):
 
 
 class Progress:
-    """What has been heard of a run; `take` and `view` may be called from different threads."""
+    """The state of a run; `update` and `view` may be called from different threads."""
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
@@ -39,12 +39,12 @@ class Progress:
         self._total, self._started = len(self._left), time.monotonic()
         self._running: dict[str, tuple[Job, str]] = {}
         self._questions: dict[str, float] = {}
-        self._kinds: dict[ProbeKind, tuple[float, int]] = {}
+        self._kinds: dict[str, tuple[float, int]] = {}
         for record in opened.records:
             self._learn(record)
 
-    def take(self, notice: Started | Progressed | Record) -> None:
-        """Take in what happened."""
+    def update(self, notice: Started | Progressed | Record) -> None:
+        """Record a notice of the session."""
         job = notice.job
         with self._lock:
             if isinstance(notice, Record):
@@ -56,7 +56,7 @@ class Progress:
                 self._running[job.key] = (job, notice.text if isinstance(notice, Progressed) else "")
 
     def view(self) -> View:
-        """Give what is known now."""
+        """Return a snapshot."""
         with self._lock:
             left, running = tuple(self._left.values()), tuple(self._running.values())
             expected = [self._expected(job) for job in left]
@@ -69,7 +69,7 @@ class Progress:
         )
 
     def _learn(self, record: Record) -> None:
-        if record.outcome.status == "interrupted":  # nobody knows how long it would have taken
+        if record.outcome.status == "interrupted":  # its full time is unknown
             return
         self._questions[record.job.question] = record.seconds
         if record.outcome.status != "skipped":
@@ -77,20 +77,20 @@ class Progress:
             self._kinds[record.job.probe.kind] = (spent + record.seconds, count + 1)
 
     def _expected(self, job: Job) -> float | None:
-        """Expect what an earlier round took, or else the mean of its kind; None for a kind that is new."""
+        """Return the time of an earlier round, else the mean of the job's kind; None for a new kind."""
         spent, count = self._kinds.get(job.probe.kind, (0.0, 0))
         return self._questions.get(job.question, spent / count if count else None)
 
     def _time(self, left: Iterable[Job], expected: Iterable[float | None]) -> Left | None:
-        """Add up what is known: timed jobs run one at a time, trainings side by side."""
+        """Add up the expected times: timed jobs run one at a time, trainings side by side."""
         pairs = list(zip(left, expected, strict=True))
-        known = [(job.timed, seconds) for job, seconds in pairs if seconds is not None]
-        if not known:
+        timings = [(job.timed, seconds) for job, seconds in pairs if seconds is not None]
+        if not timings:
             return None
         trainings = sum(not job.timed for job, _ in pairs)
         slots = max(1, min(self.opened.plan.environment.threads, trainings))
-        return Left(seconds=sum(_shared(known, slots)), whole=len(known) == len(pairs))
+        return Left(seconds=sum(_shared(timings, slots)), whole=len(timings) == len(pairs))
 
 
-def _shared(known: Iterable[tuple[bool, float]], slots: int) -> Iterator[float]:
-    return (seconds if timed else seconds / slots for timed, seconds in known)
+def _shared(timings: Iterable[tuple[bool, float]], slots: int) -> Iterator[float]:
+    return (seconds if timed else seconds / slots for timed, seconds in timings)

@@ -1,12 +1,16 @@
 """`attnbench recommend`: which variant for a workload, from stored runs; `--measure` fills what they lack."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
-from attnbench.cli import flags
-from attnbench.cli.options import Json, Out
+from attnbench.cli.flags import Only
+from attnbench.cli.options import MACHINE, NEEDS, WHERE, WORKLOAD, Json, Out, option, switch
 from attnbench.cli.streams import emit_json
+from attnbench.contracts.flags import MEASURE, SWEEP
+from attnbench.planning.request import Request
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
@@ -14,71 +18,58 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    seq: flags.OneSeq,
+    *,
+    seq: Annotated[str, option("Sequence length: 8192 or 8k.", "N", panel=SWEEP)],
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Runs to ask, of any machine; else all under --out.", show_default=False),
+        typer.Argument(
+            metavar="RUN", help="Runs to read, of any machine; default: all under --out.", show_default=False
+        ),
     ] = None,
-    seq_k: flags.SeqK = None,
-    heads: flags.Heads = None,
-    kv_heads: flags.KvHeads = None,
-    head_dim: flags.HeadDim = None,
-    width: flags.Width = None,
-    batch: flags.Batch = None,
-    dtype: flags.Dtype = None,
-    causal: flags.Causal = None,
-    window: flags.Window = None,
-    passes: flags.Passes = None,
-    level: flags.Level = None,
-    inputs: flags.Inputs = None,
-    memory: flags.MostMemory = None,
-    max_latency: flags.MaxLatency = None,
-    max_error: flags.MaxError = None,
-    min_accuracy: flags.MinAccuracy = None,
-    task: flags.Task = None,
-    variants: flags.Variants = None,
-    anywhere: flags.Anywhere = False,
-    measure: flags.Measure = False,
-    device: flags.Device = None,
-    threads: flags.Threads = None,
-    profile: flags.Profile = None,
+    request: Annotated[Request, Only(("seq_k", *WORKLOAD, "variants", *MACHINE))],
+    memory: Annotated[
+        str | None, option("Largest memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE", panel=NEEDS)
+    ] = None,
+    max_latency: Annotated[str | None, option("Longest time of a call: 50ms, 200us, 1.5s.", "T", panel=NEEDS)] = None,
+    max_error: Annotated[float | None, option("Largest approximation error.", "X", panel=NEEDS)] = None,
+    min_accuracy: Annotated[float | None, option("Lowest accuracy on the task.", "X", panel=NEEDS)] = None,
+    task: Annotated[str | None, option("Task of --min-accuracy: mqar:preset=tiny", "NAME", panel=NEEDS)] = None,
+    measure: Annotated[bool, switch("--measure", "Measure what is not known at this length.", panel=MEASURE)] = False,
+    anywhere: Annotated[
+        bool, switch("--anywhere", "Also read runs of other machines or versions.", panel=WHERE)
+    ] = False,
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
-    """Say which variant to take for a workload, and on what that rests; exit with 1 where none is known to do.
+    """Recommend a variant for a workload, with the evidence; exit with 1 if none is known to meet the needs.
+
+    By default the workload has 8 heads of 64 features, batch 1, and is a forward pass at core level.
 
     Examples:
       attnbench recommend --seq 8192 --heads 16 --causal --memory 24GiB
       attnbench recommend --seq 8k --min-accuracy 0.9 --task mqar --measure
     """
-    asked = locals()
     from attnbench.answers.recommend import advice
     from attnbench.cli.live import display
 
     needs = advice.read_needs(
         memory=memory, max_latency=max_latency, max_error=max_error, min_accuracy=min_accuracy, task=task
     )
-    place = advice.Place(
-        out=out,
-        runs=tuple(runs or ()),
-        anywhere=anywhere,
-        device=device or "auto",
-        threads=threads,
-        profile=asked["profile"],
-    )
+    asked = replace(request, sweep=replace(request.sweep, seq=seq), command=tuple(sys.argv[1:]))
+    sources = advice.Sources(out=out, runs=tuple(runs or ()), anywhere=anywhere)
     with display() as notify:
-        found = advice.recommend(flags.sweep_of(asked), needs, place=place, measure=measure, notify=notify)
-    _show(found, as_json=json)
-    if not found.answers:
+        answer = advice.recommend(asked, needs, sources=sources, measure=measure, notify=notify)
+    _show(answer, as_json=json)
+    if not answer.answers:
         raise typer.Exit(1)
 
 
-def _show(found: "Recommendation", *, as_json: bool) -> None:
+def _show(answer: "Recommendation", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.recommend.text import Report
 
     if as_json:
-        emit_json(found)
+        emit_json(answer)
     else:
-        Console(highlight=False).print(Report(found))
+        Console(highlight=False).print(Report(answer))

@@ -2,26 +2,28 @@
 
 import shutil
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec.structs import replace
 
-from attnbench.cli import flags
-from attnbench.cli.options import Json, Out
+from attnbench.cli.flags import Only, refuse
+from attnbench.cli.options import MACHINE, Json, Out
 from attnbench.cli.streams import emit_json
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.text import plain
+from attnbench.planning.request import Request
 from attnbench.store import RESULTS
 
 if TYPE_CHECKING:
     from attnbench.answers.replay.beside import Replay
-    from attnbench.contracts.record import Profile
 
 _PRESET = "tiny"
 
 
 def replay(
+    *,
+    context: typer.Context,
     paper: Annotated[
         str, typer.Argument(metavar="PAPER", help="lra, mqar, fa1, or what a package adds.", show_default=False)
     ],
@@ -31,14 +33,11 @@ def replay(
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Size of the tasks: tiny (default), small, paper.", metavar="NAME", show_default=False),
+        typer.Option(
+            help="Size of the tasks: tiny, small or paper; default: tiny.", metavar="NAME", show_default=False
+        ),
     ] = None,
-    seq: flags.Seq = None,
-    device: flags.Device = None,
-    threads: flags.Threads = None,
-    profile: flags.Profile = None,
-    rounds: flags.Rounds = None,
-    time_budget: flags.TimeBudget = None,
+    request: Annotated[Request, Only(("seq", *MACHINE, "rounds", "time_budget"))],
     out: Out = RESULTS,
     json: Json = False,
 ) -> None:
@@ -49,49 +48,30 @@ def replay(
       attnbench replay lra --preset tiny
       attnbench replay fa1 --run latest --json
     """
-    from attnbench import session
+    from attnbench import api
     from attnbench.answers.replay import replays
     from attnbench.cli.live import display, place
-    from attnbench.measure.processor import cores
-    from attnbench.planning.request import Request
-    from attnbench.runs import Run
     from attnbench.store import find_run
 
-    found = replays.find_paper(paper)
-    if preset is not None and not found.tasks:
+    installed = replays.find_paper(paper)
+    if preset is not None and not installed.tasks:
         raise UsageError(f"--preset: {paper} trains nothing; leave it out")
     if run is not None:
-        given = {"preset": preset, "seq": seq, "device": device, "threads": threads, "profile": profile}
-        _refuse_beside_run(given | {"rounds": rounds, "time_budget": time_budget})
-        stored = Run(find_run(run, out))
-        _show(replays.beside(found, stored, without=replays.absent(found)), as_json=json)
+        mistake = "{flag}: --run prints a stored run as it is; leave {flag} out"
+        refuse(context, mistake, besides=("--run", "--out", "--json"))
+        _show(replays.beside(installed, find_run(run, out), without=replays.absent(installed)), as_json=json)
         return
-    without = replays.lacking(found, preset or _PRESET)
-    request = Request(
-        threads=cores() if threads is None else threads,
-        suite=found.paper.suite,
-        sweep=replays.sweep_of(found, preset or _PRESET, seq, without=without),
-        device=device or "auto",
-        profile=cast("Profile", profile or "default"),  # `session.start` refuses any other
-        rounds=rounds,
-        time_budget=time_budget,
-        command=tuple(sys.argv[1:]),
-    )
+    without = replays.lacking(installed, preset or _PRESET)
+    sweep = replays.sweep_of(installed, preset or _PRESET, request.sweep.seq, without=without)
+    asked = replace(request, suite=installed.paper.suite, sweep=sweep, command=tuple(sys.argv[1:]))
     with display() as notify:
-        made = Run(session.start(request, out, notify))
-    _show(replays.beside(found, made, without=without), as_json=json)
-    again = f"attnbench replay {paper} --run {place(made.path)}"
-    print(plain(f"Results: {made.path}  (again: {again})"), file=sys.stderr)
+        path = api.measure(asked, out, notify).path
+    _show(replays.beside(installed, path, without=without), as_json=json)
+    again = f"attnbench replay {paper} --run {place(path)}"
+    print(plain(f"Results: {path}  (again: {again})"), file=sys.stderr)
 
 
-def _refuse_beside_run(given: Mapping[str, object]) -> None:
-    for name, value in given.items():
-        if value is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag}: --run prints a stored run as it is; leave {flag} out")
-
-
-def _show(found: "Replay", *, as_json: bool) -> None:
+def _show(table: "Replay", *, as_json: bool) -> None:
     from rich.console import Console
 
     from attnbench.answers.replay.beside import as_dict
@@ -99,10 +79,10 @@ def _show(found: "Replay", *, as_json: bool) -> None:
     from attnbench.report.terminal import Tables
 
     if as_json:
-        emit_json(as_dict(found))
+        emit_json(as_dict(table))
         return
     width = shutil.get_terminal_size().columns
-    print(wrapped(headline(found), width) + "\n")
-    Console(highlight=False).print(Tables(blocks(found)))
-    if told := set_up(found):
-        print("\n" + wrapped(told, width))
+    print(wrapped(headline(table), width) + "\n")
+    Console(highlight=False).print(Tables(blocks(table)))
+    if differences := set_up(table):
+        print("\n" + wrapped(differences, width))

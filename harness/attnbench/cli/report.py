@@ -40,7 +40,7 @@ def report(
       attnbench report latest --figures paper --figure-formats pdf
     """
     from attnbench.report.files import write_figures, write_page
-    from attnbench.report.matplotlib import FORMATS
+    from attnbench.report.images import FORMATS
     from attnbench.report.reported import Report
     from attnbench.runs import Run
 

@@ -1,4 +1,4 @@
-"""What `attnbench run` does once its flags are read: start or resume a run, show it, and print its table."""
+"""The work of `attnbench run`: start or resume a run with a live display, and print its table."""
 
 import sys
 from pathlib import Path
@@ -7,40 +7,39 @@ import typer
 from msgspec import Struct
 from rich.console import Console
 
-from attnbench import session
+from attnbench import api
 from attnbench.answers.fit.table import blocks
 from attnbench.cli.live import display, place
 from attnbench.cli.streams import emit
 from attnbench.contracts.record import Status
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from attnbench.report.terminal import Tables
 from attnbench.runs import Run
-from attnbench.store import find_run
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")
 
 
 class Showing(Struct, frozen=True, kw_only=True):
-    """How a run's end is shown, and what it is held to."""
+    """How the end of a run is printed, and whether a failed case fails the command."""
 
     strict: bool
     as_json: bool
 
 
 def start(request: Request, out: Path, *, show: Showing) -> None:
-    """Measure what is asked, and print it."""
+    """Measure a request and print its table."""
     with display() as notify:
-        path = session.start(request, out, notify)
-    _conclude(Run(path), show)
+        run = api.measure(request, out, notify)
+    _conclude(run, show)
 
 
-def go_on(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
-    """Measure what a run still lacks, and print the whole of it."""
+def resume(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:
+    """Measure what a run still lacks and print its whole table."""
     with display() as notify:
-        path = session.go_on(find_run(name, out), notify, retry_failed=retry_failed)
-    _conclude(Run(path), show)
+        run = api.resume(name, retry_failed=retry_failed, out=out, notify=notify)
+    _conclude(run, show)
 
 
 def _conclude(run: Run, show: Showing) -> None:

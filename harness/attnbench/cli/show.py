@@ -44,7 +44,7 @@ def show(
     from rich.console import Console
 
     from attnbench.answers.fit.table import blocks
-    from attnbench.report.formats import FORMATS, rendered
+    from attnbench.report.formats import FORMATS, OF_BLOCKS, OF_ROWS
     from attnbench.report.terminal import Tables
     from attnbench.runs import Run
     from attnbench.store import find_run
@@ -66,8 +66,10 @@ def show(
             raise UsageError(f"--metric: this run has no {name!r}; {suggestion(name, known)}")
     if chosen == "table" and output is None:
         Console(highlight=False).print(Tables(blocks(rows, metrics)))
+    elif chosen in OF_BLOCKS:
+        deliver(OF_BLOCKS[chosen](blocks(rows, metrics)), output)
     else:
-        deliver(rendered(rows, chosen, metrics), output)
+        deliver(OF_ROWS[chosen]([row for row in rows if metrics is None or row.metric in metrics]), output)
 
 
 def _describe(whole: dict[str, Any], *, as_json: bool) -> None:
@@ -91,4 +93,4 @@ def _show_scaling(rows: "list[Row]", *, as_json: bool, alone: bool) -> None:
     if as_json:
         emit_json({"scaling": growths(rows), "crossovers": [as_dict(each) for each in crossovers(rows)]})
     else:
-        print(listed(rows, variant_labels(rows)))
+        print(listed(rows, variant_labels({row.identity: row.case.options for row in rows})))

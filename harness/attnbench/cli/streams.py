@@ -1,4 +1,4 @@
-"""Standard output and error that outlive their readers: whoever goes away ends nothing, what takes no more is told."""
+"""Standard output and error that survive a lost reader: a closed pipe ends nothing, a full disk is reported."""
 
 import io
 import os
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class OutputLost(Exception):  # noqa: N818 - it names what became of the output
-    """Standard output takes no more (a full disk, say), and what was asked for cannot be given. Exit code 1."""
+    """Standard output cannot be written (a full disk, say), so the requested output is lost. Exit code 1."""
 
 
-def hold() -> None:
-    """Put streams that bear a lost reader in the place of standard output and error, also where they are closed."""
+def protect() -> None:
+    """Replace standard output and error, even closed ones, by streams that survive a lost reader."""
     for descriptor in (0, 1, 2):
         _open_if_closed(descriptor)
-    sys.stdout = _bearing(sys.stdout, 1, vital=True)
-    sys.stderr = _bearing(sys.stderr, 2, vital=False)
+    sys.stdout = _protected(sys.stdout, 1, vital=True)
+    sys.stderr = _protected(sys.stderr, 2, vital=False)
 
 
 def emit(data: bytes | str) -> None:
-    """Write a document for programs to standard output: bytes as they are, text as UTF-8 in whatever locale."""
+    """Write a document for programs to standard output: bytes as they are, text as UTF-8 in any locale."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
 
 
 def deliver(written: bytes | str, output: Path | None) -> None:
-    """Write a document to the file that was named, else to standard output. Raises UsageError for the file."""
+    """Write a document to a file, or to standard output if none is named. Raises UsageError for the file."""
     if output is None:
         emit(written)
         return
@@ -50,9 +50,9 @@ def emit_json(value: object) -> None:
 
 
 class _Descriptor(io.FileIO):
-    """The bytes' way out. One that was lost leads nowhere, so that neither what follows nor Python's last flush fails.
+    """A descriptor that is redirected to the null device once writing to it fails, so that later writes succeed.
 
-    That nobody reads is no failure. Where `vital`, anything else is: OutputLost.
+    A lost reader is no failure. If `vital`, any other error raises OutputLost.
     """
 
     def __init__(self, descriptor: int, *, vital: bool) -> None:
@@ -63,14 +63,14 @@ class _Descriptor(io.FileIO):
         try:
             return super().write(data)
         except OSError as error:
-            _lead_nowhere(self.fileno())
+            _discard(self.fileno())
             if self.vital and not isinstance(error, BrokenPipeError):
                 raise OutputLost(f"standard output cannot be written: {error.strerror}") from None
             return memoryview(data).nbytes
 
 
-def _bearing(old: TextIO | None, descriptor: int, *, vital: bool) -> TextIO:
-    """Wrap a descriptor as Python had; a stream that is none (a Windows console, a test's) is left alone."""
+def _protected(old: TextIO | None, descriptor: int, *, vital: bool) -> TextIO:
+    """Wrap a descriptor as Python does; a stream without one (a Windows console, a test's) is returned as it is."""
     if old is None:
         return io.TextIOWrapper(io.BufferedWriter(_Descriptor(descriptor, vital=vital)), encoding="utf-8")
     raw = getattr(old, "buffer", None)
@@ -86,15 +86,15 @@ def _bearing(old: TextIO | None, descriptor: int, *, vital: bool) -> TextIO:
 
 
 def _open_if_closed(descriptor: int) -> None:
-    """Take the place of a closed descriptor, before a file that is opened later gets its number, and our words."""
+    """Open the null device in place of a closed descriptor, before a later file takes its number and our output."""
     try:
         os.fstat(descriptor)
     except OSError:
-        _lead_nowhere(descriptor)
+        _discard(descriptor)
 
 
-def _lead_nowhere(descriptor: int) -> None:
-    """Give a descriptor somewhere to go, and processes that are started later as well."""
+def _discard(descriptor: int) -> None:
+    """Redirect a descriptor to the null device, for child processes as well."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere == descriptor:
         os.set_inheritable(descriptor, True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(run: RunName, out: Out = RESULTS, json: Json = False) -> None:
-    """Check every line of a stored run, count its jobs, and set broken lines aside.
+    """Check every line of a stored run, count its jobs, and copy broken lines to a quarantine file.
 
     Example:
       attnbench verify latest

@@ -1,6 +1,7 @@
-"""One cell of a sweep: what is computed, at which shape, with which mask; and the key by which it is known."""
+"""A case: what is computed, at which shape and with which mask, and the key that identifies it."""
 
 import hashlib
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -11,6 +12,9 @@ Passes = Literal["", "forward", "backward", "forward-backward", "decode"]
 Level = Literal["core", "layer"]
 Inputs = Literal["normal", "clustered", "outliers"]
 Option = bool | int | float | str | None
+AxisValue = bool | int | str | None
+Axes = dict[str, AxisValue]  # by name, as `Case.axes` returns them
+Identity = tuple[str, str, str]  # a variant, its options as canonical JSON, and its origin
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -20,7 +24,7 @@ Size = Annotated[int, Meta(ge=1, le=2**31)]
 class Shape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Sizes of the tensors: queries are [batch, heads, seq_q, head_dim], keys and values [batch, kv_heads, seq_k, ...].
 
-    Each field's title is its column's heading, and `flag` the command line's name for it.
+    A field's title heads its column in tables; `flag` is its name on the command line.
     """
 
     batch: Annotated[Size, Meta(title="batch", extra={"flag": "--batch"}, description="sequences in a batch (B)")]
@@ -36,10 +40,10 @@ class Shape(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Mask(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What exact attention means in this workload: which keys a query may see.
+    """Which keys a query may see; this defines exact attention for the workload.
 
     With fewer queries than keys, both are aligned at the end: the last query sees all keys. Without causality a window
-    of w reaches w - 1 keys to either side of a query's own.
+    of w reaches w - 1 keys to either side of the query's own position.
     """
 
     causal: Annotated[
@@ -83,16 +87,46 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         return digest(self)
 
     @property
+    def length(self) -> int:
+        """The sequence length: the number of keys for a decoding query, else the number of queries."""
+        return self.shape.seq_k if self.passes == "decode" else self.shape.seq_q
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The variant and its options as canonical JSON: equal for equal variants, whatever the workload."""
+        return self.variant, canonical(self.options)
+
+    def axes(self, *, without: Collection[str] = ()) -> Axes:
+        """Return the workload by axis: every field but the variant and its options, nested ones included."""
+        parts = (self.shape, self.mask, self)
+        left_out = {"shape", "mask", "variant", "options", *without}
+        return {name: getattr(part, name) for part in parts for name in part.__struct_fields__ if name not in left_out}
+
+    @property
     def differentiates(self) -> bool:
         """Whether the pass computes gradients."""
         return self.passes in ("backward", "forward-backward")
 
 
+# What every case has beside its variant, in the order of `Case.axes`.
+AXES = tuple(
+    name
+    for part in (Shape, Mask, Case)
+    for name in part.__struct_fields__
+    if name not in ("shape", "mask", "variant", "options")
+)
+
+
+def canonical(options: Mapping[str, Option]) -> str:
+    """Return a mapping as JSON with sorted keys: equal mappings give equal text."""
+    return msgspec.json.encode(options, order="deterministic").decode()
+
+
 def digest(*values: object) -> str:
-    """Hash values by their canonical JSON (sorted keys): 16 hexadecimal digits, the same on every machine."""
+    """Return a hash of the values' canonical JSON (sorted keys): 16 hexadecimal digits, the same on every machine."""
     return hashlib.sha256(msgspec.json.encode(values, order="deterministic")).hexdigest()[:16]
 
 
 def seed_for(seed: int, *purpose: object) -> int:
-    """Turn a seed into that of one purpose: what is drawn for another purpose from the same seed shares nothing."""
+    """Return a seed for one purpose; seeds derived for different purposes give independent draws."""
     return int(digest(seed, *purpose), 16) % 2**63

@@ -1,23 +1,23 @@
-"""The ways attnbench says no: a user's mistake, a store that cannot be trusted, a disk that takes no more."""
+"""The exceptions that end a command: a user's mistake, a damaged store, a failed write."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """A user's mistake, told in one sentence that names the flag or field and the fix. Exit code 2."""
+    """A user's mistake, in one sentence that names the flag or field and the fix. Exit code 2."""
 
 
 class DamagedStore(Exception):  # noqa: N818 - it names the state of the store, as the command line says it
-    """A stored run that is incomplete or altered in a way that reading cannot mend. Exit code 1."""
+    """A stored run that is incomplete or altered beyond repair by reading. Exit code 1."""
 
 
-class NotStored(Exception):  # noqa: N818 - it names what became of the record
-    """A record that the disk did not take, while all before it are safe: the run can be resumed. Exit code 1."""
+class NotStored(Exception):  # noqa: N818 - it names what happened to the record
+    """A record that could not be written; all before it are safe, and the run can be resumed. Exit code 1."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Say which known name is nearest to a mistyped one, or list them all where none is near."""
+    """Return a hint that names the known name nearest to a mistyped one, or all of them if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:
@@ -26,7 +26,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Tell whether a string can be written anywhere: bytes of an argument that were not UTF-8 cannot."""
+    """Return whether a string can be encoded as UTF-8; an argument whose bytes were not UTF-8 cannot."""
     try:
         value.encode()
     except UnicodeEncodeError:

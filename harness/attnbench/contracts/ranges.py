@@ -1,9 +1,9 @@
-"""The grammar of flags: ranges, as after --seq or --heads, are tuples of whole numbers; the rest is in base units."""
+"""The grammar of flags: ranges (--seq, --heads) give tuples of whole numbers, amounts are in base units."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from attnbench.contracts.errors import UsageError
+from attnbench.contracts.errors import UsageError, suggestion
 
 GRAMMAR = "512..16384 (doubling), 512..4096:+512 (step), 512..4096:x4 (factor), 512,1k,16k (list), or a mix by commas"
 LARGEST = 2**31
@@ -25,10 +25,10 @@ _LATENCY = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def parse_range(text: str, *, flag: str, zero: bool = False) -> tuple[int, ...]:
-    """Turn '512..4096,6k' into (512, 1024, 2048, 4096, 6144): ascending, each value once.
+    """Parse '512..4096,6k' as (512, 1024, 2048, 4096, 6144): ascending, each value once.
 
     Raises UsageError, naming `flag` and showing the grammar, for a range that is empty, reversed, zero, not a number
-    or larger than 2^31. With `zero` that is a number as good as any: 0..100:+25.
+    or larger than 2^31. With `zero`, zero is allowed: 0..100:+25.
     """
     values: set[int] = set()
     for piece in text.split(","):
@@ -38,23 +38,35 @@ def parse_range(text: str, *, flag: str, zero: bool = False) -> tuple[int, ...]:
     return tuple(sorted(values))
 
 
+def parse_choices(text: str, known: Sequence[str], *, flag: str) -> tuple[str, ...]:
+    """Parse 'forward,decode' as known words, each once. Raises UsageError naming `flag` and the nearest word."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in known:
+            raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
+    # The known words themselves: a default is left out of a key by identity, and a word as typed would be another.
+    return tuple(dict.fromkeys(known[known.index(word)] for word in words))
+
+
 def parse_duration(text: str, *, flag: str) -> float:
-    """Turn '1h30m', '10m', '90s' or '90' into seconds. Raises UsageError, naming `flag` and showing the grammar."""
+    """Parse '1h30m', '10m', '90s' or '90' as seconds. Raises UsageError, naming `flag` and showing the grammar."""
     match = _DURATION.fullmatch(text.strip())
     seconds = sum(int(match[unit] or 0) * size for unit, size in _SECONDS.items()) if match else 0
     if seconds <= 0:
-        raise UsageError(f"{flag}: {text!r} is no span of time; write {DURATIONS}")
+        raise UsageError(f"{flag}: {text!r} is not a duration; write {DURATIONS}")
     return float(seconds)
 
 
 def parse_bytes(text: str, *, flag: str) -> int:
-    """Turn '24GiB' (2^30 each), '24GB' (10^9 each) or a number into bytes. Raises UsageError, as `parse_duration`."""
-    return round(_amount(text.lower(), _BYTES, f"{flag}: {text!r} is no amount of memory; write {AMOUNTS_OF_MEMORY}"))
+    """Parse '24GiB' (2^30 each), '24GB' (10^9 each) or a number as bytes. Raises UsageError, as `parse_duration`."""
+    return round(
+        _amount(text.lower(), _BYTES, f"{flag}: {text!r} is not an amount of memory; write {AMOUNTS_OF_MEMORY}")
+    )
 
 
 def parse_latency(text: str, *, flag: str) -> float:
-    """Turn '50ms', '200us', '1.5s' or a number into seconds. Raises UsageError, as `parse_duration`."""
-    return _amount(text, _LATENCY, f"{flag}: {text!r} is no latency; write {LATENCIES}")
+    """Parse '50ms', '200us', '1.5s' or a number as seconds. Raises UsageError, as `parse_duration`."""
+    return _amount(text, _LATENCY, f"{flag}: {text!r} is not a latency; write {LATENCIES}")
 
 
 def _amount(text: str, units: Mapping[str, float], mistake: str) -> float:

@@ -1,4 +1,4 @@
-"""What is planned and what came of it: jobs, outcomes and records, as they stand in a run's journal."""
+"""Jobs, their outcomes, and the records that a run's journal holds."""
 
 import re
 from typing import Annotated, Literal, get_args
@@ -6,10 +6,9 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Option, digest
+from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
 
 SCHEMA = 1
-
-# gc=False: there are 100,000 of them, they hold no cycles, and untracked they are made and freed faster.
 
 Status = Literal[
     "ok",
@@ -24,40 +23,38 @@ Status = Literal[
     "interrupted",
     "skipped",
 ]
-ProbeKind = Literal["latency", "memory", "agreement", "accuracy", "energy"]
 Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 
-# Facts of a memory job: bytes that building the mechanism and its inputs took at most, and what of it stays.
+# Facts of a memory job: the peak while the mechanism and its inputs were built, and what of it stays allocated.
 BUILDING, HELD = "building_bytes", "held_bytes"
+ENOUGH = "enough"  # fact of a skipped round that goes beyond those the profile promises
+PENDING = "not measured yet"  # detail of a row whose job has no record
 
-# What a row is named after when a job has nothing to show but its status.
-PRIMARY_METRIC: dict[ProbeKind, str] = {
-    "latency": "latency",
-    "memory": "memory",
-    "agreement": "approximation_error",
-    "accuracy": "accuracy",
-    "energy": "energy",
-}
 TRIAL_METRIC = "search_accuracy"
 _RATE = re.compile(r",learning_rate=[^,]*")
 
 
 class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a plugin comes from. `source_hash` covers every file that its import read, so an edit is a new origin."""
+    """Where a plugin comes from; `source_hash` covers every file its import read, so an edit is a new origin."""
 
     distribution: str = ""
     version: str = ""
     path: str = ""
     source_hash: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def name(self) -> str:
+        """The distribution and its version, or the path of a file."""
         return f"{self.distribution} {self.version}" if self.distribution else self.path
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Protocol(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a case is measured. Times are in seconds; `cap_s` bounds all calls of a process, `timeout_s` its silence."""
+    """How a case is measured. `cap_s` limits all calls of a process, `timeout_s` the time without a sign of life."""
 
     profile: Profile = "default"
     rounds: Annotated[int, Meta(ge=1)] = 5
@@ -74,11 +71,11 @@ class Protocol(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is asked of a case; an accuracy probe names its task with complete options.
+    """What is measured of a case; an accuracy probe names its task with complete options.
 
-    `twin` marks the second of two identical measurements, by which a run tells what its machine makes of no difference.
-    `trial` marks a training that only tells how good a learning rate is. A training at another `rate` than its task's
-    was chosen from those `searched`.
+    `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
+    training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
+    those `searched`. `declared` is what a plugin's metric declares of itself.
     """
 
     kind: ProbeKind
@@ -89,27 +86,32 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trial: bool = False
     rate: float | None = None
     searched: tuple[float, ...] = ()
+    declared: Metric | None = None
+    metric_origin: Origin | None = None
 
     @property
-    def metric(self) -> str:
-        """The metric by which this probe is known in a table."""
-        return TRIAL_METRIC if self.trial else PRIMARY_METRIC[self.kind]
+    def metric(self) -> Metric:
+        """The metric that stands for this probe in a table."""
+        if self.declared is not None:
+            return self.declared
+        return METRICS[TRIAL_METRIC] if self.trial else PRIMARY[self.kind]
 
     @property
     def primary(self) -> bool:
-        """Whether a table shows it unless another metric is asked for."""
+        """Whether tables show this probe by default."""
         return not (self.twin or self.trial)
 
     @property
     def label(self) -> str:
-        """The task as a row names it: a trial's with its learning rate."""
+        """The task as a row names it; a trial's includes its learning rate."""
         if not self.trial:
             return self.task
         return f"{_RATE.sub('', self.task)},learning_rate={self.rate:g}"
 
 
+# gc=False: runs have 100,000 of these; they hold no cycles, and tracking them takes a third of the loading time.
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One process's work: a probe of a case in a round. `target` is what to import for the variant."""
+    """The work of one process: one probe of one case in one round. `target` is the import path of the variant."""
 
     case: Case
     probe: Probe
@@ -119,43 +121,49 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     task_target: str = ""
     round: int = 1
     attempt: int = 1
+    metric_target: str = ""
 
     @property
     def key(self) -> str:
-        """The job's stable name: the same question to the same code has the same key, whatever the attempt."""
+        """A stable hash that identifies what the job measures, whatever the attempt."""
         return digest(self.case, self.probe, self.protocol, self.origin, self.round)
 
     @property
     def timed(self) -> bool:
-        """Whether other work on the machine would change its figures: training is not timed."""
+        """Whether other work on the machine would change the result; training is not timed."""
         return self.probe.kind != "accuracy"
 
     @property
     def timed_round(self) -> int:
-        """The round of a latency job, whose rounds repeat one another; 0 for what is measured once."""
+        """The round of a latency job, 0 for any other: only latency is timed in rounds."""
         return self.round if self.probe.kind == "latency" else 0
 
     @property
+    def derived(self) -> bool:
+        """Whether the job computes a figure from those of other jobs."""
+        return self.probe.declared is not None and bool(self.probe.declared.needs)
+
+    @property
     def question(self) -> str:
-        """The job's name without its round: rounds of one question are replicates of one another."""
+        """The job's key without its round: jobs with the same one are replicates."""
         return digest(self.case, self.probe, self.protocol, self.origin)
 
 
 class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Raw values of one metric from one process, in base units or integer nanoseconds.
+    """Samples of one metric from one process, in base units (s, bytes, J, 1 or a plugin's own) or integer nanoseconds.
 
-    A value that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
+    A sample that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
     """
 
     metric: str
-    unit: Literal["ns", "s", "bytes", "J", "1"]
+    unit: str
     values: tuple[int | float | None, ...]
     higher_is_better: bool = False
     flags: tuple[str, ...] = ()
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """What came of a job: measurements when `status` is ok, else the reason in `detail`; the output's end in `log`."""
+    """The result of a job: measurements if `status` is ok, else the reason in `detail`; `log` ends its output."""
 
     status: Status
     measurements: tuple[Measurement, ...] = ()
@@ -166,7 +174,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The machine and the software that a record was measured with; null where the machine does not tell."""
+    """The machine and software of a measurement; null where the machine does not report a fact."""
 
     attnbench: str
     commit: str | None = None
@@ -192,15 +200,15 @@ class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> str:
-        """The environment's stable name."""
+        """A stable hash that identifies the environment."""
         return digest(self)
 
 
 class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The best that a device was seen to do before a run's first job; null, with the reason, where nothing was seen.
+    """The device's own peak rates, measured before a run's first job; null, with the reason, where that failed.
 
-    `bytes_per_s` is what arrays larger than its caches are read and written at, `flops_per_s` the rate of a product of
-    large square matrices by dtype.
+    `bytes_per_s` is the bandwidth for arrays larger than the caches, `flops_per_s` the rate of a product of large
+    square matrices, by dtype.
     """
 
     device: str
@@ -211,9 +219,9 @@ class Rates(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event", gc=False):
-    """A job with its outcome: one line of the journal. Times are seconds since the epoch, and a span in seconds.
+    """A job with its outcome: one line of the journal. `started_s` is in seconds since the epoch.
 
-    Defaults are written too: a `schema` left out would take the value of whatever version reads it.
+    Defaults are written too: an omitted `schema` would take the value of whichever version reads it.
     """
 
     schema: int = SCHEMA
@@ -223,43 +231,3 @@ class Record(Struct, frozen=True, kw_only=True, tag="record", tag_field="event",
     environment: str = ""
     started_s: float = 0.0
     seconds: float = 0.0
-
-
-class Told(Struct, gc=False):
-    """What a record tells behind its job."""
-
-    outcome: Outcome
-    environment: str = ""
-    started_s: float = 0.0
-    seconds: float = 0.0
-
-
-class Unread(Struct, frozen=True, eq=False, gc=False):
-    """A record of which only run and job are known until it is asked; then it can turn out to be none."""
-
-    run: str
-    job: Job
-
-    def told(self) -> Told | None:
-        """Read what it tells."""
-        raise NotImplementedError
-
-
-Entry = Record | Unread
-
-
-def read(entry: Entry) -> Record | None:
-    """Give the record that an entry of a journal is; None where it turns out to be none."""
-    if isinstance(entry, Record):
-        return entry
-    found = entry.told()
-    if found is None:
-        return None
-    return Record(
-        run=entry.run,
-        job=entry.job,
-        outcome=found.outcome,
-        environment=found.environment,
-        started_s=found.started_s,
-        seconds=found.seconds,
-    )

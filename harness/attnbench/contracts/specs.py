@@ -16,7 +16,7 @@ _MORE = re.compile(r"[0-9]+k?(\.\.[0-9]+k?(:[+x][0-9]+k?)?)?", re.ASCII)
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """A plugin as the user asked for it: its name, and the options he gave, still as text."""
+    """A plugin as typed: its name, and the options given, still as text."""
 
     name: str
     options: dict[str, str] = {}
@@ -27,7 +27,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 def parse_specs(text: str, *, flag: str, ranges: bool = False) -> tuple[Spec, ...]:
-    """Split a comma-separated list of names with options; a piece of the form x=y continues the name before it.
+    """Parse a comma-separated list of names with options; a piece of the form x=y continues the name before it.
 
     With `ranges` a piece that is a number or a range continues the value before it: `mqar:heads=1,2,4..16`.
     """

@@ -1,57 +1,62 @@
-"""A sweep as it is asked for: the flags of `attnbench run`, or a suite's TOML file, or the one laid over the other."""
+"""A sweep as it is requested: the flags of `attnbench run`, a suite's TOML file, or flags laid over a suite."""
 
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.flags import MEASURE, flag
 from attnbench.contracts.toml import read_file
 
-Text = str | int
+Range = str | int | None  # text in the grammar of ranges, or one number
+Names = str | None  # joined by commas
 
 
 class Linked(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A shape that a suite lists by name: its axes belong together, and what it leaves open is the sweep's."""
+    """A shape that a suite lists by name: its axes belong together; those it leaves open are the sweep's."""
 
     name: str
-    seq: Text | None = None
-    seq_k: Text | None = None
-    heads: Text | None = None
-    kv_heads: Text | None = None
-    head_dim: Text | None = None
-    width: Text | None = None
-    batch: Text | None = None
-    tokens: Text | None = None
+    seq: Range = None
+    seq_k: Range = None
+    heads: Range = None
+    kv_heads: Range = None
+    head_dim: Range = None
+    width: Range = None
+    batch: Range = None
+    tokens: Range = None
     causal: bool | None = None
-    window: Text | None = None
+    window: Range = None
 
 
 class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What to sweep and what to measure. Each field is the flag of its name, as text in the grammar of that flag."""
 
-    variants: Annotated[str | None, Meta(description="names with options, joined by commas")] = None
-    seq: Annotated[Text | None, Meta(description="sequence lengths (of the queries)")] = None
-    seq_k: Annotated[Text | None, Meta(description="key lengths; default: equal to seq")] = None
-    heads: Annotated[Text | None, Meta(description="query heads")] = None
-    kv_heads: Annotated[Text | None, Meta(description="key and value heads; default: equal to heads")] = None
-    head_dim: Annotated[Text | None, Meta(description="features of a head")] = None
-    width: Annotated[Text | None, Meta(description="features of all heads together: head dim = width / heads")] = None
-    batch: Annotated[Text | None, Meta(description="sequences in a batch")] = None
-    tokens: Annotated[Text | None, Meta(description="tokens in a batch: batch = tokens / seq")] = None
+    variants: Annotated[Names, flag("Variants: vanilla, reformer:rounds=4,bucket=64; or all", "NAME,...")] = None
+    seq: Annotated[Range, flag("Sequence lengths: 512..16384, 512..4k:+512 or 1k,4k", "RANGE")] = None
+    seq_k: Annotated[Range, flag("Key lengths", "RANGE", default="equal to --seq")] = None
+    heads: Annotated[Range, flag("Query heads", "RANGE")] = None
+    kv_heads: Annotated[Range, flag("Key and value heads (grouped heads)", "RANGE", default="equal to --heads")] = None
+    head_dim: Annotated[Range, flag("Features per head", "RANGE")] = None
+    width: Annotated[Range, flag("Features of all heads together: head dim = width / heads", "RANGE")] = None
+    batch: Annotated[Range, flag("Sequences per batch", "RANGE")] = None
+    tokens: Annotated[Range, flag("Tokens per batch: batch = tokens / seq", "RANGE")] = None
     shapes: Annotated[
-        str | tuple[Linked, ...] | None, Meta(description="a list of shapes in place of axes; as a flag, names of it")
+        str | tuple[Linked, ...] | None,
+        flag("Shapes to keep, of those that the suite lists (models)", "NAME,...", default="all"),
     ] = None
-    dtype: Annotated[str | None, Meta(description="dtypes, joined by commas")] = None
-    causal: Annotated[bool | None, Meta(description="a query sees no later key")] = None
-    window: Annotated[Text | None, Meta(description="keys a query sees, its own included")] = None
-    passes: Annotated[str | None, Meta(description="forward, backward, forward-backward, decode")] = None
-    level: Annotated[str | None, Meta(description="core, layer")] = None
-    inputs: Annotated[str | None, Meta(description="normal, clustered, outliers")] = None
-    metrics: Annotated[str | None, Meta(description="latency, memory, agreement, accuracy, energy")] = None
-    tasks: Annotated[str | None, Meta(description="tasks for accuracy, with options")] = None
+    dtype: Annotated[Names, flag("float32, bfloat16, float16, float64", "NAME,...")] = None
+    causal: Annotated[bool | None, flag("Causal attention: no query sees a later key")] = None
+    window: Annotated[Range, flag("Keys that a query sees, its own included", "RANGE", default="all")] = None
+    passes: Annotated[Names, flag("forward, backward, forward-backward, decode (one token)", "NAME,...")] = None
+    level: Annotated[Names, flag("core (the mechanism alone), layer (with projections)", "NAME,...")] = None
+    inputs: Annotated[Names, flag("normal, clustered (in groups), outliers (large features)", "NAME,...")] = None
+    metrics: Annotated[
+        Names, flag("latency, memory, agreement, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
+    ] = None
+    tasks: Annotated[Names, flag("Tasks for accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)] = None
 
     @property
     def given(self) -> frozenset[str]:
@@ -63,16 +68,15 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
+LINKABLE = tuple(name for name in Linked.__struct_fields__ if name != "name")
 # One of each pair is given; a flag for one replaces the suite's other.
 _ALTERNATIVES = (("head_dim", "width"), ("batch", "tokens"))
-
-
-# The workload of an answer that is for one, where nobody says otherwise.
+# The defaults of a command that answers for one workload.
 USUAL = Sweep(heads=8, head_dim=64, batch=1, passes="forward", level="core", inputs="normal")
 
 
 class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A named sweep. `on` holds what differs on a kind of device."""
+    """A named sweep, with the axes that differ on a kind of device."""
 
     description: str
     sweep: Sweep
@@ -83,14 +87,14 @@ class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             _check_list(sweep)
 
     def for_device(self, device: str) -> Sweep:
-        """Give the sweep with what differs on this device laid over it."""
+        """Return the sweep for a device."""
         kind = device.partition(":")[0]
         special = next((sweep for name, sweep in self.on.items() if name == kind), None)
         return overlay(self.sweep, special) if special else self.sweep
 
 
 def overlay(below: Sweep, above: Sweep) -> Sweep:
-    """Lay one sweep over another: a field that is given above replaces the one below, and its alternative too.
+    """Return a sweep with another laid over it: each field given above replaces the one below and its alternative.
 
     Raises UsageError where both of two alternatives are given above.
     """
@@ -104,17 +108,17 @@ def overlay(below: Sweep, above: Sweep) -> Sweep:
 
 
 def read_suite(path: Path, *, flag: str = "--suite") -> Suite:
-    """Read a suite from its TOML file. Raises UsageError naming the file and its wrong line or field."""
+    """Return the suite of a TOML file. Raises UsageError naming the file and its wrong line or field."""
     return read_file(path, Suite, flag=flag)
 
 
 def flag_of(field: str) -> str:
-    """Name the flag of a field."""
+    """Return the flag of a field."""
     return f"--{field.replace('_', '-')}"
 
 
 def _check_list(sweep: Sweep) -> None:
-    """Raise ValueError for a list of shapes that nobody could choose from."""
+    """Raise ValueError for a list of shapes that cannot be chosen from by name."""
     if sweep.shapes is None:
         return
     if isinstance(sweep.shapes, str) or not sweep.shapes:

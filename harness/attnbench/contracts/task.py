@@ -1,4 +1,4 @@
-"""The contract of a task: examples that are a pure function of a seed, and the model and training that they ask for.
+"""The contract of a task: examples that are a pure function of a seed, and the options of its model and training.
 
 A task is a class built from its options, with a `form` and a method `examples`; `presets` and `Options` are optional.
 """
@@ -20,40 +20,39 @@ if TYPE_CHECKING:
 Split = Literal["train", "validation", "test"]
 Answer = Literal["class", "tokens", "number"]
 Presets = Mapping[str, Mapping[str, Option]]
-Drawn: TypeAlias = "tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
+Examples: TypeAlias = "tuple[torch.Tensor, torch.Tensor] | tuple[torch.Tensor, torch.Tensor, torch.Tensor]"
 
-# A target that is neither trained on nor counted: positions of a sequence at which nothing is asked.
+# The target of a position without an answer, neither trained on nor scored: what torch's cross_entropy ignores.
 IGNORE = -100
 
 _Count = Annotated[int, Meta(ge=1)]
 _Share = Annotated[float, Meta(ge=0, lt=1)]
-_Zero = Annotated[float, Meta(ge=0)]
-_Size = Annotated[int, Meta(ge=0)]
+_NonNegative = Annotated[float, Meta(ge=0)]
+_SizeOrZero = Annotated[int, Meta(ge=0)]
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """What goes into the model and what comes out of it.
+    """The inputs and targets of a task's model.
 
     Inputs are tokens below `vocabulary` [count, length], or `features` numbers a position [count, length, features].
-    Targets are a class below `outputs` [count], a token below `outputs` at each position, IGNORE where nothing is
-    asked [count, length], or a number [count], which counts as right within `tolerance`.
+    Targets are, by `answer`: a class below `outputs` [count]; a token below `outputs` at each position, or IGNORE
+    [count, length]; or a number [count], correct within `tolerance`.
 
     With a `context_length` there is a second sequence, of another modality, to which the inputs attend: tokens below
-    `context_vocabulary` [count, context_length], or `context_features` numbers a position. `bits_per` names what a
-    token is, where the loss is to be told in bits a token or byte: a language model, whose best weights have the
-    lowest loss.
+    `context_vocabulary` [count, context_length], or `context_features` numbers a position. `bits_per` marks a language
+    model, whose loss is reported in bits per token or byte and whose best weights are those of the lowest loss.
     """
 
     length: _Count
     answer: Answer
-    vocabulary: _Size = 0
-    features: _Size = 0
+    vocabulary: _SizeOrZero = 0
+    features: _SizeOrZero = 0
     outputs: _Count = 1
     causal: bool = False
-    tolerance: _Zero = 0.04
-    context_length: _Size = 0
-    context_vocabulary: _Size = 0
-    context_features: _Size = 0
+    tolerance: _NonNegative = 0.04
+    context_length: _SizeOrZero = 0
+    context_vocabulary: _SizeOrZero = 0
+    context_features: _SizeOrZero = 0
     bits_per: Literal["", "token", "byte"] = ""
 
     def __post_init__(self) -> None:
@@ -72,81 +71,81 @@ class Form(Struct, frozen=True, kw_only=True):
 
     @property
     def mask(self) -> Mask:
-        """The mask of the attention among the inputs; a context is seen whole."""
+        """The mask of self-attention among the inputs; attention to a context has no mask."""
         return Mask(causal=self.causal)
 
     @property
     def by_loss(self) -> bool:
-        """Whether the best weights are those of the lowest loss, and not those of the most right answers."""
+        """Whether the best weights are those of the lowest loss rather than of the highest accuracy."""
         return self.answer == "number" or self.bits_per != ""
 
     def count(self, targets: "torch.Tensor") -> int:
-        """Count the answers that targets ask for."""
+        """Return the number of answers that are scored."""
         return int((targets != IGNORE).sum()) if self.answer == "tokens" else len(targets)
 
 
 class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The trained model and its training: options that every task has beside its own."""
+    """Options of the model and its training, which every task has besides its own."""
 
     layers: Annotated[_Count, Meta(description="layers of the model")] = 2
-    heads: Annotated[_Count, Meta(description="heads of a layer; they divide the width")] = 2
+    heads: Annotated[_Count, Meta(description="heads of a layer; must divide the width")] = 2
     width: Annotated[_Count, Meta(description="features of a position between layers (E)")] = 64
-    feed_forward: Annotated[_Zero, Meta(description="width of the feed-forward block over E; 0 leaves it out")] = 4.0
+    feed_forward: Annotated[_NonNegative, Meta(description="width of the feed-forward block over E; 0: none")] = 4.0
     positions: Annotated[
-        Literal["none", "sinusoidal", "learned", "rotary"], Meta(description="how the model knows the order")
+        Literal["none", "sinusoidal", "learned", "rotary"], Meta(description="positional encoding")
     ] = "learned"
     norm: Annotated[Literal["pre", "post"], Meta(description="layer normalisation before or after each block")] = "pre"
-    tied: Annotated[bool, Meta(description="token outputs share the weights of the embedding")] = False
+    tied: Annotated[bool, Meta(description="share the embedding's weights with the token outputs")] = False
     dropout: Annotated[_Share, Meta(description="on embeddings, attention outputs and feed-forward")] = 0.0
     weight_dropout: Annotated[_Share, Meta(description="on attention weights, where a variant can drop them")] = 0.0
     steps: Annotated[_Count, Meta(description="updates of the weights")] = 1000
-    batch: Annotated[_Count, Meta(description="sequences an update")] = 64
-    accumulate: Annotated[_Count, Meta(description="parts in which a batch is computed; they divide it")] = 1
+    batch: Annotated[_Count, Meta(description="sequences per update")] = 64
+    accumulate: Annotated[_Count, Meta(description="parts in which a batch is computed; must divide it")] = 1
     optimizer: Annotated[Literal["adam", "adamw"], Meta(description="Adam, or with decoupled weight decay")] = "adamw"
-    learning_rate: Annotated[float, Meta(gt=0, description="the highest rate, or the middle of those searched")] = 1e-3
+    learning_rate: Annotated[float, Meta(gt=0, description="peak learning rate; of a search, the middle one")] = 1e-3
     rates: Annotated[
-        _Count, Meta(description="rates tried for each variant, half a decade apart; 1: the one above")
+        _Count, Meta(description="learning rates tried for each variant, half a decade apart; 1: no search")
     ] = 1
-    beta2: Annotated[_Share, Meta(description="decay of Adam's mean of squares")] = 0.999
-    warmup: Annotated[_Share, Meta(description="share of the steps in which the rate rises from 0")] = 0.1
-    decay: Annotated[Literal["cosine", "linear", "none"], Meta(description="how the rate falls to 0 after that")] = (
-        "cosine"
-    )
-    weight_decay: Annotated[_Zero, Meta(description="pull of matrices towards 0; not of biases and norms")] = 0.0
-    clip: Annotated[_Zero, Meta(description="largest norm of the gradient; 0 does not clip")] = 1.0
+    beta2: Annotated[_Share, Meta(description="decay of Adam's mean of squared gradients")] = 0.999
+    warmup: Annotated[_Share, Meta(description="share of the steps in which the learning rate rises from 0")] = 0.1
+    decay: Annotated[
+        Literal["cosine", "linear", "none"], Meta(description="decay of the learning rate to 0 after warm-up")
+    ] = "cosine"
+    weight_decay: Annotated[_NonNegative, Meta(description="of matrices; biases and norms have none")] = 0.0
+    clip: Annotated[_NonNegative, Meta(description="largest norm of the gradient; 0: no clipping")] = 1.0
     validate_every: Annotated[_Count, Meta(description="steps between validations")] = 100
     patience: Annotated[
-        int, Meta(ge=0, description="validations without a better one after which training stops; 0 never stops")
+        int, Meta(ge=0, description="validations without improvement after which training stops; 0: never")
     ] = 0
     enough: Annotated[float, Meta(ge=0, description="validation accuracy at which training stops; above 1: never")] = (
         2.0
     )
-    train_examples: Annotated[_Count, Meta(description="sequences to learn from")] = 10_000
+    train_examples: Annotated[_Count, Meta(description="sequences to train on")] = 10_000
     validation_examples: Annotated[_Count, Meta(description="sequences that choose the best weights")] = 1000
-    test_examples: Annotated[_Count, Meta(description="sequences that are reported")] = 1000
+    test_examples: Annotated[_Count, Meta(description="sequences that the score is reported on")] = 1000
     seeds: Annotated[_Count, Meta(description="trainings from different seeds")] = 1
 
     @property
     def part(self) -> int:
-        """The sequences that are computed at once."""
+        """The number of sequences computed at once."""
         return self.batch // self.accumulate
 
 
 class Task(Protocol):
-    """What a task's class gives when built from its options."""
+    """An instance of a task's class, built from its options."""
 
     form: Form
 
-    def examples(self, split: Split, count: int, generator: "torch.Generator") -> Drawn:
-        """Give at most `count` examples of a split: the same ones for a generator in the same state.
+    def examples(self, split: Split, count: int, generator: "torch.Generator") -> Examples:
+        """Return at most `count` examples of a split: (inputs, targets), or (inputs, context, targets).
 
-        They are (inputs, targets), or (inputs, context, targets) where the form has a context.
+        Their shapes are the form's, and they follow from the state of the generator alone.
         """
         ...
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """A task's complete options: its own and the training's, and which of them differ from the preset."""
+    """A task's complete options, its own and the training's, and those that differ from the preset."""
 
     preset: str
     own: Options
@@ -155,20 +154,20 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def flat(self) -> dict[str, Option]:
-        """All options as one set, as the command line knows them."""
+        """All options by name, as on the command line."""
         return msgspec.structs.asdict(self.own) | msgspec.structs.asdict(self.training)
 
     def label(self, name: str) -> str:
-        """Write the task as a person would ask for it again: its preset, then what differs from it."""
-        options = {"preset": self.preset} | {key: _typed(value) for key, value in self.changed.items()}
+        """Return the task's specification for `--tasks`: its preset, then the options that differ from it."""
+        options = {"preset": self.preset} | {key: _as_typed(value) for key, value in self.changed.items()}
         return f"{name}:{','.join(f'{key}={value}' for key, value in options.items())}"
 
 
 def settings_of(task: Any, given: Mapping[str, object]) -> Settings:
-    """Turn options as typed (text, or values; own and training's in one set) into a task's settings.
+    """Parse options, as typed text or as values, into a task's settings; its own and the training's are in one mapping.
 
-    Raises UsageError for an option that there is not, naming the nearest; msgspec.ValidationError for a value that does
-    not fit; TypeError for a task that breaks the contract.
+    Raises UsageError for an unknown option or preset, naming the nearest; msgspec.ValidationError for a value of the
+    wrong type or range; TypeError for a task that breaks the contract.
     """
     presets = presets_of(task)
     preset = str(given.get("preset", next(iter(presets))))
@@ -181,7 +180,7 @@ def settings_of(task: Any, given: Mapping[str, object]) -> Settings:
 
 
 def presets_of(task: Any) -> Presets:
-    """Read a task's presets, the default one first; a task without any has its fields' defaults as `tiny`.
+    """Return a task's presets, the default first; without any, its options' defaults are the preset `tiny`.
 
     Raises TypeError for a preset that does not fit the task's options, and for a task that breaks the contract.
     """
@@ -198,10 +197,10 @@ def presets_of(task: Any) -> Presets:
 
 
 def build_task(task: Any, settings: Settings) -> Task:
-    """Construct a task from its settings.
+    """Return a task built from its settings.
 
-    Raises whatever its constructor raises (ValueError where options do not fit one another), and TypeError where what
-    it builds is no task.
+    Raises whatever its constructor raises (ValueError where options contradict one another), and TypeError where the
+    result is not a task.
     """
     built = task(settings.own)
     if not isinstance(getattr(built, "form", None), Form) or not callable(getattr(built, "examples", None)):
@@ -214,11 +213,11 @@ def build_task(task: Any, settings: Settings) -> Task:
 
 
 def shape_of(form: Form, training: Training) -> Shape:
-    """Give the shape in which the variant is called while training: one part of a batch at the task's length.
+    """Return the shape with which training calls the variant: one part of a batch at the task's length.
 
-    Of a task with a context it is that of the attention to it: the inputs ask, the context is what they see.
+    For a task with a context it is the shape of attention from the inputs to the context.
 
-    Raises UsageError naming the option that does not divide another.
+    Raises UsageError naming the options that contradict one another.
     """
     heads, width = training.heads, training.width
     if width % heads:
@@ -236,15 +235,15 @@ def shape_of(form: Form, training: Training) -> Shape:
 
 
 def _convert(task: Any, given: Mapping[str, object]) -> Settings:
-    """Share options out between the task's own and the training's."""
-    own, shared = set(options_type(task).__struct_fields__), set(Training.__struct_fields__)
+    """Divide options into the task's own and the training's, and parse both."""
+    own, training = set(options_type(task).__struct_fields__), set(Training.__struct_fields__)
     for name in given:
-        if name not in own | shared:
-            raise UsageError(f"no option is called {name!r}; {suggestion(name, own | shared | {'preset'})}")
+        if name not in own | training:
+            raise UsageError(f"no option is called {name!r}; {suggestion(name, own | training | {'preset'})}")
     return Settings(
         preset="",
         own=msgspec.convert({key: given[key] for key in given if key in own}, options_type(task), strict=False),
-        training=msgspec.convert({key: given[key] for key in given if key in shared}, Training, strict=False),
+        training=msgspec.convert({key: given[key] for key in given if key in training}, Training, strict=False),
     )
 
 
@@ -256,6 +255,6 @@ def _check_names(task: Any) -> None:
         raise TypeError(f"{task.__qualname__}.Options has {', '.join(sorted(taken))}, which the training has already")
 
 
-def _typed(value: Option) -> str:
-    """Write a value as it is typed on the command line."""
+def _as_typed(value: Option) -> str:
+    """Return a value as it is typed on the command line."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

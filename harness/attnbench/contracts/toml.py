@@ -1,4 +1,4 @@
-"""A TOML file as a checked struct; what is wrong in it is said with its line or field, and the nearest right one."""
+"""TOML files as checked structs, with errors that name the line or field and the nearest valid name."""
 
 import re
 import typing
@@ -16,7 +16,7 @@ _STEP = re.compile(r"\w+|\[[^\]]*\]")
 
 
 def read_file(path: Path, kind: type[T], *, flag: str) -> T:
-    """Read a file. Raises UsageError naming `flag`, the file, and what is wrong where."""
+    """Return a TOML file as a struct. Raises UsageError naming `flag`, the file, and the line or field at fault."""
     try:
         text = path.read_bytes().decode()
         return msgspec.toml.decode(text, type=kind)
@@ -31,7 +31,7 @@ def read_file(path: Path, kind: type[T], *, flag: str) -> T:
 
 
 def _explained(message: str, kind: object, text: str) -> str:
-    """Say a validation error with the field's place, its line where only one has it, and the nearest known field."""
+    """Return a validation error with the field's path, its line if only one has it, and the nearest known field."""
     found = _PLACE.search(message)
     place = found["place"] if found else ""
     said = _PLACE.sub("", message)
@@ -46,14 +46,14 @@ def _explained(message: str, kind: object, text: str) -> str:
 
 
 def _line(field: str, text: str) -> str:
-    """Find the line of a field; none where there are several that it could be."""
+    """Return `line N` for a field; empty if several lines could hold it."""
     pattern = re.compile(rf"(\[+([\w.-]+\.)?)?[\"']?{re.escape(field)}[\"']?\s*(=|\]|\.)")
     lines = [number for number, line in enumerate(text.splitlines(), 1) if field and pattern.match(line.strip())]
     return f"line {lines[0]}" if len(lines) == 1 else ""
 
 
 def _fields(kind: object, steps: list[str]) -> list[str]:
-    """List the fields that there are at a place within a struct."""
+    """Return the names of the fields at a path within a struct."""
     structs = list(_structs(kind))
     for step in steps:
         hints = [typing.get_type_hints(each).get(step) for each in structs]
@@ -62,7 +62,7 @@ def _fields(kind: object, steps: list[str]) -> list[str]:
 
 
 def _structs(hint: object) -> typing.Iterator[type[Struct]]:
-    """Find the structs that a type holds."""
+    """Yield the structs that a type holds."""
     if isinstance(hint, type) and issubclass(hint, Struct):
         yield hint
     for inner in typing.get_args(hint):

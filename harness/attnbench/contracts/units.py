@@ -1,4 +1,4 @@
-"""Base units are stored (s, bytes, J, 1); here, and only here, they become what a person reads, one unit a column."""
+"""Display units: values are stored in base units (s, bytes, J, 1) and scaled only here, one unit per column."""
 
 import math
 from collections.abc import Iterable
@@ -29,10 +29,7 @@ _THOUSAND, _SIXTY = 1000, 60
 
 
 def scale_for(unit: str, values: Iterable[float]) -> Scale:
-    """Choose one display unit for a whole column: the largest in which its smallest non-zero value is at least 0.1.
-
-    Values that are not finite have no say.
-    """
+    """Return one display unit for a column: the largest in which its smallest non-zero finite value is at least 0.1."""
     scales = _SCALES.get(unit, (Scale(unit, 1.0),))
     sizes = [abs(value) for value in values if value and math.isfinite(value)]
     smallest = min(sizes, default=scales[0].size)
@@ -40,7 +37,7 @@ def scale_for(unit: str, values: Iterable[float]) -> Scale:
 
 
 def digits(value: float) -> str:
-    """Write a number with three significant digits, and no exponent where a plain number is short enough."""
+    """Return a number with three significant digits, without an exponent if a plain number is short enough."""
     if value == 0:
         return "0"
     rounded = f"{value:.{_SIGNIFICANT - 1}e}"  # rounded first: 99.96 is 100, not 100.0
@@ -51,13 +48,13 @@ def digits(value: float) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """Write one value with the unit that suits it: 31.0 GiB, 12.5 ms, 0.42."""
-    scale = scale_for(unit, [value / 10])  # of a column 0.1 is enough, alone it should be 1
+    """Return a value in the unit that suits it: 31.0 GiB, 12.5 ms, 0.42."""
+    scale = scale_for(unit, [value / 10])  # in a column 0.1 will do, but a single value should be at least 1
     return f"{digits(value / scale.size)} {scale.name}".rstrip()
 
 
 def duration(seconds: float) -> str:
-    """Write a span of time as a person says it: 850 ms, 12 s, 3 min 20 s, 2 h 05 min."""
+    """Return a duration in words: 850 ms, 12 s, 3 min 20 s, 2 h 05 min."""
     milliseconds = round(seconds * 1000)
     if milliseconds < _THOUSAND:
         return f"{milliseconds} ms"

@@ -1,7 +1,7 @@
-"""The contract of a mechanism: a callable built from a Case, what it says it supports, and how it refuses.
+"""The contract of a mechanism: a callable built from a Case, what it supports, and how it refuses a case.
 
-Only `__init__(case)` or `__init__(case, options)` and a call are needed; every other part is optional and checked
-where it is given. Letters: B batch, H heads, G key/value heads, T queries, S keys, D head dimension, E width (H * D).
+Only `__init__(case)` or `__init__(case, options)` and a call are required; every other part is optional, and checked
+where it is present. Letters: B batch, H heads, G key/value heads, T queries, S keys, D head dimension, E width (H * D).
 """
 
 import inspect
@@ -16,39 +16,39 @@ from attnbench.contracts.case import Case, Dtype, Level, Mask, Passes
 if TYPE_CHECKING:
     import torch
 
-Yes = Annotated[bool | str, Meta(description="true, or the reason why not as a sentence")]
+Served = Annotated[bool | str, Meta(description="true, or the reason why not as a sentence")]
 
 
 class Unsupported(Exception):  # noqa: N818 - it is an answer, not an error
-    """A mechanism's answer to a case that it does not define or cannot run here; the reason is shown in the row."""
+    """Raised by a mechanism for a case that it does not define or cannot run here; the row shows the reason."""
 
 
 class InvalidOutput(Exception):  # noqa: N818 - it names a status
-    """A mechanism returned something that is no attention output: a wrong shape, dtype or device, NaN, a stale copy."""
+    """Raised for a result that is not an attention output: a wrong shape, dtype or device, NaN, a stale copy."""
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of a plugin's options: typed fields with defaults; meanings in `Annotated[..., Meta(description=...)]`."""
+    """Base class of a plugin's options: fields with a type, a default and `Annotated[..., Meta(description=...)]`."""
 
 
 class Support(Struct, frozen=True, kw_only=True):
-    """What a mechanism serves. A yes/no field may hold, instead of false, the reason in words.
+    """What a mechanism serves. A boolean field may hold the reason, a sentence, in place of false.
 
-    `level` is where it starts: core mechanisms are called with (q, k, v), and at layer level between the standard
-    projections; one that starts from tokens says "layer", is called with (x_BTE), or (x_BTE, y_BSE) for cross-attention
-    unless it refuses that, gives out_BTE, and is measured at layer level only. `growth` is its claim: from
-    2048 to 16384 tokens the time of its full form, or else of its causal one, grows as N^growth with default options.
+    `level` is what the mechanism is called with. "core": (q, k, v); at layer level it stands between the standard
+    projections. "layer": tokens (x_BTE), or (x_BTE, y_BSE) for cross-attention unless it refuses that; it returns
+    out_BTE and is measured at layer level only. `growth` claims that the time of its full form (or else of its causal
+    form) grows as N^growth from 2048 to 16384 tokens with default options.
     """
 
     level: Level = "core"
     dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16", "float16")
     devices: tuple[str, ...] = ("cpu", "cuda", "mps")
     passes: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
-    full: Yes = True
-    causal: Yes = True
-    window: Yes = False
-    cross: Yes = True
-    grouped: Yes = False
+    full: Served = True
+    causal: Served = True
+    window: Served = False
+    cross: Served = True
+    grouped: Served = False
     exact: bool = False
     ties_qk: bool = False
     synchronises: bool = False
@@ -56,10 +56,10 @@ class Support(Struct, frozen=True, kw_only=True):
 
 
 class Attention(Protocol):
-    """What a variant's constructor gives: out_BHTD = attention(q_BHTD, k_BGSD, v_BGSD)."""
+    """What a variant's constructor returns: out_BHTD = attention(q_BHTD, k_BGSD, v_BGSD)."""
 
     def __call__(self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", /) -> "torch.Tensor":
-        """Attend."""
+        """Return out_BHTD, in the dtype and on the device of q_BHTD."""
         ...
 
 
@@ -67,31 +67,31 @@ State: TypeAlias = "torch.Tensor | int | float | tuple[State, ...]"
 
 
 class Steps(Protocol):
-    """What a mechanism has besides its call if it decodes with a state: both methods, or neither.
+    """Optional methods of a mechanism that decodes with a state: both, or neither.
 
-    The state is a tensor, a number, or tuples of those. A mechanism that starts from tokens has `prefill(x_BSE)` and
+    The state is a tensor, a number, or a tuple of those. A mechanism that starts from tokens has `prefill(x_BSE)` and
     `step(x_B1E, state)`.
     """
 
     def prefill(self, k: "torch.Tensor", v: "torch.Tensor", /) -> State:
-        """Read the keys and values of all tokens so far, k_BGSD and v_BGSD (S may be 0), and give the state."""
+        """Return the state after all tokens so far, given their k_BGSD and v_BGSD; S may be 0."""
         ...
 
     def step(
         self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", state: State, /
     ) -> "tuple[torch.Tensor, State]":
-        """Take one token further: (out_BH1D, the state after it), given q_BH1D, k_BG1D, v_BG1D and the state before.
+        """Decode one token: return (out_BH1D, next state), given q_BH1D, k_BG1D, v_BG1D and the state before it.
 
-        The output is what one query gets from all S + 1 keys. The state before stays good for the same step again: into
-        its tensors may be written only what doing it again would write again (the next place of a cache, no sum).
+        The output is that of one query against all S + 1 keys. A step must not invalidate its input state: it may only
+        write what repeating the same step would write again (the next position of a cache, never a running sum).
         """
         ...
 
 
 class Projections(Protocol):
-    """How a layer makes heads of tokens: linear, no bias, token by token (Vaswani et al. 2017, section 3.2.2).
+    """A layer's projections from tokens to heads: linear, without bias (Vaswani et al. 2017, section 3.2.2).
 
-    So to mix positions before the projection is to mix them after it: keys(M y) = M keys(y) for any M of S columns.
+    They act on each token alone, so they commute with mixing positions: keys(M y) = M keys(y) for any M of S columns.
     """
 
     def queries(self, x: "torch.Tensor", /) -> "torch.Tensor":
@@ -99,7 +99,7 @@ class Projections(Protocol):
         ...
 
     def keys(self, y: "torch.Tensor", /) -> "torch.Tensor":
-        """Project tokens y_BSE to k_BGSD, by the weights of the queries where a mechanism ties the two."""
+        """Project tokens y_BSE to k_BGSD, with the weights of the queries where a mechanism ties the two."""
         ...
 
     def values(self, y: "torch.Tensor", /) -> "torch.Tensor":
@@ -108,32 +108,32 @@ class Projections(Protocol):
 
 
 class FromTokens(Protocol):
-    """What a core mechanism has besides its call if between projections it gets to the same result at less cost.
+    """Optional method of a core mechanism that is cheaper when it may apply the projections itself.
 
-    The layer level calls it in place of the call, but in decoding, where the keys are cached.
+    The layer level uses it in place of the call, except in decoding, where the keys are cached.
     """
 
     def from_tokens(self, x: "torch.Tensor", y: "torch.Tensor", projections: Projections, /) -> "torch.Tensor":
-        """Give out_BHTD for tokens x_BTE that ask and y_BSE that are attended to (in self-attention x itself).
+        """Return out_BHTD for queries of tokens x_BTE against keys of tokens y_BSE (in self-attention x itself).
 
-        The very result of the call on queries(x), keys(y) and values(y), and its gradients, within rounding.
+        The output and its gradients equal those of the call on queries(x), keys(y) and values(y), within rounding.
         """
         ...
 
 
 class Shares(Protocol):
-    """What a mechanism has besides its call if the layers of a model may share weights."""
+    """Optional method of a mechanism whose weights the layers of a model may share."""
 
     def share(self, first: Any, /) -> None:
-        """Take over what all layers have in common from the mechanism of the first one, before anything is trained."""
+        """Adopt the shared weights of the first layer's mechanism; called before training."""
         ...
 
 
 class DropsWeights(Protocol):
-    """What a mechanism has besides its call if it can drop attention weights while it is trained: one number.
+    """Optional attribute of a mechanism that can drop attention weights in training: the share that is dropped.
 
-    Its next call drops that share of its weights at random, by torch's global generator, and lets the others grow by
-    1 / (1 - share). It is 0.0 until the trained model sets it, and again while the model is scored.
+    A call drops that share of the weights at random, by torch's global generator, and scales the others by
+    1 / (1 - share). It is 0.0 at first; the trained model sets it for training, and back to 0.0 for evaluation.
     """
 
     weight_dropout: float
@@ -146,7 +146,7 @@ _PLAIN_FUNCTION = Support(
 
 
 def support_of(variant: Any) -> Support:
-    """Read what a variant declares; where it declares nothing, only its own constructor will tell."""
+    """Return what a variant declares to support; without a declaration, only its constructor refuses cases."""
     declared = getattr(variant, "supports", None)
     if declared is None:
         return Support(window=True, grouped=True) if inspect.isclass(variant) else _PLAIN_FUNCTION
@@ -156,7 +156,7 @@ def support_of(variant: Any) -> Support:
 
 
 def options_type(variant: Any) -> type[Options]:
-    """Give the type of a variant's (or task's) options: its class `Options`, or one without fields."""
+    """Return the type of a variant's (or task's) options: its class `Options`, or one without fields."""
     declared = getattr(variant, "Options", Options)
     if not (inspect.isclass(declared) and issubclass(declared, Options)):
         raise TypeError(f"{name_of(variant)}.Options must be a class derived from attnbench.Options")
@@ -164,7 +164,7 @@ def options_type(variant: Any) -> type[Options]:
 
 
 def complete_options(variant: Any, given: Mapping[str, object]) -> Options:
-    """Turn options as typed (text, or values) into the variant's own struct, defaults filled in.
+    """Parse options, as typed text or as values, into the variant's own struct with defaults filled in.
 
     Raises msgspec.ValidationError naming the field.
     """
@@ -181,44 +181,43 @@ def check_support(support: Support, case: Case) -> None:
     if support.level == "layer" and case.level == "core":
         raise Unsupported("it starts from tokens, not from queries, keys and values: measure it with --level layer")
     device = case.device.partition(":")[0]
-    _member(device, support.devices, "device")
-    _member(case.dtype, support.dtypes, "dtype")
+    _check_member(device, support.devices, "device")
+    _check_member(case.dtype, support.dtypes, "dtype")
     if case.passes:
-        _member(case.passes, support.passes, "pass")
-    # A token that is decoded is the last: it sees all others whether or not it may look ahead.
-    _check_mask(support, Mask(causal=True) if case.passes == "decode" and _decodes_only(support, mask) else mask)
-    # A token that is decoded is one of the sequence; only at core level it comes as a query against more keys.
+        _check_member(case.passes, support.passes, "pass")
+    # A decoded token is the last one, so a causal form serves a full mask: all other tokens are before it.
+    _check_mask(support, Mask(causal=True) if case.passes == "decode" and _causal_suffices(support, mask) else mask)
+    # At layer level a decoded token is one of the sequence; at core level it is a query against more keys.
     if shape.seq_q != shape.seq_k and not (support.level == "layer" and case.passes == "decode"):
-        _allowed(support.cross, "it needs as many queries as keys")
+        _check_served(support.cross, "it needs as many queries as keys")
     if shape.kv_heads != shape.heads:
-        _allowed(support.grouped, "it has no grouped heads: kv heads must equal heads")
+        _check_served(support.grouped, "it has no grouped heads: kv heads must equal heads")
     if support.ties_qk and (shape.seq_q, shape.heads) != (shape.seq_k, shape.kv_heads):
         raise Unsupported("its queries are its keys too, so there must be as many of both, in as many heads")
 
 
 def check_cross(support: Support) -> None:
-    """Raise Unsupported where keys and values are another sequence's, as long as the queries' or not."""
-    _allowed(support.cross, "it needs as many queries as keys")
+    """Raise Unsupported for a mechanism that cannot attend to a second sequence, whatever its length."""
+    _check_served(support.cross, "it needs as many queries as keys")
     if support.ties_qk:
         raise Unsupported("its queries are its keys too, so it cannot attend to another sequence")
 
 
 def _check_mask(support: Support, mask: Mask) -> None:
     if mask.causal:
-        _allowed(support.causal, "it has no causal form")
+        _check_served(support.causal, "it has no causal form")
     elif mask.window is None:
-        _allowed(support.full, "it has no full (non-causal) form")
+        _check_served(support.full, "it has no full (non-causal) form")
     if mask.window is not None:
-        _allowed(support.window, "it has no window")
+        _check_served(support.window, "it has no window")
 
 
-def _decodes_only(support: Support, mask: Mask) -> bool:
-    """Whether a mask is refused that a causal form serves as well where there is one query, the last."""
+def _causal_suffices(support: Support, mask: Mask) -> bool:
     return mask == Mask() and support.full is not True and support.causal is True
 
 
 def build(variant: Any, case: Case) -> Attention:
-    """Construct a variant for a case whose options are complete; a module is moved to the case's device and dtype.
+    """Return a variant built for a case; a module is moved to the case's device and dtype.
 
     Raises Unsupported with the reason where the declaration or the constructor refuses the case.
     """
@@ -238,45 +237,45 @@ def build(variant: Any, case: Case) -> Attention:
 
 
 def has_steps(attention: object) -> TypeGuard[Steps]:
-    """Tell whether a mechanism decodes with a state. Raises TypeError where it has only half of what that takes."""
-    found = [name for name in ("prefill", "step") if callable(getattr(attention, name, None))]
-    if len(found) == 1:
+    """Return whether a mechanism decodes with a state. Raises TypeError if it has only one of `prefill` and `step`."""
+    methods = [name for name in ("prefill", "step") if callable(getattr(attention, name, None))]
+    if len(methods) == 1:
         raise TypeError(
-            f"{type(attention).__name__} has {found[0]} alone; decoding with a state takes prefill and step"
+            f"{type(attention).__name__} has {methods[0]} alone; decoding with a state takes prefill and step"
         )
-    return bool(found)
+    return bool(methods)
 
 
 def has_from_tokens(attention: object) -> TypeGuard[FromTokens]:
-    """Tell whether a mechanism has a way of its own from tokens, besides its call."""
+    """Return whether a mechanism has the optional method `from_tokens`."""
     return callable(getattr(attention, "from_tokens", None))
 
 
 def has_share(attention: object) -> TypeGuard[Shares]:
-    """Tell whether a mechanism may share weights with those of other layers."""
+    """Return whether a mechanism can share weights between layers."""
     return callable(getattr(attention, "share", None))
 
 
 def drops_weights(attention: object) -> TypeGuard[DropsWeights]:
-    """Tell whether a mechanism can drop attention weights while it is trained."""
+    """Return whether a mechanism can drop attention weights in training."""
     return isinstance(getattr(attention, "weight_dropout", None), float)
 
 
 def backend_of(attention: Attention) -> str:
-    """Name the kernel that really ran, where the variant tells: its attribute `backend`."""
+    """Return the name of the kernel that ran, by the variant's attribute `backend`; empty where it has none."""
     return str(getattr(attention, "backend", ""))
 
 
-def _member(value: str, served: tuple[str, ...], what: str) -> None:
-    if value not in served:
-        raise Unsupported(f"{what} {value} is not served (only {', '.join(served)})")
-
-
-def _allowed(answer: bool | str, reason: str) -> None:
-    if answer is not True:
-        raise Unsupported(answer or reason)
-
-
 def name_of(variant: Callable[..., Any]) -> str:
-    """Name a variant as its source does."""
+    """Return a variant's name in its source, for messages."""
     return str(getattr(variant, "__qualname__", variant))
+
+
+def _check_member(value: str, served: tuple[str, ...], axis: str) -> None:
+    if value not in served:
+        raise Unsupported(f"{axis} {value} is not served (only {', '.join(served)})")
+
+
+def _check_served(served: bool | str, reason: str) -> None:
+    if served is not True:
+        raise Unsupported(served or reason)

@@ -1,34 +1,69 @@
-"""What every executor can do: answer questions and work jobs off, on this machine or elsewhere."""
+"""The interface of executors, which run jobs on this machine or elsewhere, and the events that they yield."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from attnbench.contracts.record import Job
-from attnbench.execute.events import Event
+from msgspec import Struct
+
+from attnbench.contracts.record import Job, Outcome
 from attnbench.execute.messages import Question
 
 T = TypeVar("T")
 
 
+class Started(Struct, frozen=True, kw_only=True):
+    """A job's process was started."""
+
+    job: Job
+
+
+class Progressed(Struct, frozen=True, kw_only=True):
+    """A running job reported progress."""
+
+    job: Job
+    text: str
+
+
+class Finished(Struct, frozen=True, kw_only=True):
+    """A job ended, whatever its outcome. `started_s` is seconds since the epoch, `seconds` the duration."""
+
+    job: Job
+    outcome: Outcome
+    started_s: float
+    seconds: float
+
+
+Event = Started | Progressed | Finished
+
+
+Figures = Callable[[Job], dict[str, float]]
+
+
+def no_figures(_job: Job) -> dict[str, float]:
+    """Return nothing: the job measures by itself."""
+    return {}
+
+
 class NoAnswer(Exception):  # noqa: N818 - it names what happened
-    """A child that was asked what a plugin is ended without an answer; how it ended is the message."""
+    """A child process ended without an answer; the message completes "the process that ..." with how it ended."""
 
 
 class Executor(Protocol):
-    """The interface of `execute/local.py`."""
+    """What `execute/local.py` implements."""
 
     def ask(self, question: Question, kind: type[T]) -> T:
-        """Answer a question that is no job. Raises UsageError, and NoAnswer where its process broke."""
+        """Return the answer to a question that is not a job. Raises UsageError, and NoAnswer if its process fails."""
         ...
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
-        """Work through jobs in order; each is taken from the iterable when there is room for it.
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
+        """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
 
-        `folder` is the run's: there a training leaves its checkpoints.
+        Training jobs keep their checkpoints in `folder`, that of the run; `figures` returns what a derived metric is
+        computed from.
         """
         ...
 
     def close(self) -> None:
-        """End every process."""
+        """Terminate every process."""
         ...

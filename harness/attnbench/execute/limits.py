@@ -1,4 +1,4 @@
-"""Bounds that a child sets on itself, so that running out of memory is an exception here and not the machine's end."""
+"""Memory limits that a child sets on itself, so that exhausting memory is an exception and spares the machine."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,15 +13,15 @@ _RESERVE_BYTES = 512 << 20
 
 
 def bound_memory(allowed: int | None) -> None:
-    """Limit this process's data segment to what it has plus `allowed` bytes, or plus what the machine has to spare.
+    """Limit this process's data segment to its present size plus `allowed` bytes (default: what the machine can spare).
 
-    Threads must have been started before, for their stacks count. Does nothing where Linux's /proc is missing.
+    Start threads before: their stacks are part of the data segment. Does nothing without Linux's /proc.
     """
-    spare = available_bytes() if allowed is None else allowed
-    if spare is None or resource is None:
+    headroom = available_bytes() if allowed is None else allowed
+    if headroom is None or resource is None:
         return
     try:
-        limit = _proc_kib("/proc/self/status", "VmData") * 1024 + spare
+        limit = _proc_kib("/proc/self/status", "VmData") * 1024 + headroom
     except OSError:
         return
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -29,13 +29,13 @@ def bound_memory(allowed: int | None) -> None:
 
 
 def prefer_as_victim() -> None:
-    """Ask the kernel to end this process first, should memory run out all the same."""
+    """Ask the kernel to kill this process first, should the machine run out of memory all the same."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def available_bytes() -> int | None:
-    """Tell how much memory may be taken, less a reserve for the rest of the machine; None where it does not say."""
+    """Return the bytes of memory that are free, less a reserve for the rest of the machine; None where unknown."""
     try:
         free = _proc_kib("/proc/meminfo", "MemAvailable") * 1024
     except (OSError, KeyError):
@@ -44,7 +44,7 @@ def available_bytes() -> int | None:
 
 
 def oom_kills() -> int:
-    """Count the processes that the kernel has killed for memory since it started; 0 where it does not say."""
+    """Return how many processes the kernel has killed for memory since it started; 0 where unknown."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -53,21 +53,21 @@ def oom_kills() -> int:
 
 
 def _cgroup_free() -> list[int]:
-    """Give what each control group (version 1 or 2) that this process is in has left, where it has a limit.
+    """Return the bytes left in each control group (version 1 or 2) of this process that has a limit.
 
-    File pages that the kernel can drop are not counted as used: without that, a container full of cache has no room.
+    File pages that the kernel can drop are not counted as used: a container full of cache would seem to have no room.
     """
-    found = []
+    free = []
     for folder, limit, used, cache in _cgroup_files():
-        with suppress(OSError, ValueError):  # "max" is no number: no limit
+        with suppress(OSError, ValueError):  # the limit "max" is not a number: there is none
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             droppable = int(stat.get(cache, 0))
-            found.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + droppable)
-    return found
+            free.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + droppable)
+    return free
 
 
 def _cgroup_files() -> Iterator[tuple[Path, str, str, str]]:
-    """List this process's groups from its own up: folder, and the names of the limit, the use and the cache."""
+    """Yield this process's groups from its own upwards: folder, and the names of the limit, the use and the cache."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)

@@ -1,4 +1,4 @@
-"""Run jobs on this machine, each in a fresh process; timed jobs alone, training jobs side by side."""
+"""The local executor: each job in a fresh process, timed jobs alone, training jobs in parallel."""
 
 import signal
 import sys
@@ -14,16 +14,15 @@ from msgspec.structs import replace
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Allocator, Job, Outcome
 from attnbench.execute import limits
-from attnbench.execute.children import Ended, ForkServer, Heard, ServerLost
-from attnbench.execute.events import Event, Finished, Progressed, Started
-from attnbench.execute.executor import NoAnswer
-from attnbench.execute.messages import Perform, Question
+from attnbench.execute.children import Exit, ForkServer, ServerLost
+from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Progressed, Started, no_figures
+from attnbench.execute.messages import Perform, Progress, Question
 from attnbench.execute.spawn import Spawner
 from attnbench.store import checkpoint_path
 
 T = TypeVar("T")
 
-# Settings of the C library's allocator are read when a process starts: a server each.
+# glibc's allocator reads its settings when a process starts, so each choice has a server of its own.
 _ALLOCATOR_SETTINGS: dict[Allocator, dict[str, str]] = {
     "default": {},
     "retained": {
@@ -41,126 +40,132 @@ class _Running(Struct, kw_only=True):
     started_s: float
     started: float
     oom_kills: int
-    beside: int = 0  # how many others ran at the same time, at most
+    beside: int = 0  # the largest number of other jobs that ran at the same time
 
 
 class LocalExecutor:
-    """Forks a child for each job from a server that has torch imported; each round has a server of its own.
+    """Forks a child for each job from a server with torch imported; each round of timed jobs has a server of its own.
 
-    `slots` training jobs run at a time; `memory_bytes` bounds a job (default, on the CPU: what the machine can spare).
-    `spawn` starts a new interpreter for each job instead: where fork is unsafe, and slower by an import of torch.
+    Up to `slots` training jobs run in parallel. `memory_bytes` limits a job (default: on the CPU what the machine can
+    spare, else none). With `spawn`, for systems where a fork is unsafe, each job starts a new interpreter instead, at
+    the cost of importing torch.
     """
 
     def __init__(self, *, slots: int = 1, memory_bytes: int | None = None, spawn: bool = not FORKS) -> None:
         self.slots, self.memory_bytes, self.spawn = slots, memory_bytes, spawn
         self._server: ForkServer | Spawner | None = None
-        self._server_key: tuple[int, Allocator] | None = None
+        self._key: tuple[int, Allocator] | None = None
         self._running: dict[int, _Running] = {}
 
     def ask(self, question: Question, kind: type[T]) -> T:
-        """Answer one question that is no job, in a child of its own; NoAnswer where that breaks."""
-        name = self._asked(question, timeout_s=_ASK_TIMEOUT_S, key=self._server_key or (1, "default"))
+        """Return the answer to a question that is not a job, from a child of its own.
+
+        Raises UsageError for the user's mistakes, and NoAnswer if the child fails.
+        """
+        asked = self._ask(question, timeout_s=_ASK_TIMEOUT_S, key=self._key or (1, "default"))
         assert self._server is not None
         while True:
             try:
-                events = self._server.events()
+                messages = self._server.receive()
             except ServerLost as loss:
                 self.close()
                 raise NoAnswer(f"was lost with the server that forked it: {loss}") from loss
-            for event in events:
-                if isinstance(event, Ended) and event.id == name:
-                    return _decoded(event, kind)
+            for child, message in messages:
+                if isinstance(message, Exit) and child == asked:
+                    return _decoded(message, kind)
 
-    def run(self, jobs: Iterable[Job], *, folder: Path | None = None) -> Iterator[Event]:
-        """Work through jobs in their order, and yield what happens. A job is taken only when there is room for it.
+    def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
+        """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
 
-        Trainings leave their checkpoints in the run's `folder`, and go on from those that are there.
+        Training jobs keep their checkpoints in the run's `folder`, and resume from those that exist. `figures` returns
+        what a derived metric is computed from.
         """
         for job in jobs:
             while not self._room_for(job):
-                yield from self._step()
-            failed = self._start(job, folder)
+                yield from self._receive()
+            failure = self._start(job, folder, figures(job))
             yield Started(job=job)
-            if failed is not None:
-                yield failed
-            while self._running and job.timed:  # the next job is taken, and perhaps skipped, when nothing is timed
-                yield from self._step()
+            if failure is not None:
+                yield failure
+            # Take no further job meanwhile: the iterable decides by the outcome whether it is to be skipped.
+            while self._running and job.timed:
+                yield from self._receive()
         while self._running:
-            yield from self._step()
+            yield from self._receive()
 
     def close(self) -> None:
-        """End the server, and with it every process that it started."""
+        """Terminate the server and every process that it started."""
         self._running.clear()
         if self._server:
             self._server.close()
-        self._server, self._server_key = None, None
+        self._server, self._key = None, None
 
     def _room_for(self, job: Job) -> bool:
         if not self._running:
             return True
-        alike = all(_key(other.job) == _key(job) for other in self._running.values())
-        return alike and _shares(job) and len(self._running) < self.slots
+        same_server = all(_key(other.job) == _key(job) for other in self._running.values())
+        return same_server and _is_parallel(job) and len(self._running) < self.slots
 
-    def _start(self, job: Job, folder: Path | None) -> Finished | None:
-        """Start a job's process; where even a new server is lost, give the job's end instead."""
+    def _start(self, job: Job, folder: Path | None, figures: dict[str, float]) -> Finished | None:
+        """Start a job's process; if even a new server is lost, return the job's end."""
         memory = self.memory_bytes
         if memory is None and job.case.device == "cpu":
             memory = limits.available_bytes()
-        share = memory // self.slots if memory is not None and _shares(job) else memory
+        share = memory // self.slots if memory is not None and _is_parallel(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
-        kept = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""
-        question = Perform(job=job, memory_bytes=share, checkpoint=kept)
+        checkpoint = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""
+        question = Perform(job=job, memory_bytes=share, checkpoint=checkpoint, figures=figures)
         try:
-            self._running[self._asked(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
-            for each in self._running.values():
-                each.beside = max(each.beside, len(self._running) - 1)
+            self._running[self._ask(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
         except ServerLost as loss:
             return Finished(job=job, outcome=_lost(loss), started_s=running.started_s, seconds=0.0)
+        for other in self._running.values():
+            other.beside = max(other.beside, len(self._running) - 1)
         return None
 
-    def _asked(self, question: Question, *, timeout_s: float, key: tuple[int, Allocator]) -> int:
-        """Start a child on the server of this key. One that was lost while it was idle is replaced, once."""
+    def _ask(self, question: Question, *, timeout_s: float, key: tuple[int, Allocator]) -> int:
+        """Start a child on the server of this key and return its id; a server lost while idle is replaced once."""
         try:
-            server = self._server if self._server is not None and self._server_key == key else self._serve(key)
+            server = self._server if self._server is not None and self._key == key else self._start_server(key)
             return server.ask(question, timeout_s=timeout_s)
         except ServerLost:
-            return self._serve(key).ask(question, timeout_s=timeout_s)
+            return self._start_server(key).ask(question, timeout_s=timeout_s)
 
-    def _step(self) -> Iterator[Event]:
+    def _receive(self) -> Iterator[Event]:
         assert self._server is not None
         try:
-            events = self._server.events()
+            messages = self._server.receive()
         except ServerLost as loss:
-            yield from [self._finish(name, _lost(loss)) for name in list(self._running)]
+            yield from [self._finish(child, _lost(loss)) for child in list(self._running)]
             self.close()
             return
-        for event in events:
-            if isinstance(event, Heard):
-                yield Progressed(job=self._running[event.id].job, text=event.text)
+        for child, message in messages:
+            if isinstance(message, Progress):
+                yield Progressed(job=self._running[child].job, text=message.text)
             else:
-                yield self._finish(event.id, _outcome(event, self._running[event.id]))
+                yield self._finish(child, _outcome(message, self._running[child]))
 
-    def _finish(self, name: int, outcome: Outcome) -> Finished:
-        running = self._running.pop(name)
+    def _finish(self, child: int, outcome: Outcome) -> Finished:
+        running = self._running.pop(child)
         seconds = time.monotonic() - running.started
-        if running.beside:  # its seconds are those of a machine that was shared
+        if running.beside:  # the machine was shared, so its seconds compare with no other training's
             outcome = replace(outcome, facts={**outcome.facts, "trained_beside": running.beside})
         return Finished(job=running.job, outcome=outcome, started_s=running.started_s, seconds=seconds)
 
-    def _serve(self, key: tuple[int, Allocator]) -> ForkServer | Spawner:
+    def _start_server(self, key: tuple[int, Allocator]) -> ForkServer | Spawner:
         self.close()
         kind = Spawner if self.spawn else ForkServer
-        self._server, self._server_key = kind(_ALLOCATOR_SETTINGS[key[1]]), key
+        self._server, self._key = kind(_ALLOCATOR_SETTINGS[key[1]]), key
         return self._server
 
 
 def _key(job: Job) -> tuple[int, Allocator]:
-    """Name the server that a job is forked from: a timed round has one of its own."""
+    """Return the key of the server that forks a job: forked siblings share memory layout, so each round has its own."""
     return job.round if job.timed else 0, job.protocol.allocator
 
 
-def _shares(job: Job) -> bool:
-    """Tell whether a job may run beside others: training on the CPU, where each has a core. A GPU trains one model."""
+def _is_parallel(job: Job) -> bool:
+    """Return whether a job may run beside others: training on the CPU, one core each; a GPU trains one model."""
     return not job.timed and job.case.device == "cpu"
 
 
@@ -168,33 +173,33 @@ def _lost(loss: ServerLost) -> Outcome:
     return Outcome(status="crash", detail=f"the server that forks the jobs was lost: {loss}")
 
 
-def _decoded(event: Ended, kind: type[T]) -> T:
-    if event.answer is None:
-        raise NoAnswer(_how_it_ended(event))
-    if event.answer.mistake:
-        raise UsageError(event.answer.mistake)
-    return msgspec.json.decode(event.answer.answer, type=kind)
+def _decoded(exited: Exit, kind: type[T]) -> T:
+    if exited.answer is None:
+        raise NoAnswer(_how_it_ended(exited))
+    if exited.answer.mistake:
+        raise UsageError(exited.answer.mistake)
+    return msgspec.json.decode(exited.answer.value, type=kind)
 
 
-def _outcome(event: Ended, running: _Running) -> Outcome:
-    """Give a child's own outcome, or say what became of a child that gave none."""
-    if event.answer is not None:
-        own = msgspec.json.decode(event.answer.answer, type=Outcome)
-        return own if own.status == "ok" else replace(own, log=event.log + own.log)
-    if event.silent:
+def _outcome(exited: Exit, running: _Running) -> Outcome:
+    """Return the child's own outcome, or for a child without an answer one that says how it ended."""
+    if exited.answer is not None:
+        own = msgspec.json.decode(exited.answer.value, type=Outcome)
+        return own if own.status == "ok" else replace(own, log=exited.log + own.log)
+    if exited.silent:
         patience = running.job.protocol.timeout_s
-        return Outcome(status="timeout", detail=f"no sign of life for {patience:g} s (--timeout)", log=event.log)
-    if event.exit_code == -signal.SIGKILL and limits.oom_kills() > running.oom_kills:
-        return Outcome(status="oom_host", detail="the kernel ended it: the machine's memory was full", log=event.log)
-    return Outcome(status="crash", detail=_how_it_ended(event), log=event.log)
+        return Outcome(status="timeout", detail=f"no sign of life for {patience:g} s (--timeout)", log=exited.log)
+    if exited.exit_code == -signal.SIGKILL and limits.oom_kills() > running.oom_kills:
+        return Outcome(status="oom_host", detail="the kernel ended it: the machine's memory was full", log=exited.log)
+    return Outcome(status="crash", detail=_how_it_ended(exited), log=exited.log)
 
 
-def _how_it_ended(event: Ended) -> str:
-    if event.silent:
+def _how_it_ended(exited: Exit) -> str:
+    if exited.silent:
         return "gave no sign of life and was ended"
-    if event.exit_code < 0:
-        return f"ended by {_signal_name(-event.exit_code)} without an answer"
-    return f"exited with code {event.exit_code} without an answer"
+    if exited.exit_code < 0:
+        return f"ended by {_signal_name(-exited.exit_code)} without an answer"
+    return f"exited with code {exited.exit_code} without an answer"
 
 
 def _signal_name(number: int) -> str:

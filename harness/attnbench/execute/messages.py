@@ -1,4 +1,4 @@
-"""What the parent asks of a child, and what it may be told meanwhile. All of it travels as JSON, never as pickle."""
+"""The messages between the parent and its child processes. All of them travel as JSON, never as pickle."""
 
 from typing import Any
 
@@ -11,21 +11,27 @@ from attnbench.plugins.registry import Entry
 
 
 class DescribeVariant(Struct, frozen=True, kw_only=True, tag="describe-variant"):
-    """What is this variant, and what are its options, with those given filled in? Answered by a Description."""
+    """Describe a variant, with the `given` options completed. Answer: a Description."""
 
     entry: Entry
     given: dict[str, Any] = {}
 
 
 class DescribeTask(Struct, frozen=True, kw_only=True, tag="describe-task"):
-    """What is this task, with these options? Answered by a TaskDescription."""
+    """Describe a task, with the `given` options completed. Answer: a TaskDescription."""
 
     entry: Entry
     given: dict[str, Any] = {}
 
 
+class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
+    """Describe a plugin's metric. Answer: a MetricDescription."""
+
+    entry: Entry
+
+
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
-    """What does this machine have? Answered by an Environment, with the facts of `device`."""
+    """Describe this machine and its `device`. Answer: an Environment."""
 
     device: str
     threads: int
@@ -33,7 +39,7 @@ class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine")
 
 
 class MeasureRates(Struct, frozen=True, kw_only=True, tag="measure-rates"):
-    """How fast does this device move memory, and multiply matrices of these dtypes? Answered by Rates."""
+    """Measure the device's bandwidth, and its matrix rate in these dtypes. Answer: Rates."""
 
     device: str
     threads: int
@@ -41,25 +47,28 @@ class MeasureRates(Struct, frozen=True, kw_only=True, tag="measure-rates"):
 
 
 class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
-    """Does this variant run here, on a small case? Answered by the reason why not, empty where it does."""
+    """Run a variant once, on a small case. Answer: the reason why it cannot run here, empty where it can."""
 
     target: str
     case: Case
 
 
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
-    """Do this job. Answered by an Outcome; `memory_bytes` bounds what it may take, on the CPU above its start.
+    """Perform a job. Answer: an Outcome.
 
-    `checkpoint` is the path at which a training leaves how far it is, and looks for it first; empty for none.
+    `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
+    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists; empty for none.
+    `figures` are those of the job's case that a derived metric is computed from.
     """
 
     job: Job
     memory_bytes: int | None = None
     checkpoint: str = ""
+    figures: dict[str, float] = {}
 
 
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
-    """How does this variant weigh the keys of each query, on inputs drawn for `case`? Answered by Reading."""
+    """Read a variant's effective attention matrices on inputs drawn for `case`; no heads: all. Answer: a Reading."""
 
     target: str
     case: Case
@@ -68,7 +77,7 @@ class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
 
 
 class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
-    """How does a trained model weigh them, on an example of its task? Answered by Reading. No heads or layers: all."""
+    """Read those of a trained model on an example of its task; no heads or layers: all. Answer: a Reading."""
 
     checkpoint: str
     heads: tuple[int, ...] = ()
@@ -77,7 +86,7 @@ class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
 
 
 class HeadRead(Struct, frozen=True, kw_only=True):
-    """What a matrix's distances from exact attention's are, and whose it is; `measure.maps` defines them."""
+    """A head whose matrix was read, with its distances from exact attention's, as `measure.maps.distances` has them."""
 
     layer: int
     head: int
@@ -87,10 +96,10 @@ class HeadRead(Struct, frozen=True, kw_only=True):
 
 
 class Reading(Struct, frozen=True, kw_only=True):
-    """Matrices that were read, or the reason why there are none.
+    """The matrices that were read, or the `reason` why there are none.
 
-    At the question's `path` lies an .npz file with `matrices` and `exact`, [N, T, S] in the order of `heads`, and
-    `visible`, [T, S]: what the mask leaves.
+    The file at the question's `path` is an .npz with `matrices` and `exact`, [N, T, S] in the order of `heads`, and
+    `visible`, [T, S], true where the mask leaves a key.
     """
 
     heads: tuple[HeadRead, ...] = ()
@@ -98,18 +107,26 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 
 Question = (
-    DescribeVariant | DescribeTask | DescribeMachine | MeasureRates | TryVariant | Perform | ReadMatrices | ReadTrained
+    DescribeVariant
+    | DescribeTask
+    | DescribeMetric
+    | DescribeMachine
+    | MeasureRates
+    | TryVariant
+    | Perform
+    | ReadMatrices
+    | ReadTrained
 )
 
 
-class Told(Struct, frozen=True, kw_only=True, tag="told"):
-    """A sign of life from a child that is still at work, in words."""
+class Progress(Struct, frozen=True, kw_only=True, tag="progress"):
+    """Progress of a child that is still at work, in words; it restarts the child's timeout."""
 
     text: str
 
 
-class Answered(Struct, frozen=True, kw_only=True, tag="answered"):
-    """The last line of a child that finished: the answer as JSON, or the user's mistake that prevents one."""
+class Answer(Struct, frozen=True, kw_only=True, tag="answer"):
+    """The last line from a child: the answer as JSON, or the user's `mistake` (a UsageError) that prevents one."""
 
-    answer: msgspec.Raw = msgspec.Raw(b"null")
+    value: msgspec.Raw = msgspec.Raw(b"null")
     mistake: str = ""

@@ -1,4 +1,4 @@
-"""The child's side of maps: matrices are read, written to the file that the parent named, and their distances told."""
+"""The child's side of maps: read effective attention matrices and write them to the file that the parent named."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,19 +16,22 @@ from attnbench.measure.effective import Tensors, at_core
 from attnbench.measure.maps import distances, read_matrices
 from attnbench.measure.reference import visible
 from attnbench.plugins import registry
-from attnbench.train.attended import attended
+from attnbench.train.capture import capture
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
+Question = ReadMatrices | ReadTrained
 Layer = tuple[int, Attention, Tensors]
 
 
-def read(question: ReadMatrices | ReadTrained, tell: Tell) -> Reading:
-    """Read matrices and write them down; whatever goes wrong is the reason why there are none.
+def read(question: Question, report: Report) -> Reading:
+    """Read matrices and write them to `question.path`; what prevents that is the reading's reason.
 
-    Raises UsageError for a layer or a head that there is not.
+    Raises UsageError for a layer or a head that does not exist.
     """
     try:
-        return _trained(question, tell) if isinstance(question, ReadTrained) else _drawn(question, tell)
+        if isinstance(question, ReadTrained):
+            return _read_trained(question, report)
+        return _read_drawn(question, report)
     except failure.LeftOut as why:
         return Reading(reason=str(why))
     except UsageError:
@@ -37,41 +40,41 @@ def read(question: ReadMatrices | ReadTrained, tell: Tell) -> Reading:
         return Reading(reason=failure.reason(error))
 
 
-def _drawn(question: ReadMatrices, tell: Tell) -> Reading:
+def _read_drawn(question: ReadMatrices, report: Report) -> Reading:
     case = question.case
     callee = Callee(case, registry.load(question.target))
-    tensors = at_core(callee.draw(1)[0])
-    layers = [(0, callee.attention, tensors)]
-    return _read(layers, question.heads, mask=case.mask, seed=case.seed, path=question.path, tell=tell)
+    layers = [(0, callee.attention, at_core(callee.draw(1)[0]))]
+    return _read(layers, question, mask=case.mask, seed=case.seed, report=report)
 
 
-def _trained(question: ReadTrained, tell: Tell) -> Reading:
-    job, found = attended(Path(question.checkpoint))
-    layers = [(place, each.attention, (each.q_BHTD, each.k_BHTD, each.v_BHTD)) for place, each in enumerate(found)]
-    chosen = [layers[place] for place in _chosen(question.layers, len(layers), "--layer", "layers")]
-    mask, seed = job.case.mask, job.case.seed
-    return _read(chosen, question.heads, mask=mask, seed=seed, path=question.path, tell=tell)
+def _read_trained(question: ReadTrained, report: Report) -> Reading:
+    job, captured = capture(Path(question.checkpoint))
+    layers = [
+        (number, captured[number].attention, captured[number].tensors)
+        for number in _chosen(question.layers, len(captured), "--layer", "layers")
+    ]
+    return _read(layers, question, mask=job.case.mask, seed=job.case.seed, report=report)
 
 
-def _read(layers: Iterable[Layer], heads: Sequence[int], *, mask: Mask, seed: int, path: str, tell: Tell) -> Reading:
-    told, matrices, exact = [], [], []
+def _read(layers: Iterable[Layer], question: Question, *, mask: Mask, seed: int, report: Report) -> Reading:
+    read_heads, matrices, exact = [], [], []
     for layer, attention, tensors in layers:
-        wanted = _chosen(heads, tensors[0].shape[1], "--head", "heads")
-        found = read_matrices(attention, tensors, mask=mask, heads=wanted, seed=seed, tell=tell)
-        for head, matrix_TS, exact_TS in zip(wanted, *found, strict=True):
+        chosen = _chosen(question.heads, tensors[0].shape[1], "--head", "heads")
+        pair = read_matrices(attention, tensors, mask=mask, heads=chosen, seed=seed, report=report)
+        for head, matrix_TS, exact_TS in zip(chosen, *pair, strict=True):
             error, variation, kept = distances(matrix_TS, exact_TS)
-            told.append(HeadRead(layer=layer, head=head, error=error, variation=variation, kept=kept))
-        matrices.append(found[0])
-        exact.append(found[1].float())
+            read_heads.append(HeadRead(layer=layer, head=head, error=error, variation=variation, kept=kept))
+        matrices.append(pair[0])
+        exact.append(pair[1].float())
     queries, keys = exact[0].shape[1:]
-    seen_TS = visible(mask, torch.arange(queries), queries=queries, keys=keys)
-    with Path(path).open("wb") as file:
-        np.savez(file, matrices=torch.cat(matrices).numpy(), exact=torch.cat(exact).numpy(), visible=seen_TS.numpy())
-    return Reading(heads=tuple(told))
+    visible_TS = visible(mask, torch.arange(queries), queries=queries, keys=keys)
+    with Path(question.path).open("wb") as file:
+        np.savez(file, matrices=torch.cat(matrices).numpy(), exact=torch.cat(exact).numpy(), visible=visible_TS.numpy())
+    return Reading(heads=tuple(read_heads))
 
 
-def _chosen(asked: Sequence[int], count: int, flag: str, what: str) -> Sequence[int]:
-    """Give what was asked for, or all. Raises UsageError for one that there is not."""
-    if asked and max(asked) >= count:
-        raise UsageError(f"{flag}: there is no {max(asked)}; there are {count} {what}, numbered from 0")
-    return asked or range(count)
+def _chosen(numbers: Sequence[int], count: int, flag: str, what: str) -> Sequence[int]:
+    """Return the chosen numbers, or all. Raises UsageError for one that does not exist."""
+    if numbers and max(numbers) >= count:
+        raise UsageError(f"{flag}: there is no {max(numbers)}; there are {count} {what}, numbered from 0")
+    return numbers or range(count)

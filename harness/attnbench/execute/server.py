@@ -1,7 +1,7 @@
-"""The fork server: a process that has torch imported, computes nothing, and forks one fresh child for each question.
+"""The fork server: a process with torch imported that computes nothing and forks a fresh child for each question.
 
 Run as `python -m attnbench.execute.server FD`, where FD is its end of a socket pair (SOCK_SEQPACKET, JSON messages).
-Linux only: it is the subreaper of all that its children start, and when its socket closes it kills them all.
+Linux only: it is the subreaper of every process that its children start, and kills them all when its socket closes.
 """
 
 import ctypes
@@ -23,11 +23,11 @@ from attnbench.execute import worker
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LARGEST_MESSAGE = 1 << 20
-_FOR_GRADIENTS = "torch.fx.experimental.symbolic_shapes"
+_IMPORTED_FOR_GRADIENTS = "torch.fx.experimental.symbolic_shapes"
 
 
 def serve(connection: socket.socket) -> None:
-    """Answer requests until the other end closes: fork for a question, kill for an id, tell each child's exit."""
+    """Serve requests until the other end closes: fork for a question, kill by id, report each child's exit."""
     children: dict[int, tuple[int, int]] = {}  # pid -> (id, pidfd)
     while True:
         watched = [connection.fileno(), *(pidfd for _, pidfd in children.values())]
@@ -35,28 +35,28 @@ def serve(connection: socket.socket) -> None:
         if connection.fileno() in ready:
             message, descriptors, _, _ = socket.recv_fds(connection, _LARGEST_MESSAGE, 3)
             if not message:
-                _kill_strays(keep=set())
+                _kill_strays()
                 os._exit(0)
             _handle(json.loads(message), descriptors, children, connection)
         for pid, status in _reaped():
             if pid in children:
-                name, pidfd = children.pop(pid)
+                id_, pidfd = children.pop(pid)
                 os.close(pidfd)
-                if not children:  # whose a stray is cannot be told while another job runs
-                    _kill_strays(keep=set())
-                _send(connection, {"id": name, "exit": os.waitstatus_to_exitcode(status)})
+                if not children:  # while another job runs, a stray process may be its
+                    _kill_strays()
+                _send(connection, {"id": id_, "exit": os.waitstatus_to_exitcode(status)})
 
 
 def load_for_gradients() -> None:
-    """Import what torch itself imports at a first gradient: each child would take 0.5 s for it."""
-    if _FOR_GRADIENTS not in sys.modules:
-        with suppress(ImportError):  # another torch keeps it elsewhere: then it is the children that import it
-            import_module(_FOR_GRADIENTS)
+    """Import what torch imports at a first gradient, so that not every child takes 0.5 s for it."""
+    if _IMPORTED_FOR_GRADIENTS not in sys.modules:
+        with suppress(ImportError):  # where another version of torch has moved it, children import it themselves
+            import_module(_IMPORTED_FOR_GRADIENTS)
         _settle()
 
 
 def _settle() -> None:
-    """Make sure that a fork is safe, and leave what is imported to no collector: a child would copy it."""
+    """Check that a fork is safe, and exempt all objects from garbage collection, which would copy them in a child."""
     worker.assert_fork_is_safe()
     gc.collect()
     gc.freeze()
@@ -66,7 +66,7 @@ def _handle(
     request: dict[str, int], descriptors: list[int], children: dict[int, tuple[int, int]], connection: socket.socket
 ) -> None:
     if "kill" in request:
-        for pid in [pid for pid, (name, _) in children.items() if name == request["kill"]]:
+        for pid in [pid for pid, (id_, _) in children.items() if id_ == request["kill"]]:
             _kill([*_descendants(pid), pid])
         return
     if request["gradients"]:
@@ -80,19 +80,19 @@ def _handle(
 
 
 def _become_child(connection: socket.socket, descriptors: list[int]) -> NoReturn:
-    """Answer one question in a session of its own, and never return."""
+    """Answer one question in a session of its own, and exit."""
     code = 1
     try:
         connection.close()
-        question, result, log = descriptors
-        os.set_inheritable(result, False)
+        question, messages, log = descriptors
+        os.set_inheritable(messages, False)
         _detach(log)
         with os.fdopen(question, "rb") as stream:
             text = stream.read()
-        worker.answer(text, result)
+        worker.answer(text, messages)
         code = 0
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
+    except SystemExit as exiting:
+        code = exiting.code if isinstance(exiting.code, int) else 1
     except BaseException:
         traceback.print_exc()
     finally:
@@ -103,36 +103,38 @@ def _become_child(connection: socket.socket, descriptors: list[int]) -> NoReturn
 
 
 def _detach(log: int) -> None:
+    """Leave the server's session, die with the server, and write all output to the log."""
     os.setsid()
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.close(nothing)
+    os.close(empty)
     os.close(log)
 
 
 def _reaped() -> list[tuple[int, int]]:
-    found = []
+    """Reap the processes that have ended, orphans among them; return their pids and wait statuses."""
+    ended = []
     with suppress(ChildProcessError):
-        while (pair := os.waitpid(-1, os.WNOHANG))[0]:
-            found.append(pair)
-    return found
+        while (process := os.waitpid(-1, os.WNOHANG))[0]:
+            ended.append(process)
+    return ended
 
 
-def _kill_strays(keep: set[int]) -> None:
-    """Kill every descendant that belongs to no running job, until none is left: orphans come to us to be reaped."""
+def _kill_strays() -> None:
+    """Kill every descendant until none is left: those whose parent dies become this subreaper's children."""
     for _ in range(1000):
-        strays = [pid for pid in _children(os.getpid()) if pid not in keep]
+        strays = _children(os.getpid())
         if not strays:
             return
-        _kill([one for pid in strays for one in (*_descendants(pid), pid)])
-        for pid in strays:
+        _kill([pid for stray in strays for pid in (*_descendants(stray), stray)])
+        for stray in strays:
             with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+                os.waitpid(stray, os.WNOHANG)
         time.sleep(0.0005)
 
 
@@ -143,20 +145,20 @@ def _kill(pids: list[int]) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     with suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
-    return found
+            children += map(int, (task / "children").read_text().split())
+    return children
 
 
 def _descendants(pid: int) -> list[int]:
-    children = _children(pid)
-    return [one for child in children for one in (*_descendants(child), child)]
+    """Return all descendants, the deepest first."""
+    return [descendant for child in _children(pid) for descendant in (*_descendants(child), child)]
 
 
 def _send(connection: socket.socket, message: dict[str, int]) -> None:
-    with suppress(BrokenPipeError, ConnectionResetError):  # the next select finds the socket closed
+    with suppress(BrokenPipeError, ConnectionResetError):  # the next `select` finds the socket closed
         connection.send(json.dumps(message).encode())
 
 
@@ -166,7 +168,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main() -> None:
-    """Become a server: one thread, no CUDA, deaf to the terminal's signals."""
+    """Serve with one thread and no CUDA, ignoring the terminal's signals."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

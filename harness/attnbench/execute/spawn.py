@@ -12,27 +12,27 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from attnbench.execute.children import Child, Ended, Heard, given_up
+from attnbench.execute.children import Child, Exit, Message, newly_silent
 from attnbench.execute.messages import Question
 
-_LOOK_EVERY_S = 0.01
+_POLL_EVERY_S = 0.01
 _CHUNK = 1 << 16
 
 
 class _Spawned(Child):
-    """A child that is heard through two files, for Windows waits on no pipes."""
+    """A child whose messages and output are files: on Windows, pipes cannot be waited for."""
 
-    def __init__(self, name: int, question: Question, *, timeout_s: float, environ: Mapping[str, str]) -> None:
-        super().__init__(name, timeout_s=timeout_s)
+    def __init__(self, id_: int, question: Question, *, timeout_s: float, environ: Mapping[str, str]) -> None:
+        super().__init__(id_, timeout_s=timeout_s)
         self.folder = TemporaryDirectory(prefix="attnbench-", ignore_cleanup_errors=True)
-        asked, answers, output = (Path(self.folder.name) / file for file in ("question", "answers", "output"))
+        asked, messages, self.output = (Path(self.folder.name) / name for name in ("question", "messages", "output"))
         asked.write_bytes(msgspec.json.encode(question))
-        answers.touch()
-        self.said, self.printed = answers.open("rb"), output
-        with output.open("wb") as log:
+        messages.touch()
+        self.messages = messages.open("rb")
+        with self.output.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "attnbench.execute.spawned", str(asked), str(answers)],
-                stdin=subprocess.PIPE,  # its end tells the child that we are gone
+                [sys.executable, "-P", "-m", "attnbench.execute.worker", str(asked), str(messages)],
+                stdin=subprocess.PIPE,  # its end tells the child that the parent is gone
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environ},
@@ -40,64 +40,63 @@ class _Spawned(Child):
             )
 
     def kill(self) -> None:
-        """End it, and where there are process groups whatever it started in its own."""
+        """Kill the process, and its process group where there are groups."""
         if sys.platform == "win32":
             self.process.kill()
             return
-        with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's for a zombie
+        with suppress(ProcessLookupError, PermissionError):  # macOS raises PermissionError for a zombie
             os.killpg(self.process.pid, signal.SIGKILL)
 
-    def look(self) -> list[Heard | Ended]:
-        """Tell what happened since the last look."""
+    def poll(self) -> list[Message]:
+        """Return the messages since the last poll."""
         code = self.process.poll()
-        found: list[Heard | Ended] = [*self.hear(self.said.read())]
+        messages = self.receive(self.messages.read())
         if code is not None:
             self.forget()
-            found.append(self.ended(code))
-        return found
+            messages.append(self.exit(code))
+        return messages
 
     def forget(self) -> None:
-        """Let go of its files, once what it printed is read."""
+        """Read the rest of its output, and remove its files."""
         self.kill()
-        self.said.close()
+        self.messages.close()
         if self.process.stdin is not None:
             self.process.stdin.close()
-        with self.printed.open("rb") as stream:
+        with self.output.open("rb") as stream:
             while data := stream.read(_CHUNK):
                 self.log.add(data)
         self.folder.cleanup()
 
 
 class Spawner:
-    """Starts a process for each question; nothing is kept between them."""
+    """Starts a process for each question; nothing is shared between them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ, self._count = environ, 0
         self._children: dict[int, _Spawned] = {}
 
     def ask(self, question: Question, *, timeout_s: float) -> int:
-        """Start a child on a question; the number given back names it in what `events` yields."""
+        """Start a child on a question and return its id."""
         self._count += 1
         self._children[self._count] = _Spawned(self._count, question, timeout_s=timeout_s, environ=self._environ)
         return self._count
 
-    def events(self) -> list[Heard | Ended]:
-        """Wait until something happened to at least one child, and tell it."""
-        found: list[Heard | Ended] = []
-        while self._children and not found:
-            for child in list(self._children.values()):
-                found += child.look()
-            for event in found:
-                if isinstance(event, Ended):
-                    del self._children[event.id]
-            for late in given_up(self._children.values()):
-                self._children[late.name].kill()
-            if not found:
-                time.sleep(_LOOK_EVERY_S)
-        return found
+    def receive(self) -> list[Message]:
+        """Wait for messages from at least one child, and return them."""
+        messages: list[Message] = []
+        while self._children and not messages:
+            messages = [message for child in self._children.values() for message in child.poll()]
+            for id_, message in messages:
+                if isinstance(message, Exit):
+                    del self._children[id_]
+            for child in newly_silent(self._children.values()):
+                self._children[child.id].kill()
+            if not messages:
+                time.sleep(_POLL_EVERY_S)
+        return messages
 
     def close(self) -> None:
-        """End every child."""
+        """Terminate every child."""
         for child in self._children.values():
             child.kill()
             child.process.wait()

@@ -1,9 +1,14 @@
-"""The child's side: one question, read as JSON, is answered on a private descriptor; nothing survives the answer."""
+"""The child's side: answer one question, given as JSON, on a private descriptor; the process ends with the answer.
+
+A forked child calls `answer`. A spawned one is `python -m attnbench.execute.worker QUESTION MESSAGES`, two files.
+"""
 
 import faulthandler
 import os
+import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -11,30 +16,32 @@ import torch
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import Job, Outcome, ProbeKind
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import Unsupported
 from attnbench.execute import limits, reading
 from attnbench.execute.messages import (
-    Answered,
+    Answer,
     DescribeMachine,
+    DescribeMetric,
     DescribeTask,
     DescribeVariant,
     MeasureRates,
     Perform,
+    Progress,
     Question,
     ReadMatrices,
     ReadTrained,
-    Told,
     TryVariant,
 )
-from attnbench.measure import agreement, energy, environment, failure, latency, memory, rates
+from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates
 from attnbench.measure.workload import Workload
 from attnbench.plugins import describe, registry
 from attnbench.train import accuracy
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
-PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
+PROBES: dict[ProbeKind, Callable[[Job, Report], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
     "agreement": agreement.measure,
@@ -42,31 +49,38 @@ PROBES: dict[ProbeKind, Callable[[Job, Tell], Outcome]] = {
 }
 
 
-def answer(question: bytes, result: int) -> None:
-    """Answer one question: lines of JSON on the descriptor `result`, the last of them the answer."""
+def answer(question: bytes, descriptor: int) -> None:
+    """Write messages to the descriptor, a line of JSON each: progress, and last the answer."""
     faulthandler.enable()
 
-    def write(line: Told | Answered) -> None:
-        with os.fdopen(os.dup(result), "wb") as stream:
-            stream.write(msgspec.json.encode(line) + b"\n")
+    def write(message: Progress | Answer) -> None:
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            stream.write(msgspec.json.encode(message) + b"\n")
 
     try:
-        reply = _reply(msgspec.json.decode(question, type=Question), lambda text: write(Told(text=text)))
+        value = _answer(msgspec.json.decode(question, type=Question), lambda text: write(Progress(text=text)))
     except UsageError as mistake:
-        write(Answered(mistake=str(mistake)))
+        write(Answer(mistake=str(mistake)))
     else:
-        write(Answered(answer=msgspec.Raw(msgspec.json.encode(reply))))
+        write(Answer(value=msgspec.Raw(msgspec.json.encode(value))))
 
 
 def assert_fork_is_safe() -> None:
-    """Stop a server that has started a thread or CUDA: a child forked from it could hang."""
+    """Fail if this process has started a thread or CUDA: a child forked from it could hang."""
     assert not torch.cuda.is_initialized(), "CUDA was initialised before the fork"
     threads = Path("/proc/self/task")
     assert not threads.is_dir() or len(list(threads.iterdir())) == 1, "a thread was started before the fork"
 
 
-def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint: str = "") -> Outcome:
-    """Do a job in this process, and turn whatever goes wrong into a status with its reason."""
+def perform(
+    job: Job,
+    report: Report,
+    *,
+    memory_bytes: int | None = None,
+    checkpoint: str = "",
+    figures: Mapping[str, float] | None = None,
+) -> Outcome:
+    """Return the outcome of a job, performed in this process; any exception becomes a status with its reason."""
     try:
         _choose_device(job.case.device)
         if job.case.differentiates:
@@ -78,19 +92,23 @@ def perform(job: Job, tell: Tell, *, memory_bytes: int | None = None, checkpoint
             whole = torch.cuda.get_device_properties(job.case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
         if job.probe.kind == "accuracy":
-            return accuracy.measure(job, tell, checkpoint=Path(checkpoint) if checkpoint else None)
-        return PROBES[job.probe.kind](job, tell)
+            return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
+        if job.probe.kind == "metric":
+            return metric.measure(job, figures=figures or {})
+        return PROBES[job.probe.kind](job, report)
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
         return Outcome(status=failure.status_of(error), detail=failure.reason(error), log=log)
 
 
-def _reply(question: Question, tell: Tell) -> object:
+def _answer(question: Question, report: Report) -> object:
     match question:
         case DescribeVariant(entry=entry, given=given):
             return describe.describe_variant(entry, given)
         case DescribeTask(entry=entry, given=given):
             return describe.describe_task(entry, given)
+        case DescribeMetric(entry=entry):
+            return describe.describe_metric(entry)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
         case MeasureRates(device=device, threads=threads, dtypes=dtypes):
@@ -99,10 +117,10 @@ def _reply(question: Question, tell: Tell) -> object:
         case TryVariant(target=target, case=case):
             return _try(target, case)
         case ReadMatrices() | ReadTrained():
-            return reading.read(question, tell)
-        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint):
+            return reading.read(question, report)
+        case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures):
             limits.prefer_as_victim()
-            return perform(job, tell, memory_bytes=memory_bytes, checkpoint=checkpoint)
+            return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)
 
 
 def _try(target: str, case: Case) -> str:
@@ -118,19 +136,32 @@ def _try(target: str, case: Case) -> str:
 
 
 def _choose_device(device: str) -> None:
-    """Make a CUDA device the current one: events, streams and a plugin's own kernels go there unless told otherwise."""
+    """Make a CUDA device the current one, the default of events, streams and a plugin's own kernels."""
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
 
 
 def _warm_threads(threads: int) -> None:
-    """Start torch's threads now: their stacks belong to what the process has, not to what the variant takes."""
+    """Start torch's threads now, so that the limit on memory does not count their stacks as the variant's."""
     torch.set_num_threads(threads)
-    torch.ones(threads << 16).sum()  # torch gives a thread no less than 2^15 elements
+    torch.ones(threads << 16).sum()  # a thread works on at least 2^15 elements
 
 
 def _warm_gradients() -> None:
-    """Compute a gradient that is nobody's: what torch does and imports at its first one is not the variant's time."""
+    """Compute a first gradient, so that what torch imports for it is not measured as the variant's time."""
     with torch.enable_grad():
         one = torch.ones((), requires_grad=True)
         torch.autograd.grad(one * 1, one, torch.ones(()))
+
+
+def _exit_with_the_parent() -> None:
+    sys.stdin.buffer.read()  # ends with the parent, which holds the other end of the pipe
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_exit_with_the_parent, daemon=True).start()
+    answer(Path(sys.argv[1]).read_bytes(), os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # without waiting for threads that a plugin left behind

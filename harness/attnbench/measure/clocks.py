@@ -1,4 +1,4 @@
-"""How fast a processor's clock runs while it is measured, what holds it back, and what that makes of the samples."""
+"""Processor clocks during a measurement, what throttles them, and the verdict on the samples taken meanwhile."""
 
 import os
 from contextlib import suppress
@@ -11,8 +11,8 @@ from attnbench.contracts.case import Option
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Verdict
 
-_LEAST_SHARE = 0.75  # of the default clock
-_STEADY = 0.02
+_LEAST_SHARE = 0.75  # of the default clock, below which a sample is slow
+_STEADY = 0.02  # largest relative change of a steady clock
 _SLOWDOWNS = {"hardware slowdown", "software thermal slowdown", "hardware thermal slowdown", "power brake"}
 
 
@@ -29,17 +29,17 @@ class Clocks:
         self._before_c = gpu.temperature_c
         self._default_mhz = gpu.default_clock_mhz
         self._rising_mhz: int | None = None
-        self._readings: list[_Reading] = []  # at the bounds of blocks
+        self._readings: list[_Reading] = []  # at block boundaries
 
     def steady(self) -> bool:
-        """Tell whether the clock is up, and within 2% of where it was when last asked; not where it cannot be read."""
+        """Return whether the clock is up, and within 2% of its last reading here; false where it cannot be read."""
         before, self._rising_mhz = self._rising_mhz, self.gpu.sm_clock_mhz
         if before is None or self._rising_mhz is None or self._is_slow(self._rising_mhz):
             return False
         return abs(self._rising_mhz - before) <= _STEADY * before
 
     def judge(self) -> Verdict:
-        """Judge what ran since the last asking, by the readings before and after it; what cannot be read is good."""
+        """Return a verdict on the block since the last one, by the readings at its ends; unreadable clocks are good."""
         self._readings.append(_Reading(self.gpu.sm_clock_mhz, self.gpu.throttle))
         around = self._readings[-2:]
         if any(_SLOWDOWNS.intersection(reading.throttle or ()) for reading in around):
@@ -47,24 +47,25 @@ class Clocks:
         return "slow" if any(self._is_slow(reading.clock_mhz) for reading in around) else "good"
 
     def facts(self) -> dict[str, Option]:
-        """Give clocks, what held them back ('' for nothing), temperatures and settings; nulls, and why, where unread.
+        """Return clocks, throttling ('' for none), temperatures and settings; null, with the reason, if unreadable.
 
-        `sm_clock_mhz` is the median over the blocks' bounds.
+        `sm_clock_mhz` is the median over block boundaries.
         """
-        read = [reading.clock_mhz for reading in self._readings if reading.clock_mhz is not None]
-        told = [reading.throttle for reading in self._readings if reading.throttle is not None]
-        found: dict[str, Option] = {
-            "sm_clock_mhz": median(read) if read else None,
-            "sm_clock_lowest_mhz": min(read, default=None),
+        clocks = [reading.clock_mhz for reading in self._readings if reading.clock_mhz is not None]
+        throttles = [reading.throttle for reading in self._readings if reading.throttle is not None]
+        reasons = dict.fromkeys(reason for throttle in throttles for reason in throttle)
+        facts: dict[str, Option] = {
+            "sm_clock_mhz": median(clocks) if clocks else None,
+            "sm_clock_lowest_mhz": min(clocks, default=None),
             "sm_clock_default_mhz": self._default_mhz,
             "memory_clock_mhz": self.gpu.memory_clock_mhz,
-            "throttle": ", ".join(dict.fromkeys(words for each in told for words in each)) if told else None,
+            "throttle": ", ".join(reasons) if throttles else None,
             "temperature_before_c": self._before_c,
             "temperature_c": self.gpu.temperature_c,
             "power_w": self.gpu.power_w,
             "other_processes": self.gpu.other_processes,
         }
-        return found | self.gpu.settings() | self.gpu.unread_facts()
+        return facts | self.gpu.settings() | self.gpu.unread_facts()
 
     def _is_slow(self, clock_mhz: int | None) -> bool:
         if clock_mhz is None or self._default_mhz is None:
@@ -72,8 +73,8 @@ class Clocks:
         return clock_mhz < _LEAST_SHARE * self._default_mhz
 
 
-def why_no_figure(facts: dict[str, Option]) -> str:
-    """Say why a measurement of which every block is invalid has no figure."""
+def all_invalid(facts: dict[str, Option]) -> str:
+    """Return the reason, and the remedy, of a measurement in which every block is invalid."""
     return (
         f"the GPU slowed itself down around every block of samples ({facts['throttle']}, {facts['temperature_c']} C): "
         "mend its cooling or power, then --resume with --retry-failed"
@@ -81,7 +82,7 @@ def why_no_figure(facts: dict[str, Option]) -> str:
 
 
 def host_state() -> dict[str, Option]:
-    """Give the clock of the processor that runs this (MHz) and the machine's load over a minute, null where unknown."""
+    """Return the clock of the processor that runs this (MHz) and the load over a minute, null where unknown."""
     load = None
     with suppress(OSError, AttributeError):
         load = round(os.getloadavg()[0], 2)
@@ -99,13 +100,13 @@ def _cpu_mhz() -> float | None:
 
 
 def _listed_mhz(processor: int) -> float | None:
-    """Read a processor's clock from /proc/cpuinfo, no further than its lines: a large machine has many."""
-    here = False
+    """Return a processor's clock from /proc/cpuinfo, read only as far as its lines: a large machine has many."""
+    is_own = False
     with Path("/proc/cpuinfo").open() as lines:
         for line in lines:
             name, _, value = line.partition(":")
             if name.strip() == "processor":
-                here = int(value) == processor
-            elif here and name.strip() == "cpu MHz":
+                is_own = int(value) == processor
+            elif is_own and name.strip() == "cpu MHz":
                 return float(value)
     return None

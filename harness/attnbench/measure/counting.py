@@ -1,4 +1,4 @@
-"""What one call of a pass executes and moves: the variant's own counts, else those of torch's operations."""
+"""FLOPs and bytes of one call of a pass: the variant's own counts, else those of torch's operations."""
 
 # B batch, H heads, T queries, S keys, D head dimension
 from collections.abc import Callable, Sequence
@@ -15,20 +15,20 @@ from attnbench.measure import failure
 from attnbench.measure.traffic import Traffic
 from attnbench.measure.workload import Workload
 
-_LONGEST_CALL_NS = 500_000_000  # a longer one is not made once more only to be counted
-_LARGEST = 2**63  # what a stored whole number can hold
-_FACTS = {"flops": "flops", "bytes": "bytes_executed"}  # what a variant may count itself, and the fact that it becomes
+_LONGEST_CALL_NS = 500_000_000  # a longer call is not repeated only to be counted
+_LARGEST = 2**63  # of stored integers
+_FACTS = {"flops": "flops", "bytes": "bytes_executed"}  # a variant's own count, and the fact that it becomes
 UNSEEN = "a kernel took part that torch's counter cannot see"
 _aten = torch.ops.aten
 
-Counted = dict[str, Option]
+Facts = dict[str, Option]
 Size = Sequence[int]
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operations of a call do: multiply and add, a multiply-add as two; read operands and write results.
+    """The work of a call's operations: FLOPs (a multiply-add is two), and bytes of operands read and results written.
 
-    `whole` is false where a kernel took part that is not among torch's operations, and so in no count.
+    `whole` is false if a kernel took part that is not one of torch's operations, and so is in neither count.
     """
 
     flops: int
@@ -36,45 +36,46 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
 
 
-def counts(job: Job, workload: Workload, *, call_ns: float) -> Counted:
-    """Give the facts `flops`, `bytes_executed` and `bytes_least` of one call; `flops_by` and `bytes_by` tell whose.
+def counts(job: Job, workload: Workload, *, call_ns: float) -> Facts:
+    """Return the facts `flops`, `bytes_executed` and `bytes_least` of one call, and by whom: `flops_by`, `bytes_by`.
 
-    Where the variant lacks a count of its own, one further call is watched, in the first round and where a call is
-    short. An unknown count is null, with the reason in `flops_unknown` or `bytes_unknown`: so are both where a kernel
-    took part that cannot be watched, and a number of products that is zero.
+    Where the variant has no count of its own, one further call is counted by torch's operations, in the first round
+    (whose counts hold for all) and unless a call is long. An unknown count is null, with the reason in `flops_unknown`
+    or `bytes_unknown`; both are unknown if a kernel is not one of torch's operations, and FLOPs of zero are.
     """
     own = {name: _own(workload.callee.plugin, name, workload.case) for name in _FACTS}
-    found = {name: facts for name, facts in own.items() if facts}
-    if len(found) < len(_FACTS) and job.round == 1:  # the first round's counts hold for all
-        found = _watched(workload, call_ns=call_ns) | found
-    return {"bytes_least": least_bytes(workload)} | {
-        name: fact for each in found.values() for name, fact in each.items()
-    }
+    by_name = {name: facts for name, facts in own.items() if facts}
+    if len(by_name) < len(_FACTS) and job.round == 1:
+        by_name = _by_torch(workload, call_ns=call_ns) | by_name
+    facts: Facts = {"bytes_least": least_bytes(workload)}
+    for count in by_name.values():
+        facts |= count
+    return facts
 
 
 def least_bytes(workload: Workload) -> int:
-    """Count the bytes of a pass's inputs and results, each once: no mechanism that reads all of them moves less."""
+    """Return the bytes of a pass's inputs and results, each once: a mechanism that reads all inputs moves no less."""
     inputs = workload.sets[0]
-    moved = sum(tensor.nbytes for tensor in workload.read_by_a_call())
-    written = inputs.tensors[0].nbytes  # an output is as large as what it answers
+    read = sum(tensor.nbytes for tensor in workload.read_by_a_call())
+    written = inputs.tensors[0].nbytes  # an output is as large as the queries or tokens
     if workload.case.passes == "backward":
-        return 2 * moved + inputs.cotangent.nbytes
+        return 2 * read + inputs.cotangent.nbytes
     if workload.case.passes == "forward-backward":
-        return 2 * moved + inputs.cotangent.nbytes + written
-    return moved + written
+        return 2 * read + inputs.cotangent.nbytes + written
+    return read + written
 
 
 def counted(call: Callable[[], object]) -> Work:
-    """Count a call's work: matrix products by torch's formulas, those of the CPU's fused attention kernel included."""
+    """Return a call's work: matrix products by torch's formulas, and of the CPU's fused attention kernel by ours."""
     counter = _Counter()
     with counter:
         result = call()
-    counter.traffic.gave(result)
+    counter.traffic.use_result(result)
     return Work(flops=counter.flops, bytes=counter.traffic.bytes, whole=not counter.traffic.unseen)
 
 
 class _Counter(TorchDispatchMode):
-    """What torch's FlopCounterMode counts, whose own first call imports the compiler: seconds in a fresh process."""
+    """Counts what torch's FlopCounterMode does, without its import of the compiler, seconds in a fresh process."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # torch leaves it untyped
@@ -82,79 +83,79 @@ class _Counter(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # to be skipped is what imports it
+        return False  # true would import the compiler
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do an operation; count it, or the operations that it is made of."""
+        """Perform an operation, and count it or the operations that it is composed of."""
         del types
         named = kwargs or {}
         formula = _FORMULAS.get(func.overloadpacket)
         if formula is None:
             with self:
-                made = func.decompose(*args, **named)
-            if made is not NotImplemented:
-                return made
+                composed = func.decompose(*args, **named)
+            if composed is not NotImplemented:
+                return composed
         out = func(*args, **named)
-        self.traffic.saw(func, args, named, out)
+        self.traffic.add(func, args, named, out)
         if formula is not None:
             self.flops += int(formula(*args, **named, out_val=out))
         return out
 
 
-def _watched(workload: Workload, *, call_ns: float) -> dict[str, Counted]:
-    """Count one further call; always of the first inputs, for what a call does may depend on them."""
+def _by_torch(workload: Workload, *, call_ns: float) -> dict[str, Facts]:
+    """Count one further call; always on the first inputs, as its work may depend on them."""
     if call_ns > _LONGEST_CALL_NS:
         reason = "a call takes too long to be made once more for its counts"
         return {name: _unknown(name, reason) for name in _FACTS}
     try:
-        found = counted(workload.call_on_first())
+        work = counted(workload.call_on_first())
     except Exception as error:
         return {name: _unknown(name, failure.reason(error)) for name in _FACTS}
-    if not found.whole:
+    if not work.whole:
         return {name: _unknown(name, UNSEEN) for name in _FACTS}
-    traffic = _known("bytes", found.bytes, by="counter")
-    if not found.flops:
+    traffic = _known("bytes", work.bytes, by="counter")
+    if not work.flops:
         return {"flops": _unknown("flops", "torch's counter saw no matrix product"), "bytes": traffic}
-    return {"flops": _known("flops", found.flops, by="counter"), "bytes": traffic}
+    return {"flops": _known("flops", work.flops, by="counter"), "bytes": traffic}
 
 
-def _known(name: str, count: int, *, by: str) -> Counted:
+def _known(name: str, count: int, *, by: str) -> Facts:
     return {_FACTS[name]: count, f"{name}_by": by}
 
 
-def _unknown(name: str, reason: str) -> Counted:
+def _unknown(name: str, reason: str) -> Facts:
     return {_FACTS[name]: None, f"{name}_unknown": reason}
 
 
-def _own(plugin: Any, name: str, case: Case) -> Counted:
-    """Ask a variant for a count of its own; nothing where it has none, or none of the projections around it."""
+def _own(plugin: Any, name: str, case: Case) -> Facts:
+    """Return a variant's own count, or nothing: at layer level it would leave out the projections."""
     count = getattr(plugin, name, None)
     if count is None or case.level != "core":
         return {}
     try:
-        found = count(case)
-        if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found < _LARGEST:
-            raise TypeError(f"{name}(case) gave {found!r}, which is no count")  # noqa: TRY301 - of a kind with its own
+        value = count(case)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
+            raise TypeError(f"{name}(case) gave {value!r}, which is no count")  # noqa: TRY301 - of a kind with its own
     except Exception as error:
         return _unknown(name, failure.reason(error))
-    return _known(name, found, by="variant")
+    return _known(name, value, by="variant")
 
 
-# Formulas as torch's are called: with a kernel's arguments as they were given, and tensors as their shapes.
+# Formulas with the signature of torch's: a kernel's arguments as they were given, tensors as their shapes.
 
 
 def _fused_forward(q: Size, k: Size, v: Size, *rest: Any, **named: Any) -> int:
-    """Count the CPU's fused kernel, called with (q, k, v, dropout_p, is_causal): a causal one skips what is masked."""
-    return _seen(int(sdpa_flop_count(q, k, v)), q, k, is_causal=named.get("is_causal", any(rest[1:2])))
+    """Return the FLOPs of the CPU's fused kernel, called with (q, k, v, dropout_p, is_causal)."""
+    return _visible(int(sdpa_flop_count(q, k, v)), q, k, is_causal=named.get("is_causal", any(rest[1:2])))
 
 
 def _fused_backward(_grad: Size, q: Size, k: Size, v: Size, *rest: Any, **named: Any) -> int:
-    """Count its backward, called with (grad, q, k, v, out, lse, dropout_p, is_causal): five products for two."""
-    return _seen(int(sdpa_flop_count(q, k, v)) * 5 // 2, q, k, is_causal=named.get("is_causal", any(rest[3:4])))
+    """Return those of its backward, 5 products for 2, called with (grad, q, k, v, out, lse, dropout_p, is_causal)."""
+    return _visible(int(sdpa_flop_count(q, k, v)) * 5 // 2, q, k, is_causal=named.get("is_causal", any(rest[3:4])))
 
 
-def _seen(flops: int, q: Size, k: Size, *, is_causal: bool) -> int:
-    """Take the share of the pairs that the kernel's causal mask, which is aligned at the first key, leaves."""
+def _visible(flops: int, q: Size, k: Size, *, is_causal: bool) -> int:
+    """Return the FLOPs of visible pairs: the kernel's causal mask, which it skips, is aligned at the first key."""
     if not is_causal:
         return flops
     queries, keys = q[-2], k[-2]

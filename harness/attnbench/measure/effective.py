@@ -1,4 +1,4 @@
-"""The effective attention matrix of any mechanism that is linear in V, found with no help from it."""
+"""The effective attention matrix of any mechanism that is linear in V, read from its calls alone."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, R chosen query rows, C columns of a block, D head dimension
 import math
@@ -24,7 +24,7 @@ _STORED = 4  # roundings of a result in its own dtype
 def effective_matrix(
     attention: Attention, tensors: Tensors, *, rows_R: torch.Tensor | None = None, seed: int = 0
 ) -> torch.Tensor:
-    """Give A_BHRS with out = A V for the chosen query rows, all by default, in the mechanism's dtype.
+    """Return A_BHRS with out = A V for the chosen query rows (default: all), in the mechanism's dtype.
 
     `tensors` are q_BHTD, k_BGSD (q itself where they are tied) and v_BGSD. Costs ceil(S / D) + 1 calls. Raises LeftOut.
     """
@@ -35,50 +35,50 @@ def effective_matrix(
 def column_blocks(
     attention: Attention, tensors: Tensors, *, rows_R: torch.Tensor | None = None, seed: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Yield the columns of `effective_matrix` from left to right, A_BHRC with C = D (the last may be narrower).
+    """Yield the columns of `effective_matrix` from left to right, A_BHRC with C = D (the last block may be narrower).
 
-    V is given columns of the identity, D at a time and for every head at once, with the random state set back before
-    each call. When all are read, raises LeftOut where A V differs from the mechanism's own output beyond rounding:
-    then they mean nothing.
+    V is set to columns of the identity, D at a time and in every head at once, with the random state reset before each
+    call. After the last block, raises LeftOut if A V differs from the mechanism's own output beyond rounding: the
+    columns are then meaningless.
     """
     q_BHTD, k_BGSD, v_BGSD = tensors
     attend = repeatable(attention, seed=seed)
     rows = torch.arange(q_BHTD.shape[2], device=q_BHTD.device) if rows_R is None else rows_R
     own_BHRD = attend(*tensors)[:, :, rows].double()
     product_BHRD = torch.zeros_like(own_BHRD)
-    shared = q_BHTD.shape[1] // v_BGSD.shape[1]
+    group = q_BHTD.shape[1] // v_BGSD.shape[1]
     keys, width = v_BGSD.shape[2:]
     for first in range(0, keys, width):
         columns = torch.arange(first, min(first + width, keys), device=v_BGSD.device)
         identity_BGSD = torch.zeros_like(v_BGSD)
         identity_BGSD[:, :, columns, columns - first] = 1
         block_BHRC = attend(q_BHTD, k_BGSD, identity_BGSD)[:, :, rows, : len(columns)]
-        values_BHCD = v_BGSD[:, :, columns].double().repeat_interleave(shared, dim=1)
+        values_BHCD = v_BGSD[:, :, columns].double().repeat_interleave(group, dim=1)
         product_BHRD += block_BHRC.double() @ values_BHCD
         yield block_BHRC
-    _hold_to_linearity(product_BHRD, own_BHRD, bound=rounding(v_BGSD.dtype, keys))
+    _check_linear(product_BHRD, own_BHRD, bound=rounding(v_BGSD.dtype, keys))
 
 
 def calls_for(keys: int, head_dim: int) -> int:
-    """Count the calls that reading a matrix takes: its columns', and one for the mechanism's own output."""
+    """Return the number of calls that reading a matrix takes: one a block, and one for the mechanism's own output."""
     return -(-keys // head_dim) + 1
 
 
 def at_core(inputs: Inputs | Tokens) -> Tensors:
-    """Give queries, keys and values. Raises LeftOut at layer level, where there are tokens instead."""
+    """Return queries, keys and values. Raises LeftOut at layer level, where the inputs are tokens."""
     if isinstance(inputs, Tokens):
         raise LeftOut("queries, keys and values are asked for at level core only")
     return inputs.q_BHTD, inputs.k_BGSD, inputs.v_BGSD
 
 
-def hold_to_time(*, calls: int, call_s: float) -> None:
-    """Raise LeftOut where so many calls take longer than such a figure is worth."""
+def check_time(*, calls: int, call_s: float) -> None:
+    """Raise LeftOut if so many calls would exceed the time limit of a metric, 5 s."""
     if calls * call_s > _LONGEST_S:
         raise LeftOut(f"it needs {calls} calls, and one takes {call_s:.2g} s")
 
 
 def within_time(attention: Attention) -> Attention:
-    """Wrap a mechanism so that a call raises LeftOut once those before it have taken longer than such a figure may."""
+    """Wrap a mechanism so that calls raise LeftOut after the time limit of a metric, counted from now."""
     started = time.perf_counter()
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -90,16 +90,16 @@ def within_time(attention: Attention) -> Attention:
 
 
 def repeatable(attention: Callable[..., torch.Tensor], *, seed: int) -> Callable[..., torch.Tensor]:
-    """Wrap a mechanism so that every call finds the same random state (torch's, numpy's, Python's) and leaves none."""
-    drawn_from = seed_for(seed, "calls")
+    """Wrap a mechanism so that every call starts from the same random state (torch, numpy, Python) and changes none."""
+    call_seed = seed_for(seed, "calls")
 
     def attend(*arguments: Any) -> torch.Tensor:
         states = random.getstate(), np.random.get_state()  # noqa: NPY002 - a plugin may draw from the global one
         try:
             with torch.random.fork_rng(devices=[arguments[0].device] if arguments[0].is_cuda else []):
-                torch.manual_seed(drawn_from)
-                random.seed(drawn_from)
-                np.random.seed(drawn_from % 2**32)  # noqa: NPY002
+                torch.manual_seed(call_seed)
+                random.seed(call_seed)
+                np.random.seed(call_seed % 2**32)  # noqa: NPY002
                 return attention(*arguments)
         finally:
             random.setstate(states[0])
@@ -109,21 +109,21 @@ def repeatable(attention: Callable[..., torch.Tensor], *, seed: int) -> Callable
 
 
 def rounding(dtype: torch.dtype, keys: int) -> float:
-    """Give the relative difference that rounding explains between two ways to one result, each stored in its dtype."""
+    """Return the relative difference that rounding explains between two computations of one result in its dtype."""
     return _STORED * torch.finfo(dtype).eps + 2 * summation(dtype, keys)
 
 
 def summation(dtype: torch.dtype, terms: int) -> float:
-    """Give the relative error that is to be expected of a sum of so many terms, one after another.
+    """Return the expected relative error of a sum of so many terms, added one after another in float32 or wider.
 
-    Roundings that know nothing of one another add up as the root of their number (Higham and Mary 2019, "A new approach
-    to probabilistic rounding error analysis"); a sum is held in float32 or wider.
+    Independent roundings add up as the square root of their number (Higham and Mary 2019, "A new approach to
+    probabilistic rounding error analysis").
     """
     wide = torch.promote_types(dtype, torch.float32)
     return math.sqrt(terms) * torch.finfo(wide).eps / 2
 
 
-def _hold_to_linearity(product: torch.Tensor, own: torch.Tensor, *, bound: float) -> None:
+def _check_linear(product: torch.Tensor, own: torch.Tensor, *, bound: float) -> None:
     error = float((product - own).norm() / own.norm().clamp(min=torch.finfo(own.dtype).tiny))
     if not error <= bound:
         raise LeftOut(

@@ -1,4 +1,4 @@
-"""What the machine is: software, processor, memory and device, asked in a child process that may import torch."""
+"""The environment of a run: software, processor, memory and device. For child processes: it imports torch."""
 
 import platform
 import subprocess
@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
+import attnbench
 from attnbench.contracts.case import DTYPES, Option
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Allocator, Environment
 from attnbench.measure import processor
 
-# What may change a number without any of our code changing.
+# Packages that may change a measurement while attnbench stays the same.
 _PACKAGES = ("numpy", "triton", "xformers", "flash-attn", "flash-attn-3", "flash-attn-4", "fla-core", "nvidia-ml-py")
 
 
 def describe_machine(device: str, *, threads: int, allocator: Allocator) -> Environment:
-    """Describe this machine and one device of it ('auto' is CUDA where there is one, then the CPU).
+    """Return the environment of this machine and one of its devices ('auto': CUDA if present, else the CPU).
 
-    Raises UsageError naming --device where the device is not there.
+    Raises UsageError naming --device for a device that does not exist here.
     """
     name = resolve_device(device)
     facts = _cuda_facts(name) if name.startswith("cuda") else {}
@@ -51,7 +52,7 @@ def describe_machine(device: str, *, threads: int, allocator: Allocator) -> Envi
 
 
 def resolve_device(device: str) -> str:
-    """Turn a --device value into a device that is here: 'cpu', 'cuda:0', 'mps'."""
+    """Return the device that a --device value names: 'cpu', 'cuda:0', 'mps'. Raises UsageError if it does not exist."""
     kind, _, index = device.partition(":")
     if kind == "cpu" and not index:
         return "cpu"
@@ -71,15 +72,15 @@ def resolve_device(device: str) -> str:
 
 
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
 def _flags() -> dict[str, Option]:
-    """Collect the switches of torch that change speed or rounding."""
+    """Return torch's settings that change speed or rounding."""
     return {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -97,7 +98,7 @@ def _device_name(name: str) -> str:
 
 
 def _dtypes(name: str) -> tuple[str, ...]:
-    """Tell which dtypes the device computes with: bfloat16 wants compute capability 8, and mps has no float64."""
+    """Return the device's dtypes: bfloat16 requires compute capability 8, and mps has no float64."""
     lacking = set()
     if name == "mps":
         lacking = {"float64"}
@@ -118,7 +119,7 @@ def _cuda_facts(name: str) -> dict[str, Option]:
 
 
 def _driver() -> str | None:
-    """Ask NVML for the driver's version; None where it does not answer."""
+    """Return the driver's version by NVML, None where NVML cannot be used."""
     try:
         import pynvml
 
@@ -129,21 +130,21 @@ def _driver() -> str | None:
 
 
 def _commit() -> tuple[str | None, bool | None]:
-    """Tell the git commit that this code runs from, and whether files differ from it; None when it is installed."""
-    here = Path(__file__).resolve().parent
-    if (here.parents[1] / "pyproject.toml").is_file() and distribution("attnbench"):
+    """Return the git commit of this code, and whether files differ from it; None outside a checkout."""
+    harness = Path(attnbench.__file__).resolve().parent
+    if (harness.parents[1] / "pyproject.toml").is_file() and distribution("attnbench"):
         with suppress(OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-            return _git(here, "rev-parse", "HEAD"), bool(_git(here, "status", "--porcelain", "--", "."))
+            return _git(harness, "rev-parse", "HEAD"), bool(_git(harness, "status", "--porcelain", "--", "."))
     return None, None
 
 
-def _git(folder: Path, *words: str) -> str:
-    ran = subprocess.run(
-        ["git", "-C", str(folder), *words],
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
         capture_output=True,
         text=True,
         check=True,
         timeout=10,
         stdin=subprocess.DEVNULL,
     )
-    return ran.stdout.strip()
+    return done.stdout.strip()

@@ -1,4 +1,4 @@
-"""What an exception from a mechanism means: which status it is, and the reason in words."""
+"""The status that a mechanism's exception stands for, and its reason in words."""
 
 import errno
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _NO_HOST_MEMORY = (
     "std::bad_alloc",
 )
 _NO_DEVICE_MEMORY = ("CUDA error: out of memory", "CUDA driver error: out of memory", "STATUS_ALLOC_FAILED")
-# None of these is a mechanism's doing; a process that starts after the loss finds no device, or none of that number.
+# No mechanism causes these; a process that starts after the loss finds no device, or none of that index.
 _DEVICE_GONE = (
     "no CUDA-capable device",
     "No CUDA GPUs are available",
@@ -32,11 +32,11 @@ _CUDA_ERROR = "CUDA error: "
 
 
 class LeftOut(Exception):  # noqa: N818 - it is an answer, not an error
-    """A figure that a mechanism's other figures can do without; why there is none is the message."""
+    """Raised in place of a metric that is optional; the message says why it was not measured."""
 
 
 def status_of(error: BaseException) -> Status:
-    """Tell the status that an exception stands for."""
+    """Return the status that an exception stands for."""
     text = words(error)
     if isinstance(error, Unsupported):
         return "unsupported"
@@ -52,7 +52,7 @@ def status_of(error: BaseException) -> Status:
 
 
 def reason(error: BaseException) -> str:
-    """Say in one sentence what went wrong."""
+    """Return in one sentence what went wrong."""
     text, culprit = words(error), next(iter(getattr(error, "__notes__", ())), "")
     match status_of(error):
         case "unsupported" | "invalid_output":
@@ -66,27 +66,27 @@ def reason(error: BaseException) -> str:
             wanted = text.partition("you tried to allocate ")[2].partition(" bytes")[0]
             amount = f"{int(wanted) / 2**30:.2f} GiB more than" if wanted.isdigit() else "more than"
             return f"{culprit or 'it'} wanted {amount} the memory left"
-        case _ if _CUDA_ERROR in text:  # what torch adds, advice on how to debug it, is in the log
+        case _ if _CUDA_ERROR in text:  # torch adds advice on debugging, which stays in the log
             return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
         case _:
             return f"{type(error).__name__}: {text}"
 
 
 def words(error: BaseException) -> str:
-    """Give an exception's message, shortened; its type where it has none or cannot say it."""
+    """Return an exception's message, shortened; its type where the message is empty or cannot be rendered."""
     with suppress(Exception):
         return encodable(str(error)[:_LONGEST]) or type(error).__name__
     return type(error).__name__
 
 
 def encodable(text: str) -> str:
-    r"""Write lone surrogates, which no UTF-8 can hold, as \udcff."""
+    r"""Return text with lone surrogates, which UTF-8 cannot encode, escaped as \udcff."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @contextmanager
 def on_account_of(culprit: str) -> Iterator[None]:
-    """Name what ran out of memory, where it was the harness's own work and not the mechanism."""
+    """Attribute running out of memory in this context to the harness's own work, `culprit`, not to the mechanism."""
     try:
         yield
     except Exception as error:

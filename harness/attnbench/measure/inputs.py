@@ -1,4 +1,4 @@
-"""What a mechanism is called with: queries, keys and values, or tokens, drawn from the case's seed."""
+"""A mechanism's inputs, drawn from the case's seed: queries, keys and values, or tokens."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, N positions (T or S), D head dimension, E width (H * D),
 # F features (D or E), Z centres of all heads
@@ -12,120 +12,110 @@ from attnbench.contracts.case import Case, Level, seed_for
 
 Sizes = Sequence[tuple[int, ...]]
 
-_NOISE_SHARE = 0.25  # of a clustered vector's variance: the rest is its centre's
+_NOISE_SHARE = 0.25  # of a clustered vector's variance; the rest is its centre's
 _OUTLIER_SIZE = 10.0
 _FEATURES_PER_OUTLIER: dict[Level, int] = {"core": 32, "layer": 512}
 
 
 class Inputs(Struct, frozen=True, kw_only=True):
-    """Queries, keys, values, and the cotangent that a backward pass starts from."""
+    """Queries, keys, values, and the cotangent of the output, from which a backward pass starts."""
 
     q_BHTD: torch.Tensor
     k_BGSD: torch.Tensor
     v_BGSD: torch.Tensor
-    grad_BHTD: torch.Tensor
+    cotangent: torch.Tensor  # BHTD
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Give what the mechanism is called with."""
+        """The arguments of the mechanism's call."""
         return self.q_BHTD, self.k_BGSD, self.v_BGSD
 
     @property
     def tied(self) -> bool:
-        """Whether keys and queries are one tensor, with one gradient."""
+        """Whether queries and keys are one tensor, with one gradient."""
         return self.k_BGSD is self.q_BHTD
 
     @property
     def leaves(self) -> dict[str, torch.Tensor]:
-        """Give each tensor that has a gradient of its own, by name: q, k and v, or q and v where they are tied."""
-        tied_or_not = {} if self.tied else {"k": self.k_BGSD}
-        return {"q": self.q_BHTD, **tied_or_not, "v": self.v_BGSD}
-
-    @property
-    def cotangent(self) -> torch.Tensor:
-        """Give what a backward pass starts from, positions second to last."""
-        return self.grad_BHTD
+        """The tensors with a gradient of their own, by name: q, k and v, or q and v where queries and keys are tied."""
+        k = {} if self.tied else {"k": self.k_BGSD}
+        return {"q": self.q_BHTD, **k, "v": self.v_BGSD}
 
     @property
     def history(self) -> tuple[torch.Tensor, ...]:
-        """Give what a state is made of: keys and values of all positions but the last."""
+        """The arguments of `prefill`: keys and values of all positions but the last."""
         return self.k_BGSD[:, :, :-1], self.v_BGSD[:, :, :-1]
 
     @property
     def newest(self) -> tuple[torch.Tensor, ...]:
-        """Give what a step is given beside the state: the query, and the last key with its value."""
+        """The arguments of `step` before the state: the query, and the last key with its value."""
         return self.q_BHTD, self.k_BGSD[:, :, -1:].contiguous(), self.v_BGSD[:, :, -1:].contiguous()
 
     def widened(self) -> "Inputs":
-        """Give the same numbers in float64; tied queries and keys stay one tensor."""
-        q, v, grad = (_wide(tensor) for tensor in (self.q_BHTD, self.v_BGSD, self.grad_BHTD))
-        return Inputs(q_BHTD=q, k_BGSD=q if self.tied else _wide(self.k_BGSD), v_BGSD=v, grad_BHTD=grad)
+        """Return the same numbers in float64; tied queries and keys stay one tensor."""
+        q, v, cotangent = (_wide(tensor) for tensor in (self.q_BHTD, self.v_BGSD, self.cotangent))
+        return Inputs(q_BHTD=q, k_BGSD=q if self.tied else _wide(self.k_BGSD), v_BGSD=v, cotangent=cotangent)
 
 
 class Tokens(Struct, frozen=True, kw_only=True):
-    """What a layer is called with: tokens that ask, tokens that are attended to if others, and the cotangent.
+    """Tokens x of the queries, tokens y of keys and values unless they are x too, and the cotangent.
 
-    In decoding x is the last token, and y all tokens with it.
+    In decoding x is the last token, and y all tokens up to it.
     """
 
     x_BTE: torch.Tensor
     y_BSE: torch.Tensor | None
-    grad_BTE: torch.Tensor
+    cotangent: torch.Tensor  # BTE
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Give what the layer is called with: x, and y where keys and values come from other tokens."""
+        """The arguments of the layer's call: x, and y where keys and values come from other tokens."""
         return (self.x_BTE,) if self.y_BSE is None else (self.x_BTE, self.y_BSE)
 
     @property
     def sources(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the tokens that queries, and keys and values, are projected from."""
+        """The tokens that queries are projected from, and those that keys and values are."""
         return self.x_BTE, self.x_BTE if self.y_BSE is None else self.y_BSE
 
     @property
     def leaves(self) -> dict[str, torch.Tensor]:
-        """Give each tensor that has a gradient, by name."""
+        """The tensors with a gradient, by name."""
         return dict(zip("xy", self.tensors, strict=False))
 
     @property
-    def cotangent(self) -> torch.Tensor:
-        """Give what a backward pass starts from, positions second to last."""
-        return self.grad_BTE
-
-    @property
     def history(self) -> tuple[torch.Tensor, ...]:
-        """Give what a state is made of: all tokens but the last."""
+        """The arguments of `prefill`: all tokens but the last."""
         return (self.sources[1][:, :-1],)
 
     @property
     def newest(self) -> tuple[torch.Tensor, ...]:
-        """Give what a step is given beside the state: the last token."""
+        """The arguments of `step` before the state: the last token."""
         return (self.x_BTE,)
 
     def widened(self) -> "Tokens":
-        """Give the same numbers in float64."""
+        """Return the same numbers in float64."""
         y = None if self.y_BSE is None else _wide(self.y_BSE)
-        return Tokens(x_BTE=_wide(self.x_BTE), y_BSE=y, grad_BTE=_wide(self.grad_BTE))
+        return Tokens(x_BTE=_wide(self.x_BTE), y_BSE=y, cotangent=_wide(self.cotangent))
 
 
 def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
     """Draw sets of queries, keys and values: the same numbers on every device, in every dtype, for every variant.
 
-    Values and cotangents are standard normals; queries and keys are what `case.inputs` says:
+    Values and cotangents are standard normals; queries and keys follow `case.inputs`:
 
     - normal: standard normals.
     - clustered: in groups, as the vectors of a trained head are (Vyas et al. 2020, "Fast Transformers with Clustered
       Attention"; Roy et al. 2020, section 4). Each key/value head of each sequence has ceil(sqrt(S)) centres, drawn as
-      standard normals. Each key, and each query of the heads it serves, picks one of them with equal chance and is
-      sqrt(3/4) of it plus sqrt(1/4) of a standard normal: unit variance, and 3/4 sqrt(D) the mean score in a group.
-    - outliers: standard normals, but to D / 32 features of each key/value head (one at least) 10 or -10 is added, the
-      same for all keys and for all queries of the heads it serves. A trained transformer's largest features are few,
-      the same for all tokens and of one sign (Dettmers et al. 2022, "LLM.int8()", section 4), keys have them and values
-      do not (Liu et al. 2024, "KIVI", section 3). What they add to the scores is nearly the same for all keys: softmax
-      takes it away again, rounding and other feature maps do not.
+      standard normals. Each key, and each query of the heads that share it, is sqrt(3/4) of a random centre plus
+      sqrt(1/4) of a standard normal: variance 1, and a mean score of 3/4 sqrt(D) within a group.
+    - outliers: standard normals, with 10 or -10 added to D / 32 features of each key/value head (at least one), the
+      same for all keys and for all queries of the heads that share it. A trained transformer's largest features are
+      few, the same for all tokens and of one sign (Dettmers et al. 2022, "LLM.int8()", section 4); keys have them and
+      values do not (Liu et al. 2024, "KIVI", section 3). They add nearly the same to the scores of all keys, which
+      softmax cancels; rounding and other feature maps do not.
 
-    With `tied`, keys are the queries themselves (a mechanism that shares them). The second set and later ones are made
-    of the first's numbers in other places, for drawing costs more than many a call.
+    With `tied`, keys are the queries themselves. Later sets are the first one's numbers in other positions, as drawing
+    takes longer than many a call.
     """
     shape = case.shape
     queries = (shape.batch, shape.heads, shape.seq_q, shape.head_dim)
@@ -133,16 +123,16 @@ def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
     drawn = []
     for index, (q, k, v, *grads) in enumerate(_normals(case, (queries, keys, keys), sets=sets)):
         q_BHTD, k_BGSD = (_placed(tensor, case) for tensor in _formed([q, k], case, index))
-        v_BGSD, grad_BHTD = _placed(v, case), _cotangent(grads, q_BHTD)
-        drawn.append(Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, grad_BHTD=grad_BHTD))
+        v_BGSD, cotangent = _placed(v, case), _cotangent(grads, q_BHTD)
+        drawn.append(Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, cotangent=cotangent))
     return tuple(drawn)
 
 
 def draw_tokens(case: Case, *, sets: int) -> tuple[Tokens, ...]:
-    """Draw sets of tokens, as `draw` does: here it is the tokens that are clustered, or have E / 512 outliers.
+    """Draw sets of tokens as `draw` does; here the tokens are clustered, or have E / 512 outlier features.
 
-    Where there are as many queries as keys, tokens attend to one another; else to tokens of a second sequence; in
-    decoding the last of S tokens attends to all of them.
+    With as many queries as keys, tokens attend to one another, else to tokens of a second sequence; in decoding the
+    last of S tokens attends to all of them.
     """
     shape, width = case.shape, case.shape.heads * case.shape.head_dim
     decodes = case.passes == "decode"
@@ -151,29 +141,29 @@ def draw_tokens(case: Case, *, sets: int) -> tuple[Tokens, ...]:
     for index, normals in enumerate(_normals(case, [(shape.batch, 1, length, width) for length in lengths], sets=sets)):
         tokens = _formed(normals[: len(lengths)], case, index)
         x, *others = (_placed(tensor.squeeze(1), case) for tensor in tokens)
-        grad_BTE = _cotangent([grad.squeeze(1) for grad in normals[len(lengths) :]], x)
+        cotangent = _cotangent([grad.squeeze(1) for grad in normals[len(lengths) :]], x)
         if decodes:
             x, others = x[:, -1:].clone(), [x]
-        drawn.append(Tokens(x_BTE=x, y_BSE=others[0] if others else None, grad_BTE=grad_BTE))
+        drawn.append(Tokens(x_BTE=x, y_BSE=others[0] if others else None, cotangent=cotangent))
     return tuple(drawn)
 
 
 def _normals(case: Case, sizes: Sizes, *, sets: int) -> list[list[torch.Tensor]]:
-    """Draw tensors of standard normals for each set, and last a cotangent as large as the first if the pass needs one.
+    """Draw tensors of standard normals for each set, the last a cotangent of the first's size if the pass needs one.
 
-    All are cut from one pool, which is turned on by an equal share for each further set: where queries, keys and values
-    are equally large, they change their roles.
+    All are cut from one pool, rotated by an equal share for each further set: queries, keys and values of equal size
+    exchange their roles.
     """
-    wanted = [*sizes, sizes[0]] if case.differentiates else [*sizes]
-    counts = [math.prod(size) for size in wanted]
-    # A stream of the inputs' own: from the bare seed a mechanism's weights would be the first queries, bit for bit.
+    all_sizes = [*sizes, sizes[0]] if case.differentiates else [*sizes]
+    counts = [math.prod(size) for size in all_sizes]
+    # A stream of their own: with the bare seed, the queries would equal the weights that a mechanism draws from it.
     pool = torch.randn(sum(counts), generator=torch.Generator().manual_seed(seed_for(case.seed, "inputs")))
-    turned = (pool.roll(index * len(pool) // sets) if index else pool for index in range(sets))
-    return [[part.reshape(size) for part, size in zip(one.split(counts), wanted, strict=True)] for one in turned]
+    rotated = (pool.roll(index * len(pool) // sets) if index else pool for index in range(sets))
+    return [[part.reshape(size) for part, size in zip(one.split(counts), all_sizes, strict=True)] for one in rotated]
 
 
 def _formed(normals: list[torch.Tensor], case: Case, index: int) -> list[torch.Tensor]:
-    """Give normals_BHNF the form of `case.inputs`; the heads of the last of them are those that others share."""
+    """Transform normals_BHNF as `case.inputs` says; the last tensor has the key/value heads that the others share."""
     generator = torch.Generator().manual_seed(seed_for(case.seed, case.inputs, index))
     match case.inputs:
         case "normal":
@@ -193,7 +183,7 @@ def _clustered(normals: list[torch.Tensor], generator: torch.Generator) -> list[
 def _gathered(
     normal_BHNF: torch.Tensor, centres_ZF: torch.Tensor, groups: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Move each vector to one of the centres of its sequence and key/value head."""
+    """Move each vector to a random centre of its sequence and key/value head."""
     batch, heads, length, _ = normal_BHNF.shape
     count = len(centres_ZF) // (batch * groups)
     first_BH = torch.arange(batch * groups).view(batch, groups).repeat_interleave(heads // groups, dim=1) * count
@@ -215,7 +205,7 @@ def _with_outliers(normals: list[torch.Tensor], generator: torch.Generator, *, p
 
 
 def _placed(tensor: torch.Tensor, case: Case) -> torch.Tensor:
-    """Round to the case's dtype, so that every dtype is given the same numbers, in memory of the tensor's own."""
+    """Return a copy on the case's device, rounded to its dtype: every dtype starts from the same numbers."""
     placed = tensor.to(device=case.device, dtype=getattr(torch, case.dtype), copy=True)
     return placed.requires_grad_(case.differentiates)
 

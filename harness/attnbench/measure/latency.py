@@ -1,4 +1,4 @@
-"""The latency probe: how long one call of a mechanism takes, by the protocol, in a process of its own."""
+"""The latency probe: the time of one call of a mechanism, by the protocol, in a process of its own."""
 
 import contextlib
 import gc
@@ -14,52 +14,52 @@ from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
 
-_MOST_GRAPHS = 100  # of a backward pass, built ahead of a sample: each holds what its forward pass saved
+_MOST_GRAPHS = 100  # built ahead of a sample of the backward pass: each holds what its forward pass saved
 
-Found = tuple[list[Measurement], dict[str, Option]]
+Timed = tuple[list[Measurement], dict[str, Option]]  # with facts
 
 
-def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
-    """Time a case's pass. Raises Unsupported, and InvalidOutput where the result is no attention output.
+def measure(job: Job, report: Callable[[str], None]) -> Outcome:
+    """Time a case's pass. Raises Unsupported, and InvalidOutput for a result that is not an attention output.
 
-    Where the device slowed itself down all the while, the outcome is an error: no figure is better than a wrong one.
+    If the device was throttled throughout, the outcome is an error: no latency is better than a wrong one.
     """
-    del tell  # a latency job is over in seconds
+    del report  # a latency job takes seconds
     before = clocks.host_state()
     workload = Workload.of(job)
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         gc.collect()
-        gc.disable()  # a collection in the middle of a sample would be ours, not the mechanism's
+        gc.disable()  # a collection in the middle of a sample would be the harness's time, not the mechanism's
         try:
-            found, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
+            measurements, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
         finally:
             gc.enable()
         workload.judge()
-        if found:
-            facts |= counting.counts(job, workload, call_ns=float(found[0].values[0] or 0))
+        if measurements:
+            facts |= counting.counts(job, workload, call_ns=float(measurements[0].values[0] or 0))
     facts |= {f"{name}_before": value for name, value in before.items()} | clocks.host_state()
-    if not found:
-        detail = clocks.why_no_figure(facts)
+    if not measurements:
+        detail = clocks.all_invalid(facts)
         return Outcome(status="error", detail=detail, backend=workload.backend, facts=facts)
-    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=facts)
+    return Outcome(status="ok", measurements=tuple(measurements), backend=workload.backend, facts=facts)
 
 
-def _on_cpu(job: Job, workload: Workload) -> Found:
-    return _found(sample(_bounded(timing.cpu_clock(workload.calls), job), job.protocol), ())
+def _on_cpu(job: Job, workload: Workload) -> Timed:
+    return _timed(sample(_bounded(timing.cpu_clock(workload.calls), job), job.protocol), ())
 
 
-def _on_cuda(job: Job, workload: Workload) -> Found:
-    """Time on the device, and then by the wall clock what a caller waits."""
+def _on_cuda(job: Job, workload: Workload) -> Timed:
+    """Time calls on the device, and then by the wall clock, launches included."""
     device, hot = job.case.device, job.protocol.hot
     timer = timing.CudaTimer(workload.calls, device, hot=hot, synchronises=workload.support.synchronises)
     monitor = clocks.Clocks(Gpu(device))
     result = sample(_bounded(timer.clock, job), job.protocol, monitor=monitor)
-    found, facts = _found(result, timer.flags(len(result.samples_ns)))
+    measurements, facts = _timed(result, timer.flags(len(result.samples_ns)))
     facts |= {"discarded": result.discarded, "invalid_blocks": result.invalid_blocks} | monitor.facts()
-    if found and result.stop != "once":
+    if measurements and result.stop != "once":
         walls = _walls(timer, result.group, job.protocol)
-        found.append(Measurement(metric="latency_wall", unit="ns", values=walls))
-    return found, facts
+        measurements.append(Measurement(metric="latency_wall", unit="ns", values=walls))
+    return measurements, facts
 
 
 def _walls(timer: timing.CudaTimer, group: int, protocol: Protocol) -> tuple[int, ...]:
@@ -74,12 +74,12 @@ def _bounded(clock: Clock, job: Job) -> Clock:
     return msgspec.structs.replace(clock, most_grouped=min(most, clock.most_grouped))
 
 
-def _found(result: Sampling, flags: tuple[str, ...]) -> Found:
-    found = [
+def _timed(result: Sampling, flags: tuple[str, ...]) -> Timed:
+    measurements = [
         Measurement(metric="latency", unit="ns", values=result.samples_ns, flags=result.flags + flags),
         Measurement(metric="first_call", unit="ns", values=(result.first_ns,)),
     ]
-    return found if result.samples_ns else [], {
+    return measurements if result.samples_ns else [], {
         "stop": result.stop,
         "group": result.group,
         "warmup_calls": result.warmup_calls,

@@ -1,4 +1,4 @@
-"""The layer level: a mechanism between the standard projections, and exact attention between the same ones."""
+"""The layer level: a mechanism between the standard projections, and exact attention between the same projections."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, R chosen query rows, D head dimension, E width (H * D)
 import copy
@@ -20,10 +20,10 @@ Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Projections(torch.nn.Module):
     """Project tokens to heads, and joined heads back (Vaswani et al. 2017, section 3.2.2): no bias, no normalisation.
 
-    A mechanism that starts from tokens is given the first half of it (attnbench.Projections).
+    Its first half is the attnbench.Projections that `from_tokens` receives.
 
     Wq and Wo are [E, E], Wk and Wv [G * D, E]; with `tied`, keys are the queries and there is no Wk. Weights are drawn
-    from the seed, by a stream of their own, as normals of variance 1 / E: heads have the variance of the tokens.
+    from the seed, in a stream of their own, as normals of variance 1 / E: heads have the variance of the tokens.
     """
 
     def __init__(self, case: Case, *, tied: bool) -> None:
@@ -40,43 +40,42 @@ class Projections(torch.nn.Module):
         self.wk = None if tied else weight(kv_width)
 
     def queries(self, x_BTE: torch.Tensor) -> torch.Tensor:
-        """Give q_BHTD."""
+        """Return q_BHTD."""
         return _split(linear(x_BTE, self.wq), self.heads)
 
     def keys(self, y_BSE: torch.Tensor) -> torch.Tensor:
-        """Give k_BGSD."""
+        """Return k_BGSD."""
         return _split(linear(y_BSE, self.wq if self.wk is None else self.wk), self.kv_heads)
 
     def values(self, y_BSE: torch.Tensor) -> torch.Tensor:
-        """Give v_BGSD."""
+        """Return v_BGSD."""
         return _split(linear(y_BSE, self.wv), self.kv_heads)
 
     def to_heads(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor) -> Heads:
-        """Give q_BHTD of x, and k_BGSD and v_BGSD of y; tied queries and keys are one tensor."""
+        """Return q_BHTD of x, and k_BGSD and v_BGSD of y; tied queries and keys are one tensor."""
         q_BHTD = self.queries(x_BTE)
         return q_BHTD, q_BHTD if self.wk is None else self.keys(y_BSE), self.values(y_BSE)
 
     def join(self, out_BHTD: torch.Tensor) -> torch.Tensor:
-        """Join heads and project: out_BTE."""
+        """Join heads and project them: out_BTE."""
         return linear(out_BHTD.transpose(1, 2).flatten(2), self.wo)
 
 
 class Layer(torch.nn.Module):
-    """A core mechanism made to start from tokens: out_BTE = layer(x_BTE), or layer(x_BTE, y_BSE) for cross-attention.
+    """A core mechanism called with tokens: out_BTE = layer(x_BTE), or layer(x_BTE, y_BSE) for cross-attention.
 
-    Heads are made for the mechanism, unless it has a cheaper way from tokens (attnbench.variant.FromTokens). The layer
-    decodes with a state: the mechanism's own, or else a cache of projected keys and values with a place for the last
-    token's, which each step writes there again.
+    The layer projects tokens to heads, unless the mechanism has `from_tokens`. It decodes with the mechanism's own
+    state, or else a cache of projected keys and values whose last position each step overwrites with its token's.
     """
 
     def __init__(self, case: Case, attention: Attention, *, tied: bool) -> None:
         super().__init__()
         self.projections = Projections(case, tied=tied)
         self.attention: Any = attention
-        self._steps = has_steps(attention)
+        self._has_steps = has_steps(attention)
 
     def forward(self, x_BTE: torch.Tensor, y_BSE: torch.Tensor | None = None) -> torch.Tensor:
-        """Attend: out_BTE."""
+        """Return out_BTE."""
         y_BSE = x_BTE if y_BSE is None else y_BSE
         if has_from_tokens(self.attention):
             out_BHTD = self.attention.from_tokens(x_BTE, y_BSE, self.projections)
@@ -87,16 +86,16 @@ class Layer(torch.nn.Module):
         return self.projections.join(output_like(out_BHTD, like_BHTD))
 
     def prefill(self, x_BSE: torch.Tensor) -> Any:
-        """Give the state that a sequence leaves."""
+        """Return the state after a sequence."""
         k_BGSD, v_BGSD = self.projections.keys(x_BSE), self.projections.values(x_BSE)
-        if self._steps:
+        if self._has_steps:
             return self.attention.prefill(k_BGSD, v_BGSD)
-        return _with_a_place(k_BGSD), _with_a_place(v_BGSD)
+        return _extended(k_BGSD), _extended(v_BGSD)
 
     def step(self, x_B1E: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
-        """Attend from one token to itself and to all before: (out_B1E, the state after it)."""
+        """Return (out_B1E, next state) of a token that attends to itself and to all before it."""
         q_BH1D, k_BG1D, v_BG1D = self.projections.to_heads(x_B1E, x_B1E)
-        if self._steps:
+        if self._has_steps:
             out_BH1D, after = self.attention.step(q_BH1D, k_BG1D, v_BG1D, state)
         else:
             k_BGSD, v_BGSD = state
@@ -108,7 +107,7 @@ class Layer(torch.nn.Module):
 def exact_outputs(
     projections: Projections, tokens: Tokens, *, mask: Mask, rows_R: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Give out_BRE of exact attention between these projections, in the dtype of the tokens."""
+    """Return (out_BRE,) of exact attention between these projections, in the dtype of the tokens."""
     own = _like(projections, tokens)
     with torch.no_grad():
         return (own.join(exact_attention(*own.to_heads(*tokens.sources), mask=mask, rows_R=rows_R)),)
@@ -117,9 +116,10 @@ def exact_outputs(
 def exact_layer_gradients(
     projections: Projections, tokens: Tokens, *, mask: Mask, rows_R: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """Differentiate exact attention between projections, for the first of the cotangent's rows: as `leaves` lists them.
+    """Return the gradients of exact attention between projections, in the order of `leaves`.
 
-    Through the projections by autograd, through attention a head at a time, as `exact_gradients` does.
+    Row i of the cotangent belongs to the i-th chosen row. The projections are differentiated by autograd, attention one
+    head at a time by `exact_gradients`.
     """
     own = _like(projections, tokens)
     with torch.enable_grad():
@@ -129,15 +129,15 @@ def exact_layer_gradients(
     mixed_BHRD = exact_attention(q, k, v, mask=mask, rows_R=rows_R).requires_grad_()
     with torch.enable_grad():
         out_BRE = own.join(mixed_BHRD)
-    grad_BHRD, last = torch.autograd.grad(out_BRE, (mixed_BHRD, own.wo), tokens.cotangent[:, : len(rows_R)])
-    inner = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad_BHRD)
+    grad_BHRD, grad_wo = torch.autograd.grad(out_BRE, (mixed_BHRD, own.wo), tokens.cotangent[:, : len(rows_R)])
+    inner = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, cotangent=grad_BHRD)
     heads = (q_BHTD, v_BGSD) if inner.tied else (q_BHTD, k_BGSD, v_BGSD)
-    wanted = [leaf for name, leaf in leaves(own, tokens).items() if name != "wo"]
-    return *torch.autograd.grad(heads, wanted, exact_gradients(inner, mask=mask, rows_R=rows_R)), last
+    before_heads = [leaf for name, leaf in leaves(own, tokens).items() if name != "wo"]
+    return *torch.autograd.grad(heads, before_heads, exact_gradients(inner, mask=mask, rows_R=rows_R)), grad_wo
 
 
 def leaves(projections: Projections, tokens: Tokens) -> dict[str, torch.Tensor]:
-    """Give what a layer's gradients are compared for, by name: x (and y), then the weights, wo last."""
+    """Return the tensors whose gradients are compared at layer level, by name: x (and y), then the weights, wo last."""
     wk = {} if projections.wk is None else {"wk": projections.wk}
     return {**tokens.leaves, "wq": projections.wq, **wk, "wv": projections.wv, "wo": projections.wo}
 
@@ -151,5 +151,6 @@ def _split(x_BTF: torch.Tensor, heads: int) -> torch.Tensor:
     return x_BTF.view(batch, length, heads, -1).transpose(1, 2)
 
 
-def _with_a_place(x_BGSD: torch.Tensor) -> torch.Tensor:
+def _extended(x_BGSD: torch.Tensor) -> torch.Tensor:
+    """Return a cache with one more position, for the token that is decoded."""
     return pad(x_BGSD, (0, 0, 0, 1)).contiguous()

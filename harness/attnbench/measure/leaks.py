@@ -1,4 +1,4 @@
-"""Whether an output depends on tokens that the mask hides from it: later ones, or those outside the window."""
+"""The mask leak: whether an output depends on tokens that the mask hides, later ones or those outside the window."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 import math
@@ -8,11 +8,9 @@ from itertools import islice
 import torch
 
 from attnbench.contracts.case import Mask, seed_for
-from attnbench.contracts.record import Measurement
 from attnbench.contracts.variant import Attention
-from attnbench.measure.effective import Tensors, at_core, hold_to_time, repeatable, rounding, within_time
+from attnbench.measure.effective import Tensors, at_core, check_time, repeatable, rounding, within_time
 from attnbench.measure.failure import LeftOut
-from attnbench.measure.figure import figure
 from attnbench.measure.reference import visible
 from attnbench.measure.workload import Workload
 
@@ -20,34 +18,24 @@ _POSITIONS = 3
 _CALLS = _POSITIONS + 2
 
 
-def look(workload: Workload, *, call_s: float) -> list[Measurement]:
-    """Measure mask_leak where there is a mask, flagged where it is more than rounding. `call_s` is what a call takes.
-
-    Raises LeftOut.
-    """
+def inspect(workload: Workload, *, call_s: float) -> dict[str, float]:
+    """Return mask_leak, or nothing where there is no mask. `call_s` is the duration of a call. Raises LeftOut."""
     case, (own, other) = workload.case, map(at_core, workload.sets)
     if case.mask == Mask():
-        return []
-    hold_to_time(calls=_CALLS, call_s=call_s)
-    attend = within_time(workload.attention)
-    change = mask_leak(attend, own, other, mask=case.mask, seed=case.seed)
-    is_strict = change <= rounding(own[0].dtype, case.shape.seq_k)
-    return [figure("mask_leak", change, flags=() if is_strict else (flag_of(case.mask),))]
-
-
-def flag_of(mask: Mask) -> str:
-    """Name what an output depends on that depends on what this mask hides."""
-    return "later_tokens" if mask.window is None else "hidden_tokens"
+        return {}
+    check_time(calls=_CALLS, call_s=call_s)
+    return {"mask_leak": mask_leak(within_time(workload.attention), own, other, mask=case.mask, seed=case.seed)}
 
 
 def mask_leak(attention: Attention, tensors: Tensors, others: Tensors, *, mask: Mask, seed: int) -> float:
-    """Give the largest change of an output row when the tokens that the mask hides from it become those of `others`.
+    """Return the largest change of an output row when the tokens that the mask hides from it become those of `others`.
 
-    Relative to the root mean square of the rows' norms; a strict mechanism's is 0, or rounding on a device that adds in
-    any order. Takes a few query rows drawn from the seed, each with a call: where there is no window all rows before it
-    are looked at as well, for what is later than it is later than they. Nothing is asked of linearity, and a mechanism
-    in whose weights no later token shows is found too, where these decide which earlier ones are seen. Raises
-    LeftOut.
+    It is relative to the root mean square of the rows' norms; 0 for a strict mechanism, or rounding on a device that
+    adds in any order. A few query rows are drawn from the seed, with a call for each. Without a window all rows before
+    the drawn one are compared as well: the tokens hidden from it are hidden from them.
+
+    The mechanism need not be linear, and its weights on hidden tokens may all be zero: one whose later tokens only
+    choose which earlier ones are attended to is detected too. Raises LeftOut.
     """
     attend = repeatable(attention, seed=seed)
     own_BHTD = _output(attend, tensors)
@@ -55,12 +43,12 @@ def mask_leak(attention: Attention, tensors: Tensors, others: Tensors, *, mask: 
     noise = _largest(_output(attend, tensors) - own_BHTD) / scale
     if not noise <= rounding(tensors[0].dtype, tensors[1].shape[2]):
         raise LeftOut(f"equal calls differ by {noise:.2g}: it draws anew at every call")
-    found = [0.0]
+    changes = [0.0]
     for row, hidden_S in islice(_rows_with_hidden_keys(tensors, mask, seed=seed), _POSITIONS):
-        seen = slice(row, row + 1) if mask.window is not None else slice(0, row + 1)
+        compared = slice(row, row + 1) if mask.window is not None else slice(0, row + 1)
         changed_BHTD = _output(attend, _replaced(tensors, others, hidden_S))
-        found.append(_largest((changed_BHTD - own_BHTD)[:, :, seen]) / scale)
-    return max(found, key=lambda change: (math.isnan(change), change))
+        changes.append(_largest((changed_BHTD - own_BHTD)[:, :, compared]) / scale)
+    return max(changes, key=lambda change: (math.isnan(change), change))
 
 
 def _rows_with_hidden_keys(tensors: Tensors, mask: Mask, *, seed: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -73,7 +61,7 @@ def _rows_with_hidden_keys(tensors: Tensors, mask: Mask, *, seed: int) -> Iterat
 
 
 def _replaced(tensors: Tensors, others: Tensors, hidden_S: torch.Tensor) -> Tensors:
-    """Replace keys and values where they are hidden, and the queries at the same positions: whole tokens."""
+    """Replace whole hidden tokens: their keys and values, and the queries at the same positions."""
     hidden_T = hidden_S[len(hidden_S) - tensors[0].shape[2] :]
     q = _mixed(tensors[0], others[0], hidden_T)
     k = q if tensors[1] is tensors[0] else _mixed(tensors[1], others[1], hidden_S)
@@ -82,11 +70,11 @@ def _replaced(tensors: Tensors, others: Tensors, hidden_S: torch.Tensor) -> Tens
 
 def _mixed(x_BHND: torch.Tensor, other_BHND: torch.Tensor, hidden_N: torch.Tensor) -> torch.Tensor:
     mixed = torch.where(hidden_N[:, None], other_BHND.detach(), x_BHND.detach())
-    return mixed.requires_grad_(x_BHND.requires_grad)  # a mechanism may go another way where gradients are wanted
+    return mixed.requires_grad_(x_BHND.requires_grad)  # with gradients a mechanism may choose another kernel
 
 
 def _output(attend: Attention, tensors: Tensors) -> torch.Tensor:
-    with torch.set_grad_enabled(any(each.requires_grad for each in tensors)):
+    with torch.set_grad_enabled(any(tensor.requires_grad for tensor in tensors)):
         return attend(*tensors).detach().double()
 
 

@@ -1,4 +1,4 @@
-"""Effective attention matrices of single heads, exact attention's beside them, and how far the two lie apart."""
+"""Effective attention matrices of single heads, exact attention's matrices, and the distances between them."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, C columns of a block, N chosen heads, D head dimension
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ def read_matrices(
     mask: Mask,
     heads: Sequence[int],
     seed: int,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Matrices:
-    """Give a mechanism's effective matrix and exact attention's, both [N, T, S], of some heads of the first sequence.
+    """Return the effective and the exact attention matrices of some heads of the first sequence, both [N, T, S].
 
-    The former is in float32, the latter in float64. Raises LeftOut where the mechanism is not linear in V.
+    The former are in float32, the latter in float64. Raises LeftOut if the mechanism is not linear in V.
     """
     q_BHTD, k_BGSD, v_BGSD = tensors
     blocks, total = [], calls_for(v_BGSD.shape[2], v_BGSD.shape[3]) - 1
     for block_BHTC in column_blocks(attention, tensors, seed=seed):
         blocks.append(block_BHTC[0, list(heads)].float().cpu())
-        tell(f"{len(blocks)} of {total} blocks of keys")
+        report(f"{len(blocks)} of {total} blocks of keys")
     group = q_BHTD.shape[1] // k_BGSD.shape[1]
     with torch.no_grad():
         exact = [attention_weights(q_BHTD[0, head], k_BGSD[0, head // group], mask=mask).cpu() for head in heads]
@@ -40,10 +40,10 @@ def read_matrices(
 
 
 def distances(matrix_TS: torch.Tensor, exact_TS: torch.Tensor) -> tuple[float, float, float]:
-    """Compare a head's matrix with exact attention's, in float64.
+    """Return a head's distances from exact attention, in float64: error, variation and kept mass.
 
-    Gives the relative Frobenius error; the mean over rows of the total variation distance, half the sum of absolute
-    differences; and the mean share of the 16 heaviest exact weights of a row that is kept, as `weights.weigh` has it.
+    The error is the relative Frobenius error; the variation is the mean over rows of the total variation distance, half
+    the sum of absolute differences; the kept mass is that of the 16 heaviest keys of a row, as in `weights.weigh`.
     """
     a_TS, e_TS = matrix_TS.double(), exact_TS.double()
     error = (a_TS - e_TS).norm() / e_TS.norm()

@@ -1,4 +1,4 @@
-"""The memory probe: the peak above its inputs that one call of a mechanism takes, in a process of its own."""
+"""The memory probe: the peak memory of one call of a mechanism above its inputs, in a process of its own."""
 
 import contextlib
 import ctypes
@@ -24,9 +24,10 @@ _CUDA_GAP_LEAST_BYTES = 64 << 20
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """Peak bytes of one call by the allocator's own count, what else counted them, and whether it saw more.
+    """Peak bytes of one call: by torch's allocator, and by other counters (by metric).
 
-    `facts` hold the counts that could not be had, null, and why.
+    `unseen` is true if another counter shows memory that the allocator did not. `facts` hold the counters that could
+    not be read, null, with the reason.
     """
 
     allocated: int
@@ -35,9 +36,9 @@ class Peak(Struct, frozen=True, kw_only=True):
     facts: dict[str, Option] = {}
 
 
-def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
-    """Measure the first call (which may build what later ones reuse) and the steady state, above the inputs."""
-    del tell  # a memory job is two calls
+def measure(job: Job, report: Callable[[str], None]) -> Outcome:
+    """Measure the first call, which may build what later calls reuse, and the steady state, above the inputs."""
+    del report  # a memory job is two calls
     peak_of = _cpu_peak
     if job.case.device.startswith("cuda"):
         peak_of = partial(_cuda_peak, Gpu(job.case.device))
@@ -48,25 +49,26 @@ def measure(job: Job, tell: Callable[[str], None]) -> Outcome:
         once = time.perf_counter() - started > job.protocol.cap_s
         steady = first if once else peak_of(_next(workload))
     workload.judge()
-    # What was unseen is told of the steady state, for a first call also loads code.
+    # Unseen memory is judged in the steady state, as a first call also loads code.
     flags = ("once",) if once else ("unseen_memory",) if steady.unseen else ()
-    found = [
+    measurements = [
         Measurement(metric="memory", unit="bytes", values=(steady.allocated,), flags=flags),
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
-    found += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
-    return Outcome(status="ok", measurements=tuple(found), backend=workload.backend, facts=steady.facts | building)
+    measurements += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
+    facts = steady.facts | building
+    return Outcome(status="ok", measurements=tuple(measurements), backend=workload.backend, facts=facts)
 
 
 def allocator_peak(call: Call) -> int:
-    """Give the peak of the CPU allocator during a call, from the profiler's allocation events: exact to the byte."""
+    """Return the peak of the CPU allocator during a call, from the profiler's allocation events: exact to the byte."""
     return max(0, *_held(call))
 
 
 def _built(job: Job) -> tuple[Workload, dict[str, Option]]:
-    """Build the mechanism and draw its inputs; say what that took at most, and what stays.
+    """Build the mechanism and draw its inputs; return them with the facts of the peak meanwhile, and of what is held.
 
-    (It is what a context needs besides its call. That two calls see different inputs takes two sets.)
+    (A model needs that memory besides its call's. Two sets of inputs, so that two calls see different ones.)
     """
     built: list[Workload] = []
 
@@ -78,14 +80,14 @@ def _built(job: Job) -> tuple[Workload, dict[str, Option]]:
         device = job.case.device
         peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
     else:
-        course = _held(build)
-        peak, held = max(0, *course), course[-1]
+        history = _held(build)
+        peak, held = max(0, *history), history[-1]
     return built[0], {BUILDING: peak, HELD: held}
 
 
 def _held(call: Call) -> list[int]:
-    """Give the course of what the CPU allocator holds of a call's."""
-    gc.collect()  # what was left before must not be freed during the call: it would lower the count
+    """Return the bytes that the CPU allocator holds for a call, after each of its allocation events."""
+    gc.collect()  # garbage from before, freed during the call, would lower the count
     with autograd_profile(use_cpu=True, profile_memory=True) as profile:
         call()
     events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
@@ -109,40 +111,40 @@ def _cpu_peak(call: Call) -> Peak:
 
 
 def _cuda_peak(gpu: Gpu, call: Call) -> Peak:
-    """Measure by torch's own count, its reserve's growth, and the driver's: what that gave and torch did not take.
+    """Return the peak by torch's allocator, the growth of its reserve, and that of the driver's count.
 
-    The driver's count is this process's, by NVML; where NVML does not tell it, what the whole device lost stands in for
-    it to see what torch did not, but is no figure: other processes have a part in it.
+    The driver's count is this process's, by NVML. Where NVML cannot read it, the whole device's free memory still shows
+    what torch did not allocate, but is not a measurement: other processes change it too.
     """
     device = gpu.device
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # or the reserve of earlier calls would hide this one's
     torch.cuda.reset_peak_memory_stats(device)
     before, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    given, free = gpu.process_bytes, torch.cuda.mem_get_info(device)[0]
+    process_before, free_before = gpu.process_bytes, torch.cuda.mem_get_info(device)[0]
     call()
     torch.cuda.synchronize(device)
-    had, lost = gpu.process_bytes, free - torch.cuda.mem_get_info(device)[0]
-    own = None if had is None or given is None else had - given
+    process_after, lost = gpu.process_bytes, free_before - torch.cuda.mem_get_info(device)[0]
+    driver = None if process_after is None or process_before is None else process_after - process_before
     allocated = torch.cuda.max_memory_allocated(device) - before
-    unseen = (lost if own is None else own) - (torch.cuda.memory_reserved(device) - reserved)
-    counted = {"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)}
+    unseen = (lost if driver is None else driver) - (torch.cuda.memory_reserved(device) - reserved)
+    others = {"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)}
     return Peak(
         allocated=allocated,
-        others=counted if own is None else counted | {"memory_driver": max(0, own)},
+        others=others if driver is None else others | {"memory_driver": max(0, driver)},
         unseen=_is_gap(unseen, allocated, least=_CUDA_GAP_LEAST_BYTES),
-        facts={"memory_driver": None} | gpu.unread_facts() if own is None else {},
+        facts={"memory_driver": None} | gpu.unread_facts() if driver is None else {},
     )
 
 
 def _is_gap(unseen: int, allocated: int, *, least: int) -> bool:
-    """Tell memory that the allocator did not see (numpy's, another thread's, a kernel's own) from noise."""
+    """Return whether memory that the allocator did not see (numpy's, another thread's, a kernel's) exceeds noise."""
     return unseen > max(least, _GAP_SHARE * allocated)
 
 
 def _reset_resident_peak() -> int | None:
-    """Set the resident peak back to what is resident now, and give that; None where Linux's /proc is missing."""
-    with contextlib.suppress(AttributeError):  # glibc's: what earlier calls freed goes back, or it would hide this one
+    """Reset the resident peak to what is resident now, and return that; None without Linux's /proc."""
+    with contextlib.suppress(AttributeError):  # glibc only: pages that earlier calls freed would hide this call's
         ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""An NVIDIA GPU as its driver's library (NVML) tells of it: each reading a number, or None with its reason kept.
+"""Readings of an NVIDIA GPU by its driver's library (NVML): each a value, or None with the reason recorded.
 
 Nothing here raises, and nothing changes a setting of the GPU.
 """
@@ -14,7 +14,7 @@ from attnbench.contracts.case import Option
 
 T = TypeVar("T")
 
-# NVML's names for why a clock is lower than it could be; idling and a clock set on purpose are no such reasons.
+# NVML's names for what lowers a clock, without idling and a clock that was set on purpose.
 _REASONS = {
     "SwPowerCap": "power cap",
     "HwSlowdown": "hardware slowdown",
@@ -26,39 +26,39 @@ _REASONS = {
 
 
 class Gpu:
-    """A CUDA device's readings. `unread` says why those that were asked for are None."""
+    """A CUDA device's readings. `unread` has the reasons of those that are None, by name."""
 
     def __init__(self, device: str) -> None:
         self.device, self.unread = device, dict[str, str]()
-        self._trouble = ""
+        self._unavailable = ""  # why NVML cannot be used at all
         try:
             import pynvml
 
             pynvml.nvmlInit()
             self._nvml: Any = pynvml
-            # A MIG instance, a part of a board, has memory and processes of its own, and shares clocks and power.
+            # A MIG instance, a part of a board, has its own memory and processes; clocks and power are the board's.
             self._handle, self._board = _find(pynvml, device)
             self._mig = _is_divided(pynvml, self._board)
         except Exception as error:
-            self._trouble = _words(error)
+            self._unavailable = _message(error)
 
     @property
     def sm_clock_mhz(self) -> int | None:
-        """The clock that the multiprocessors run at."""
+        """The clock of the multiprocessors."""
         return self._read(
             "sm_clock_mhz", lambda: int(self._nvml.nvmlDeviceGetClockInfo(self._board, self._nvml.NVML_CLOCK_SM))
         )
 
     @property
     def memory_clock_mhz(self) -> int | None:
-        """The clock that the memory runs at."""
+        """The clock of the memory."""
         return self._read(
             "memory_clock_mhz", lambda: int(self._nvml.nvmlDeviceGetClockInfo(self._board, self._nvml.NVML_CLOCK_MEM))
         )
 
     @property
     def default_clock_mhz(self) -> int | None:
-        """The multiprocessors' clock by default, or where the driver knows none (any more), the highest."""
+        """The multiprocessors' default clock, or their maximum where the driver no longer has a default."""
         return self._read(
             "default_clock_mhz",
             lambda: int(self._nvml.nvmlDeviceGetDefaultApplicationsClock(self._board, self._nvml.NVML_CLOCK_SM)),
@@ -67,7 +67,7 @@ class Gpu:
 
     @property
     def throttle(self) -> tuple[str, ...] | None:
-        """What holds the clock back now, in words; empty where nothing does."""
+        """The reasons that the clock is throttled now; empty if it is not."""
         bits = self._read(
             "throttle",
             lambda: int(self._nvml.nvmlDeviceGetCurrentClocksEventReasons(self._board)),
@@ -75,8 +75,8 @@ class Gpu:
         )
         if bits is None:
             return None
-        named = {words: int(getattr(self._nvml, f"nvmlClocksThrottleReason{name}")) for name, words in _REASONS.items()}
-        return tuple(words for words, bit in named.items() if bits & bit)
+        masks = {text: int(getattr(self._nvml, f"nvmlClocksThrottleReason{name}")) for name, text in _REASONS.items()}
+        return tuple(text for text, mask in masks.items() if bits & mask)
 
     @property
     def temperature_c(self) -> int | None:
@@ -94,21 +94,21 @@ class Gpu:
 
     @property
     def energy_j(self) -> float | None:
-        """The board's energy counter, in joules since the driver was loaded; None for a part of a board."""
+        """The board's energy counter, in joules since the driver was loaded; None for a MIG instance."""
         return self._read("energy_j", self._energy_j)
 
     @property
     def process_bytes(self) -> int | None:
-        """The memory that the driver has given to this process."""
+        """The memory that the driver has allocated to this process."""
         return self._read("process_bytes", self._process_bytes)
 
     @property
     def other_processes(self) -> int | None:
-        """How many processes besides this one, which uses the GPU, compute on it."""
+        """The number of other processes that compute on the GPU, given that this one does."""
         return self._read("other_processes", lambda: len(self._processes()) - 1)
 
     def settings(self) -> dict[str, Option]:
-        """Give what somebody chose for this GPU and what may change its figures."""
+        """Return the GPU's settings that may change a measurement."""
         power_limit = self._read(
             "power_limit_w", lambda: int(self._nvml.nvmlDeviceGetEnforcedPowerLimit(self._board)) / 1e3
         )
@@ -117,21 +117,21 @@ class Gpu:
         return {"power_limit_w": power_limit, "ecc": ecc, "persistence": persistence}
 
     def unread_facts(self) -> dict[str, Option]:
-        """Give the fact `nvml_unread`: which readings are null, and why; nothing where all could be read."""
-        named: dict[str, list[str]] = {}
+        """Return the fact `nvml_unread`, the readings that are null and why; nothing if all could be read."""
+        by_reason: dict[str, list[str]] = {}
         for name, reason in self.unread.items():
-            named.setdefault(reason, []).append(name)
-        told = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in named.items())
-        return {"nvml_unread": told} if told else {}
+            by_reason.setdefault(reason, []).append(name)
+        unread = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
+        return {"nvml_unread": unread} if unread else {}
 
-    def _read(self, name: str, *ways: Callable[[], T]) -> T | None:
-        """Ask in one way after another; where none answers, keep the last reason."""
-        reason = self._trouble
-        for ask in () if reason else ways:
+    def _read(self, name: str, *queries: Callable[[], T]) -> T | None:
+        """Return the result of the first query that succeeds; if none does, record the last reason."""
+        reason = self._unavailable
+        for query in () if reason else queries:
             try:
-                return ask()
+                return query()
             except Exception as error:
-                reason = _words(error)
+                reason = _message(error)
         self.unread.setdefault(name, reason)
         return None
 
@@ -150,22 +150,22 @@ class Gpu:
         return int(used[pid])
 
     def _processes(self) -> list[Any]:
-        found = list(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        if not found:
+        processes = list(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        if not processes:
             raise LookupError("NVML lists no process, not even this one (it is inside a container)")
-        return found
+        return processes
 
 
 def _find(nvml: Any, device: str) -> tuple[Any, Any]:
-    """Find a CUDA device, and the board that it is (a part of).
+    """Return the handles of a CUDA device, and of the board that it is, or is a part of.
 
-    By UUID, for NVML counts devices that CUDA_VISIBLE_DEVICES hides; that variable names a MIG instance.
+    By UUID, as NVML's indices count devices that CUDA_VISIBLE_DEVICES hides; that variable may name a MIG instance.
     """
     own = torch.cuda.get_device_properties(device).uuid
     index = int(device.partition(":")[2] or 0)
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[index : index + 1]
     for uuid in (*(name.strip() for name in chosen if name.strip().startswith("MIG-")), f"MIG-{own}"):
-        with suppress(Exception):  # there is no instance of this name: a whole board, if any
+        with suppress(Exception):  # no instance has this name: the device is a whole board
             handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
             return handle, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
     handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{own}")
@@ -173,10 +173,10 @@ def _find(nvml: Any, device: str) -> tuple[Any, Any]:
 
 
 def _is_divided(nvml: Any, board: Any) -> bool:
-    with suppress(Exception):  # a board that knows no MIG says so by an error
+    with suppress(Exception):  # a board without MIG raises
         return bool(nvml.nvmlDeviceGetMigMode(board)[0])
     return False
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

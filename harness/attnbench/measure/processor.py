@@ -1,4 +1,4 @@
-"""What the processor and the system around it are, as Linux tells; elsewhere what Python knows. No torch."""
+"""Facts of the processor and its system, from Linux's /proc and /sys, elsewhere from Python. No torch."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
 _CPUINFO = Path("/proc/cpuinfo")
 
-# Settings of the libraries that compute and allocate: each may change a number without any code changing.
+# Environment variables of libraries that compute or allocate: each may change a measurement.
 _VARIABLES = (
     "OMP_",
     "KMP_",
@@ -35,30 +35,30 @@ _VARIABLES = (
 
 
 def cpu_model() -> str:
-    """Name the processor."""
+    """Return the processor's model name."""
     return next(_cpuinfo("model name"), "") or platform.processor() or platform.machine()
 
 
 def cores() -> int:
-    """Count the processors that this process may use."""
+    """Return the number of logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def memory_bytes() -> int:
-    """Give the machine's memory in bytes; 0 where the system does not tell."""
+    """Return the machine's memory in bytes; 0 where unknown."""
     with suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0
 
 
 def facts() -> dict[str, Option]:
-    """Tell what of the processor bears on speed: clock, turbo, threads a core, caches, nodes, virtual or not.
+    """Return the facts that bear on speed: clock, turbo, hyper-threading, caches, NUMA nodes, virtualisation, quota.
 
-    What the system does not tell is left out.
+    Unknown facts are left out.
     """
-    largest = _text(_CPUS / "cpu0/cpufreq/cpuinfo_max_freq")
-    found: dict[str, Option] = {
-        "max_mhz": int(largest) // 1000 if largest.isdigit() else None,
+    max_khz = _text(_CPUS / "cpu0/cpufreq/cpuinfo_max_freq")
+    known: dict[str, Option] = {
+        "max_mhz": int(max_khz) // 1000 if max_khz.isdigit() else None,
         "governor": _text(_CPUS / "cpu0/cpufreq/scaling_governor"),
         "turbo": _turbo(),
         "threads_share_cores": {"1": True, "0": False}.get(_text(_CPUS / "smt/active")),
@@ -68,18 +68,18 @@ def facts() -> dict[str, Option]:
         "quota": _quota(),
         "libc": " ".join(platform.libc_ver()).strip(),
     }
-    return {name: value for name, value in found.items() if value not in (None, "")}
+    return {name: value for name, value in known.items() if value not in (None, "")}
 
 
 def variables() -> dict[str, str]:
-    """Give the settings of libraries that are in the environment."""
+    """Return the environment variables that may change a measurement."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
 
 
 def _turbo() -> bool | None:
-    """Tell whether the clock may rise above its base; None where the system does not say."""
-    if off := _text(_CPUS / "intel_pstate/no_turbo"):
-        return off == "0"
+    """Return whether the clock may rise above its base; None where unknown."""
+    if no_turbo := _text(_CPUS / "intel_pstate/no_turbo"):
+        return no_turbo == "0"
     return {"1": True, "0": False}.get(_text(_CPUS / "cpufreq/boost"))
 
 
@@ -90,9 +90,9 @@ def _caches() -> Iterator[str]:
 
 
 def _quota() -> str | None:
-    """Tell how much of the processors a container may use, where it is bounded."""
-    used, _, period = _text(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
-    return f"{int(used) / int(period):g} cores" if used.isdigit() and period.isdigit() else None
+    """Return the container's limit on processor time, if there is one."""
+    quota, _, period = _text(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
+    return f"{int(quota) / int(period):g} cores" if quota.isdigit() and period.isdigit() else None
 
 
 def _cpuinfo(name: str) -> Iterator[str]:

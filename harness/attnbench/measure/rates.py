@@ -1,4 +1,4 @@
-"""The machine's own rates, which a roofline is made of: how fast it moves memory, and multiplies square matrices."""
+"""The machine's own rates, for the roofline: memory bandwidth, and FLOP/s of a product of square matrices."""
 
 import os
 import time
@@ -15,29 +15,29 @@ from attnbench.measure import failure
 Call = Callable[[], object]
 
 _BANDWIDTH_S, _MATRIX_S, _MATRICES_S = 0.4, 0.6, 1.2  # for all copies, one dtype's products, and those of all dtypes
-_FEWEST, _MOST = 2, 50  # calls that are timed, after one that is not
-# Of each of two arrays. A virtual machine is told of a cache that it shares with all of its host: there is a limit.
+_FEWEST, _MOST = 2, 50  # timed calls, after one that is not timed
+# Sizes of each of two arrays. The limit is for virtual machines, which report a cache shared with all of their host.
 _TIMES_CACHE, _LEAST_BYTES, _MOST_BYTES, _CUDA_BYTES = 4, 64 << 20, 256 << 20, 1 << 30
-# What waits until a device, which is the current one of its kind, has done what it was told.
-_WAITED_FOR: dict[str, Callable[[], None]] = {"cpu": lambda: None, "cuda": torch.cuda.synchronize}
+# Waits for the current device of a kind.
+_SYNCHRONISE: dict[str, Callable[[], None]] = {"cpu": lambda: None, "cuda": torch.cuda.synchronize}
 _CPU_SIZES, _CUDA_SIZES = (256, 512, 1024, 2048), (1024, 4096, 8192)
 
 
 def measure(device: str, *, threads: int, dtypes: Sequence[Dtype]) -> Rates:
-    """Measure a device's bandwidth and its matrix rate in each dtype: the best of several calls each, in 1 to 3 s.
+    """Measure a device's bandwidth and its matrix rate in each dtype, the best of several calls each, in 1 to 3 s.
 
-    What fails is null, and `reason` says why.
+    A rate that cannot be measured is null, with the reason in `reason`.
     """
-    if device.partition(":")[0] not in _WAITED_FOR:
+    if device.partition(":")[0] not in _SYNCHRONISE:
         return Rates(device=device, threads=threads, reason=f"{device} is not measured yet")
     torch.set_num_threads(threads)
     reasons: list[str] = []
 
-    def attempt(what: str, rate: Callable[[], float]) -> float | None:
+    def attempt(name: str, rate: Callable[[], float]) -> float | None:
         try:
             return rate()
         except Exception as error:
-            reasons.append(f"{what}: {failure.reason(error)}")
+            reasons.append(f"{name}: {failure.reason(error)}")
             return None
 
     budget_s = min(_MATRIX_S, _MATRICES_S / max(1, len(dtypes)))
@@ -51,7 +51,7 @@ def measure(device: str, *, threads: int, dtypes: Sequence[Dtype]) -> Rates:
 
 
 def bandwidth(device: str) -> float:
-    """Give bytes per second, read and written: the better of STREAM's copy and a sum in place (McCalpin 1995)."""
+    """Return bytes per second, read and written: the better of STREAM's copy and a sum in place (McCalpin 1995)."""
     size = _array_bytes(device)
     a, b = (torch.ones(size // 4, device=device) for _ in range(2))
     copy_s = best_s(partial(a.copy_, b), device, budget_s=_BANDWIDTH_S / 2)
@@ -60,7 +60,7 @@ def bandwidth(device: str) -> float:
 
 
 def matrix_rate(device: str, dtype: Dtype, budget_s: float) -> float:
-    """Give the FLOP/s of a product of square matrices: the best of the sizes of which a few calls fit the budget."""
+    """Return the FLOP/s of a product of square matrices: the best over the sizes whose calls fit the budget."""
     sizes = _CUDA_SIZES if device.startswith("cuda") else _CPU_SIZES
     rates: list[float] = []
     for size in sizes:
@@ -73,24 +73,24 @@ def matrix_rate(device: str, dtype: Dtype, budget_s: float) -> float:
 
 
 def best_s(call: Call, device: str, *, budget_s: float) -> float:
-    """Give the seconds of the fastest of several calls, the first of which is not counted."""
-    wait = _WAITED_FOR[device.partition(":")[0]]
+    """Return the seconds of the fastest of several calls, after one that is not timed."""
+    synchronise = _SYNCHRONISE[device.partition(":")[0]]
     call()
-    wait()
+    synchronise()
     times: list[float] = []
     while len(times) < _FEWEST or (sum(times) < budget_s and len(times) < _MOST):
         start = time.perf_counter()
         call()
-        wait()
+        synchronise()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
 def _array_bytes(device: str) -> int:
-    """Choose arrays larger than the last-level cache, so that memory is what is measured."""
+    """Return a size larger than the last-level cache, so that memory is measured."""
     if device.startswith("cuda"):
         return _CUDA_BYTES
     cache = 0
-    with suppress(ValueError, OSError, AttributeError):  # not every system tells
+    with suppress(ValueError, OSError, AttributeError):  # not every system knows it
         cache = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     return min(_MOST_BYTES, max(_LEAST_BYTES, _TIMES_CACHE * cache))

@@ -1,4 +1,4 @@
-"""Exact attention, plainly: the formula that every mechanism is held against, in the dtype of its inputs."""
+"""Exact attention by its formula, in the dtype of its inputs: the reference of every mechanism."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, R chosen query rows, D head dimension
 import math
@@ -15,9 +15,9 @@ _ROWS = 256
 def exact_attention(
     q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor, *, mask: Mask, rows_R: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Compute softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1) for the chosen query rows, all by default.
+    """Return softmax(q k^T / sqrt(D)) v (Vaswani et al. 2017, equation 1), out_BHRD, for the chosen query rows.
 
-    Gives out_BHRD. A head at a time, so that memory grows with R x S and not with heads and batch.
+    The default is all rows. One head at a time, so that memory grows with R x S and not with heads and batch.
     """
     batch, heads, queries, _ = q_BHTD.shape
     group = heads // k_BGSD.shape[1]
@@ -32,10 +32,9 @@ def exact_attention(
 
 
 def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Differentiate exact attention on the chosen query rows, for the first of the cotangent's rows.
+    """Return (dq, dk, dv) of exact attention on the chosen query rows, or (dq, dv) for tied queries and keys.
 
-    Gives (dq, dk, dv), or (dq, dv) where queries and keys are tied. A head at a time, so that one head's graph is alive
-    at once.
+    Row i of the cotangent belongs to the i-th chosen row. One head at a time, so that only one graph is held.
     """
     q_BHTD, k_BGSD, v_BGSD = (tensor.detach() for tensor in inputs.tensors)
     batch, heads, queries, _ = q_BHTD.shape
@@ -45,39 +44,38 @@ def exact_gradients(inputs: Inputs, *, mask: Mask, rows_R: torch.Tensor) -> tupl
     for b in range(batch):
         for h in range(heads):
             g = h // group
-            leaves = [each.clone().requires_grad_() for each in (q_BHTD[b, h, rows_R], k_BGSD[b, g], v_BGSD[b, g])]
+            leaves = [x.clone().requires_grad_() for x in (q_BHTD[b, h, rows_R], k_BGSD[b, g], v_BGSD[b, g])]
             with torch.enable_grad():
                 out_RD = _one_head(*leaves, hidden_RS=hidden_RS)
-            found = torch.autograd.grad(out_RD, leaves, inputs.grad_BHTD[b, h, : len(rows_R)])
-            dq[b, h, rows_R] += found[0]
-            dk[b, g] += found[1]
-            dv[b, g] += found[2]
+            dq_RD, dk_SD, dv_SD = torch.autograd.grad(out_RD, leaves, inputs.cotangent[b, h, : len(rows_R)])
+            dq[b, h, rows_R] += dq_RD
+            dk[b, g] += dk_SD
+            dv[b, g] += dv_SD
     return (dq + dk, dv) if inputs.tied else (dq, dk, dv)
 
 
 def heaviest_keys(
     q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, *, mask: Mask, rows_R: torch.Tensor, count: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the keys to which exact attention gives most weight on the chosen rows, `count` of each or all that are.
+    """Return the weights and indices of the keys that exact attention weighs most on the chosen rows.
 
-    Gives their weights in float64 and their numbers, both [B, H, R, count]; a key that is not seen has weight 0. A head
-    at a time.
+    Both are [B, H, R, K] with K = min(count, S), weights in float64; a hidden key has weight 0. One head at a time.
     """
     batch, heads, queries, _ = q_BHTD.shape
     group, keys = heads // k_BGSD.shape[1], k_BGSD.shape[2]
     hidden_RS = ~visible(mask, rows_R, queries=queries, keys=keys)
     with torch.no_grad():
-        each = [
+        tops = [
             _weights(q_BHTD[b, h, rows_R].double(), k_BGSD[b, h // group].double(), hidden_RS).topk(min(count, keys))
             for b in range(batch)
             for h in range(heads)
         ]
     size = (batch, heads, len(rows_R), -1)
-    return torch.stack([top.values for top in each]).view(size), torch.stack([top.indices for top in each]).view(size)
+    return torch.stack([top.values for top in tops]).view(size), torch.stack([top.indices for top in tops]).view(size)
 
 
 def attention_weights(q_TD: torch.Tensor, k_SD: torch.Tensor, *, mask: Mask) -> torch.Tensor:
-    """Give the matrix of exact attention for one head, [T, S], in float64."""
+    """Return the matrix of exact attention for one head, [T, S], in float64."""
     queries, keys = len(q_TD), len(k_SD)
     rows_T = torch.arange(queries, device=q_TD.device)
     return _weights(q_TD.double(), k_SD.double(), ~visible(mask, rows_T, queries=queries, keys=keys))
@@ -93,22 +91,22 @@ def _weights(q_RD: torch.Tensor, k_SD: torch.Tensor, hidden_RS: torch.Tensor) ->
 
 
 def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> torch.Tensor:
-    """Tell which keys each query row may see: a boolean [R, S], aligned at the end where T and S differ.
+    """Return which keys each query row may see: a boolean [R, S], aligned at the end where T and S differ.
 
-    A window of w reaches w keys back, the query's own included; without causality it reaches as far ahead.
+    A window of w contains the query's own key and the w - 1 before it; without causality as many after it, too.
     """
     position_R1 = rows_R[:, None] + (keys - queries)
     key_S = torch.arange(keys, device=rows_R.device)
-    seen_RS = torch.ones(len(rows_R), keys, dtype=torch.bool, device=rows_R.device)
+    visible_RS = torch.ones(len(rows_R), keys, dtype=torch.bool, device=rows_R.device)
     if mask.causal:
-        seen_RS &= key_S <= position_R1
+        visible_RS &= key_S <= position_R1
     if mask.window is not None:
-        seen_RS &= (key_S - position_R1).abs() < mask.window
-    return seen_RS
+        visible_RS &= (key_S - position_R1).abs() < mask.window
+    return visible_RS
 
 
 def chosen_rows(queries: int, *, seed: int, device: torch.device, all_up_to: int = _ALL_ROWS_UP_TO) -> torch.Tensor:
-    """Choose the query rows on which agreement is taken: all up to 2048 queries, else 256 drawn from the seed."""
+    """Return the query rows on which agreement is measured: all up to 2048 queries, else 256 drawn from the seed."""
     if queries <= all_up_to:
         return torch.arange(queries, device=device)
     drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "rows")))[:_ROWS]

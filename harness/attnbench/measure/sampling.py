@@ -1,4 +1,4 @@
-"""When to stop measuring: first call, warm-up, then samples until they say enough. Knows no torch and no device."""
+"""The sampling protocol: first call, warm-up, then samples until a stopping rule holds. Without torch or a device."""
 
 import math
 from collections.abc import Callable
@@ -14,19 +14,19 @@ Verdict = Literal["good", "slow", "invalid"]
 
 MOST_SAMPLES = 1000
 MOST_GROUPED = 100_000
-_WARM = 0.05  # two calls in a row within 5%: warm
+_WARM = 0.05  # relative difference of two successive calls up to which the caches are warm
 _RISE_NS = 500_000_000  # for a device's clock to rise
-_BLOCK_NS = 50_000_000  # between two looks of a monitor, or one sample where that is longer
-_RECHECKED = 1.1  # the noise is looked at again when there are 10% more samples
+_BLOCK_NS = 50_000_000  # between two checks of a monitor, or one sample where that is longer
+_RECHECK = 1.1  # noise is computed again once there are 10% more samples
 _MOST_TRIALS = 10  # of a group's length
-_STEADY = 0.95  # the noise of all samples is at least this share of the noise of their first half: no longer falling
+_STEADY = 0.95  # noise is no longer falling if it is at least this share of the noise of the first half of the samples
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """Nanoseconds per call, each a mean over `group` calls, and how they came to be.
+    """Samples in nanoseconds per call, each a mean over `group` calls, and how they were taken.
 
-    `discarded` counts the samples left out by the monitor's verdict, those of the `invalid_blocks` included. There are
-    no samples where every block is invalid.
+    `discarded` counts the samples that the monitor's verdict excluded, those of `invalid_blocks` among them. There are
+    no samples if every block is invalid. `calls_ns` is the time spent in all calls.
     """
 
     samples_ns: tuple[int, ...]
@@ -42,9 +42,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
 
 
 class Clock(Struct, frozen=True, kw_only=True):
-    """What times calls: `run(n)` gives the nanoseconds of n calls together, `now_ns` the wall clock of the cap.
+    """A timer of calls: `run(n)` returns the nanoseconds of n calls together, `now_ns` the wall clock for the cap.
 
-    `least_ns` is the shortest sample in which the timer's own share is at most 1e-4.
+    `least_ns` is the shortest sample in which the timer's own share is at most 1e-4, `most_grouped` the largest n.
     """
 
     run: Callable[[int], int]
@@ -54,32 +54,32 @@ class Clock(Struct, frozen=True, kw_only=True):
 
 
 class Monitor(Protocol):
-    """Watches a device whose clock moves."""
+    """Watches a device whose clock varies."""
 
     def steady(self) -> bool:
-        """Tell whether the device's clock is where it will stay; asked during warm-up, about every 50 ms."""
+        """Return whether the device's clock is up and steady; called during warm-up, about every 50 ms."""
         ...
 
     def judge(self) -> Verdict:
-        """Judge the block of samples since the last asking: `slow` by its clock, `invalid` by what held that back."""
+        """Return the verdict on the block since the last call: `slow` by its clock, `invalid` by its throttling."""
         ...
 
 
 def sample(clock: Clock, protocol: record.Protocol, *, monitor: Monitor | None = None) -> Sampling:
-    """Measure by the protocol: at most `cap_s` for everything, the first call included.
+    """Measure by the protocol, within `cap_s` for all calls, the first included.
 
-    A first call beyond the cap may have compiled, so it is never the figure: one more call is made, under a cap of its
-    own. Where that call exceeds the cap too, it is the only sample, flagged `once`; else the measurement goes on.
+    A first call beyond the cap may have compiled, so it is never a sample: one more call is made, under a cap of its
+    own. If that exceeds the cap too, it is the only sample, flagged `once`; else the measurement goes on.
 
-    With a monitor, warm-up lasts until the device's clock is steady, half a second at most, and samples come in blocks
-    that the monitor judges: only those of good blocks count. Where all that is valid is slow, the slow samples stand,
+    With a monitor, warm-up lasts until the device's clock is steady, at most half a second, and samples come in blocks
+    that the monitor judges. Only samples of good blocks count; if every valid block is slow, the slow samples count,
     flagged `throttled`.
     """
     return _Sampler(clock, protocol, monitor).sample()
 
 
 class _Blocks:
-    """Samples by the verdict on their block. Without a monitor each is a good block of its own."""
+    """Samples by the verdict on their block. Without a monitor each sample is a good block of its own."""
 
     def __init__(self, clock: Clock, monitor: Monitor | None) -> None:
         self.clock, self.monitor = clock, monitor
@@ -90,7 +90,7 @@ class _Blocks:
         self._since = 0
 
     def open(self) -> None:
-        """Begin the first block: the monitor's verdict on what came before is of no interest."""
+        """Begin the first block; the monitor's verdict on what came before is discarded."""
         if self.monitor:
             self.monitor.judge()
         self._since = self.clock.now_ns()
@@ -100,13 +100,13 @@ class _Blocks:
 
     @property
     def full(self) -> bool:
-        """Whether the block under way is long enough, or all that may be stored."""
+        """Whether the current block is long enough, or completes the samples that may be stored."""
         if self.monitor is None or len(self.good) + len(self._block) >= MOST_SAMPLES:
             return True
         return self.clock.now_ns() - self._since >= _BLOCK_NS
 
     def close(self) -> None:
-        """Sort the block's samples by the verdict on it, and begin the next."""
+        """Sort the block's samples by its verdict, and begin the next block."""
         verdict = self.monitor.judge() if self.monitor and self._block else "good"
         if verdict == "good":
             self.good += self._block
@@ -120,7 +120,7 @@ class _Blocks:
 
 
 class _Sampler:
-    """One measurement under way: its clock, and what all calls so far have taken."""
+    """One measurement in progress: its clock, and the time spent in calls so far."""
 
     def __init__(self, clock: Clock, protocol: record.Protocol, monitor: Monitor | None) -> None:
         self.clock, self.protocol, self.monitor = clock, protocol, monitor
@@ -141,13 +141,13 @@ class _Sampler:
                 self.blocks.close()
                 return self.result(first, stop="once")
             self.warm.append(second)
-        begun = self.clock.now_ns()
+        began = self.clock.now_ns()
         self.warm_up()
         self.rise()
-        self.warmup_ns = self.clock.now_ns() - begun
+        self.warmup_ns = self.clock.now_ns() - began
         self.blocks.open()
-        opening = self.fit(self.grouped(estimate=min(self.warm, default=first)))
-        return self.result(first, stop=self.collect(opening))
+        taken = self.fit(self.grouped(estimate=min(self.warm, default=first)))
+        return self.result(first, stop=self.collect(taken))
 
     def run(self, count: int) -> int:
         taken = self.clock.run(count)
@@ -158,7 +158,7 @@ class _Sampler:
         return self.protocol.cap_s * 1e9 - (self.clock.now_ns() - self.started)
 
     def warm_up(self) -> None:
-        """Call until two calls in a row agree."""
+        """Call until two successive calls agree."""
         while len(self.warm) < self.protocol.warmup_calls and sum(self.warm) < self.protocol.warmup_s * 1e9:
             if not self.has_time_to_warm():
                 break
@@ -167,27 +167,27 @@ class _Sampler:
                 break
 
     def rise(self) -> None:
-        """Go on calling until the monitored device's clock has risen, half a second at most."""
-        begun = looked = self.clock.now_ns()
-        while self.monitor and self.clock.now_ns() - begun < _RISE_NS and self.has_time_to_warm():
+        """Keep calling until the monitored device's clock has risen, at most half a second."""
+        began = checked = self.clock.now_ns()
+        while self.monitor and self.clock.now_ns() - began < _RISE_NS and self.has_time_to_warm():
             self.warm.append(self.run(1))
-            if self.clock.now_ns() - looked >= _BLOCK_NS:
+            if self.clock.now_ns() - checked >= _BLOCK_NS:
                 if self.monitor.steady():
                     break
-                looked = self.clock.now_ns()
+                checked = self.clock.now_ns()
 
     def has_time_to_warm(self) -> bool:
-        """Whether a call like the last leaves time for a sample."""
+        """Return whether another call like the last would leave time for a sample."""
         return self.left_ns() >= 2 * (self.warm or [self.spent])[-1]
 
     def grouped(self, *, estimate: float) -> int:
-        """Choose how many calls make a sample: long enough for the timer, and 1,000 of them fill the minimum time."""
+        """Return the calls of a sample: it is long enough for the timer, and 1,000 samples fill the minimum time."""
         return min(self.clock.most_grouped, max(1, math.ceil(self.shortest / max(1, estimate))))
 
     def fit(self, group: int) -> int:
-        """Lengthen a group that was chosen from cold calls until it takes long enough.
+        """Lengthen a group, chosen by cold calls, until it takes long enough; return the time of the last trial.
 
-        Gives what the last of them took, which is the first sample; the calls of those too short count as warm-up.
+        The last trial is the first sample; the calls of shorter ones count as warm-up.
         """
         self.group = group
         for _ in range(_MOST_TRIALS):
@@ -199,25 +199,26 @@ class _Sampler:
         return self.run(self.group)
 
     def collect(self, taken: int) -> StopReason:
+        """Sample until a stopping rule holds; `taken` is the time of the first sample."""
         while True:
             self.blocks.add(round(taken / self.group))
             if self.blocks.full:
                 self.blocks.close()
-                if stop := self.enough():
+                if stop := self.stop_reason():
                     return stop
             if self.left_ns() < taken:
                 self.blocks.close()
                 return "cap"
             taken = self.run(self.group)
 
-    def enough(self) -> StopReason | None:
-        """Say why the good samples are enough, or None; the noise is looked at seldom."""
+    def stop_reason(self) -> StopReason | None:
+        """Return why the good samples suffice, or None; noise is not computed after every sample."""
         good = self.blocks.good
         if len(good) >= MOST_SAMPLES:
             return "samples"
         if len(good) < self.least or self.blocks.good_ns * self.group < self.protocol.min_time_s * 1e9:
             return None
-        self.least = math.ceil(len(good) * _RECHECKED)
+        self.least = math.ceil(len(good) * _RECHECK)
         noise = _noise(good)
         if noise <= self.protocol.stop_noise:
             return "quiet"
@@ -244,6 +245,6 @@ class _Sampler:
 
 
 def _noise(samples: list[int]) -> float:
-    """Give the relative deviation by the quartiles: a slow sample now and then does not move the median."""
-    middle = stats.quantiles(np.asarray(samples, dtype=np.float64))
-    return stats.relative_spread([middle.median], middle) or 0.0
+    """Return the relative deviation by the quartiles, which an occasional slow sample does not change."""
+    quantiles = stats.quantiles(np.asarray(samples, dtype=np.float64))
+    return stats.relative_spread([quantiles.median], quantiles) or 0.0

@@ -1,4 +1,4 @@
-"""The clocks: nanoseconds of prepared calls on the CPU, and device nanoseconds between two events on CUDA."""
+"""Timers of calls: nanoseconds by the wall clock on the CPU, and between two events of the device on CUDA."""
 
 import math
 import time
@@ -15,14 +15,14 @@ Prepare = Callable[[int], Iterable[Call]]
 _TIMER_SHARE = 1e-4
 _LEAST_SAMPLE_NS = 1_000_000
 _FLUSH_LEAST_BYTES = 256 << 20
-_CYCLES_PER_NS = 2.0  # of the spin kernel's counter, until the first one has been timed
+_CYCLES_PER_NS = 2.0  # of the spin kernel's counter, until the first spin has been timed
 _LEAST_SPIN_NS, _LONGEST_SPIN_NS = 50_000, 10_000_000
 _SPIN_MARGIN = 1.5
 _IDLE_SHARE = 0.05
 
 
 def cpu_clock(prepare: Prepare) -> Clock:
-    """Time calls with perf_counter_ns; a sample is at least 1 ms, and long enough for the timer."""
+    """Return a clock by perf_counter_ns; its samples are at least 1 ms, and long enough for the timer."""
 
     def run(count: int) -> int:
         calls = prepare(count)
@@ -36,10 +36,10 @@ def cpu_clock(prepare: Prepare) -> Clock:
 
 
 class CudaTimer:
-    """Time calls on a CUDA device, the L2 flushed before each sample unless `hot`.
+    """Times calls on a CUDA device, with the L2 cache flushed before each sample unless `hot`.
 
-    A spin kernel is queued first, longer than the host took to queue the calls before it, so that the launch is not
-    waited for; not for calls that synchronise.
+    A spin kernel is queued first, longer than the host took to queue the last sample's calls, so that the device never
+    waits for a launch; not for calls that synchronise, which would wait for the spin.
     """
 
     def __init__(self, prepare: Prepare, device: str, *, hot: bool, synchronises: bool) -> None:
@@ -47,21 +47,21 @@ class CudaTimer:
         with on_account_of("the buffer that flushes the L2"):
             self._flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
         self._before, self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-        self._queue_ns = 0.0  # to queue one call, as the last sample found
+        self._queue_ns = 0.0  # to queue one call, by the last sample
         self._cycles_per_ns = _CYCLES_PER_NS
-        self._waited: list[bool] = []
+        self._idled: list[bool] = []
 
     @property
     def clock(self) -> Clock:
-        """Give the clock of the device. With cold caches a sample is one call: a second would find the first's L2."""
+        """The device's clock. With cold caches a sample is one call: a second would find the first's data in the L2."""
         if self.hot:
             return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=_LEAST_SAMPLE_NS)
         return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=1, most_grouped=1)
 
     def run(self, count: int) -> int:
-        """Give the device's nanoseconds of the next `count` calls, between two events."""
+        """Return the device's nanoseconds for the next `count` calls, between two events."""
         calls = self.prepare(count)
-        self._make_cold()
+        self._flush_cache()
         self._before.record()
         cycles = self._spin(count)
         queued_at = time.perf_counter_ns()
@@ -73,13 +73,13 @@ class CudaTimer:
         self._end.synchronize()
         taken_ns = float(self._start.elapsed_time(self._end)) * 1e6
         if cycles:
-            self._learn(cycles, queue_ns, count=count, taken_ns=taken_ns)
+            self._record_spin(cycles, queue_ns, count=count, taken_ns=taken_ns)
         return round(taken_ns)
 
     def wall(self, count: int) -> int:
-        """Give the nanoseconds that a caller waits for the next `count` calls, launches included."""
+        """Return the wall-clock nanoseconds for the next `count` calls, launches included."""
         calls = self.prepare(count)
-        self._make_cold()
+        self._flush_cache()
         torch.cuda.synchronize(self.device)
         start = time.perf_counter_ns()
         for call in calls:
@@ -88,40 +88,41 @@ class CudaTimer:
         return time.perf_counter_ns() - start
 
     def flags(self, samples: int) -> tuple[str, ...]:
-        """Flag `launch_bound` where in most of the last `samples` the device may have waited for the host."""
-        return ("launch_bound",) if 2 * sum(self._waited[-samples:]) > samples else ()
+        """Return the flag `launch_bound` if the device may have waited for the host in most of the last `samples`."""
+        return ("launch_bound",) if 2 * sum(self._idled[-samples:]) > samples else ()
 
-    def _make_cold(self) -> None:
+    def _flush_cache(self) -> None:
         if self._flush is not None:
             self._flush.zero_()
 
     def _spin(self, count: int) -> int:
+        """Queue the spin kernel, and return its cycles."""
         if not self.spins:
             return 0
-        wanted_ns = min(_LONGEST_SPIN_NS, max(_LEAST_SPIN_NS, _SPIN_MARGIN * self._queue_ns * count))
-        cycles = math.ceil(wanted_ns * self._cycles_per_ns)
+        spin_ns = min(_LONGEST_SPIN_NS, max(_LEAST_SPIN_NS, _SPIN_MARGIN * self._queue_ns * count))
+        cycles = math.ceil(spin_ns * self._cycles_per_ns)
         torch.cuda._sleep(cycles)  # noqa: SLF001 - the only spin kernel that torch has
         return cycles
 
-    def _learn(self, cycles: int, queue_ns: int, *, count: int, taken_ns: float) -> None:
-        """Note what the spin really took, and whether it was over so early that the figure may hold idle time.
+    def _record_spin(self, cycles: int, queue_ns: int, *, count: int, taken_ns: float) -> None:
+        """Record how long the spin took, and whether it ended so early that the sample may contain idle time.
 
-        The device cannot have waited longer than the host went on queueing after the spin. That all calls were queued
-        before spin and calls were over says nothing: the time between the events holds the wait.
+        The device cannot have idled longer than the host went on queueing after the spin. Whether the host had queued
+        everything before the device was done is no criterion: an idle device is late, too.
         """
         spun_ns = float(self._before.elapsed_time(self._start)) * 1e6
         if spun_ns > 0:
             self._cycles_per_ns = cycles / spun_ns
         self._queue_ns = queue_ns / count
-        self._waited.append(queue_ns - spun_ns > _IDLE_SHARE * taken_ns)
+        self._idled.append(queue_ns - spun_ns > _IDLE_SHARE * taken_ns)
 
 
 def timer_cost_ns() -> int:
-    """Measure what two readings of the timer cost."""
+    """Return the mean time between two successive readings of the timer."""
     readings = [time.perf_counter_ns() for _ in range(1000)]
     return max(1, (readings[-1] - readings[0]) // (len(readings) - 1))
 
 
 def _flush_bytes(device: str) -> int:
-    """Give max(256 MB, twice the L2): what must be written until nothing of the inputs is left in the cache."""
+    """Return max(256 MB, twice the L2): the bytes to write until nothing of the inputs is left in the cache."""
     return max(_FLUSH_LEAST_BYTES, 2 * int(torch.cuda.get_device_properties(device).L2_cache_size))

@@ -1,7 +1,7 @@
-"""A total of time, spent on the cells that need it most: from the records so far and the time that is left.
+"""A run's time budget, spent on the cases that need it most, given the records so far and the time that is left.
 
-Every question gets one round first, then what is measured once, then three rounds each (below that there is no
-interval), then the profile's; after those, further rounds go to whatever has a wide interval.
+Every timed case gets one round first, then comes what is measured once, then three rounds each (fewer give no
+interval), then the profile's; after those, extra rounds go to the widest intervals.
 """
 
 import math
@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from attnbench.analysis.rows import ENOUGH
 from attnbench.contracts import stats
-from attnbench.contracts.record import Job, Outcome, Record
+from attnbench.contracts.record import ENOUGH, Job, Outcome, Record
 from attnbench.contracts.units import duration
-from attnbench.planning.plan import PROFILES
+from attnbench.planning.request import PROFILES
 
-# Beyond the rounds of its profile a question is given more only while its interval is wider than this share.
+# A case gets more rounds than its profile's only while half its interval is wider than this share of the median.
 GOOD_ENOUGH = 0.01
 
 
 class Budget:
-    """What a run may take in all, in seconds; None is no bound. `records` were made before, `jobs` are to be done now.
+    """The total time of a run in seconds; None is no limit. `records` were made before, `jobs` are to be done now.
 
-    Trainings run `slots` at a time; `now_s` is a clock that only goes forward.
+    Trainings run `slots` at a time; `now_s` is a monotonic clock.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Budget:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Take in what a job found, and how long it took."""
+        """Account for a record: its samples, and how long its job took."""
         question = record.job.question
         if not record.job.timed_round or record.outcome.status == "skipped":
             return
@@ -59,22 +58,22 @@ class Budget:
                 self._medians.setdefault(question, {})[record.job.round] = median(values)
 
     def cut(self, job: Job) -> Outcome | None:
-        """Say why a job is not done, if so."""
+        """Return the outcome of a job that there is no time for, or None."""
         if self.total_s is None:
             return None
         left_s = self.total_s - (self.now_s() - self.started_s)
         if job.timed_round > self._decided:
             self._decided = job.timed_round
-            self._cut = dict(self._shared_out(self._rounds[job.timed_round], left_s))
+            self._cut = dict(self._left_out(self._rounds[job.timed_round], left_s))
         if left_s <= self._took_s.get(job.question, 0.0):
             return self._short(job, "too little of it was left")
         return self._cut.get(job.question) if job.timed_round else None
 
-    def _shared_out(self, jobs: Sequence[Job], left_s: float) -> Iterable[tuple[str, Outcome]]:
-        """Choose whom a round leaves out: the neediest come first, as long as their further rounds can be paid."""
+    def _left_out(self, jobs: Sequence[Job], left_s: float) -> Iterable[tuple[str, Outcome]]:
+        """Yield the cases that a round leaves out: the widest intervals come first, while there is time for them."""
         paid_s = 0.0
-        known = [job for job in jobs if job.question in self._medians]
-        for job in sorted(known, key=lambda job: (-self._need(job), self._took_s[job.question])):
+        timed = [job for job in jobs if job.question in self._medians]
+        for job in sorted(timed, key=lambda job: (-self._need(job), self._took_s[job.question])):
             need, ordinary = self._need(job), PROFILES[job.protocol.profile].rounds
             if job.round > ordinary and need <= GOOD_ENOUGH:
                 why = f"its interval is +-{need:.1%} already"
@@ -86,21 +85,21 @@ class Budget:
             cost_s = one_s * max(1, lacking)
             if paid_s + cost_s <= left_s:
                 paid_s += cost_s
-            elif paid_s + one_s <= left_s and need < math.inf:  # of what nobody needier will want
+            elif paid_s + one_s <= left_s and need < math.inf:  # wider intervals have had their turn
                 paid_s += one_s
             else:
                 has = "it has no interval yet" if need == math.inf else f"its interval is +-{need:.1%}"
                 yield job.question, self._short(job, f"{has}, and what it lacks takes {duration(cost_s)}")
 
     def _need(self, job: Job) -> float:
-        """Give half the interval's width as a share of the figure; without bound where there is no interval yet."""
+        """Return half the interval's width as a share of the median; infinite where there is no interval yet."""
         estimate = stats.median_of_processes(list(self._medians[job.question].values()))
         if estimate.low is None or estimate.high is None:
             return math.inf
         return (estimate.high - estimate.low) / 2 / estimate.value
 
     def _short(self, job: Job, why: str) -> Outcome:
-        """Say that there is no time; a round beyond the profile's was promised to nobody, so no table tells of it."""
+        """Return the outcome of a job cut for lack of time; tables do not show a round beyond those of the profile."""
         beyond = job.timed_round > PROFILES[job.protocol.profile].rounds
-        told = f"cut by --time-budget {duration(self.total_s or 0)}: {why}"
-        return Outcome(status="skipped", detail=told, facts={ENOUGH: True} if beyond else {})
+        detail = f"cut by --time-budget {duration(self.total_s or 0)}: {why}"
+        return Outcome(status="skipped", detail=detail, facts={ENOUGH: True} if beyond else {})

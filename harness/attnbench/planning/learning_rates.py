@@ -1,6 +1,6 @@
-"""The search for a variant's learning rate: trials over a grid, one further where the best lies on an edge, then seeds.
+"""The search for a variant's learning rate: a grid of trials, one more where the best lies on an edge, then seeds.
 
-Pure, from the jobs that are planned and the records of those that are over, so that it goes on wherever it was cut.
+Pure, from the jobs planned and the records so far, so that an interrupted search resumes anywhere.
 """
 
 import math
@@ -17,18 +17,18 @@ _STEPS_A_DECADE = 2
 
 
 def grid(rate: float, count: int) -> tuple[float, ...]:
-    """Give `count` learning rates around a rate, half a decade apart, ascending; an even number has one more below."""
-    return tuple(_at(rate, place) for place in range(-(count // 2), (count + 1) // 2))
+    """Return `count` learning rates around a rate, half a decade apart, ascending; an even count has one more below."""
+    return tuple(_at(rate, step) for step in range(-(count // 2), (count + 1) // 2))
 
 
 def first_jobs(training: Job) -> Iterator[Job]:
-    """Plan a training whose seeds are to come: at its own rate where only one is asked for, else the grid's trials."""
+    """Return the first jobs of a training: its seeds where it has a single rate, else the trials of the grid."""
     count = _number(training, "rates")
     return _seeds(training) if count == 1 else (_trial(training, rate) for rate in grid(_base(training), count))
 
 
 def further_jobs(jobs: Sequence[Job], records: Iterable[Record]) -> tuple[Job, ...]:
-    """Plan what follows from the trials that are over: one beyond an edge, or the seeds at the best rate."""
+    """Return the jobs that follow from finished trials: a trial beyond an edge, or the seeds at the best rate."""
     over = {record.job.key: record for record in records if record.outcome.status != "interrupted"}
     further: list[Job] = []
     for search in _searches(jobs):
@@ -38,7 +38,7 @@ def further_jobs(jobs: Sequence[Job], records: Iterable[Record]) -> tuple[Job, .
 
 
 def without_doubtful(jobs: Sequence[Job], pending: Collection[Job]) -> tuple[Job, ...]:
-    """Leave out the seeds of a search that has a trial to be done, since another rate may turn out to be the best."""
+    """Return jobs without the seeds of searches that have a pending trial: another rate may turn out to be the best."""
     keys = {job.key for job in pending}
     searches = (search for search in _searches(jobs) if any(trial.key in keys for trial in search.trials))
     doubtful = {job.key for search in searches for job in search.seeds}
@@ -46,39 +46,39 @@ def without_doubtful(jobs: Sequence[Job], pending: Collection[Job]) -> tuple[Job
 
 
 class _Search(Struct):
-    """The trials of one variant on one task, and its trainings from fresh seeds where they are planned."""
+    """The trials of one variant on one task, and its trainings at the best rate, one a seed, once they are planned."""
 
     trials: list[Job] = []
     seeds: list[Job] = []
 
 
 def _searches(jobs: Iterable[Job]) -> list[_Search]:
-    found: dict[str, _Search] = {}
+    searches: dict[str, _Search] = {}
     for job in jobs:
         if job.probe.kind == "accuracy":
-            search = found.setdefault(digest(job.case, _searched_for(job).probe, job.origin), _Search())
+            search = searches.setdefault(digest(job.case, _searched_for(job).probe, job.origin), _Search())
             (search.trials if job.probe.trial else search.seeds).append(job)
-    return [search for search in found.values() if search.trials]
+    return [search for search in searches.values() if search.trials]
 
 
 def _next(search: _Search, records: Sequence[Record]) -> Iterator[Job]:
-    """Choose between one trial more and the seeds; where no trial was ok, those at the task's own rate will say why."""
+    """Return one more trial, or the seeds; where no trial was ok, seeds at the task's own rate will show why."""
     training = _searched_for(search.trials[0])
     good = {_rate_of(record.job): record for record in records if record.outcome.status == "ok"}
     if not good:
         return _seeds(training)
     best = max(sorted(good), key=lambda rate: _merit(good[rate]))
-    step = 1 if best == max(good) else -1 if best == min(good) else 0
+    outward = 1 if best == max(good) else -1 if best == min(good) else 0
     whole, room = len(good) == len(records), len(records) < _number(training, "rates") + MOST_FURTHER
-    if step and whole and room:
-        place = round(math.log10(best / _base(training)) * _STEPS_A_DECADE)
-        return iter([_trial(training, _at(_base(training), place + step))])
+    if outward and whole and room:
+        step = round(math.log10(best / _base(training)) * _STEPS_A_DECADE)
+        return iter([_trial(training, _at(_base(training), step + outward))])
     probe = replace(training.probe, rate=best, searched=tuple(sorted(good)))
     return _seeds(replace(training, probe=probe))
 
 
 def _merit(record: Record) -> tuple[float, ...]:
-    """Give what is higher for the better of two trials; one that diverged is worse than any that did not."""
+    """Return a sort key, higher for a better trial; one that diverged is worse than any that did not."""
     if record.outcome.facts.get("diverged"):
         return -math.inf, -_rate_of(record.job)
     accuracy, loss = (_value(record.outcome.measurements, name) for name in ("search_accuracy", "search_loss"))
@@ -100,13 +100,13 @@ def _seeds(training: Job) -> Iterator[Job]:
 
 
 def _searched_for(job: Job) -> Job:
-    """Give the training that a trial or a seed is planned for, as it was asked for."""
+    """Return the training that a trial or a seed belongs to, as it was asked for."""
     probe = replace(job.probe, trial=False, rate=None, searched=())
     return replace(job, probe=probe, protocol=replace(job.protocol, rounds=_number(job, "seeds")), round=1, attempt=1)
 
 
 def _number(training: Job, option: str) -> int:
-    """Read an option of the training; those planned before there was a search have none of it."""
+    """Return an option of the training; plans older than the search lack it."""
     return int(training.probe.task_options.get(option) or 1)
 
 
@@ -119,6 +119,6 @@ def _rate_of(trial: Job) -> float:
     return trial.probe.rate
 
 
-def _at(rate: float, place: int) -> float:
-    """Give the rate that lies some steps away, of three digits."""
-    return rate if place == 0 else float(f"{rate * 10 ** (place / _STEPS_A_DECADE):.3g}")
+def _at(rate: float, step: int) -> float:
+    """Return the rate that lies some steps away, rounded to three digits."""
+    return rate if step == 0 else float(f"{rate * 10 ** (step / _STEPS_A_DECADE):.3g}")

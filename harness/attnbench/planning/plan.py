@@ -1,245 +1,147 @@
-"""From a sweep to jobs: every cell of the product, as a case for every variant, in rounds with a shuffled order."""
+"""The plan of a run: a request that is checked, then resolved on its machine, with its plugins as they are."""
 
-import random
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice, product
-from typing import Any, get_args
+import time
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from attnbench.contracts.case import Case, Dtype, Inputs, Level, Mask, Passes, Shape
-from attnbench.contracts.errors import UsageError, suggestion
-from attnbench.contracts.record import Job, Origin, Probe, ProbeKind, Profile, Protocol
-from attnbench.contracts.stats import FEWEST_REPLICATES
+from attnbench.contracts.case import Case
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.record import Environment, Job
+from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
-from attnbench.contracts.tunes import Tune
-from attnbench.planning.cells import Cell, cells
-from attnbench.planning.learning_rates import first_jobs
+from attnbench.execute.executor import Executor
+from attnbench.planning.cases import cases
+from attnbench.planning.jobs import Conditions, plan_jobs
+from attnbench.planning.machine import describe_machine, spare_bytes
+from attnbench.planning.metrics import PlannedMetric, needed_probes, planned_metrics, probes_of
+from attnbench.planning.request import Request
+from attnbench.planning.suites import apply_flags, find_suite
+from attnbench.planning.tasks import PlannedTask, planned_tasks, task_specs
+from attnbench.planning.variants import Candidate, candidate, candidates, check_names, variant_specs
+from attnbench.plugins import registry
+from attnbench.plugins.empty import FLOOR
+from attnbench.store import Fit, Plan, new_run_id
 
-PROFILES: dict[Profile, Protocol] = {
-    "quick": Protocol(profile="quick", rounds=1),
-    "default": Protocol(profile="default"),
-    "rigorous": Protocol(profile="rigorous", rounds=10, min_time_s=0.5, cap_s=30.0, timeout_s=300.0),
-}
-MOST_ROUNDS = PROFILES["rigorous"].rounds  # for whatever a time budget leaves time for
-PASSES: tuple[Passes, ...] = ("forward", "backward", "forward-backward", "decode")
-METRICS: tuple[ProbeKind, ...] = get_args(ProbeKind)
-MOST_SHAPES = 10_000
+_REFINED = 3  # times that lengths are added around crossings
 
-# Memory is a peak over a whole pass, so a backward pass is measured with its forward pass. Agreement looks at the
-# output, and where gradients are computed at those too. The energy of a backward pass cannot be told from that of the
-# forward pass that builds its graph.
-_PASSES_OF: dict[ProbeKind, dict[Passes, tuple[Passes, ...]]] = {
-    "memory": {
-        "forward": ("forward",),
-        "backward": ("forward-backward",),
-        "forward-backward": ("forward-backward",),
-        "decode": ("decode",),
-    },
-    "agreement": {
-        "forward": ("forward",),
-        "backward": ("forward", "backward"),
-        "forward-backward": ("forward", "backward"),
-        "decode": ("decode",),
-    },
-}
-_PASSES_OF["energy"] = _PASSES_OF["memory"]
+# Turns a sweep, and the flags given for it, into the lengths that a search begins with; Request.fit asks for it.
+Narrow = Callable[[Sweep, Sweep], tuple[Sweep, Fit]]
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
-    """A variant with complete options, ready to be planned: what it is called, what to import, and what it may tune."""
+class Resolved(Struct, frozen=True, kw_only=True):
+    """A request resolved on its machine: all that jobs are planned from."""
 
-    name: str
-    target: str
-    origin: Origin
-    options: dict[str, Any]
-    tunes: dict[str, Tune] = {}
+    machine: Environment
+    sweep: Sweep
+    fit: Fit | None
+    cases: tuple[Case, ...]
+    probes: tuple[ProbeKind, ...]
+    candidates: tuple[Candidate, ...]
+    tasks: tuple[PlannedTask, ...]
+    metrics: tuple[PlannedMetric, ...]
+    conditions: Conditions
 
-
-class Exam(Struct, frozen=True, kw_only=True):
-    """A task with complete options, ready to be planned: the trained model's shape and mask come from it."""
-
-    label: str
-    target: str
-    origin: Origin
-    options: dict[str, Any]
-    shape: Shape
-    mask: Mask
-    seeds: int
-
-
-class Workloads(Struct, frozen=True, kw_only=True):
-    """A sweep read and checked: its shapes with their masks, and each further axis as values."""
-
-    cells: tuple[Cell, ...]
-    dtypes: tuple[Dtype, ...]
-    passes: tuple[Passes, ...]
-    levels: tuple[Level, ...]
-    inputs: tuple[Inputs, ...]
-    metrics: tuple[ProbeKind, ...]
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """The shapes of all cells, each once."""
-        return tuple(dict.fromkeys(cell.shape for cell in self.cells))
-
-    @property
-    def masks(self) -> tuple[Mask, ...]:
-        """The masks of all cells, each once."""
-        return tuple(dict.fromkeys(cell.mask for cell in self.cells))
+    def jobs(self) -> tuple[Job, ...]:
+        """Return all jobs, in order. Raises UsageError where there is nothing to measure."""
+        return plan_jobs(
+            self.cases,
+            self.probes,
+            candidates=self.candidates,
+            tasks=self.tasks,
+            metrics=self.metrics,
+            conditions=self.conditions,
+        )
 
 
-def read_sweep(sweep: Sweep) -> Workloads:
-    """Turn a sweep's text into values. Raises UsageError naming the flag and the fix."""
-    found = tuple(islice(cells(sweep), MOST_SHAPES + 1))
-    if len(found) > MOST_SHAPES:
-        raise UsageError(f"--seq: with the other axes it makes more than {MOST_SHAPES} shapes; narrow a range")
-    return Workloads(
-        cells=found,
-        dtypes=_choices(sweep.dtype, get_args(Dtype), flag="--dtype", default="float32"),
-        passes=_choices(sweep.passes, PASSES, flag="--passes", default="forward"),
-        levels=_choices(sweep.level, get_args(Level), flag="--level", default="core"),
-        inputs=_choices(sweep.inputs, get_args(Inputs), flag="--inputs", default="normal"),
-        metrics=_choices(sweep.metrics, METRICS, flag="--metrics", default="latency"),
+def check(request: Request, *, narrow: Narrow | None = None) -> None:
+    """Check what can be checked without starting a process. Raises UsageError."""
+    request.check()
+    sweep, _ = _sweep(request, "cpu", narrow)
+    if "accuracy" in probes_of(sweep) and sweep.tasks is None:
+        raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
+    check_names(variant_specs(sweep))
+    for spec in task_specs(sweep):
+        registry.find(spec.name, "tasks", flag="--tasks")
+
+
+def prepare(request: Request, executor: Executor, *, narrow: Narrow | None = None) -> Plan:
+    """Return the plan of a new run. Raises UsageError; writes nothing."""
+    resolved = resolve(request, executor, narrow=narrow)
+    return plan_run(request, resolved, resolved.jobs())
+
+
+def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = None) -> Resolved:
+    """Ask children what the machine and the plugins are. Raises UsageError, before any process starts where it can."""
+    check(request, narrow=narrow)
+    machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
+    sweep, fit = _sweep(request, machine.device, narrow)
+    swept, metrics = cases(sweep), planned_metrics(sweep, executor)
+    probes = tuple(dict.fromkeys((*probes_of(sweep), *needed_probes(metrics))))
+    for dtype in dict.fromkeys(case.dtype for case in swept):
+        if dtype not in machine.device_dtypes:
+            raise UsageError(
+                f"--dtype: {machine.device_name} ({machine.device}) does not compute in {dtype}; "
+                f"use one of {', '.join(machine.device_dtypes)}"
+            )
+    conditions = Conditions(
+        device=machine.device,
+        protocol=request.protocol,
+        floor=candidate(Spec(name=FLOOR), executor),
+        seed=request.seed,
+    )
+    return Resolved(
+        machine=machine,
+        sweep=sweep,
+        fit=fit,
+        cases=swept,
+        probes=probes,
+        candidates=candidates(sweep, executor),
+        tasks=planned_tasks(sweep, executor) if "accuracy" in probes else (),
+        metrics=metrics,
+        conditions=conditions,
     )
 
 
-class Setting(Struct, frozen=True, kw_only=True):
-    """What holds for every job of a run. `floor` is timed beside the candidates: what the harness itself costs."""
-
-    device: str
-    protocol: Protocol
-    floor: Candidate
-    seed: int = 0
-
-
-def plan_jobs(
-    workloads: Workloads, candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting
-) -> tuple[Job, ...]:
-    """Give all jobs, variants in the order asked: timed rounds first, then what is measured once, then training."""
-    timed = list(_timed(workloads, candidates, setting)) if "latency" in workloads.metrics else []
-    others = [metric for metric in METRICS if metric in workloads.metrics and metric in _PASSES_OF]
-    once = [job for metric in others for job in _measured(Probe(kind=metric), workloads, candidates, setting)]
-    rounds: list[Job] = []
-    for number in range(1, setting.protocol.rounds + 1):
-        rounds += [msgspec.structs.replace(job, round=number) for job in timed]
-    training = list(_exams(candidates, exams, setting)) if "accuracy" in workloads.metrics else []
-    jobs = tuple({job.key: job for job in (*rounds, *once, *training)}.values())  # one axis may repeat another's shapes
-    if not jobs:
-        raise UsageError("--metrics: nothing is left to measure; name at least one metric, and --tasks for accuracy")
-    return jobs
+def plan_run(request: Request, resolved: Resolved, jobs: tuple[Job, ...]) -> Plan:
+    """Return the plan of a new run of these jobs."""
+    created_s = time.time()
+    allowed_bytes = request.memory_bytes or spare_bytes(resolved.machine)
+    return Plan.of(
+        jobs,
+        run=new_run_id(created_s),
+        created_s=created_s,
+        command=request.command,
+        sweep=msgspec.to_builtins(resolved.sweep),
+        environment=resolved.machine,
+        prune=request.prune,
+        budget_s=request.budget_s,
+        refine=_REFINED if request.refine else 0,
+        fit=resolved.fit and replace(resolved.fit, allowed_bytes=allowed_bytes),
+        memory_bytes=request.memory_bytes,
+    )
 
 
-def timed_like(jobs: Sequence[Job], known: Case, wanted: Case) -> Iterator[Job]:
-    """Give the jobs that time a case in every round in which another one is timed."""
-    for job in jobs:
-        if job.probe == Probe(kind="latency") and job.case == known:
-            yield msgspec.structs.replace(job, case=wanted)
+def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep, Fit | None]:
+    """Return what is swept on a device, and the search that it begins.
 
-
-def in_running_order(jobs: Iterable[Job], *, further_rounds_last: bool = False) -> list[Job]:
-    """Put jobs in the order in which they run: each timed round in an order of its own, shuffled from the seed.
-
-    The machine's speed drifts; shuffled, its drift is noise and not a bias for whoever comes first. Where time may run
-    short, everything is measured once before anything is measured again.
+    Raises UsageError for anything wrong in it; a mistake in what the suite gives names the suite's field.
     """
-    ordered: list[Job] = []
-    if further_rounds_last:
-        jobs = sorted(jobs, key=lambda job: job.timed_round > 1)
-    for (kind, number), group in groupby(jobs, key=lambda job: (job.probe.kind, job.round)):
-        block = list(group)
-        if kind == "latency":
-            random.Random(f"{block[0].case.seed}/{number}").shuffle(block)
-        ordered += _baselines_first(block) if number == 1 else block
-    return ordered
-
-
-def _baselines_first(block: Sequence[Job]) -> list[Job]:
-    """Let each baseline change places with its twin where that comes first: the first round tells if a twin is needed.
-
-    (It is not where a call exceeds the cap, and the case is measured once.)
-    """
-    ordered = list(block)
-    places: dict[str, list[int]] = {}
-    for place, job in enumerate(ordered):
-        places.setdefault(job.case.key, []).append(place)
-    for pair in places.values():
-        for place, job in zip(
-            pair, sorted((block[place] for place in pair), key=lambda one: one.probe.twin), strict=True
-        ):
-            ordered[place] = job
-    return ordered
-
-
-def _timed(workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
-    """Give one round: the floor and every candidate, and the first of them, as the baseline, a second time.
-
-    Where there are too few rounds for any verdict, nobody asks what identical measurements differ by.
-    """
-    racers = candidates if setting.floor in candidates else [setting.floor, *candidates]
-    yield from _measured(Probe(kind="latency"), workloads, racers, setting)
-    if setting.protocol.rounds >= FEWEST_REPLICATES:
-        yield from _measured(Probe(kind="latency", twin=True), workloads, candidates[:1], setting)
-
-
-def _measured(probe: Probe, workloads: Workloads, candidates: Sequence[Candidate], setting: Setting) -> Iterator[Job]:
-    protocol = setting.protocol if probe.kind == "latency" else msgspec.structs.replace(setting.protocol, rounds=1)
-    measured = passes_of(probe.kind, workloads.passes)
-    where = product(workloads.dtypes, workloads.levels, workloads.inputs, measured, workloads.cells)
-    for (dtype, level, inputs, passes, cell), candidate in product(where, candidates):
-        case = Case(
-            variant=candidate.name,
-            options=candidate.options,
-            shape=msgspec.structs.replace(cell.shape, seq_q=1) if passes == "decode" else cell.shape,
-            mask=cell.mask,
-            shape_name=cell.shape_name,
-            dtype=dtype,
-            device=setting.device,
-            passes=passes,
-            level=level,
-            inputs=inputs,
-            seed=setting.seed,
-        )
-        yield Job(case=case, probe=probe, protocol=protocol, target=candidate.target, origin=candidate.origin)
-
-
-def _exams(candidates: Sequence[Candidate], exams: Sequence[Exam], setting: Setting) -> Iterator[Job]:
-    for exam, candidate in product(exams, candidates):
-        case = Case(
-            variant=candidate.name,
-            options=candidate.options,
-            shape=exam.shape,
-            mask=exam.mask,
-            dtype="bfloat16" if setting.device.startswith("cuda") else "float32",
-            device=setting.device,
-            passes="",
-            seed=setting.seed,
-        )
-        probe = Probe(kind="accuracy", task=exam.label, task_options=exam.options, task_origin=exam.origin)
-        threads = 1 if setting.device == "cpu" else setting.protocol.threads
-        protocol = msgspec.structs.replace(setting.protocol, rounds=exam.seeds, threads=threads)
-        training = Job(
-            case=case,
-            probe=probe,
-            protocol=protocol,
-            target=candidate.target,
-            origin=candidate.origin,
-            task_target=exam.target,
-        )
-        yield from first_jobs(training)
-
-
-def passes_of(metric: ProbeKind, passes: Sequence[Passes]) -> tuple[Passes, ...]:
-    """Say in which passes a metric is measured where these are swept."""
-    table = _PASSES_OF.get(metric)
-    return tuple(dict.fromkeys(one for each in passes for one in (table[each] if table else (each,))))
-
-
-def _choices(text: str | None, known: tuple[Any, ...], *, flag: str, default: str) -> tuple[Any, ...]:
-    words = [word.strip() for word in (default if text is None else text).split(",")]
-    for word in words:
-        if word not in known:
-            raise UsageError(f"{flag}: {word!r} is not one of {', '.join(known)}; {suggestion(word, known)}")
-    # The known words themselves: a default is left out of a key by identity, and a word as typed would be another.
-    return tuple(dict.fromkeys(known[known.index(word)] for word in words))
+    suite = find_suite(request.suite).for_device(device)
+    try:
+        sweep, fit = apply_flags(suite, request.sweep), None
+        if request.fit:
+            assert narrow is not None, "a search for the longest context begins with lengths of its own"
+            sweep, fit = narrow(sweep, request.sweep)
+        cases(sweep)
+        probes_of(sweep)
+    except UsageError as mistake:
+        flag, _, rest = str(mistake).partition(":")
+        field = flag.removeprefix("--").replace("-", "_")
+        if field not in suite.given - request.sweep.given:
+            raise
+        raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
+    return sweep, fit

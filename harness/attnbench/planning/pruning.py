@@ -1,4 +1,4 @@
-"""What earlier jobs have shown, so that no time is spent on what is known: pure, from the records so far."""
+"""Jobs to skip because of what earlier ones have shown: pure, from the records so far."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,15 @@ import msgspec
 from attnbench.contracts.case import Shape, digest
 from attnbench.contracts.record import Job, Record, Status
 
-_SPENT: tuple[Status, ...] = (
-    "oom_device",
-    "oom_host",
-    "timeout",
-)  # out of memory or of time: longer needs more of both
-_TELL_NOTHING: tuple[Status, ...] = ("interrupted", "skipped", "device_lost")
+# Out of memory or of time: longer sequences need more of both.
+_EXHAUSTED: tuple[Status, ...] = ("oom_device", "oom_host", "timeout")
+_INCONCLUSIVE: tuple[Status, ...] = ("interrupted", "skipped", "device_lost")
 
 
-class Known:
-    """What is known of the questions of a run; each record that is added may close some.
+class Pruner:
+    """Decides which jobs of a run need not be done; each record that is added may settle some.
 
-    `prune` closes with a case that ran out of memory or time also those like it with longer sequences.
+    With `prune`, a case that ran out of memory or time settles all cases like it with longer sequences.
     """
 
     def __init__(self, records: Iterable[Record], *, prune: bool) -> None:
@@ -29,7 +26,7 @@ class Known:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Take in what came of a job."""
+        """Account for the record of a job."""
         job, outcome = record.job, record.outcome
         ended = f"ended as {outcome.status}: {outcome.detail}"
         if outcome.status == "ok":
@@ -37,13 +34,13 @@ class Known:
                 self._closed[job.question] = "measured once: even its second call takes longer than the protocol's cap"
             else:
                 self._closed.pop(job.question, None)
-        elif outcome.status not in _TELL_NOTHING:
+        elif outcome.status not in _INCONCLUSIVE:
             self._closed.setdefault(job.question, f"round {job.round} {ended}")
-        if outcome.status in _SPENT:
+        if outcome.status in _EXHAUSTED:
             self._too_long.setdefault(_family(job), []).append((job.case.shape, ended))
 
     def reason_to_skip(self, job: Job) -> str | None:
-        """Say why a job need not be done, if so. A twin shares its baseline's fate: alone it would say nothing."""
+        """Return why a job need not be done, or None. A twin shares its baseline's fate: alone it shows nothing."""
         first = msgspec.structs.replace(job, probe=msgspec.structs.replace(job.probe, twin=False))
         closed = self._closed.get(job.question) or self._closed.get(first.question)
         return closed or (self._pruned(job) if self.prune else None)
@@ -57,14 +54,14 @@ class Known:
 
 
 def _family(job: Job) -> str:
-    """Name what jobs have in common that differ in their lengths alone."""
+    """Return a key shared by jobs that differ in their lengths alone."""
     sizes = job.case.shape
     family = msgspec.structs.replace(job.case, shape=msgspec.structs.replace(sizes, seq_q=1, seq_k=1, batch=1))
     return digest(family, job.probe.kind, job.origin)
 
 
 def _exceeds(one: Shape, other: Shape) -> bool:
-    """Tell whether one is longer than the other and in nothing smaller; fewer sequences may make up for longer ones."""
+    """Return whether one is longer than the other and in nothing smaller; a smaller batch can make up for length."""
     return (
         one.seq_q >= other.seq_q
         and one.seq_k >= other.seq_k

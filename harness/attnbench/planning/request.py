@@ -1,264 +1,105 @@
-"""From what was asked to a plan: mistakes are found, the machine and the plugins are asked what they are."""
+"""A request for a run: the sweep with its settings, each setting a flag of `attnbench run`."""
 
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 
-from attnbench.answers.fit.search import first_lengths
-from attnbench.contracts import suite
-from attnbench.contracts.case import digest
 from attnbench.contracts.errors import UsageError, is_text, suggestion
+from attnbench.contracts.flags import HOW, MEASURE, flag
 from attnbench.contracts.ranges import parse_bytes, parse_duration
-from attnbench.contracts.record import ALLOCATORS, Allocator, Environment, Job, Profile, Protocol
-from attnbench.contracts.specs import Spec, parse_specs
+from attnbench.contracts.record import ALLOCATORS, Allocator, Profile, Protocol
 from attnbench.contracts.suite import Sweep
-from attnbench.execute.executor import Executor, NoAnswer
-from attnbench.execute.limits import available_bytes
-from attnbench.execute.messages import DescribeMachine, DescribeVariant
-from attnbench.planning import cells, plan
-from attnbench.planning.exams import asked_tasks, plan_exams
-from attnbench.planning.plan import Candidate, Exam, Setting, Workloads
-from attnbench.plugins import registry
-from attnbench.plugins.describe import Description
-from attnbench.plugins.empty import FLOOR
-from attnbench.plugins.registry import Entry
-from attnbench.store import Fit, Plan, new_run_id
+from attnbench.measure.processor import cores
 
-_REFINED = 3  # times that lengths are added around crossings
+PROFILES: dict[Profile, Protocol] = {
+    "quick": Protocol(profile="quick", rounds=1),
+    "default": Protocol(profile="default"),
+    "rigorous": Protocol(profile="rigorous", rounds=10, min_time_s=0.5, cap_s=30.0, timeout_s=300.0),
+}
+MOST_ROUNDS = PROFILES["rigorous"].rounds  # of a case, when a time budget has time left
 _LONGEST_TIMEOUT_S = 30 * 86_400
-_ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What `attnbench run` was asked for. None leaves the profile's own value."""
+    """A sweep and how to measure it, as `attnbench run` takes it. None leaves the profile's own value."""
 
-    threads: int
-    suite: str = "standard"
+    suite: Annotated[str, flag("Suite name or TOML file", "NAME")] = "standard"
     sweep: Sweep = Sweep()
-    device: str = "auto"
-    profile: Profile = "default"
-    rounds: int | None = None
-    timeout_s: float | None = None
-    seed: int = 0
-    hot: bool = False
-    allocator: Allocator = "default"
-    prune: bool = True
-    time_budget: str | None = None
-    refine: bool = False
-    fit: bool = False
-    memory: str | None = None
+    refine: Annotated[bool, flag("Measure between lengths where one variant overtakes another", panel=MEASURE)] = False
+    fit: Annotated[bool, flag("Find the longest context that fits, up to the end of --seq", panel=MEASURE)] = False
+    device: Annotated[str, flag("auto, cpu, cuda, cuda:1 or mps", "NAME", panel=HOW)] = "auto"
+    threads: Annotated[int, flag("CPU threads", "N", panel=HOW, default="all cores")] = field(default_factory=cores)
+    profile: Annotated[
+        Profile, flag("quick (1 round), default (5 rounds) or rigorous (10 rounds)", "NAME", panel=HOW)
+    ] = "default"
+    rounds: Annotated[int | None, flag("Rounds, in fresh processes", "N", panel=HOW, default="the profile's")] = None
+    timeout_s: Annotated[
+        float | None,
+        flag(
+            "Kill a job after this many seconds without a sign of life",
+            "S",
+            panel=HOW,
+            default="the profile's",
+            name="timeout",
+        ),
+    ] = None
+    time_budget: Annotated[
+        str | None,
+        flag("Total time limit (10m, 1h30m); extra rounds go to the widest intervals", "T", panel=HOW),
+    ] = None
+    memory: Annotated[
+        str | None, flag("Memory limit per job (24GiB)", "SIZE", panel=HOW, default="all free memory")
+    ] = None
+    prune: Annotated[bool, flag("Also run lengths beyond one that ran out of memory or time", panel=HOW)] = True
+    seed: Annotated[int, flag("Seed of inputs, weights and order", "N", panel=HOW)] = 0
+    hot: Annotated[bool, flag("CUDA: do not flush the L2 cache between samples", panel=HOW)] = False
+    allocator: Annotated[
+        Allocator, flag("C heap: default, or retained (never returned to the system)", "NAME", panel=HOW)
+    ] = "default"
     command: tuple[str, ...] = ()
 
+    @property
+    def budget_s(self) -> float | None:
+        """The time budget in seconds. Raises UsageError."""
+        return None if self.time_budget is None else parse_duration(self.time_budget, flag="--time-budget")
 
-def check(request: Request) -> None:
-    """Find the mistakes that can be found without starting a process. Raises UsageError."""
-    _check_settings(request)
-    sweep, workloads, _ = _read(request, "cpu")
-    if "accuracy" in workloads.metrics and sweep.tasks is None:
-        raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
-    _named_once([registry.find(spec.name, "variants", flag="--variants") for spec in _variants(sweep)])
-    for spec in asked_tasks(sweep):
-        registry.find(spec.name, "tasks", flag="--tasks")
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory limit of a job in bytes. Raises UsageError."""
+        return None if self.memory is None else parse_bytes(self.memory, flag="--memory")
 
+    @property
+    def protocol(self) -> Protocol:
+        """The profile's protocol with the settings applied."""
+        base = PROFILES[self.profile]
+        # What a budget leaves is for lengths in between where those are asked for, else for further rounds.
+        extends = self.time_budget is not None and not self.refine
+        return replace(
+            base,
+            rounds=self.rounds or (max(base.rounds, MOST_ROUNDS) if extends else base.rounds),
+            timeout_s=self.timeout_s or base.timeout_s,
+            hot=self.hot,
+            threads=self.threads,
+            allocator=self.allocator,
+        )
 
-class Answered(Struct, frozen=True, kw_only=True):
-    """What the machine and the plugins said of a request: all that a plan is made of."""
-
-    machine: Environment
-    sweep: Sweep
-    workloads: Workloads
-    candidates: tuple[Candidate, ...]
-    exams: tuple[Exam, ...]
-    setting: Setting
-    fit: Fit | None
-
-
-def prepare(request: Request, executor: Executor) -> Plan:
-    """Ask the machine and the plugins what they are, and plan the run. Raises UsageError; writes nothing."""
-    found = ask(request, executor)
-    return planned(request, found, plan.plan_jobs(found.workloads, found.candidates, found.exams, found.setting))
-
-
-def planned(request: Request, found: Answered, jobs: tuple[Job, ...]) -> Plan:
-    """Make the plan of a new run of these jobs."""
-    created_s, memory_bytes = time.time(), _memory_bytes(request)
-    allowed_bytes = memory_bytes or _spare_bytes(found.machine)
-    return Plan.of(
-        jobs,
-        run=new_run_id(created_s),
-        created_s=created_s,
-        command=request.command,
-        sweep=msgspec.to_builtins(found.sweep),
-        environment=found.machine,
-        prune=request.prune,
-        budget_s=_budget_s(request),
-        refine=_REFINED if request.refine else 0,
-        fit=found.fit and msgspec.structs.replace(found.fit, allowed_bytes=allowed_bytes),
-        memory_bytes=memory_bytes,
-    )
-
-
-def ask(request: Request, executor: Executor) -> Answered:
-    """Ask the machine and the plugins what they are. Raises UsageError."""
-    machine = ask_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
-    sweep, workloads, fit = _read(request, machine.device)
-    _check_dtypes(workloads, machine)
-    candidates = list({digest(one): one for one in (candidate(spec, executor) for spec in _variants(sweep))}.values())
-    exams = plan_exams(sweep, executor) if "accuracy" in workloads.metrics else ()
-    setting = Setting(
-        device=machine.device,
-        protocol=_protocol(request),
-        floor=candidate(Spec(name=FLOOR), executor),
-        seed=request.seed,
-    )
-    return Answered(
-        machine=machine,
-        sweep=sweep,
-        workloads=workloads,
-        candidates=tuple(candidates),
-        exams=tuple(exams),
-        setting=setting,
-        fit=fit,
-    )
-
-
-def find_suite(name: str) -> suite.Suite:
-    """Read a suite by its name, or from a TOML file. Raises UsageError."""
-    path = Path(name)
-    if name.endswith(".toml"):
-        return suite.read_suite(path)
-    entry = registry.find(name, "suites", flag="--suite")
-    return suite.read_suite(registry.resource(entry))
-
-
-def ask_machine(executor: Executor, device: str, *, threads: int, allocator: Allocator) -> Environment:
-    """Describe this machine with one device of it. Raises UsageError where the device is not there."""
-    return executor.ask(DescribeMachine(device=device, threads=threads, allocator=allocator), Environment)
-
-
-def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> Description:
-    """Ask a child what a variant is; one whose import ends the child is described by how it ended."""
-    try:
-        return executor.ask(DescribeVariant(entry=entry, given=dict(given or {})), Description)
-    except NoAnswer as end:
-        return Description(origin=entry.origin, failure=f"its import {end}")
-
-
-def _spare_bytes(machine: Environment) -> int | None:
-    """Tell what a job may take where nobody bounds it: a GPU's memory, or what the machine has to spare now."""
-    return machine.device_memory_bytes if machine.device.startswith("cuda") else available_bytes()
-
-
-def _read(request: Request, device: str) -> tuple[Sweep, Workloads, Fit | None]:
-    """Read what is asked for on a device. A mistake in what the suite gives is told as one of the suite's fields.
-
-    Of a search for the longest context, the first lengths are what is swept.
-    """
-    found = find_suite(request.suite).for_device(device)
-    try:
-        sweep, fit = cells.asked(found, request.sweep), None
-        if request.fit:
-            sweep, fit = first_lengths(sweep, request.sweep)
-        return sweep, plan.read_sweep(sweep), fit
-    except UsageError as mistake:
-        flag, _, rest = str(mistake).partition(":")
-        field = flag.removeprefix("--").replace("-", "_")
-        if field not in found.given - request.sweep.given:
-            raise
-        raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
-
-
-def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
-    """Complete a variant's options. One that cannot be imported is planned all the same: its rows will say why.
-
-    Raises UsageError, naming the flag, for a name or an option that there is not.
-    """
-    entry = registry.find(spec.name, "variants", flag=flag)
-    found = describe_variant(executor, entry, spec.options)
-    if found.mistake:
-        raise UsageError(f"{flag}: {spec}: {found.mistake}")
-    options: dict[str, Any] = dict(spec.options) if found.failure else found.options
-    return Candidate(name=entry.name, target=entry.target, origin=found.origin, options=options, tunes=found.tunes)
-
-
-def _variants(sweep: Sweep) -> tuple[Spec, ...]:
-    if sweep.variants is None:
-        raise UsageError("--variants: neither the suite nor a flag names any; add --variants")
-    named = parse_specs(sweep.variants, flag="--variants")
-    if any(spec.name == _ALL.name and spec.options for spec in named):
-        raise UsageError("--variants: all takes no options; name the variants that do beside it: all,NAME:option=value")
-    if _ALL not in named:
-        return named
-    given = {spec.name for spec in named}
-    others = (Spec(name=name) for name in registry.entries("variants") if name != FLOOR and name not in given)
-    return *(spec for spec in named if spec != _ALL), *others
-
-
-def _named_once(entries: Sequence[Entry]) -> None:
-    """Refuse two different plugins whose rows would carry the same name."""
-    seen: dict[str, Entry] = {}
-    for entry in entries:
-        other = seen.setdefault(entry.name, entry)
-        if other.target != entry.target:
-            raise UsageError(
-                f"--variants: {entry.name!r} is both {other.origin} ({other.target}) and {entry.origin} "
-                f"({entry.target}); rename one of them"
-            )
-
-
-def _check_dtypes(workloads: Workloads, machine: Environment) -> None:
-    for dtype in workloads.dtypes:
-        if dtype not in machine.device_dtypes:
-            raise UsageError(
-                f"--dtype: {machine.device_name} ({machine.device}) does not compute in {dtype}; "
-                f"use one of {', '.join(machine.device_dtypes)}"
-            )
-
-
-def _protocol(request: Request) -> Protocol:
-    base = plan.PROFILES[request.profile]
-    # What a budget leaves goes to lengths in between where those are asked for, else to further rounds.
-    extends = request.time_budget is not None and not request.refine
-    most = max(base.rounds, plan.MOST_ROUNDS) if extends else base.rounds
-    return msgspec.structs.replace(
-        base,
-        rounds=request.rounds or most,
-        timeout_s=request.timeout_s or base.timeout_s,
-        hot=request.hot,
-        threads=request.threads,
-        allocator=request.allocator,
-    )
-
-
-def _budget_s(request: Request) -> float | None:
-    return None if request.time_budget is None else parse_duration(request.time_budget, flag="--time-budget")
-
-
-def _memory_bytes(request: Request) -> int | None:
-    return None if request.memory is None else parse_bytes(request.memory, flag="--memory")
-
-
-def _check_settings(request: Request) -> None:
-    _budget_s(request)
-    _memory_bytes(request)
-    _one_of(request.profile, plan.PROFILES, flag="--profile")
-    _one_of(request.allocator, ALLOCATORS, flag="--allocator")
-    for flag, value in (("--threads", request.threads), ("--rounds", request.rounds), ("--timeout", request.timeout_s)):
-        if value is not None and not value >= 1:
-            raise UsageError(f"{flag}: {value} is less than 1; give 1 or more")
-    if request.timeout_s is not None and not (
-        math.isfinite(request.timeout_s) and request.timeout_s <= _LONGEST_TIMEOUT_S
-    ):
-        raise UsageError(f"--timeout: {request.timeout_s:g} seconds is longer than a month; give less")
-    if not 0 <= request.seed < 2**63:
-        raise UsageError(f"--seed: {request.seed} is not between 0 and 2^63; give another")
-    if not is_text(request.device):
-        raise UsageError(f"--device: {request.device!r} is not a device; write auto, cpu, cuda, cuda:1 or mps")
+    def check(self) -> None:
+        """Check the settings. Raises UsageError naming the flag and the fix."""
+        _ = self.budget_s, self.memory_bytes
+        _one_of(self.profile, PROFILES, flag="--profile")
+        _one_of(self.allocator, ALLOCATORS, flag="--allocator")
+        for name, value in (("--threads", self.threads), ("--rounds", self.rounds), ("--timeout", self.timeout_s)):
+            if value is not None and not value >= 1:
+                raise UsageError(f"{name}: {value} is less than 1; give 1 or more")
+        if self.timeout_s is not None and not (math.isfinite(self.timeout_s) and self.timeout_s <= _LONGEST_TIMEOUT_S):
+            raise UsageError(f"--timeout: {self.timeout_s:g} seconds is longer than a month; give less")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed: {self.seed} is not between 0 and 2^63; give another")
+        if not is_text(self.device):
+            raise UsageError(f"--device: {self.device!r} is not a device; write auto, cpu, cuda, cuda:1 or mps")
 
 
 def _one_of(value: str, known: Iterable[str], *, flag: str) -> None:

@@ -1,4 +1,4 @@
-"""What there is and what of it runs here: every plugin described and tried in a child."""
+"""A survey of the installed plugins: each described, and each variant tried, in a child."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,12 @@ from attnbench.contracts.variant import Support
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import TryVariant
 from attnbench.measure import processor
-from attnbench.planning import exams, request
+from attnbench.planning.machine import describe_machine
+from attnbench.planning.metrics import describe_metric
+from attnbench.planning.tasks import describe_task
+from attnbench.planning.variants import describe_variant
 from attnbench.plugins import registry
-from attnbench.plugins.describe import Description, TaskDescription
+from attnbench.plugins.describe import Description, MetricDescription, TaskDescription
 from attnbench.plugins.registry import Entry
 
 # Large enough for every kernel's smallest block, small enough to be over at once.
@@ -20,7 +23,7 @@ _TRIAL = Shape(batch=1, heads=2, kv_heads=2, seq_q=128, seq_k=128, head_dim=64)
 
 
 class Surveyed(Struct, frozen=True, kw_only=True):
-    """A variant, what it says of itself, and why it does not run here (empty where it does)."""
+    """A variant, how it describes itself, and why it does not run here (empty where it does)."""
 
     name: str
     entry: Entry
@@ -30,24 +33,30 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 
 
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
-    """Describe and try every registered variant, on the machine's device and in the dtype that is usual there."""
+    """Describe and try every registered variant, on the machine's device and in the dtype usual there."""
     for entry in _entries("variants"):
-        found = request.describe_variant(executor, entry)
-        obstacle = found.failure or _try(executor, entry, found, machine.device)
-        yield Surveyed(name=entry.name, entry=entry, description=found, device=machine.device, obstacle=obstacle)
+        description = describe_variant(executor, entry)
+        obstacle = description.failure or _try(executor, entry, description, machine.device)
+        yield Surveyed(name=entry.name, entry=entry, description=description, device=machine.device, obstacle=obstacle)
 
 
 def tasks(executor: Executor) -> Iterator[tuple[Entry, TaskDescription]]:
     """Describe every registered task, with the options of its default preset."""
     for entry in _entries("tasks"):
-        yield entry, exams.describe_task(executor, entry)
+        yield entry, describe_task(executor, entry)
 
 
-def _try(executor: Executor, entry: Entry, found: Description, device: str) -> str:
-    support = found.support or Support()
+def metrics(executor: Executor) -> Iterator[tuple[Entry, MetricDescription]]:
+    """Describe every registered metric."""
+    for entry in _entries("metrics"):
+        yield entry, describe_metric(executor, entry)
+
+
+def _try(executor: Executor, entry: Entry, description: Description, device: str) -> str:
+    support = description.support or Support()
     case = Case(
         variant=entry.name,
-        options=found.options,
+        options=description.options,
         shape=_TRIAL,
         mask=Mask(causal=support.full is not True),
         dtype="bfloat16" if device.startswith("cuda") else "float32",
@@ -66,5 +75,5 @@ def _entries(group: registry.Group) -> Iterator[Entry]:
 
 
 def machine(executor: Executor) -> Environment:
-    """Describe this machine with the device that --device auto would take."""
-    return request.ask_machine(executor, "auto", threads=processor.cores(), allocator="default")
+    """Describe this machine with the device that --device auto chooses."""
+    return describe_machine(executor, "auto", threads=processor.cores(), allocator="default")

@@ -1,4 +1,4 @@
-"""What a plugin is: asked of a child, which imports it; the answer is data that the parent can trust.
+"""Descriptions of plugins: a child process imports them, and returns data that the parent can decode.
 
 A plugin that cannot be imported, or breaks the contract, is described by its failure.
 """
@@ -8,7 +8,7 @@ import inspect
 import math
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,15 @@ from msgspec.structs import replace
 from attnbench.contracts import task
 from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Support, complete_options, options_type, support_of
+from attnbench.contracts.variant import Support, complete_options, name_of, options_type, support_of
 from attnbench.plugins.registry import Entry, load
 
-D = TypeVar("D", "Description", "TaskDescription")
+D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
 
+_DECLARED = ("title", "unit", "higher_is_better", "replicates", "passes", "is_share")  # what a plugin's metric may say
 _INSTALLED = {"site-packages", "dist-packages"}
 _LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
@@ -40,9 +42,9 @@ class OptionField(Struct, frozen=True, kw_only=True):
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """What a child found out about a plugin: its options (complete, for the spec it was asked with) and its support.
+    """A variant: its support, and its options completed from those given.
 
-    `failure` says why the plugin could not be imported or read; `mistake` what is wrong with the options given.
+    `failure` says why the plugin could not be imported or read, `mistake` what is wrong with the options given.
     """
 
     summary: str = ""
@@ -56,9 +58,9 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class TaskDescription(Struct, frozen=True, kw_only=True):
-    """What a child found out about a task: the model's shape and mask, and the number of seeds, for complete options.
+    """A task: its options completed from those given, and the model's shape and mask and the number of seeds for them.
 
-    `label` names the task in rows: its preset, and what differs from it. `failure` and `mistake` as of a variant.
+    `label` names the task in rows: its preset, and what differs from it. `failure` and `mistake` as in Description.
     """
 
     summary: str = ""
@@ -74,33 +76,42 @@ class TaskDescription(Struct, frozen=True, kw_only=True):
     mistake: str = ""
 
 
+class MetricDescription(Struct, frozen=True, kw_only=True):
+    """A metric as its plugin declares it, or the reason why that could not be read."""
+
+    summary: str = ""
+    origin: Origin = Origin()
+    metric: Metric | None = None
+    failure: str = ""
+
+
 def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
-    """Import a variant and tell what it is, with `given` options completed. For child processes only."""
+    """Import a variant and return its description, with the `given` options completed. For child processes only."""
     before = set(sys.modules)
     try:
         variant = load(entry.target)
         support, fields = support_of(variant), option_fields(options_type(variant))
         origin, tunes = _with_sources(entry, before), tunes_of(variant)
-        described = _as_received(
+        description = _as_received(
             Description(summary=_summary(variant), origin=origin, support=support, fields=fields, tunes=tunes)
         )
     except (Exception, SystemExit) as error:
         return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
     try:
         options = _finite(msgspec.structs.asdict(complete_options(variant, given)))
-        return _as_received(replace(described, options=options))
+        return _as_received(replace(description, options=options))
     except (msgspec.ValidationError, TypeError) as error:
-        return replace(described, mistake=f"{error}; {_usage(fields)}")
+        return replace(description, mistake=f"{error}; {_usage(fields)}")
 
 
 def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
-    """Import a task and tell what it is, with `given` options completed. For child processes only."""
+    """Import a task and return its description, with the `given` options completed. For child processes only."""
     before = set(sys.modules)
     try:
         plugin = load(entry.target)
         fields = (*option_fields(options_type(plugin)), *option_fields(task.Training))
         origin, presets = _with_sources(entry, before), tuple(task.presets_of(plugin))
-        described = _as_received(
+        description = _as_received(
             TaskDescription(summary=_summary(plugin), origin=origin, fields=fields, presets=presets)
         )
     except (Exception, SystemExit) as error:
@@ -108,23 +119,54 @@ def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
     try:
         settings = task.settings_of(plugin, given)
         form = task.build_task(plugin, settings).form
-        found = replace(
-            described,
+        completed = replace(
+            description,
             options=_finite(settings.flat),
             label=settings.label(entry.name),
             shape=task.shape_of(form, settings.training),
             mask=form.mask,
             seeds=settings.training.seeds,
         )
-        return _as_received(found)
+        return _as_received(completed)
     except (UsageError, ValueError) as error:  # ValidationError is a ValueError
-        return replace(described, mistake=str(error))
+        return replace(description, mistake=str(error))
     except (Exception, SystemExit) as error:
-        return replace(described, failure=f"{type(error).__name__}: {error}")
+        return replace(description, failure=f"{type(error).__name__}: {error}")
+
+
+def describe_metric(entry: Entry) -> MetricDescription:
+    """Import a metric and return its description. For child processes only.
+
+    A metric is a class with `measure(case, attention, *inputs)`, or with `needs` and `derive(case, figures)`. Its
+    attributes `title`, `unit`, `higher_is_better`, `replicates` and `passes` are those of `Metric`.
+    """
+    before = set(sys.modules)
+    try:
+        plugin = load(entry.target)
+        needs = tuple(getattr(plugin, "needs", ()))
+        _check_method(plugin, "derive" if needs else "measure")
+        fields = {name: getattr(plugin, name) for name in _DECLARED if hasattr(plugin, name)}
+        usual = {"title": entry.name.replace("_", " ").replace("-", " "), "replicates": _replicates(needs)}
+        passes = {} if needs else {"passes": FORWARD_ONLY}
+        metric = Metric(name=entry.name, needs=needs, **usual | passes | fields)
+        description = MetricDescription(summary=_summary(plugin), origin=_with_sources(entry, before), metric=metric)
+        return _as_received(description)
+    except (Exception, SystemExit) as error:
+        return MetricDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+
+
+def _check_method(plugin: Any, name: str) -> None:
+    if not callable(getattr(plugin, name, None)):
+        raise TypeError(f"{name_of(plugin)} has no {name}()")
+
+
+def _replicates(needs: Iterable[str]) -> str:
+    """Return what repeats a derived metric: rounds, if they repeat any metric that it is derived from."""
+    return "rounds" if any(metric_named(name).replicates == "rounds" for name in needs) else "none"
 
 
 def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
-    """List the fields of an options struct with their types, defaults and meanings."""
+    """Return the fields of an options struct with their types, defaults and meanings."""
     info = msgspec.inspect.type_info(kind)
     assert isinstance(info, msgspec.inspect.StructType)
     return tuple(
@@ -139,30 +181,30 @@ def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
 
 
 def _with_sources(entry: Entry, before: set[str]) -> Origin:
-    """Add to an entry's origin the hash of every source file of its own that importing it has read.
+    """Return the entry's origin with the hash of those of its own source files that the import has read.
 
-    Its own are the files of its package, or those beside it where it is a single file, but none that was installed.
+    Its own files are those of its package, or beside it for a single file; installed packages are not.
     """
-    named = _files_of(entry.target.rpartition(":")[0])
-    if not named:  # built into the interpreter
+    files = _files_of(entry.target.rpartition(":")[0])
+    if not files:  # built into the interpreter
         return entry.origin
-    folder = named[0].parent
+    folder = files[0].parent
     read = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name not in before)
     own = {path for file in read if file and _is_own(path := Path(file).resolve(), folder)}
-    total = hashlib.sha256()
-    for file in sorted(own | {named[-1]}):
+    sources = hashlib.sha256()
+    for file in sorted(own | {files[-1]}):
         if file.is_file():
-            total.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return replace(entry.origin, source_hash=total.hexdigest()[:16])
+            sources.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return replace(entry.origin, source_hash=sources.hexdigest()[:16])
 
 
-def _files_of(place: str) -> list[Path]:
-    """List the files of a plugin's module and of the packages above it, the outermost first."""
-    if place.endswith(".py"):
-        return [Path(place).resolve()]
-    parts = place.split(".")
+def _files_of(module: str) -> list[Path]:
+    """Return the files of a plugin's module (or file) and of the packages above it, the outermost first."""
+    if module.endswith(".py"):
+        return [Path(module).resolve()]
+    parts = module.split(".")
     modules = (sys.modules[".".join(parts[:depth])] for depth in range(1, len(parts) + 1))
-    return [Path(file).resolve() for module in modules if (file := getattr(module, "__file__", None))]
+    return [Path(file).resolve() for package in modules if (file := getattr(package, "__file__", None))]
 
 
 def _is_own(file: Path, folder: Path) -> bool:
@@ -172,7 +214,7 @@ def _is_own(file: Path, folder: Path) -> bool:
 
 
 def _as_received(description: D) -> D:
-    """Give a description as the parent will decode it; raise ValidationError where a plugin's part of it cannot be."""
+    """Return a description as the parent will decode it. Raises ValidationError for a plugin's value that it cannot."""
     return msgspec.json.decode(msgspec.json.encode(description), type=type(description))
 
 
@@ -184,7 +226,7 @@ def _finite(options: dict[str, Option]) -> dict[str, Option]:
 
 
 def _summary(plugin: Any) -> str:
-    """Give the first line of a plugin's docstring: its own, not the base class's."""
+    """Return the first line of the plugin's own docstring; a base class's is not inherited."""
     return inspect.cleandoc(plugin.__doc__ or "").split("\n", 1)[0]
 
 
@@ -201,7 +243,7 @@ def _type_name(kind: msgspec.inspect.Type) -> str:
         case msgspec.inspect.LiteralType(values=values):
             return "|".join(str(value) for value in values)
         case msgspec.inspect.UnionType(types=types):
-            return "|".join(_type_name(each) for each in types)
+            return "|".join(map(_type_name, types))
         case _:
             return type(kind).__name__.removesuffix("Type").lower()
 

@@ -1,4 +1,4 @@
-"""The harness's own floor: a mechanism that does nothing, so that what remains is the harness."""
+"""The harness floor: a mechanism that does nothing, so that its latency is the harness's own."""
 
 from typing import TYPE_CHECKING
 
@@ -8,11 +8,11 @@ from attnbench.contracts.variant import Support
 if TYPE_CHECKING:
     import torch
 
-FLOOR = "empty"  # the name that it is registered under
+FLOOR = "empty"  # its entry point's name
 
 
 class Empty:
-    """Return the queries as they are. Its latency is the cost of a call and of the timer, measured in every run."""
+    """Return the queries unchanged. Its latency, that of a call and of the timer, is measured in every run."""
 
     supports = Support(window=True, grouped=True)
     backend = "none"
@@ -21,12 +21,12 @@ class Empty:
         del case
 
     def __call__(self, q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", /) -> "torch.Tensor":
-        """Give back q_BHTD."""
+        """Return q_BHTD."""
         del k, v
         return q
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Nothing is computed."""
+        """Return 0: nothing is computed."""
         del case
         return 0

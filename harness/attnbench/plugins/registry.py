@@ -1,4 +1,4 @@
-"""Where plugins are found: by entry-point name, `./file.py:Name` or `module:Name`; none is imported until it is used.
+"""Plugins by entry-point name, `./file.py:Name` or `module:Name`; none is imported until it is used.
 
 The parent process resolves names to entries. Only a child calls `load`, which imports the plugin.
 """
@@ -17,11 +17,11 @@ from msgspec import Struct
 from attnbench.contracts.errors import UsageError, is_text, suggestion
 from attnbench.contracts.record import Origin
 
-Group = Literal["variants", "tasks", "suites", "papers"]
+Group = Literal["variants", "tasks", "suites", "metrics", "papers"]
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """A plugin that is known by name and not yet imported; `target` is `module:Name` or `/path/file.py:Name`."""
+    """A plugin's name and location, before its import; `target` is `module:Name` or `/path/file.py:Name`."""
 
     name: str
     target: str
@@ -29,27 +29,27 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 def entries(group: Group) -> dict[str, tuple[Entry, ...]]:
-    """List the installed plugins of a group by name; a name that two distributions claim has two entries."""
-    found: dict[str, list[Entry]] = {}
+    """Return the installed plugins of a group by name; a name that two distributions claim has two entries."""
+    plugins: dict[str, list[Entry]] = {}
     for point in entry_points(group=f"attnbench.{group}"):
-        distribution = point.dist
-        origin = _installed_by(distribution) if distribution else Origin()
-        found.setdefault(point.name, []).append(Entry(name=point.name, target=point.value, origin=origin))
-    return {name: tuple(found[name]) for name in sorted(found)}
+        origin = _origin_of(point.dist) if point.dist else Origin()
+        plugins.setdefault(point.name, []).append(Entry(name=point.name, target=point.value, origin=origin))
+    return {name: tuple(plugins[name]) for name in sorted(plugins)}
 
 
 def find(name: str, group: Group, *, flag: str) -> Entry:
-    """Resolve a name to its one entry, without importing it.
+    """Resolve a name to its one entry, without importing the plugin.
 
-    Raises UsageError for a name that is unknown, claimed twice, or a file that is not there.
+    Raises UsageError naming `flag` for a name that is unknown or claimed twice, and for a file that does not exist.
     """
-    head, colon, attribute = name.rpartition(":")
+    module, colon, attribute = name.rpartition(":")
     if colon:
-        return _outside(head, attribute, name, flag)
-    known = entries(group)
-    match known.get(name, ()):
+        return _uninstalled(name, module, attribute, flag=flag)
+    plugins = entries(group)
+    match plugins.get(name, ()):
         case ():
-            hint = f"{name} looks like a file: write ./{name}:Name" if name.endswith(".py") else suggestion(name, known)
+            is_file = name.endswith(".py")
+            hint = f"{name} looks like a file: write ./{name}:Name" if is_file else suggestion(name, plugins)
             raise UsageError(f"{flag}: no {group.rstrip('s')} is called {name!r}; {hint}")
         case (entry,):
             return entry
@@ -59,25 +59,24 @@ def find(name: str, group: Group, *, flag: str) -> Entry:
 
 
 def load(target: str) -> Any:
-    """Import a plugin's module and give the object it names. For child processes only.
+    """Import a plugin's module and return the object that `target` names. For child processes only.
 
     Raises whatever the module raises, and AttributeError with the nearest name where it has no such object.
     """
-    place, _, attribute = target.rpartition(":")
-    module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    value: Any = module
+    module, _, attribute = target.rpartition(":")
+    value: Any = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     for part in attribute.split("."):
         if not hasattr(value, part):
             public = [name for name in dir(value) if not name.startswith("_")]
-            raise AttributeError(f"{place} has no {attribute!r}; {suggestion(part, public)}")
+            raise AttributeError(f"{module} has no {attribute!r}; {suggestion(part, public)}")
         value = getattr(value, part)
     return value
 
 
 def resource(entry: Entry) -> Path:
-    """Give the path of a file that an entry point names as `package:file`, without importing the package.
+    """Return the path of a file that an entry point names as `package:file`, without importing the package.
 
-    An entry point holds no slash: `package:folder.file.toml` is folder/file.toml, unless there is a file of that name.
+    An entry point cannot hold a slash: `package:folder.file.toml` is folder/file.toml, unless a file has that name.
     """
     package, _, name = entry.target.partition(":")
     spec = importlib.util.find_spec(package)
@@ -90,31 +89,31 @@ def resource(entry: Entry) -> Path:
     return folder / name if not folders or (folder / name).exists() else folder.joinpath(*folders, f"{file}.{suffix}")
 
 
-def _installed_by(distribution: Distribution) -> Origin:
-    """Name a distribution; one whose metadata is lost still has plugins, and no name."""
-    told = distribution.metadata
-    name = told["Name"] if "Name" in told else "unknown"  # noqa: SIM401 - no `get` is promised before Python 3.12
-    version = told["Version"] if "Version" in told else "unknown"  # noqa: SIM401 - the same
+def _origin_of(distribution: Distribution) -> Origin:
+    """Return a distribution's name and version; one whose metadata is lost still has plugins."""
+    metadata = distribution.metadata
+    name = metadata["Name"] if "Name" in metadata else "unknown"  # noqa: SIM401 - no `get` before Python 3.12
+    version = metadata["Version"] if "Version" in metadata else "unknown"  # noqa: SIM401 - the same
     return Origin(distribution=name, version=version)
 
 
-def _outside(head: str, attribute: str, name: str, flag: str) -> Entry:
+def _uninstalled(name: str, module: str, attribute: str, *, flag: str) -> Entry:
     """Resolve `./file.py:Name` or `module:Name`."""
-    if not head or not all(part.isidentifier() for part in attribute.split(".")):
+    if not module or not all(part.isidentifier() for part in attribute.split(".")):
         raise UsageError(f"{flag}: {name!r} does not name an object; write ./file.py:Name or package.module:Name")
-    if not head.endswith(".py"):
-        return Entry(name=name, target=name, origin=Origin(path=head))
-    path = _existing_file(head, flag)
+    if not module.endswith(".py"):
+        return Entry(name=name, target=name, origin=Origin(path=module))
+    path = _existing_file(module, flag)
     return Entry(name=attribute, target=f"{path}:{attribute}", origin=Origin(path=str(path)))
 
 
 def _existing_file(text: str, flag: str) -> Path:
     try:
         path = Path(text).expanduser().resolve()
-        found = path.is_file()
-    except (OSError, RuntimeError, ValueError):  # longer than a path may be, the home of nobody, a NUL
-        found = False
-    if not found:
+        exists = path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long for a path, the home of an unknown user, a NUL
+        exists = False
+    if not exists:
         raise UsageError(f"{flag}: there is no file {text!r}; give the path from here, as ./file.py:Name")
     if not is_text(str(path)):
         raise UsageError(f"{flag}: {str(path)!r} is not UTF-8, and a record could not name it; rename it")
@@ -122,7 +121,7 @@ def _existing_file(text: str, flag: str) -> Path:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """Import a file under a name that no installed module has; what lies beside it can be imported too."""
+    """Import a file under a name that no installed module has; modules beside it can be imported too."""
     name = f"attnbench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
@@ -136,6 +135,6 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]  # as import does: the next import fails with the same reason
+        del sys.modules[name]  # as `import` does, so that the next import fails with the same reason
         raise
     return module

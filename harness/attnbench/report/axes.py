@@ -6,33 +6,24 @@ Axes and their headings are the fields of Shape, Mask and Case, so a new axis ne
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 from msgspec import Meta, Struct
 
 from attnbench.analysis.compare import Comparison
 from attnbench.analysis.rows import Row
-from attnbench.contracts.case import Case, Mask, Option, Shape
-from attnbench.contracts.text import canonical, plain, with_options
+from attnbench.contracts.case import AXES as OF_A_CASE
+from attnbench.contracts.case import AxisValue, Case, Identity, Mask, Option, Shape, canonical
+from attnbench.contracts.text import plain, with_options
 
 Placed = Row | Comparison  # what has a place in a table
 Column = tuple[str, int]  # the task or the listed shape, empty where there is none, and the sequence length
-Value = bool | int | str | None
-VariantKey = tuple[str, str, str]
-Named = tuple[str, Mapping[str, Option]]
+Names = Mapping[Identity, str]  # of variants, as `variant_labels` returns them
+_Named = tuple[str, Mapping[str, Option]]
 
 _STRUCTS: tuple[type[Struct], ...] = (Shape, Mask, Case)
-_NOT_AXES = (
-    "shape",
-    "mask",
-    "variant",
-    "options",
-    "passes",
-    "seq_q",
-    "shape_name",
-)  # what names a block, a line or a column
-_SELF_EXPLAINING = ("dtype", "device")  # said without their heading, and also where they have their default
+_ELSEWHERE = ("passes", "seq_q", "shape_name")  # these name a block or a column
+_SELF_EXPLAINING = ("dtype", "device")  # shown without their heading, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8
 _HEADS = re.compile(r",heads=[0-9]+")
@@ -50,29 +41,8 @@ TITLES = {
     for struct in _STRUCTS
     for name, hint in typing.get_type_hints(struct, include_extras=True).items()
 }
-AXES = tuple(
-    field.name for struct in _STRUCTS for field in msgspec.structs.fields(struct) if field.name not in _NOT_AXES
-)
+AXES = tuple(name for name in OF_A_CASE if name not in _ELSEWHERE)
 _DEFAULTS = {field.name: field.default for struct in _STRUCTS for field in msgspec.structs.fields(struct)}
-
-
-class OfVariant(Protocol):
-    """What a variant's name can be read from."""
-
-    @property
-    def variant(self) -> str:
-        """The name as asked."""
-        ...
-
-    @property
-    def options(self) -> Mapping[str, Option]:
-        """Its options, complete."""
-        ...
-
-    @property
-    def origin(self) -> str:
-        """Where it comes from."""
-        ...
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -84,37 +54,37 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 def column_of(row: Placed) -> Column:
-    """Say in which column a row stands: by its keys when decoding, else by its queries; under its task or shape.
+    """Return the column of a row: its task or shape, and its length.
 
     The model's heads are an axis of their own, and no part of the task.
     """
-    return _HEADS.sub("", row.task) or row.shape_name, row.seq_k if row.passes == "decode" else row.seq_q
+    return _HEADS.sub("", row.task) or row.case.shape_name, row.case.length
 
 
 def column_heading(row: Placed) -> str:
-    """Name the axis that runs across the columns."""
-    length = TITLES["seq_k" if row.passes == "decode" else "seq_q"]
-    named = "task" if row.task else TITLES["shape_name"] if row.shape_name else ""
+    """Return the heading of the axis that runs across the columns."""
+    length = TITLES["seq_k" if row.case.passes == "decode" else "seq_q"]
+    named = "task" if row.task else TITLES["shape_name"] if row.case.shape_name else ""
     return f"{named} ({length})" if named else length
 
 
 def layout(rows: Sequence[Placed]) -> Layout:
-    """Sort the axes of a block's rows by what they do there.
+    """Lay out the axes of a block's rows.
 
-    An axis that varies gets a column of labels, unless the column determines it (as the batch in a sweep of constant
-    tokens): then, as one that does not vary, it is said in the context.
+    An axis that varies gets a column of labels, unless the column determines it (the batch in a sweep of constant
+    tokens); that and constant axes stand in the context.
     """
     by_column: dict[Column, list[Placed]] = {column: [] for column in _columns(rows)}
     for row in rows:
         by_column[column_of(row)].append(row)
     labels, context = [], []
     for axis in AXES:
-        if axis == "seq_k" and rows[0].passes == "decode":
+        if axis == "seq_k" and rows[0].case.passes == "decode":
             continue
         if len(values := _values(axis, rows)) == 1:
             context.append(_constant(axis, *values))
         elif all(len(_values(axis, within)) == 1 for within in by_column.values()):
-            context.append(_across(axis, [axis_text(getattr(within[0], axis)) for within in by_column.values()]))
+            context.append(_across(axis, [axis_text(within[0].case.axes()[axis]) for within in by_column.values()]))
         elif (of := _FOLLOWS.get(axis)) in labels and (following := _following(axis, str(of), rows)):
             context.append(_across(axis, following))
         else:
@@ -122,34 +92,28 @@ def layout(rows: Sequence[Placed]) -> Layout:
     return Layout(columns=tuple(by_column), labels=tuple(labels), context=", ".join(filter(None, context)))
 
 
-def axis_text(value: Value) -> str:
-    """Write an axis's value for a column of labels."""
+def axis_text(value: AxisValue) -> str:
+    """Return an axis's value for a column of labels."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else plain(str(value))
 
 
-def variant_labels(rows: Iterable[OfVariant]) -> dict[VariantKey, str]:
-    """Name variants apart: by the options in which namesakes differ, and by their origin where that is all.
+def variant_labels(variants: Mapping[Identity, Mapping[str, Option]]) -> dict[Identity, str]:
+    """Return names that tell variants apart: by the options in which namesakes differ, or else by their origin.
 
-    The key is that of `variant_key`.
+    `variants` maps each variant's identity to its options in their declared order, in which a name has them.
     """
-    known = {variant_key(row): row for row in rows}
-    names = _labels((row.variant, row.options) for row in known.values())
-    labels = {key: names[key[0], key[1]] for key in known}
+    names = _labels((each[0], options) for each, options in variants.items())
+    labels = {each: names[each[:2]] for each in variants}
     return {
-        key: f"{label} ({plain(known[key].origin)})" if list(labels.values()).count(label) > 1 else label
-        for key, label in labels.items()
+        each: f"{label} ({plain(each[2])})" if list(labels.values()).count(label) > 1 else label
+        for each, label in labels.items()
     }
 
 
-def variant_key(row: OfVariant) -> VariantKey:
-    """Give what tells one variant from another: name, options and origin."""
-    return row.variant, canonical(row.options), row.origin
-
-
 def column_labels(rows: Iterable[Placed], columns: Iterable[Column]) -> tuple[str, ...]:
-    """Head the columns: with the length, and before it the shape, or the task with the options that tell it apart."""
+    """Return the columns' headings: the length, after the shape or the task with the options that tell it apart."""
     tasks = {column_of(row)[0]: task_of(row) for row in rows}
     names = _labels(tasks.values())
     keys = {task: (name, canonical(options)) for task, (name, options) in tasks.items()}
@@ -163,14 +127,14 @@ def _columns(rows: Sequence[Placed]) -> tuple[Column, ...]:
     return tuple(sorted(found, key=lambda column: (first[column[0]], column[1])))
 
 
-def task_of(row: Placed) -> Named:
-    """Split a task from its options as typed, less a length that only repeats the column's; a listed shape has none."""
+def task_of(row: Placed) -> _Named:
+    """Return a task's name and its options as typed, without a length that only repeats the column's."""
     name, *typed = _OPTIONS.split(column_of(row)[0])
     options = dict(piece.split("=", 1) for piece in typed)
-    return name, {key: value for key, value in options.items() if (key, value) != ("length", str(row.seq_q))}
+    return name, {key: value for key, value in options.items() if (key, value) != ("length", str(row.case.shape.seq_q))}
 
 
-def _labels(named: Iterable[Named]) -> dict[tuple[str, str], str]:
+def _labels(named: Iterable[_Named]) -> dict[tuple[str, str], str]:
     """Label each name with the options in which its namesakes differ; the key is the name and its options as JSON."""
     namesakes: dict[str, dict[str, Mapping[str, Option]]] = {}
     for name, options in named:
@@ -191,15 +155,18 @@ def _differing(several: list[Mapping[str, Option]]) -> list[str]:
     ]
 
 
-def _values(axis: str, rows: Iterable[Placed]) -> set[object]:
-    """Collect an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
+def _values(axis: str, rows: Iterable[Placed]) -> set[AxisValue]:
+    """Return an axis's values; one that equals its twin's (kv heads and heads) counts as null."""
     twin = _TWINS.get(axis, axis)
-    return {None if twin != axis and getattr(row, axis) == getattr(row, twin) else getattr(row, axis) for row in rows}
+    several = [row.case.axes() for row in rows]
+    return {None if twin != axis and axes[axis] == axes[twin] else axes[axis] for axes in several}
 
 
 def _following(axis: str, of: str, rows: Sequence[Placed]) -> list[str]:
-    """List an axis's values in the order of another's, if that determines them."""
-    pairs = sorted({(getattr(row, of), getattr(row, axis)) for row in rows})
+    """Return an axis's values in the order of another's, if that determines them."""
+    pairs: list[tuple[typing.Any, typing.Any]] = sorted(
+        {(axes[of], axes[axis]) for axes in (row.case.axes() for row in rows)}
+    )
     return [axis_text(value) for _, value in pairs] if len(dict(pairs)) == len(pairs) else []
 
 

@@ -4,27 +4,27 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
-import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from attnbench.analysis.compare import FALSE_SHARE, Comparison, Comparisons, Verdict
 from attnbench.analysis.mean import Mean
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Identity
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import (
     TITLES,
-    VariantKey,
+    Names,
     axis_text,
     column_heading,
     column_labels,
     column_of,
     layout,
-    variant_key,
     variant_labels,
 )
 from attnbench.report.csv import to_csv
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from attnbench.report.markdown import escaped, markdown
 from attnbench.report.table import Block, Cell, Group, Line, block_scale
 from attnbench.report.terminal import Tables
@@ -33,8 +33,6 @@ _COLUMNS = ("base", "new", "ratio", "low", "high", "verdict")
 _FILE_WIDTH = 120
 _PLAIN_RATIO = 10.0  # above it, three significant digits say more than three decimals
 SESSIONS = "two sessions: a machine that was slower in one of them looks the same as a slower mechanism"
-
-Names = dict[VariantKey, str]
 
 
 class Report:
@@ -63,8 +61,8 @@ def summary(found: Comparisons) -> list[str]:
 def blocks(found: Comparisons) -> list[Block]:
     """Arrange comparisons in blocks: one for a metric of a pass, a line for each pair."""
     grouped: dict[tuple[str, str], list[Comparison]] = {}
-    for pair in found.pairs:  # the origin may differ between runs, and tells no two lines of a block apart
-        grouped.setdefault((pair.metric, pair.passes), []).append(msgspec.structs.replace(pair, origin=""))
+    for pair in found.pairs:
+        grouped.setdefault((pair.metric, pair.case.passes), []).append(pair)
     return [_block(pairs) for pairs in grouped.values()]
 
 
@@ -75,9 +73,10 @@ def rendered(found: Comparisons, form: str) -> str:
 
 def label(pair: Comparison) -> str:
     """Name a comparison in a sentence."""
-    name = plain(pair.variant if pair.variant == pair.new_variant else f"{pair.new_variant} against {pair.variant}")
-    where = plain(pair.task or pair.shape_name) or f"{column_heading(pair)} {column_of(pair)[1]}"
-    return " ".join(filter(None, (name, pair.metric, pair.passes, where)))
+    base, new = pair.case.variant, pair.other.case.variant
+    name = plain(base if base == new else f"{new} against {base}")
+    where = plain(pair.task or pair.case.shape_name) or f"{column_heading(pair)} {column_of(pair)[1]}"
+    return " ".join(filter(None, (name, pair.metric, pair.case.passes, where)))
 
 
 def _sides(pairs: Sequence[Comparison]) -> str:
@@ -111,12 +110,13 @@ def _ratio(value: float) -> str:
 
 def _block(pairs: list[Comparison]) -> Block:
     first, axes = pairs[0], layout(pairs)
-    scale = block_scale(first.unit, (value for pair in pairs for value in (pair.base, pair.new)))
-    names = variant_labels([*pairs, *map(_as_new, pairs)])
+    scale = block_scale(first.one.unit, (value for pair in pairs for value in (pair.base_value, pair.new_value)))
+    names = variant_labels({_named(row): row.case.options for pair in pairs for row in (pair.one, pair.other)})
     lengths = dict(zip(axes.columns, column_labels(pairs, axes.columns), strict=True))
-    two = f"{names[variant_key(_as_new(first))]} against {names[variant_key(first)]}" if _is_of_two(first) else ""
-    pass_of = f", {first.passes}" if first.passes else ""
-    title = f"{plain(first.metric.replace('_', ' ')).capitalize()}{pass_of}: new over base"
+    base, new = _named(first.one), _named(first.other)
+    two = f"{names[new]} against {names[base]}" if base != new else ""
+    pass_of = f", {first.case.passes}" if first.case.passes else ""
+    title = f"{_heading(first)}{pass_of}: new over base"
     return Block(
         title=f"{title} ({scale.name})" if scale.name else title,
         context=", ".join(filter(None, (two, axes.context))),
@@ -125,8 +125,8 @@ def _block(pairs: list[Comparison]) -> Block:
         columns=_COLUMNS,
         groups=tuple(
             Group(
-                labels=(lengths[column_of(pair)], *(axis_text(getattr(pair, axis)) for axis in axes.labels)),
-                lines=(Line(name=names[variant_key(_as_new(pair))], cells=_cells(pair, scale)),),
+                labels=(lengths[column_of(pair)], *(axis_text(pair.case.axes()[axis]) for axis in axes.labels)),
+                lines=(Line(name=names[_named(pair.other)], cells=_cells(pair, scale)),),
             )
             for pair in pairs
         ),
@@ -134,17 +134,19 @@ def _block(pairs: list[Comparison]) -> Block:
     )
 
 
-def _as_new(pair: Comparison) -> Comparison:
-    return msgspec.structs.replace(pair, variant=pair.new_variant, options=pair.new_options)
+def _heading(pair: Comparison) -> str:
+    words = plain(pair.one.about.words)
+    return f"{words[:1].upper()}{words[1:]}"
 
 
-def _is_of_two(pair: Comparison) -> bool:
-    return (pair.variant, pair.options) != (pair.new_variant, pair.new_options)
+def _named(row: Row) -> Identity:
+    """Return a variant's identity without its origin, which may differ between runs."""
+    return *row.case.identity, ""
 
 
 def _cells(pair: Comparison, scale: Scale) -> tuple[Cell, ...]:
     figures = (
-        *(digits(value / scale.size) if value is not None else "" for value in (pair.base, pair.new)),
+        *(digits(value / scale.size) if value is not None else "" for value in (pair.base_value, pair.new_value)),
         *(_ratio(value) if value is not None else "" for value in (pair.ratio, pair.low, pair.high)),
     )
     return (*(Cell(text=text, number=bool(text)) for text in figures), Cell(text=pair.verdict, tone=_tone(pair)))
@@ -154,7 +156,7 @@ def _tone(pair: Comparison) -> Literal["", "good", "bad"]:
     match pair.verdict:
         case "faster" | "slower" | "higher" | "lower":
             rose = pair.verdict in ("slower", "higher")
-            return "good" if rose == pair.higher_is_better else "bad"
+            return "good" if rose == pair.one.higher_is_better else "bad"
         case _:
             return ""
 
@@ -182,7 +184,7 @@ def _places(pairs: Sequence[Comparison], names: Names) -> dict[str, list[str]]:
     labels = column_labels(pairs, [column_of(pair) for pair in pairs])
     found: dict[str, dict[str, None]] = {}
     for pair, label_of_column in zip(pairs, labels, strict=True):
-        found.setdefault(names[variant_key(_as_new(pair))], {})[label_of_column] = None
+        found.setdefault(names[_named(pair.other)], {})[label_of_column] = None
     return {name: list(columns) for name, columns in found.items()}
 
 
@@ -191,19 +193,19 @@ def _meanings(pairs: Sequence[Comparison]) -> Iterator[str]:
     tested = next((pair for pair in pairs if pair.p is not None), None)
     if tested is None:
         return
-    up, down = ("slower", "faster") if tested.unit == "s" else ("higher", "lower")
+    up, down = ("slower", "faster") if tested.one.unit == "s" else ("higher", "lower")
     how = (
         "paired by round"
         if tested.paired
         else "Welch's t over seeds"
-        if tested.probe == "accuracy"
+        if tested.one.probe.metric.replicates == "seeds"
         else "Welch's t over rounds"
     )
     yield (
         f"{down}, {up}: beyond {tested.band:.1%}, and p up to {FALSE_SHARE} after Benjamini-Hochberg over the sweep; "
         f"same: the 90% interval within {tested.band:.1%}; low, high: 95% interval, {how}"
     )
-    if not tested.paired and tested.unit == "s":
+    if not tested.paired and tested.one.unit == "s":
         yield SESSIONS
 
 

@@ -4,24 +4,24 @@ import csv
 import io
 from collections.abc import Sequence
 
-from msgspec import Struct
-
+from attnbench.analysis.compare import Comparison
 from attnbench.analysis.rows import Row
 from attnbench.contracts.text import plain
-from attnbench.report.flat import Cell, columns, flat
+from attnbench.report.flat import Cell, columns
 
 FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")  # what OWASP lists under CSV injection
 
 
-def to_csv(rows: Sequence[Struct], *, of: type[Struct] = Row) -> str:
-    """Write rows (or comparisons) under a heading; null is an empty cell, what does not print is written as an escape.
+def to_csv(rows: Sequence[Row] | Sequence[Comparison], *, of: type[Row | Comparison] = Row) -> str:
+    """Return rows (or comparisons) under a heading; null is an empty cell, unprintable characters are escaped.
 
-    Text that a spreadsheet would take for a formula has an apostrophe before it; numbers stay numbers.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
     """
     target = io.StringIO()
     writer = csv.writer(target)
-    writer.writerow(columns(of))
-    writer.writerows([_written(cell) for cell in flat(row)] for row in rows)
+    writer.writerow(column.name for column in columns(of))
+    cells = [column.cells(rows) for column in columns(of)]
+    writer.writerows([_written(cell) for cell in line] for line in zip(*cells, strict=True))
     return target.getvalue()
 
 

@@ -1,15 +1,16 @@
-"""A report's files: the page, and its figures and tables for papers. Each is written whole or not at all."""
+"""The files of a report: the page, and figures and tables for papers. Each is written whole or not at all."""
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from attnbench.analysis.rows import PENDING
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import PENDING
 from attnbench.report.html import figures, page
+from attnbench.report.images import images
 from attnbench.report.latex import latex
-from attnbench.report.matplotlib import rendered
 from attnbench.report.reported import Report
 from attnbench.report.summary import blocks
+from attnbench.report.vega import chart
 from attnbench.store.files import replace_file
 
 TABLES = "tables.tex"
@@ -32,9 +33,9 @@ def write_page(report: Report, path: Path) -> None:
 
 
 def write_figures(report: Report, folder: Path, formats: Collection[str]) -> list[Path]:
-    """Write every figure in each format into a folder, which is made, and all tables as LaTeX; give the files.
+    """Write every figure in each format, and all tables as LaTeX, into a folder; return the files' paths.
 
-    Raises UsageError where the folder cannot be written.
+    The folder is created if need be. Raises UsageError where the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,5 +51,5 @@ def write_figures(report: Report, folder: Path, formats: Collection[str]) -> lis
 def _files(report: Report, formats: Collection[str]) -> Iterator[tuple[str, bytes]]:
     yield TABLES, latex(blocks([row for run in report.runs for row in run.rows])).encode()
     for figure in figures(report):
-        for form, data in rendered(figure, formats, several=report.several).items():
+        for form, data in images(chart(figure, several=report.several), formats).items():
             yield f"{figure.name}.{form}", data

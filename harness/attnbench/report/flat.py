@@ -1,52 +1,147 @@
-"""A row as a line of plain cells, for the formats that have no objects in a cell (CSV, Parquet, a DataFrame)."""
+"""Rows and comparisons as columns: the one place where a case is flattened, by walking its fields.
+
+The order of the columns is a promise; a further field of a case is a further column at the end.
+"""
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any, Literal
 
-from msgspec import Struct
-from msgspec.structs import astuple
+import msgspec
+from msgspec import Meta, Struct
 
-from attnbench.contracts.text import canonical, canonical_each
+from attnbench.analysis.compare import Comparison
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Case, canonical
 
 Cell = bool | int | float | str | None
 Kind = Literal["int", "float", "bool", "text", "category"]
 
 _KINDS: dict[object, Kind] = {int: "int", float: "float", bool: "bool"}
 _CATEGORIES = ("metric", "unit", "device")  # text of which a run has few
+_PUBLISHED_AS_TEXT = ("allocator",)
+_VARIANT = "where the variant comes from: distribution and version, or a file"
+
+# Columns that are neither a field of a row nor of its case: the attribute, and what the column means.
+_OF_ROW = {
+    "origin": ("origin.name", _VARIANT),
+    "task": ("probe.label", "the task as it is typed (mqar:preset=tiny,pairs=8), or empty"),
+    "probe": ("probe.kind", "the probe that measured it, as in `--metrics`"),
+    "task_options": ("probe.task_options", "of the task and the training, complete"),
+    "source": ("origin.source_hash", "hash of the plugin's source files"),
+    "profile": ("protocol.profile", "the protocol in one word"),
+    "threads": ("protocol.threads", "threads of the CPU"),
+    "hot": ("protocol.hot", "CUDA: whether the L2 was left as it was between samples"),
+    "allocator": ("protocol.allocator", "C heap: default, or retained (never given back)"),
+}
+_ROW = (
+    *("run", "variant", "options", "origin", "metric", "passes", "level", "task", "seq_q", "seq_k", "heads"),
+    *("kv_heads", "head_dim", "batch", "dtype", "device", "causal", "window", "status", "value", "low", "high"),
+    *("unit", "samples", "rounds", "noise", "backend", "detail", "inputs", "seed", "shape_name", "min", "p05"),
+    *("p95", "iqr", "spread", "medians", "outliers", "flags", "probe", "primary", "higher_is_better"),
+    *("task_options", "facts", "source", "environment", "profile", "threads", "hot", "allocator"),
+)
+# Of a comparison, variant, options and origin are those of the base.
+_OF_COMPARISON = {
+    "origin": ("one.origin.name", _VARIANT),
+    "task": ("one.probe.label", _OF_ROW["task"][1]),
+    "base": ("base_value", "the base's figure"),
+    "new": ("new_value", "the new figure"),
+    "unit": ("one.unit", "of both figures"),
+    "paired": ("paired", "whether rounds of one run were compared one by one"),
+    "base_rounds": ("base_rounds", "rounds, or seeds, of the base that were compared"),
+    "new_rounds": ("new_rounds", "those of the new side"),
+    "flags": ("flags", "the flags of both rows"),
+    "probe": ("one.probe.kind", _OF_ROW["probe"][1]),
+    "higher_is_better": ("one.higher_is_better", "whether a larger value is a better one"),
+    "base_run": ("base_run", "the base's run; empty where there is no such row"),
+    "new_run": ("new_run", "the new row's run; empty where there is no such row"),
+    "new_variant": ("other.case.variant", "the new row's variant"),
+    "new_options": ("other.case.options", "its options"),
+    "new_origin": ("other.origin.name", "where it comes from"),
+}
+_COMPARISON = (
+    *("variant", "options", "origin", "passes", "level", "task", "seq_q", "seq_k", "heads", "kv_heads", "head_dim"),
+    *("batch", "dtype", "device", "causal", "window", "inputs", "seed", "metric", "base", "new", "ratio", "low"),
+    *("high", "verdict", "why", "unit", "paired", "base_rounds", "new_rounds", "band", "p", "p_adjusted", "flags"),
+    *("probe", "higher_is_better", "base_run", "new_run", "new_variant", "new_options", "new_origin", "shape_name"),
+)
 
 
-def _kind(name: str, hint: object) -> Kind:
-    if name in _CATEGORIES or typing.get_origin(hint) is Literal:
-        return "category"
-    choices = [choice for choice in typing.get_args(hint) or (hint,) if choice is not type(None)]
-    return _KINDS.get(choices[0], "text") if len(choices) == 1 else "text"
+class Column(Struct, frozen=True, kw_only=True):
+    """A column: its name, the type of its values, what they mean, and how to read one from a row."""
+
+    name: str
+    type: Any
+    meta: Meta
+    get: Callable[[Any], Any]
+
+    @property
+    def kind(self) -> Kind:
+        """The type of its cells."""
+        if self.name in _PUBLISHED_AS_TEXT:
+            return "text"
+        if self.name in _CATEGORIES or typing.get_origin(self.type) is Literal:
+            return "category"
+        choices = [choice for choice in typing.get_args(self.type) or (self.type,) if choice is not type(None)]
+        return _KINDS.get(choices[0], "text") if len(choices) == 1 else "text"
+
+    def cells(self, rows: Sequence[Struct]) -> list[Cell]:
+        """Return the column's cells: mappings as JSON text, flags joined by spaces."""
+        values = map(self.get, rows)
+        return [_text(each) for each in values] if typing.get_origin(self.type) in (dict, tuple) else list(values)
 
 
 @cache
-def columns(of: type[Struct]) -> dict[str, Kind]:
-    """Name the columns of rows, or of comparisons, and what they hold."""
-    return {name: _kind(name, hint) for name, hint in typing.get_type_hints(of).items()}
+def columns(of: type[Row | Comparison]) -> tuple[Column, ...]:
+    """Return the columns of rows, or of comparisons, in their published order."""
+    further, order, case = (_OF_ROW, _ROW, "case") if of is Row else (_OF_COMPARISON, _COMPARISON, "one.case")
+    axes = {path.rpartition(".")[2]: path for path in _leaves(Case, case)}
+    paths = {name: (name, "") for name in of.__struct_fields__} | {name: (path, "") for name, path in axes.items()}
+    paths |= further
+    names = (*order, *(name for name in axes if name not in order))
+    return tuple(_column(of, name, *paths[name]) for name in names)
 
 
-def flat(row: Struct) -> list[Cell]:
-    """Give a row's cells in the order of its columns: mappings as JSON text, flags joined by spaces."""
-    return [_cell(value) for value in astuple(row)]
+def to_json(rows: Sequence[Row] | Sequence[Comparison]) -> str:
+    """Return rows as one JSON array, a row a line: what `--json` prints."""
+    if not rows:
+        return "[]\n"
+    of = columns(type(rows[0]))
+    lines = (msgspec.json.encode({column.name: column.get(row) for column in of}).decode() for row in rows)
+    return "[\n" + ",\n".join(lines) + "\n]\n"
 
 
-def written(values: Sequence[Any]) -> Sequence[Cell]:
-    """Give a column's values as cells, which of most columns they are already; what several share is written once."""
-    if values and isinstance(values[0], tuple):
-        return list(map(" ".join, values))
-    if not values or not isinstance(values[0], dict):
-        return values
-    apart = {id(value): value for value in values}
-    texts = dict(zip(apart, canonical_each(apart.values()), strict=True))
-    return [texts[id(value)] for value in values]
+def _leaves(of: type[Struct], path: str) -> Iterator[str]:
+    """Return the path of every field that is no struct itself."""
+    for name, hint in typing.get_type_hints(of).items():
+        if isinstance(hint, type) and issubclass(hint, Struct):
+            yield from _leaves(hint, f"{path}.{name}")
+        else:
+            yield f"{path}.{name}"
 
 
-def _cell(value: Any) -> Cell:
-    if isinstance(value, dict):
-        return canonical(value)
-    return " ".join(value) if isinstance(value, tuple) else value
+def _column(of: type[Struct], name: str, path: str, meaning: str) -> Column:
+    hint: Any = of
+    meta = Meta()
+    for part in path.split("."):
+        hint, meta = _member(hint, part)
+    return Column(name=name, type=hint, meta=Meta(description=meaning) if meaning else meta, get=attrgetter(path))
+
+
+def _member(of: type[Struct], name: str) -> tuple[Any, Meta]:
+    """Return the type of a field or of a property, and what describes it."""
+    owner = of if name in of.__struct_fields__ else getattr(of, name).fget
+    key = name if owner is of else "return"
+    annotations = typing.get_args(typing.get_type_hints(owner, include_extras=True)[key])
+    described = (each for each in reversed(annotations) if isinstance(each, Meta) and each.description)
+    return typing.get_type_hints(owner)[key], next(described, Meta())
+
+
+def _text(value: dict[Any, Any] | tuple[str, ...]) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    by_name = all(isinstance(key, str) for key in value)  # and not by round
+    return canonical(value) if by_name else msgspec.json.encode(value).decode()

@@ -1,64 +1,33 @@
-"""The formats in which rows are written, by name: tables for people, tidy rows for programs; one renderer a file."""
+"""The formats of a run, by name: tables for people, tidy rows for programs."""
 
 import io
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from attnbench.analysis.rows import Row
-from attnbench.answers.fit.table import blocks
 from attnbench.report.csv import to_csv
-from attnbench.report.json import to_json
+from attnbench.report.flat import to_json
 from attnbench.report.latex import latex
 from attnbench.report.markdown import markdown
+from attnbench.report.table import Block
 from attnbench.report.terminal import Tables
 
-Metrics = Collection[str] | None
 _FILE_WIDTH = 120
 
 
-def rendered(rows: Sequence[Row], form: str, metrics: Metrics = None) -> str | bytes:
-    """Write rows in a format: bytes for Parquet, text for all others. Tables hold the primary metrics unless told."""
-    return FORMATS[form](rows, metrics)
-
-
-def _table(rows: Sequence[Row], metrics: Metrics) -> str:
+def _table(blocks: Sequence[Block]) -> str:
     page = io.StringIO()
-    Console(file=page, width=_FILE_WIDTH).print(Tables(blocks(rows, metrics)))
+    Console(file=page, width=_FILE_WIDTH).print(Tables(blocks))
     return page.getvalue()
 
 
-def _markdown(rows: Sequence[Row], metrics: Metrics) -> str:
-    return markdown(blocks(rows, metrics))
-
-
-def _latex(rows: Sequence[Row], metrics: Metrics) -> str:
-    return latex(blocks(rows, metrics))
-
-
-def _csv(rows: Sequence[Row], metrics: Metrics) -> str:
-    return to_csv(_of(rows, metrics))
-
-
-def _json(rows: Sequence[Row], metrics: Metrics) -> str:
-    return to_json(_of(rows, metrics))
-
-
-def _parquet(rows: Sequence[Row], metrics: Metrics) -> bytes:
+def _parquet(rows: Sequence[Row]) -> bytes:
     from attnbench.report.frame import to_parquet  # pandas takes 0.3 s
 
-    return to_parquet(_of(rows, metrics))
+    return to_parquet(rows)
 
 
-def _of(rows: Sequence[Row], metrics: Metrics) -> list[Row]:
-    return [row for row in rows if metrics is None or row.metric in metrics]
-
-
-FORMATS: dict[str, Callable[[Sequence[Row], Metrics], str | bytes]] = {
-    "table": _table,
-    "md": _markdown,
-    "csv": _csv,
-    "latex": _latex,
-    "json": _json,
-    "parquet": _parquet,
-}
+OF_BLOCKS: dict[str, Callable[[Sequence[Block]], str]] = {"table": _table, "md": markdown, "latex": latex}
+OF_ROWS: dict[str, Callable[[Sequence[Row]], str | bytes]] = {"csv": to_csv, "json": to_json, "parquet": _parquet}
+FORMATS = ("table", "md", "csv", "latex", "json", "parquet")

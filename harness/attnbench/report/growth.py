@@ -1,16 +1,15 @@
 """What stands under a table about its lengths: how each variant grows with them, and where one overtakes another."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from attnbench.analysis.courses import Axes
 from attnbench.analysis.crossover import Crossover, crossovers
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import Growth, growths
-from attnbench.contracts.text import canonical
-from attnbench.report.axes import TITLES, VariantKey, axis_text, variant_key
+from attnbench.contracts.case import Axes
+from attnbench.report.axes import TITLES, Names, axis_text
 
 _FEWEST_LENGTHS = 3  # of two, an exponent says no more than the table
 _MOST_LINES = 16
@@ -18,8 +17,6 @@ _MOST_CROSSINGS = 8
 GROWTH = "grows as N^p; p, its 95% interval, and p over the last doubling:"
 NOTHING = "no variant has been measured at two lengths"
 _MORE = "attnbench show RUN --scaling"
-
-Names = Mapping[VariantKey, str]
 
 
 class Grown(Struct, frozen=True, kw_only=True):
@@ -54,7 +51,7 @@ def crossings(rows: Iterable[Row], names: Names, labels: Sequence[str]) -> tuple
     """Say where one variant overtakes another, those that concern the best ones first, and how many more there are."""
     told = [each for each in crossovers(rows) if each.sure or not _is_everywhere(each)]
     sentences = [
-        f"{where(each.axes, labels)}{sentence(each, names[variant_key(each.winner)], names[variant_key(each.loser)])}"
+        f"{where(each.axes, labels)}{sentence(each, names[each.winner.identity], names[each.loser.identity])}"
         for each in told[:_MOST_CROSSINGS]
     ]
     left = len(told) - len(sentences)
@@ -71,7 +68,7 @@ def listed(rows: Sequence[Row], names: Names) -> str:
         line = f"  {_name(each, names, apart)}  {exponent(each)}  {_two(each.local)}"
         blocks.setdefault(heading, []).append(line)
     for crossing in crossed:
-        words = sentence(crossing, names[variant_key(crossing.winner)], names[variant_key(crossing.loser)])
+        words = sentence(crossing, names[crossing.winner.identity], names[crossing.loser.identity])
         line = f"  {where(crossing.axes, apart)}{words}"
         blocks.setdefault(f"latency, {crossing.axes['passes']}: crossings", []).append(line)
     return "\n".join(line for heading, lines in blocks.items() for line in (heading, *lines)) or NOTHING
@@ -93,9 +90,9 @@ def differing(several: Sequence[Axes]) -> list[str]:
 
 def as_dict(crossing: Crossover) -> dict[str, object]:
     """Give a crossing as plain data: both variants by name and options, the axes, and the lengths."""
-    sides = {"winner": crossing.winner, "loser": crossing.loser}
     named = {
-        side: {"variant": row.variant, "options": row.options, "origin": row.origin} for side, row in sides.items()
+        side: {"variant": row.case.variant, "options": row.case.options, "origin": row.origin.name}
+        for side, row in (("winner", crossing.winner), ("loser", crossing.loser))
     }
     plain = {name: getattr(crossing, name) for name in ("axes", "length", "low", "high", "sure", "between", "swept")}
     return {"run": crossing.winner.run, **named, **plain}
@@ -134,7 +131,7 @@ def _is_everywhere(crossing: Crossover) -> bool:
 
 
 def _name(growth: Growth, names: Names, labels: Sequence[str]) -> str:
-    name = names[growth.variant, canonical(growth.options), growth.origin]
+    name = names[growth.identity]
     return f"{where(growth.axes, labels)}{name}{' (one sequence)' if growth.per_sequence else ''}"
 
 

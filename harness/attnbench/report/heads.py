@@ -4,10 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from attnbench.analysis.compare import Comparison
-from attnbench.analysis.courses import Axes
 from attnbench.analysis.summary import Standing
-from attnbench.contracts.text import canonical
-from attnbench.report.axes import VariantKey
+from attnbench.contracts.case import Axes, Identity, canonical
 from attnbench.report.figure import Drawn, HeatCell, Heatmap, Section, distinct, named
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
@@ -35,11 +33,11 @@ def by_heads(report: Report, standings: Sequence[Sequence[Standing]]) -> Iterato
     named_by_axes = facets_of([axes for _, axes, _, _ in grids])
     maps = [_heatmap(report, grid, facets) for grid, facets in zip(grids, named_by_axes, strict=True)]
     first = next(iter(grids[0][3].values()))
-    lead = _LEAD.format(base=report.names[first.variant, canonical(first.options), first.origin])
+    lead = _LEAD.format(base=report.names[first.one.identity])
     yield Section(key="heads", title="Heads", lead=lead, figures=distinct(maps))
 
 
-def _grids(standings: Sequence[Standing]) -> Iterator[tuple[Axes, VariantKey, _Cells]]:
+def _grids(standings: Sequence[Standing]) -> Iterator[tuple[Axes, Identity, _Cells]]:
     """Sort comparisons into grids of heads and lengths; sizes of heads tell grids apart only where they must."""
     for left_out in (_OF_HEADS, _OF_HEADS[:2], _OF_HEADS[:1]):
         grids = _sorted(standings, left_out)
@@ -50,31 +48,31 @@ def _grids(standings: Sequence[Standing]) -> Iterator[tuple[Axes, VariantKey, _C
 
 def _sorted(
     standings: Sequence[Standing], left_out: Sequence[str]
-) -> Mapping[str, tuple[Axes, VariantKey, _Cells]] | None:
+) -> Mapping[str, tuple[Axes, Identity, _Cells]] | None:
     """Give the grids by setting and variant; null where two comparisons fall into one cell."""
-    grids: dict[str, tuple[Axes, VariantKey, _Cells]] = {}
+    grids: dict[str, tuple[Axes, Identity, _Cells]] = {}
     for standing in standings:
         axes = {name: value for name, value in standing.axes.items() if name not in left_out}
         for pair in standing.pairs:
-            variant = (pair.new_variant, canonical(pair.new_options), pair.new_origin)
+            variant = pair.other.identity
             _, _, cells = grids.setdefault(f"{canonical(axes)} {variant}", (axes, variant, {}))
-            place = (pair.heads, _length(pair))
+            place = (pair.case.shape.heads, pair.case.length)
             if place in cells:
                 return None
             cells[place] = pair
     return grids
 
 
-def _heatmap(report: Report, grid: tuple[int, Axes, VariantKey, _Cells], facets: dict[str, str]) -> Drawn:
+def _heatmap(report: Report, grid: tuple[int, Axes, Identity, _Cells], facets: dict[str, str]) -> Drawn:
     run, _, variant, cells = grid
     first = next(iter(cells.values()))
-    base, name = report.names[first.variant, canonical(first.options), first.origin], report.names[variant]
+    base, name = report.names[first.one.identity], report.names[variant]
     of_run = {"run": report.run_names[run]} if report.several else {}
     return Heatmap(
-        name=named(["heads", first.passes, name, *of_run.values(), *(f"{k}-{v}" for k, v in facets.items())]),
-        title=f"{name} against {base}, {first.passes}",
+        name=named(["heads", first.case.passes, name, *of_run.values(), *(f"{k}-{v}" for k, v in facets.items())]),
+        title=f"{name} against {base}, {first.case.passes}",
         facets={"variant": name, **of_run, **facets},
-        x="keys (N)" if first.passes == "decode" else "sequence length (N)",
+        x="keys (N)" if first.case.passes == "decode" else "sequence length (N)",
         y="heads",
         columns=tuple(map(str, sorted({length for _, length in cells}))),
         rows=tuple(map(str, sorted({heads for heads, _ in cells}))),
@@ -95,7 +93,3 @@ def _cell(place: tuple[int, int], pair: Comparison, name: str) -> HeatCell:
         text=f"{'' if shown else '~'}{speed.partition('x')[0]}",
         told=(f"{name}, heads {heads}, N = {length}", f"{speed} as fast", f"{pair.verdict}: {pair.why}"),
     )
-
-
-def _length(pair: Comparison) -> int:
-    return pair.seq_k if pair.passes == "decode" else pair.seq_q

@@ -1,4 +1,4 @@
-"""Runs as one HTML page that needs nothing else: sentences first, then figures, tables, and how to measure it again."""
+"""Runs as one self-contained HTML page: sentences first, then figures, tables, and how to measure it again."""
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -16,27 +16,26 @@ from attnbench.report.comparison import summary as compared_in_words
 from attnbench.report.csv import FORMULA
 from attnbench.report.figure import Drawn, Section
 from attnbench.report.heads import by_heads
+from attnbench.report.images import script as vega_script
 from attnbench.report.lengths import by_length
 from attnbench.report.listings import Listing, listings, of_pairs
-from attnbench.report.plotly import plotly
 from attnbench.report.reported import Report, Reported
 from attnbench.report.reproduction import sections as parts_of
 from attnbench.report.roofline import by_intensity
 from attnbench.report.sentences import sentences
 from attnbench.report.styles import dash_of_run, style
 from attnbench.report.tradeoffs import by_cost
+from attnbench.report.vega import chart
 
 _MOST_SHOWN = 12  # variants in a figure, until the reader asks for more
-_DASH_WIDTH = 2
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 Json = dict[str, Any]
 
 
 def page(report: Report) -> str:
-    """Write the page. Names and reasons are text in all of it, whatever is in them."""
+    """Render the page. Names and reasons stay text everywhere, whatever they contain."""
     from jinja2 import Environment
-    from plotly.offline import get_plotlyjs
 
     folder = files("attnbench.report") / "page"
     style_sheet, script, template = (
@@ -52,22 +51,22 @@ def page(report: Report) -> str:
         version=version("attnbench"),
         style=style_sheet,
         script=script,
-        plotly=get_plotlyjs(),
+        vega=vega_script(),
         data=_embedded(_data(report, drawn, tables, against)),
-        summaries=[_told(report, place, each) for place, each in enumerate(summaries)],
+        summaries=[_summary(report, index, each) for index, each in enumerate(summaries)],
         contents=_contents(drawn, tables, against),
         sections=drawn,
         legend=_legend(report, drawn),
         run_dashes=_run_dashes(report),
         compared=against,
         tables=tables,
-        runs=[_run(report, place) for place in range(len(report.runs))],
+        runs=[_run(report, run) for run in range(len(report.runs))],
         reproductions=[_reproduction(run) for run in report.runs],
     )
 
 
 def sections(report: Report, summaries: Sequence[Summary]) -> list[Section]:
-    """Give all figures of a report, by section."""
+    """Return all figures of a report, by section."""
     return [
         *by_length(report),
         *by_heads(report, [each.against for each in summaries]),
@@ -77,9 +76,9 @@ def sections(report: Report, summaries: Sequence[Summary]) -> list[Section]:
 
 
 def figures(report: Report) -> list[Drawn]:
-    """Give all figures of a report, for files."""
-    found = sections(report, [summarised(run.rows) for run in report.runs])
-    return [figure for section in found for figure in section.figures]
+    """Return all figures of a report, in one list."""
+    summaries = [summarised(run.rows) for run in report.runs]
+    return [figure for section in sections(report, summaries) for figure in section.figures]
 
 
 def _title(report: Report) -> str:
@@ -94,38 +93,34 @@ def _contents(drawn: Sequence[Section], tables: Sequence[Listing], against: Sequ
     return [("summary", "Summary"), *between, *figures_of, *tables_of, ("environment", "Environment")]
 
 
-def _told(report: Report, place: int, found: Summary) -> Json:
-    """Put what is told of a run under its topics."""
+def _summary(report: Report, run: int, summary: Summary) -> Json:
+    """Return the sentences about a run, grouped by topic."""
     topics: dict[str, list[str]] = {}
-    for each in sentences(found, report.names):
+    for each in sentences(summary, report.names):
         topics.setdefault(each.topic, []).append(each.text)
-    return {"run": report.run_names[place] if report.several else "", "topics": list(topics.items())}
+    return {"run": report.run_names[run] if report.several else "", "topics": list(topics.items())}
 
 
 def _against(report: Report) -> Iterator[Json]:
-    """Compare every further run with the first, whatever their machines: what differs is told with it."""
+    """Compare every other run with the first; differences between their machines are listed, not refused."""
     first, *others = report.runs
-    for place, other in enumerate(others, start=1):
+    for run, other in enumerate(others, start=1):
         differing = mismatches(first.circumstances, other.circumstances)
-        found = compare(first.rows, other.rows, ignoring=[each.name for each in differing])
-        told = msgspec.structs.replace(found, differs=tuple(map(str, differing)))
-        if found.pairs:
+        comparison = compare(first.rows, other.rows, ignoring=[each.name for each in differing])
+        comparison = msgspec.structs.replace(comparison, differs=tuple(map(str, differing)))
+        if comparison.pairs:
             yield {
-                "title": f"{report.run_names[place]} against {report.run_names[0]}",
-                "texts": [*compared_in_words(told), SESSIONS],
-                "table": f"runs-{place}",
-                "coded": of_pairs(found.pairs),
+                "title": f"{report.run_names[run]} against {report.run_names[0]}",
+                "texts": [*compared_in_words(comparison), SESSIONS],
+                "table": f"runs-{run}",
+                "coded": of_pairs(comparison.pairs),
             }
 
 
 def _data(report: Report, drawn: Sequence[Section], tables: Sequence[Listing], against: Sequence[Json]) -> Json:
-    dashes = [dash_of_run(place).plotly for place in range(len(report.runs))]
     return {
-        "several": report.several,
-        "styles": [_style(place) for place in range(len(report.legend))],
-        "dashes": dashes,
         "formula": FORMULA,
-        "sections": {each.key: [_drawn(figure) for figure in each.figures] for each in drawn},
+        "sections": {each.key: [_drawn(figure, several=report.several) for figure in each.figures] for each in drawn},
         "tables": {
             **{each.key: each.table for each in tables},
             **{each["table"]: each["coded"] for each in against},
@@ -133,17 +128,13 @@ def _data(report: Report, drawn: Sequence[Section], tables: Sequence[Listing], a
     }
 
 
-def _drawn(figure: Drawn) -> Json:
-    return {"title": figure.title, "facets": figure.facets, "notes": figure.notes, **plotly(figure)}
-
-
-def _style(place: int) -> Json:
-    look = style(place)
-    return {"light": look.colour, "dark": look.dark, "marker": look.marker.plotly, "dash": look.dash.plotly}
+def _drawn(figure: Drawn, *, several: bool) -> Json:
+    described = chart(figure, several=several)
+    return {"title": figure.title, "facets": figure.facets, "notes": figure.notes, "chart": described}
 
 
 def _embedded(data: Json) -> str:
-    """Write JSON that holds nothing by which a script element could end."""
+    """Encode JSON without any character that could end a script element."""
     text = msgspec.json.encode(data).decode()
     for sign, escape in _ESCAPES.items():
         text = text.replace(sign, escape)
@@ -151,17 +142,17 @@ def _embedded(data: Json) -> str:
 
 
 def _legend(report: Report, drawn: Sequence[Section]) -> list[Json]:
-    chosen = _shown_first(report, drawn)
-    looks = [style(place) for place in range(len(report.legend))]
-    dashes = [() if report.several else look.dash.lengths for look in looks]
+    shown = _shown_first(report, drawn)
+    looks = [style(variant) for variant in range(len(report.legend))]
+    dashes = [() if report.several else look.dash for look in looks]
     return [
-        {"name": name, "style": look, "dash": _dashed(dash), "shown": place in chosen}
-        for place, (name, look, dash) in enumerate(zip(report.legend, looks, dashes, strict=True))
+        {"name": name, "style": look, "dash": _dashed(dash), "shown": variant in shown}
+        for variant, (name, look, dash) in enumerate(zip(report.legend, looks, dashes, strict=True))
     ]
 
 
 def _shown_first(report: Report, drawn: Sequence[Section]) -> set[int]:
-    """Choose what a figure begins with where there are more variants than it can show: the first, and the fastest."""
+    """Return the variants that figures show at first: all, or if there are too many the first and the fastest."""
     count = len(report.legend)
     if count <= _MOST_SHOWN:
         return set(range(count))
@@ -169,46 +160,47 @@ def _shown_first(report: Report, drawn: Sequence[Section]) -> set[int]:
     for figure in (figure for section in drawn if section.key == "latency" for figure in section.figures):
         for series in getattr(figure, "series", ()):
             ends.setdefault(series.variant, []).append(series.points[-1].y / series.points[-1].x)
-    fastest = sorted(ends, key=lambda place: sum(ends[place]) / len(ends[place]))
+    fastest = sorted(ends, key=lambda variant: sum(ends[variant]) / len(ends[variant]))
     return {0, *(fastest or range(count))[: _MOST_SHOWN - 1]}
 
 
 def _dashed(lengths: Sequence[float]) -> str:
-    return " ".join(f"{_DASH_WIDTH * each:g}" for each in lengths)
+    return " ".join(f"{each:g}" for each in lengths)
 
 
 def _run_dashes(report: Report) -> list[Json]:
     if not report.several:
         return []
-    return [{"name": name, "dash": _dashed(dash_of_run(place).lengths)} for place, name in enumerate(report.run_names)]
+    return [{"name": name, "dash": _dashed(dash_of_run(run))} for run, name in enumerate(report.run_names)]
 
 
-def _run(report: Report, place: int) -> Json:
-    whole = report.runs[place].reproduction
-    machine = whole["environments"][0] if whole["environments"] else {}
-    told = [
-        whole["created"],
+def _run(report: Report, run: int) -> Json:
+    """Return the name of a run with its date, machine and versions."""
+    reproduction = report.runs[run].reproduction
+    machine = reproduction["environments"][0] if reproduction["environments"] else {}
+    facts = [
+        reproduction["created"],
         machine.get("device_name") or machine.get("cpu"),
         f"{machine.get('threads')} thread{'s' * (machine.get('threads') != 1)}",
         f"torch {machine.get('torch')}",
         f"attnbench {machine.get('attnbench')}",
     ]
-    return {"name": report.run_names[place], "told": plain(", ".join(str(each) for each in told if each))}
+    return {"name": report.run_names[run], "facts": plain(", ".join(str(each) for each in facts if each))}
 
 
 def _reproduction(run: Reported) -> Json:
     parts = list(parts_of(run.reproduction))
     titles = [plain(str(part[""])) for part in parts]
     numbered = [
-        f"{title} {titles[: place + 1].count(title)}" if titles.count(title) > 1 else title
-        for place, title in enumerate(titles)
+        f"{title} {titles[: index + 1].count(title)}" if titles.count(title) > 1 else title
+        for index, title in enumerate(titles)
     ]
     facts = [{"title": title, "facts": _facts(part)} for title, part in zip(numbered, parts, strict=True)]
     return {"run": plain(run.run), "command": plain(run.reproduction["command"]), "parts": facts}
 
 
 def _facts(part: Json) -> list[tuple[str, list[str]]]:
-    """Write facts as text, a line for each value of several."""
+    """Return facts as text, with a line for each value of a list."""
     return [
         (plain(name.replace("_", " ")), [_text(each) for each in (value if isinstance(value, list) else [value])])
         for name, value in part.items()

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from attnbench.report.growth import GROWTH
-from attnbench.report.legend import legend
-from attnbench.report.table import Block, Cell
+from attnbench.report.table import Block, Cell, legend
 
 _HEAD = "% needs \\usepackage{booktabs}\n"
 _ESCAPES = str.maketrans(

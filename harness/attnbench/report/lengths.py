@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import Axes, Course, fields, length_of
+from attnbench.analysis.courses import Course, fields
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.rows import Row
-from attnbench.contracts.text import canonical, plain, with_options
+from attnbench.contracts.case import Axes, canonical
+from attnbench.contracts.text import plain, with_options
 from attnbench.contracts.units import Scale
-from attnbench.report.axes import TITLES, axis_text, task_of, variant_key
+from attnbench.report.axes import TITLES, axis_text, task_of
 from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
@@ -18,7 +19,6 @@ from attnbench.report.table import block_scale, title_of
 
 _AGREEMENT = ("approximation_error", "numerical_error", "kept_mass")
 _MOST_NOTES, _MOST_NAMED = 3, 6
-_SHARES = ("kept_mass", "cosine")  # between 0 and 1: on a logarithmic axis nobody would see them
 _LEADS = {
     "latency": "Time of one call; lower is better. Bars are 95% intervals over rounds.",
     "memory": "Peak above the inputs during one call; lower is better.",
@@ -26,6 +26,7 @@ _LEADS = {
     "output itself.",
     "accuracy": "Scores of models trained with each variant; bars are 95% intervals over seeds.",
     "energy": "Joules that the whole board took for one call; lower is better.",
+    "metric": "Metrics of installed plugins.",
 }
 
 
@@ -43,7 +44,8 @@ def by_length(report: Report) -> Iterator[Section]:
     for probe, lead in _LEADS.items():
         panels = [panel for metric in _metrics(probe, report.rows) for panel in _panels(report, metric)]
         if panels:
-            yield Section(key=probe, title=probe.capitalize(), lead=lead, figures=_figures(panels, report))
+            title = "Further metrics" if probe == "metric" else probe.capitalize()
+            yield Section(key=probe, title=title, lead=lead, figures=_figures(panels, report))
 
 
 def facets_of(several: Sequence[Axes]) -> list[dict[str, str]]:
@@ -56,8 +58,8 @@ def facets_of(several: Sequence[Axes]) -> list[dict[str, str]]:
 def lengths_axis(rows: Iterable[Row]) -> Axis:
     """Give the axis of lengths, with a mark at each."""
     known = list(rows)
-    title = "keys (N)" if known[0].passes == "decode" else "sequence length (N)"
-    return Axis(title=title, log=True, marks=tuple(sorted({float(length_of(row)) for row in known})))
+    title = "keys (N)" if known[0].case.passes == "decode" else "sequence length (N)"
+    return Axis(title=title, log=True, marks=tuple(sorted({float(row.case.length) for row in known})))
 
 
 def comparable_axes(axes: Axes, report: Report) -> Axes:
@@ -68,10 +70,10 @@ def comparable_axes(axes: Axes, report: Report) -> Axes:
 
 
 def _metrics(probe: str, rows: Sequence[Row]) -> list[str]:
-    known = dict.fromkeys(row.metric for row in rows if row.probe == probe and row.value is not None)
+    known = dict.fromkeys(row.metric for row in rows if row.probe.kind == probe and row.value is not None)
     if probe == "agreement":
         return [metric for metric in _AGREEMENT if metric in known]
-    primary = {row.metric for row in rows if row.probe == probe and row.primary}
+    primary = {row.metric for row in rows if row.probe.kind == probe and row.primary}
     return [metric for metric in known if metric in primary]
 
 
@@ -93,18 +95,18 @@ def _without_length(row: Row) -> Row:
     if not row.task:
         return row
     name, options = task_of(row)
-    return replace(row, task=plain(with_options(name, options, keys=options)))
+    return replace(row, probe=replace(row.probe, task=plain(with_options(name, options, keys=options))))
 
 
 def _is_log(metric: str, rows: Iterable[Row]) -> bool:
-    row = next(row for row in rows if row.metric == metric) if metric not in _SHARES else None
-    return row is not None and row.probe != "accuracy"
+    about = next(row.about for row in rows if row.metric == metric)
+    return not about.is_share and about.probe != "accuracy"
 
 
 def _figures(panels: Sequence[_Panel], report: Report) -> tuple[Drawn, ...]:
     scales = _scales(panels)
     extra = {
-        "figure": [title_of(panel.metric) for panel in panels],
+        "figure": [title_of(panel.courses[0][1].row.about) for panel in panels],
         "task": [panel.task for panel in panels],
     }
     facets = [
@@ -128,13 +130,13 @@ def _scales(panels: Iterable[_Panel]) -> dict[str, Scale]:
 
 def _figure(panel: _Panel, facets: dict[str, str], scale: Scale, report: Report) -> Figure:
     rows = [row for _, course in panel.courses for row in course.rows.values()]
-    first, title = rows[0], title_of(panel.metric)
-    pass_of = f", {first.passes}" if first.passes else ""
+    first, title = rows[0], title_of(rows[0].about)
+    pass_of = f", {first.case.passes}" if first.case.passes else ""
     unit = f" ({scale.name})" if scale.name else ""
     apart = [f"{name}-{value}" if name not in ("figure", "pass") else "" for name, value in facets.items()]
-    log = first.probe != "accuracy" and panel.metric not in _SHARES
+    log = _is_log(panel.metric, rows)
     figure = Figure(
-        name=named([panel.metric, first.passes, *apart]),
+        name=named([panel.metric, first.case.passes, *apart]),
         title=f"{title}{pass_of}",
         facets=facets,
         x=lengths_axis(rows),
@@ -162,7 +164,7 @@ def _series(course: Course, run: int, scale: Scale, report: Report) -> Series:
     name = report.name(course.row, run)
     return Series(
         name=name,
-        variant=report.order[variant_key(course.row)],
+        variant=report.order[course.row.identity],
         run=run,
         points=tuple(_point(row, scale, name) for row in course.rows.values()),
     )
@@ -171,11 +173,11 @@ def _series(course: Course, run: int, scale: Scale, report: Report) -> Series:
 def _point(row: Row, scale: Scale, name: str) -> Point:
     assert row.value is not None
     return Point(
-        x=float(length_of(row)),
+        x=float(row.case.length),
         y=row.value / scale.size,
         low=row.low / scale.size if row.low is not None else None,
         high=row.high / scale.size if row.high is not None else None,
-        told=told(row, scale, name=name, place=f"N = {length_of(row)}"),
+        told=told(row, scale, name=name, place=f"N = {row.case.length}"),
     )
 
 

@@ -6,14 +6,13 @@ from typing import Any
 from msgspec import Struct
 
 from attnbench.analysis.compare import Comparison
-from attnbench.analysis.courses import Axes
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import growths
 from attnbench.analysis.summary import Summary
-from attnbench.contracts.text import canonical
-from attnbench.report.axes import TITLES, axis_text, variant_key
-from attnbench.report.columns import Coded, coded
-from attnbench.report.flat import Cell, columns, written
+from attnbench.contracts.case import Axes
+from attnbench.report.axes import TITLES, axis_text
+from attnbench.report.encoding import Coded, coded
+from attnbench.report.flat import Cell, columns
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 
@@ -47,7 +46,7 @@ def of_pairs(pairs: Sequence[Comparison]) -> Coded:
 
 
 def _rows(report: Report) -> Listing:
-    names = [name for name in columns(Row) if name not in _LEFT_OUT]
+    names = [column.name for column in columns(Row) if column.name not in _LEFT_OUT]
     rows = [row for run in report.runs for row in run.rows]
     return Listing(
         key="data",
@@ -70,11 +69,11 @@ def _statuses(report: Report) -> Listing:
 
 def _growth(report: Report) -> Listing:
     found = [each for run in report.runs for each in growths(row for row in run.rows if row.primary)]
-    known = [each for each in found if (each.variant, canonical(each.options), each.origin) in report.names]
+    known = [each for each in found if each.identity in report.names]
     lines = [
         {
             "run": each.run,
-            "variant": report.names[each.variant, canonical(each.options), each.origin],
+            "variant": report.names[each.identity],
             "metric": each.metric,
             "exponent": each.exponent,
             "low": each.low,
@@ -98,8 +97,8 @@ def _crossings(report: Report, summaries: Sequence[Summary]) -> Listing:
     lines = [
         {
             "run": each.winner.run,
-            "overtakes": report.names[variant_key(each.winner)],
-            "overtaken": report.names[variant_key(each.loser)],
+            "overtakes": report.names[each.winner.identity],
+            "overtaken": report.names[each.loser.identity],
             "N": each.length,
             "low": each.low,
             "high": each.high,
@@ -129,4 +128,6 @@ def _axis(value: Any) -> Cell:
 
 
 def _picked(rows: Sequence[Row] | Sequence[Comparison], names: Sequence[str]) -> Coded:
-    return coded({name: written([getattr(row, name) for row in rows]) for name in names})
+    of = columns(type(rows[0])) if rows else ()
+    by_name = {column.name: column for column in of if column.name in names}
+    return coded({name: by_name[name].cells(rows) for name in names if name in by_name})

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from attnbench.report.growth import GROWTH
-from attnbench.report.legend import legend
-from attnbench.report.table import Block, Cell
+from attnbench.report.table import Block, Cell, legend
 
 _SIGN = "\N{PLUS-MINUS SIGN}"
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$#])")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from attnbench.analysis.rows import PENDING, Row
+from attnbench.analysis.rows import Row
+from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
-from attnbench.report.axes import Column, VariantKey, column_of, variant_key
+from attnbench.report.axes import Column, Names, column_of
 
 _FLAGS = {
     "once": "measured once, as a single call exceeds the cap",
@@ -26,15 +27,13 @@ _FLAGS = {
 _LONGEST_REASON = 300
 _ALIKE = 0.05  # models whose parameters differ by no more than this share are of a size
 
-Names = Mapping[VariantKey, str]
-
 
 def notes(rows: Sequence[Row], names: Names, *, columns: Mapping[Column, str]) -> tuple[str, ...]:
     """Give each reason once, with the variants that it concerns, and the columns where it is not all of a variant's."""
     told: dict[tuple[str, str], dict[str, list[str]]] = {}
     asked: dict[str, set[str]] = {}
     for row in rows:
-        name, column = names[variant_key(row)], columns[column_of(row)]
+        name, column = names[row.identity], columns[column_of(row)]
         asked.setdefault(name, set()).add(column)
         for kind, reason in _remarks(row):
             told.setdefault((name, kind), {}).setdefault(reason, []).append(column)
@@ -79,7 +78,7 @@ def _sizes(rows: Sequence[Row], names: Names, columns: Mapping[Column, str]) -> 
     for row in rows:
         count = row.facts.get("parameters")
         if row.value is not None and isinstance(count, int):
-            sizes.setdefault((column_of(row), row.heads), {})[names[variant_key(row)]] = count
+            sizes.setdefault((column_of(row), row.case.shape.heads), {})[names[row.identity]] = count
     told: dict[str, dict[str, None]] = {}
     for (column, _), each in sizes.items():
         (base, its), *others = each.items()
@@ -99,7 +98,7 @@ def _rates(rows: Sequence[Row], names: Names) -> Iterator[str]:
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.value is not None and "searched_rates" in row.facts:
-            found.setdefault(names[variant_key(row)], {})[f"{row.facts['learning_rate']:g}"] = None
+            found.setdefault(names[row.identity], {})[f"{row.facts['learning_rate']:g}"] = None
     if found:
         told = (f"{name} {' and '.join(rates)}" for name, rates in found.items())
         yield f"learning rates, the best of those searched: {', '.join(told)}"
@@ -109,8 +108,8 @@ def _kernels(rows: Sequence[Row], names: Names) -> Iterator[str]:
     """Name the kernels that really ran, where they tell more than the variant's name."""
     ran: dict[str, dict[str, None]] = {}
     for row in rows:
-        if row.value is not None and row.backend not in ("", row.variant):
-            ran.setdefault(names[variant_key(row)], {})[_short(row.backend)] = None
+        if row.value is not None and row.backend not in ("", row.case.variant):
+            ran.setdefault(names[row.identity], {})[_short(row.backend)] = None
     if ran:
         told = (f"{name} = {' and '.join(backends)}" for name, backends in ran.items())
         yield f"kernels: {', '.join(told)}"

@@ -5,17 +5,15 @@ from functools import cached_property
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from attnbench.analysis.columns import Columns
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.guard import Circumstances
 from attnbench.analysis.roofline import derived
-from attnbench.analysis.rows import Row, tabulated
-from attnbench.answers.fit.search import context_rows
+from attnbench.analysis.rows import Row, rows
+from attnbench.contracts.case import Identity
 from attnbench.contracts.record import Rates
 from attnbench.contracts.text import plain
-from attnbench.report.axes import VariantKey, variant_key, variant_labels
+from attnbench.report.axes import variant_labels
 from attnbench.report.reproduction import reproduction
 from attnbench.store import Store
 
@@ -31,24 +29,17 @@ class Reported(Struct, frozen=True, kw_only=True):
 
 
 def rows_of(store: Store) -> list[Row]:
-    """Make the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
-    return columns_of(store).rows()
+    """Return the rows of what is planned in a run (an edited plugin's old records are not), and those derived."""
+    measured = rows(store.history(), store.plan.jobs, run=store.plan.run)
+    return [*measured, *derived(measured, store.rates())]
 
 
-def columns_of(store: Store) -> Columns[Row]:
-    """Give the same rows as columns."""
-    plan = store.plan
-    found = tabulated(store.entries(), plan.jobs, run=plan.run, stray=False, places=plan.places)
-    fitting = context_rows(found.rows(), plan.fit) if plan.fit else []
-    return found.joined(derived(found, store.rates()), Columns.of(fitting, tuple(found.own)))
-
-
-def read(store: Store) -> Reported:
-    """Read all that a report takes of a stored run."""
+def read(store: Store, rows: Sequence[Row]) -> Reported:
+    """Return what a report needs of a stored run, with the run's rows."""
     environments = store.environments()
     return Reported(
         run=store.plan.run,
-        rows=tuple(rows_of(store)),
+        rows=tuple(rows),
         rates=store.rates(),
         reproduction=reproduction(store.plan, environments),
         circumstances=Circumstances(environments=tuple(environments.values()), jobs=store.plan.jobs),
@@ -74,36 +65,32 @@ class Report:
     @cached_property
     def has_one_device_a_run(self) -> bool:
         """Whether the device only tells that runs are of different machines."""
-        return self.several and all(len({row.device for row in run.rows}) == 1 for run in self.runs)
+        return self.several and all(len({row.case.device for row in run.rows}) == 1 for run in self.runs)
 
     @cached_property
-    def _drawn(self) -> dict[VariantKey, Row]:
-        """One row for each variant; of one that several versions have, each, under the origin that tells it apart."""
-        first: dict[VariantKey, Row] = {}
-        for row in self.rows:
-            first.setdefault(variant_key(row), row)
-        return {
-            key: replace(row, origin="") if self.several and key[:2] not in self._ambiguous else row
-            for key, row in first.items()
-        }
+    def _drawn_as(self) -> dict[Identity, Identity]:
+        """Each variant, and the identity under which it is drawn: without its origin, unless a run has two of it."""
+        known = dict.fromkeys(row.identity for row in self.rows)
+        apart = self._ambiguous if self.several else {each[:2] for each in known}
+        return {each: each if each[:2] in apart else (*each[:2], "") for each in known}
 
     @cached_property
     def _ambiguous(self) -> set[tuple[str, str]]:
         """Names with options that some run has from two origins: elsewhere a variant is one in all runs."""
-        keys = [{variant_key(row) for row in run.rows} for run in self.runs]
+        keys = [{row.identity for row in run.rows} for run in self.runs]
         return {each[:2] for known in keys for each in known if sum(other[:2] == each[:2] for other in known) > 1}
 
     @cached_property
-    def names(self) -> dict[VariantKey, str]:
+    def names(self) -> dict[Identity, str]:
         """The variants' names, in the order in which they are drawn."""
-        labels = variant_labels(self._drawn.values())
-        return {key: labels[variant_key(row)] for key, row in self._drawn.items()}
+        labels = variant_labels({self._drawn_as[row.identity]: row.case.options for row in self.rows})
+        return {each: labels[drawn] for each, drawn in self._drawn_as.items()}
 
     @cached_property
-    def order(self) -> dict[VariantKey, int]:
-        """Each variant's place, by which it is drawn."""
-        places = {key: place for place, key in enumerate(dict.fromkeys(map(variant_key, self._drawn.values())))}
-        return {key: places[variant_key(row)] for key, row in self._drawn.items()}
+    def order(self) -> dict[Identity, int]:
+        """Each variant's index, by which it is drawn."""
+        indices = {drawn: index for index, drawn in enumerate(dict.fromkeys(self._drawn_as.values()))}
+        return {each: indices[drawn] for each, drawn in self._drawn_as.items()}
 
     @cached_property
     def legend(self) -> tuple[str, ...]:
@@ -119,5 +106,5 @@ class Report:
 
     def name(self, row: Row, run: int) -> str:
         """Name a row's variant, with its run where there are several."""
-        label = self.names[variant_key(row)]
+        label = self.names[row.identity]
         return f"{label} ({self.run_names[run]})" if self.several else label

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.analysis.courses import Axes, Course, fields, length_of
+from attnbench.analysis.courses import Course, fields
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.roofline import bytes_at_least
 from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Axes, canonical
 from attnbench.contracts.record import Rates
-from attnbench.contracts.text import canonical
 from attnbench.contracts.units import Scale, digits
-from attnbench.report.axes import variant_key
 from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import comparable_axes, facets_of
 from attnbench.report.reported import Report
@@ -60,8 +59,8 @@ def _figure(
     apart = [f"{name}-{value}" if name != "pass" else "" for name, value in facets.items()]
     bounds = [] if not series else _bounds(series, first, scale, report)
     return Figure(
-        name=named(["roofline", first.passes, *apart]),
-        title=f"Roofline, {first.passes}, {first.dtype}",
+        name=named(["roofline", first.case.passes, *apart]),
+        title=f"Roofline, {first.case.passes}, {first.case.dtype}",
         facets=facets,
         x=Axis(title="operations per byte", log=True),
         y=Axis(title=f"rate ({scale.name})", log=True),
@@ -77,7 +76,7 @@ def _series(course: Course, run: int, known: dict[_Place, Row], scale: Scale, re
         for row in course.rows.values()
         if (intensity := _intensity(row)) is not None
     ]
-    return Series(name=name, variant=report.order[variant_key(course.row)], run=run, points=tuple(points))
+    return Series(name=name, variant=report.order[course.row.identity], run=run, points=tuple(points))
 
 
 def _intensity(row: Row) -> float | None:
@@ -95,7 +94,7 @@ def _point(row: Row, intensity: float, share: Row | None, scale: Scale, *, name:
         low=row.low / scale.size if row.low is not None else None,
         high=row.high / scale.size if row.high is not None else None,
         told=(
-            *told(row, scale, name=name, place=f"N = {length_of(row)}"),
+            *told(row, scale, name=name, place=f"N = {row.case.length}"),
             f"{digits(intensity)} operations per byte",
             *reached,
         ),
@@ -109,7 +108,7 @@ def _bounds(series: Sequence[Series], row: Row, scale: Scale, report: Report) ->
     found = []
     for run in sorted({each.run for each in series}):
         rates = report.runs[run].rates
-        if rates and rates.bytes_per_s and (matrix := rates.flops_per_s.get(row.dtype)):
+        if rates and rates.bytes_per_s and (matrix := rates.flops_per_s.get(row.case.dtype)):
             found.append(_bound(rates, matrix, (least, most), scale, name=_of(run, report), run=run))
     return found
 
@@ -134,6 +133,4 @@ def _of(run: int, report: Report) -> str:
 
 
 def _place(row: Row) -> _Place:
-    sizes = (row.seq_q, row.seq_k, row.heads, row.kv_heads, row.head_dim, row.batch)
-    mask = (row.causal, row.window)
-    return *variant_key(row), row.passes, row.level, *sizes, *mask, row.dtype, row.device, row.inputs, row.seed
+    return *row.identity, *row.case.axes(without=("shape_name",)).values()

@@ -1,19 +1,20 @@
 """What a run shows, in sentences: what wins where, by how much and how sure. Any renderer may begin with them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from msgspec import Struct
 
 from attnbench.analysis.compare import FALSE_SHARE, SMALLEST_EFFECT, Comparison
-from attnbench.analysis.courses import Axes
+from attnbench.analysis.courses import ALONG
 from attnbench.analysis.rows import Row
-from attnbench.analysis.summary import CLOSE, Lead, Standing, Summary, variant_of
+from attnbench.analysis.summary import CLOSE, Lead, Standing, Summary
+from attnbench.contracts.case import Axes, canonical
 from attnbench.contracts.stats import FEWEST_REPLICATES
-from attnbench.contracts.text import canonical, plain
+from attnbench.contracts.text import plain
 from attnbench.contracts.units import digits
-from attnbench.report.axes import VariantKey
+from attnbench.report.axes import Names
 from attnbench.report.growth import differing, sentence, where
 from attnbench.report.table import block_scale
 
@@ -22,8 +23,6 @@ _MOST_NAMED = 8
 _MOST_CROSSINGS, _MOST_TOLD_CROSSING = 6, 6  # sentences, and settings of which there may be some
 _BEST = {"latency": "is the fastest", "memory": "needs the least memory"}
 _EVEN = {"latency": "are equally fast", "memory": "need the same memory"}
-
-Names = Mapping[VariantKey, str]
 
 
 class Told(Struct, frozen=True, kw_only=True):
@@ -40,7 +39,7 @@ def sentences(found: Summary, names: Names) -> list[Told]:
         *([_too_few(found.rounds)] if found.timed and found.rounds < FEWEST_REPLICATES else _times(found, names)),
         *_of_leads("Memory", [each for each in found.leads if each.metric == "memory"], names),
         *_errors(found.errors, names),
-        *(_score(each, names) for each in found.leads if each.best.probe == "accuracy"),
+        *(_score(each, names) for each in found.leads if each.best.probe.kind == "accuracy"),
         *_missing(found.missing),
         *_how_sure(found),
     ]
@@ -62,7 +61,7 @@ def _times(found: Summary, names: Names) -> Iterator[Told]:
 
 def _of_leads(topic: str, leads: Sequence[Lead], names: Names, *, among: str = "") -> Iterator[Told]:
     """Tell who is best: of each setting where there are few, else how many cells each variant has for itself."""
-    for passes, group in groupby(leads, lambda lead: lead.best.passes):
+    for passes, group in groupby(leads, lambda lead: lead.best.case.passes):
         of_pass = list(group)
         told = topic if not passes else f"{topic}, {passes}"
         settings = _by_setting(of_pass)
@@ -103,8 +102,8 @@ def _of_setting(topic: str, leads: Sequence[Lead], names: Names, *, place: str) 
 def _contenders(lead: Lead, names: Names) -> tuple[str, ...]:
     """Name the best, alone where that is sure; else all that share its place, in an order that no noise changes."""
     if lead.sure:
-        return (names[variant_of(lead.best)],)
-    return tuple(sorted(names[variant_of(row)] for row in (lead.best, *lead.level)))
+        return (names[lead.best.identity],)
+    return tuple(sorted(names[row.identity] for row in (lead.best, *lead.level)))
 
 
 def _span(leads: Sequence[Lead]) -> str:
@@ -123,7 +122,7 @@ def _over_rival(lead: Lead, names: Names, *, at: bool) -> str:
     where_to = f" at {lead.length}" if at else ""
     if lead.metric == "latency":
         return f"{times(rival)} as fast as {base}{where_to}"
-    scale = block_scale(rival.unit, [lead.best.value])
+    scale = block_scale(rival.one.unit, [lead.best.value])
     amount = f"{digits((lead.best.value or 0) / scale.size)} {scale.name}"
     return f"{amount}{where_to}, where {base} needs {times(rival)} as much"
 
@@ -138,7 +137,7 @@ def times(pair: Comparison) -> str:
 
 def _counted(topic: str, leads: Sequence[Lead], names: Names, *, among: str) -> Told:
     """Count cells where there are too many settings to tell each."""
-    won = Counter(names[variant_of(lead.best)] for lead in leads if lead.sure)
+    won = Counter(names[lead.best.identity] for lead in leads if lead.sure)
     parts = [f"{name} {_BEST[leads[0].metric]} in {count}" for name, count in won.most_common(_MOST_NAMED)]
     open_ = len(leads) - sum(won.values())
     if not won:
@@ -161,8 +160,8 @@ def _against(standings: Sequence[Standing], names: Names) -> Iterator[Told]:
 
 
 def _standing(topic: str, pairs: Sequence[Comparison], names: Names, *, place: str) -> Told:
-    longest = max(map(_length, pairs))
-    here = sorted((each for each in pairs if _length(each) == longest), key=lambda each: each.ratio or 0)
+    longest = max(pair.case.length for pair in pairs)
+    here = sorted((each for each in pairs if each.case.length == longest), key=lambda each: each.ratio or 0)
     faster = [f"{_new_name(each, names)} {times(each)} as fast" for each in here if each.verdict == "faster"]
     slower = [f"{_new_name(each, names)} {times(each)} as fast" for each in here if each.verdict == "slower"]
     same = [_new_name(each, names) for each in here if each.verdict == "same"]
@@ -189,8 +188,8 @@ def _crossings(found: Summary, names: Names) -> Iterator[Told]:
     if len({canonical(each.axes) for each in found.crossings}) > _MOST_TOLD_CROSSING:
         told = ()
     for each in told:
-        words = sentence(each, names[variant_of(each.winner)], names[variant_of(each.loser)])
-        topic = f"Latency, {each.winner.passes}"
+        words = sentence(each, names[each.winner.identity], names[each.loser.identity])
+        topic = f"Latency, {each.winner.case.passes}"
         yield Told(topic=topic, text=f"{where(each.axes, labels)}{words}", claims=True)
     left = len(found.crossings) - len(told)
     if left > 0:
@@ -199,26 +198,25 @@ def _crossings(found: Summary, names: Names) -> Iterator[Told]:
 
 
 def _errors(rows: Sequence[Row], names: Names) -> Iterator[Told]:
-    settings = [list(group) for _, group in groupby(rows, lambda row: (row.passes, _of_errors(row)))]
+    settings = [list(group) for _, group in groupby(rows, lambda row: (row.case.passes, _of_errors(row)))]
     if len(settings) > _MOST_SETTINGS:
         return
     labels = differing([_of_errors(each[0]) for each in settings])
     for each in settings:
-        told = _listed([f"{names[variant_of(row)]} {digits(row.value or 0)}" for row in each])
+        told = _listed([f"{names[row.identity]} {digits(row.value or 0)}" for row in each])
         place = where(_of_errors(each[0]), labels)
-        text = f"{place}relative error against exact attention at N = {_length(each[0])}: {told}"
-        yield Told(topic=f"Agreement, {each[0].passes}", text=text)
+        text = f"{place}relative error against exact attention at N = {each[0].case.length}: {told}"
+        yield Told(topic=f"Agreement, {each[0].case.passes}", text=text)
 
 
 def _of_errors(row: Row) -> Axes:
-    names = ("heads", "kv_heads", "head_dim", "causal", "window", "dtype", "device", "level", "inputs", "seed")
-    return {name: getattr(row, name) for name in names}
+    return row.case.axes(without=(*ALONG, "passes", "shape_name"))
 
 
 def _score(lead: Lead, names: Names) -> Told:
-    rival, first, second = lead.rival, names[variant_of(lead.best)], _base_name(lead.rival, names)
+    rival, first, second = lead.rival, names[lead.best.identity], _base_name(lead.rival, names)
     task, metric = plain(lead.best.task), plain(lead.best.metric.replace("_", " "))
-    ours, theirs = digits(rival.new or 0), digits(rival.base or 0)
+    ours, theirs = digits(rival.new_value or 0), digits(rival.base_value or 0)
     if lead.sure:
         text = f"{first} has the best {metric}, {ours}; the next is {second} with {theirs} ({rival.why})"
     else:
@@ -254,13 +252,9 @@ def _listed(parts: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-def _length(row: Row | Comparison) -> int:
-    return row.seq_k if row.passes == "decode" else row.seq_q
-
-
 def _base_name(pair: Comparison, names: Names) -> str:
-    return names[pair.variant, canonical(pair.options), pair.origin]
+    return names[pair.one.identity]
 
 
 def _new_name(pair: Comparison, names: Names) -> str:
-    return names[pair.new_variant, canonical(pair.new_options), pair.new_origin]
+    return names[pair.other.identity]

@@ -1,74 +1,85 @@
-"""How each variant is drawn, the same in every figure: a colour, a marker and a dash, so that no colour is needed.
+"""The style of each variant, the same in every figure: a colour, a marker and a dash, so that no colour is needed.
 
-The colours are those of Okabe and Ito (2008, "Color Universal Design"), darker or lighter where a page would swallow
-them; yellow is left out.
+The colours are those of Okabe and Ito (2008, "Color Universal Design"), darker or lighter where they need more contrast
+with the page; yellow is left out. A colour is a CSS pair, for a light page and for a dark one: the page changes its
+theme without redrawing a chart, and files use the light one.
 """
+
+import re
 
 from msgspec import Struct
 
-# On a light page and on a dark one.
 _COLOURS = (
-    ("#0072b2", "#4fb3ee"),
-    ("#d55e00", "#ff8a3d"),
-    ("#009e73", "#2fd0a2"),
-    ("#b5508b", "#e79ac6"),
-    ("#a87400", "#f0b429"),
-    ("#1a1a1a", "#f2f2f2"),
-    ("#3d9bd6", "#a5dbff"),
+    "light-dark(#0072b2, #4fb3ee)",
+    "light-dark(#d55e00, #ff8a3d)",
+    "light-dark(#009e73, #2fd0a2)",
+    "light-dark(#b5508b, #e79ac6)",
+    "light-dark(#a87400, #f0b429)",
+    "light-dark(#1a1a1a, #f2f2f2)",
+    "light-dark(#3d9bd6, #a5dbff)",
 )
+PAGE = "light-dark(#ffffff, #14171a)"
+TEXT = "light-dark(#1b1f23, #e6e8ea)"
+FAINT = "light-dark(#57606a, #a3abb3)"
+GRID = "light-dark(#dde2e7, #30373d)"
+# vl-convert brings Liberation Sans along, and the others are as wide: a chart is the same on every machine.
+FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+SLOWER, FASTER = "light-dark(#d55e00, #ff8a3d)", "light-dark(#0072b2, #4fb3ee)"
 
+_PAIR = re.compile(r"light-dark\((#\w+), #\w+\)")
 
-class Marker(Struct, frozen=True):
-    """One shape under its names: plotly's, matplotlib's, and a path around zero, 10 wide, for a legend."""
-
-    plotly: str
-    matplotlib: str
-    path: str
-
-
-class Dash(Struct, frozen=True):
-    """One pattern of a line: plotly's name, and lengths of strokes and gaps in line widths; empty for a whole line."""
-
-    plotly: str
-    lengths: tuple[float, ...]
-
-
+# SVG paths around zero that reach from -1 to 1: a circle, a square, a diamond, two triangles, a cross, a plus, a star.
 _MARKERS = (
-    Marker("circle", "o", "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0 -8 0z"),
-    Marker("square", "s", "M-4 -4h8v8h-8z"),
-    Marker("diamond", "D", "M0 -5L5 0L0 5L-5 0z"),
-    Marker("triangle-up", "^", "M0 -5L5 4L-5 4z"),
-    Marker("triangle-down", "v", "M0 5L5 -4L-5 -4z"),
-    Marker("x", "X", "M-5 -2.5L-2.5 -5L0 -2.5L2.5 -5L5 -2.5L2.5 0L5 2.5L2.5 5L0 2.5L-2.5 5L-5 2.5L-2.5 0z"),
-    Marker("cross", "P", "M-2 -5h4v3h3v4h-3v3h-4v-3h-3v-4h3z"),
-    Marker("star", "*", "M0 -5L1.3 -1.7L5 -1.6L2.1 0.7L3.1 4.2L0 2.1L-3.1 4.2L-2.1 0.7L-5 -1.6L-1.3 -1.7z"),
+    "M-.85 0a.85 .85 0 1 0 1.7 0a.85 .85 0 1 0 -1.7 0z",
+    "M-.8 -.8h1.6v1.6h-1.6z",
+    "M0 -1.1L1.1 0L0 1.1L-1.1 0z",
+    "M0 -1L1 .8L-1 .8z",
+    "M0 1L1 -.8L-1 -.8z",
+    "M-1 -.5L-.5 -1L0 -.5L.5 -1L1 -.5L.5 0L1 .5L.5 1L0 .5L-.5 1L-1 .5L-.5 0z",
+    "M-.4 -1h.8v.6h.6v.8h-.6v.6h-.8v-.6h-.6v-.8h.6z",
+    "M0 -1.1L.3 -.4L1.1 -.35L.48 .15L.68 .95L0 .5L-.68 .95L-.48 .15L-1.1 -.35L-.3 -.4z",
 )
-_DASHES = (
-    Dash("solid", ()),
-    Dash("dash", (4, 2)),
-    Dash("dot", (1, 1.5)),
-    Dash("dashdot", (4, 1.5, 1, 1.5)),
-    Dash("longdash", (8, 2)),
-)
+# Lengths of strokes and gaps in pixels; a whole line has none.
+_DASHES: tuple[tuple[float, ...], ...] = ((), (7, 3), (1.5, 2.5), (7, 3, 1.5, 3), (12, 3))
 
 
 class Style(Struct, frozen=True, kw_only=True):
-    """How a variant is drawn; `dark` is its colour on a dark page."""
+    """The style of a variant: a CSS colour, an SVG path, and lengths of strokes and gaps."""
 
     colour: str
-    dark: str
-    marker: Marker
-    dash: Dash
+    marker: str
+    dash: tuple[float, ...]
 
 
 def style(variant: int) -> Style:
-    """Give the style of the variant at a place in the report's order: no two of the first 280 are alike."""
-    colour, dark = _COLOURS[variant % len(_COLOURS)]
+    """Return the style of a variant by its index in the report's order; the first 280 all differ."""
     return Style(
-        colour=colour, dark=dark, marker=_MARKERS[variant % len(_MARKERS)], dash=_DASHES[variant % len(_DASHES)]
+        colour=_COLOURS[variant % len(_COLOURS)],
+        marker=_MARKERS[variant % len(_MARKERS)],
+        dash=_DASHES[variant % len(_DASHES)],
     )
 
 
-def dash_of_run(run: int) -> Dash:
-    """Give the dash by which runs are told apart where a report has several: variants keep colour and marker."""
+def dash_of_run(run: int) -> tuple[float, ...]:
+    """Return the dash of a run in a report of several, where variants keep colour and marker."""
     return _DASHES[run % len(_DASHES)]
+
+
+def tint(colour: str, share: float) -> str:
+    """Return a share of a colour mixed with the colour of the page."""
+    mixed = (_mixed(ink, page, share) for ink, page in zip(_shades(colour), _shades(PAGE), strict=True))
+    return "light-dark({}, {})".format(*mixed)
+
+
+def _shades(colour: str) -> list[bytes]:
+    """Return red, green and blue of a colour on a light page and on a dark one."""
+    return [bytes.fromhex(shade) for shade in re.findall(r"#(\w+)", colour)]
+
+
+def _mixed(one: bytes, other: bytes, share: float) -> str:
+    return "#" + bytes(round(share * a + (1 - share) * b) for a, b in zip(one, other, strict=True)).hex()
+
+
+def on_paper(svg: str) -> str:
+    """Return an SVG in the colours of a light page: only browsers know colours that depend on the theme."""
+    return _PAIR.sub(r"\1", svg)

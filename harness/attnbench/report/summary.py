@@ -1,15 +1,15 @@
 """What a run comes to: a line for each variant with what it costs and gives up, and which are on the Pareto front."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
-from attnbench.analysis.courses import Axes
 from attnbench.analysis.pareto import FIGURES, OBJECTIVES, Front, Point, Standing, fronts, most_telling
 from attnbench.analysis.rows import Row
+from attnbench.contracts.case import Axes
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale
-from attnbench.report.axes import AXES, TITLES, VariantKey, axis_text, variant_labels
+from attnbench.report.axes import TITLES, Names, axis_text, variant_labels
 from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scale, cell_of, tables
 
 _HEADINGS = {"approximation_error": "error"}
@@ -19,7 +19,7 @@ _MEANING = (
     "test shows it; no, something clearly is"
 )
 _QUALITIES = {"latency": "fast", "accuracy": "accurate", "memory": "small", "approximation_error": "close to exact"}
-_IN_TITLE = ("passes", "seq_q", "seq_k", "heads", "shape_name")
+_OF_A_MODEL = ("seq_q", "seq_k", "heads")  # the axes that a trained model has of its own
 
 
 def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
@@ -29,7 +29,7 @@ def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
 
 def summaries(rows: Sequence[Row]) -> list[Block]:
     """Sum each run and pass up at one place of its sweep, the most telling, where both speed and a score are known."""
-    names = variant_labels(rows)
+    names = variant_labels({row.identity: row.case.options for row in rows})
     grouped: dict[object, list[Front]] = {}
     for each in fronts(rows):
         grouped.setdefault((each.run, each.axes["passes"]), []).append(each)
@@ -47,14 +47,14 @@ def _of_all(front: Front, rows: Sequence[Row]) -> Front | None:
     return next((each for each in fronts(rows, known) if (each.run, each.axes, each.exam) == place), None)
 
 
-def _block(front: Front, whole: Front | None, names: Mapping[VariantKey, str], *, run: str) -> Block:
+def _block(front: Front, whole: Front | None, names: Names, *, run: str) -> Block:
     metrics = [name for name in FIGURES if any(name in point.rows for point in front.points)]
     columns = {name: [point.rows[name] for point in front.points if name in point.rows] for name in metrics}
     scales = {name: block_scale(column[0].unit, (row.value for row in column)) for name, column in columns.items()}
     standings = [front, *([whole] if whole else [])]
     lines = (
         Line(
-            name=names[point.key],
+            name=names[point.identity],
             cells=(
                 *(_figure(point, name, scales[name], columns[name]) for name in metrics),
                 *(Cell(text=_WORDS[_standing(each, point)]) for each in standings),
@@ -83,7 +83,7 @@ def _figure(point: Point, metric: str, scale: Scale, column: Sequence[Row]) -> C
 
 
 def _standing(front: Front, point: Point) -> Standing:
-    return next((each.standing for each in front.points if each.key == point.key), "")
+    return next((each.standing for each in front.points if each.identity == point.identity), "")
 
 
 def _heading(metric: str, scale: Scale) -> str:
@@ -95,8 +95,7 @@ def _context(front: Front) -> str:
     """Say where the figures are of: costs at one place of the sweep, the score at the trained model's own."""
     told = [f"costs at {_place(front.axes)}"]
     if front.exam:
-        lengths = {name: getattr(front.exam, name) for name in AXES if name in front.axes} | {"seq_q": front.exam.seq_q}
-        own = _place({name: value for name, value in lengths.items() if name in _IN_TITLE})
+        own = _place({name: value for name, value in front.exam.case.axes().items() if name in _OF_A_MODEL})
         told.append(f"accuracy on {plain(front.exam.task)}, whose trained models have lengths of their own: {own}")
     return "; ".join(told)
 
@@ -114,13 +113,13 @@ def _sizes(axes: Axes) -> Iterator[str]:
             yield name
 
 
-def _notes(front: Front, names: Mapping[VariantKey, str]) -> Iterator[str]:
+def _notes(front: Front, names: Names) -> Iterator[str]:
     yield _MEANING.format(" and as ".join(_QUALITIES[name] for name in OBJECTIVES))
     for standing, verb in (("dominated", "dominated"), ("unsure", "perhaps dominated")):
         told: dict[str, list[str]] = {}
         for point in front.points:
             if point.standing == standing:
-                told.setdefault(_listed(names[key] for key in point.by), []).append(names[point.key])
+                told.setdefault(_listed(names[key] for key in point.by), []).append(names[point.identity])
         if told:
             yield "; ".join(f"{', '.join(them)} {verb} by {others}" for others, them in told.items())
 

@@ -11,7 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.analysis.floor import aa_floor, is_harness
-from attnbench.analysis.rows import PENDING, Row
+from attnbench.analysis.rows import Row
+from attnbench.contracts.case import AxisValue, Identity
+from attnbench.contracts.metrics import Metric, metric_named
+from attnbench.contracts.record import PENDING
+from attnbench.contracts.stats import CLEAN, NOISY
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits, scale_for
 from attnbench.report.axes import (
@@ -19,44 +23,21 @@ from attnbench.report.axes import (
     TITLES,
     Column,
     Layout,
-    Value,
-    VariantKey,
+    Names,
     axis_text,
     column_heading,
     column_labels,
     column_of,
     layout,
-    variant_key,
     variant_labels,
 )
 from attnbench.report.growth import Grown, crossings, grown
-from attnbench.report.notes import Names, aa_floor_note, notes
+from attnbench.report.notes import aa_floor_note, notes
 
 _AT_LEVEL = {"core": "", "layer": " with projections"}
 _MARKS = {"noisy": "~", "unusable": "!"}
+_MEANINGS = {"~": f"noisy (spread above {CLEAN:.0%})", "!": f"unusable (spread above {NOISY:.0%})"}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
-_TITLES = {
-    "memory": "peak memory above the inputs",
-    "memory_reserved": "memory reserved by the allocator above the inputs",
-    "memory_driver": "memory given to the process by the driver",
-    "memory_resident": "resident memory above the inputs",
-    "latency_wall": "latency by the wall clock",
-    "energy": "energy per call",
-    "approximation_error": "approximation error against exact attention",
-    "approximation_error_output": "approximation error of the output",
-    "approximation_error_dq": "approximation error of dq",
-    "approximation_error_dk": "approximation error of dk",
-    "approximation_error_dv": "approximation error of dv",
-    "numerical_error": "numerical error against itself in float64",
-    "cosine": "mean cosine with exact attention",
-    "kept_mass": "share of exact attention's 16 heaviest weights that is kept",
-    "hidden_mass": "largest share of a row's weight on hidden keys",
-    "mask_leak": "largest change of an output when hidden tokens change",
-    "flop_rate": "rate of the operations that exact attention needs",
-    "flop_rate_executed": "rate of the operations executed",
-    "bandwidth": "bandwidth: what the operations read and write, over the time",
-    "roofline_share": "share of the roofline: the least time by the machine's rates, over the time",
-}
 _RANGE = 1e3  # of the largest value: what is smaller does not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
 
@@ -112,19 +93,26 @@ def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[
 
     A failed question has a row under its probe's primary metric alone; it stands in each block of its probe and task.
     """
-    names = variant_labels(rows)
+    names = variant_labels({row.identity: row.case.options for row in rows})
     several = len({row.run for row in rows}) > 1
     measured = _measured(rows, metrics)
     chosen: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         for metric in _metrics_of(row, metrics, measured):
-            chosen.setdefault((row.run if several else "", metric, row.passes), []).append(row)
+            chosen.setdefault((row.run if several else "", metric, row.case.passes), []).append(row)
     return [
         _with_aa_floor(
-            _block(title_of(metric, run), _latest(group), names), metric, (row for row in rows if run in ("", row.run))
+            _block(title_of(_about(metric, group), run), _latest(group), names),
+            metric,
+            (row for row in rows if run in ("", row.run)),
         )
         for (run, metric, _), group in chosen.items()
     ]
+
+
+def _about(metric: str, rows: Iterable[Row]) -> Metric:
+    """Return what is known of a block's metric; a failed row of its probe knows only the primary one."""
+    return next((row.about for row in rows if row.metric == metric), metric_named(metric))
 
 
 def _with_aa_floor(block: Block, metric: str, rows: Iterable[Row]) -> Block:
@@ -142,15 +130,15 @@ def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tupl
     found: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         if row.samples and _wanted(row, metrics):
-            found.setdefault((row.probe, row.task), {})[row.metric] = None
+            found.setdefault((row.probe.kind, row.task), {})[row.metric] = None
     return found
 
 
 def _metrics_of(
     row: Row, metrics: Collection[str] | None, measured: dict[tuple[str, str], dict[str, None]]
 ) -> Iterable[str]:
-    if row.samples == 0 and row.primary and (row.probe, row.task) in measured:
-        return measured[row.probe, row.task]
+    if row.samples == 0 and row.primary and (row.probe.kind, row.task) in measured:
+        return measured[row.probe.kind, row.task]
     return (row.metric,) if _wanted(row, metrics) else ()
 
 
@@ -158,7 +146,8 @@ def _latest(rows: Iterable[Row]) -> list[Row]:
     """Keep one row a cell: where code or protocol changed within a run, the one measured last, flagged."""
     latest: dict[object, Row] = {}
     for row in rows:
-        cell = (variant_key(row), column_of(row), *(getattr(row, axis) for axis in AXES))
+        axes = row.case.axes()
+        cell = (row.identity, column_of(row), *(axes[axis] for axis in AXES))
         flags = (*row.flags, "measured_again") if cell in latest else row.flags
         latest[cell] = msgspec.structs.replace(row, flags=flags)
     return list(latest.values())
@@ -168,8 +157,8 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     shown = [row for row in rows if not is_harness(row)] or rows
     axes, scale = layout(shown), block_scale(shown[0].unit, (row.value for row in shown))
     headings = column_labels(shown, axes.columns)
-    apart = ("shape_name", *axes.labels) if len({row.shape_name for row in shown}) > 1 else axes.labels
-    pass_of = f", {shown[0].passes}" if shown[0].passes else ""
+    apart = ("shape_name", *axes.labels) if len({row.case.shape_name for row in shown}) > 1 else axes.labels
+    pass_of = f", {shown[0].case.passes}" if shown[0].case.passes else ""
     return Block(
         title=f"{title}{pass_of}{f' ({scale.name})' if scale.name else ''}",
         context=axes.context,
@@ -185,9 +174,9 @@ def _block(title: str, rows: list[Row], names: Names) -> Block:
     )
 
 
-def title_of(metric: str, run: str = "") -> str:
-    """Name a metric in a block's heading, after the run where there are several."""
-    name = _TITLES.get(metric, plain(metric.replace("_", " ")))
+def title_of(metric: Metric, run: str = "") -> str:
+    """Return a metric's title for a heading, after the run where there are several."""
+    name = plain(metric.title)
     return f"{plain(run)}: {name}" if run else f"{name[:1].upper()}{name[1:]}"
 
 
@@ -205,8 +194,8 @@ def _floor(rows: Iterable[Row]) -> str:
     """Tell what the harness itself takes; at layer level that is the projections, around nothing."""
     values: dict[str, list[float]] = {}
     for row in rows:
-        if is_harness(row) and row.probe == "latency" and row.value is not None:
-            values.setdefault(row.level, []).append(row.value)
+        if is_harness(row) and row.probe.kind == "latency" and row.value is not None:
+            values.setdefault(row.case.level, []).append(row.value)
     told = []
     for level, found in values.items():
         scale = scale_for("s", found)
@@ -218,16 +207,18 @@ def _replicates(rows: Iterable[Row]) -> str:
     known = [row for row in rows if row.low is not None]
     if not known:
         return ""
-    counts = sorted({row.samples if row.probe == "accuracy" else row.rounds for row in known})
+    of_seeds = known[0].probe.metric.replicates == "seeds"
+    counts = sorted({row.samples if of_seeds else row.rounds for row in known})
     span = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    return f"{span} {'seeds' if known[0].probe == 'accuracy' else 'rounds'}"
+    return f"{span} {'seeds' if of_seeds else 'rounds'}"
 
 
 def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tuple[Group, ...]:
-    grouped: dict[tuple[Value, ...], dict[VariantKey, dict[Column, Row]]] = {}
+    grouped: dict[tuple[AxisValue, ...], dict[Identity, dict[Column, Row]]] = {}
     for row in rows:
-        values = tuple(getattr(row, axis) for axis in axes.labels)
-        grouped.setdefault(values, {}).setdefault(variant_key(row), {})[column_of(row)] = row
+        of_case = row.case.axes()
+        values = tuple(of_case[axis] for axis in axes.labels)
+        grouped.setdefault(values, {}).setdefault(row.identity, {})[column_of(row)] = row
     return tuple(
         Group(labels=tuple(map(axis_text, values)), lines=_lines(grouped[values], names, axes.columns, scale))
         for values in sorted(grouped, key=lambda values: [(value is not None, value) for value in values])
@@ -235,7 +226,7 @@ def _groups(rows: Iterable[Row], axes: Layout, names: Names, scale: Scale) -> tu
 
 
 def _lines(
-    lines: Mapping[VariantKey, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
+    lines: Mapping[Identity, Mapping[Column, Row]], names: Names, columns: Sequence[Column], scale: Scale
 ) -> tuple[Line, ...]:
     best = {column: best_of(line[column] for line in lines.values() if column in line) for column in columns}
     return tuple(
@@ -248,8 +239,8 @@ def _lines(
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
-    """Find the best value of several; none for agreement, where the least rounding is no merit."""
-    known = [row for row in rows if row.value is not None and row.probe != "agreement"]
+    """Return the best of several values; None for agreement, where the least rounding is no merit."""
+    known = [row for row in rows if row.value is not None and row.probe.kind != "agreement"]
     if len(known) < 2:
         return None
     values = [row.value for row in known if row.value is not None]
@@ -291,3 +282,13 @@ def _to_the_same_place(half: float, number: str) -> str:
     """Write half an interval with as many decimals as its number has, unless that leaves nothing of it."""
     rounded = f"{half:.{len(number.partition('.')[2])}f}"
     return digits(half) if "e" in number or not float(rounded) else rounded
+
+
+def legend(blocks: Sequence[Block], *, best: str, replicates: Iterable[str]) -> str:
+    """Return the meaning of the marks in use; `best` is how the best is shown, `replicates` what intervals are over."""
+    cells = [cell for block in blocks for cell in block.cells]
+    within = " and group" if any(len(block.groups) > 1 for block in blocks) else ""
+    parts = [f"{best} best of its column{within}"] if best and any(cell.best for cell in cells) else []
+    parts += [f"{mark} {meaning}" for mark, meaning in _MEANINGS.items() if any(cell.mark == mark for cell in cells)]
+    over = " or ".join(filter(None, dict.fromkeys(replicates)))
+    return ", ".join([*parts, f"+- 95% interval over {over}"] if over else parts)

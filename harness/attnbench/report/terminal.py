@@ -13,8 +13,7 @@ from rich.text import Text
 from attnbench.analysis.rows import Row
 from attnbench.report.grid import GAP, Column, Span, Style, line, measure, right, span_width
 from attnbench.report.growth import GROWTH
-from attnbench.report.legend import legend
-from attnbench.report.table import Block, Group, Line, tables
+from attnbench.report.table import Block, Group, Line, legend, tables
 
 _NAME = "variant"
 _TONES = {"good": "green", "bad": "red"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from attnbench.analysis.courses import length_of
+from attnbench.analysis.courses import ALONG
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.pareto import Front, fronts
 from attnbench.analysis.pareto import Point as Placed
@@ -10,14 +10,14 @@ from attnbench.analysis.rows import Row
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import task_of
-from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, place_labels, told
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
 
 _LEAD = (
     "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "
-    "Pareto front, by tests); faint ones are beaten, or may be where rounds cannot tell."
+    "Pareto front, by tests); hollow ones are beaten, or may be where rounds cannot tell."
 )
 _AGAINST = ("approximation_error", "memory")
 
@@ -43,21 +43,19 @@ def by_cost(report: Report) -> Iterator[Section]:
 
 def _fronts(rows: Sequence[Row]) -> Iterator[Front]:
     """Find the fronts at the longest length of each setting: elsewhere they are a table's business."""
-    primary = {row.metric for row in rows if row.probe == "accuracy" and row.primary and row.value is not None}
+    primary = {row.metric for row in rows if row.probe.kind == "accuracy" and row.primary and row.value is not None}
     longest: dict[object, int] = {}
     for row in rows:
         if row.metric == "latency" and row.value is not None:
             key = _setting(row)
-            longest[key] = max(longest.get(key, 0), length_of(row))
-    kept = [row for row in rows if row.probe == "accuracy" or length_of(row) == longest.get(_setting(row))]
+            longest[key] = max(longest.get(key, 0), row.case.length)
+    kept = [row for row in rows if row.probe.kind == "accuracy" or row.case.length == longest.get(_setting(row))]
     for metric in (*_AGAINST, *sorted(primary)):
         yield from fronts(kept, ("latency", metric))
 
 
 def _setting(row: Row) -> object:
-    sizes = (row.heads, row.kv_heads, row.head_dim)
-    mask = (row.causal, row.window)
-    return row.run, row.passes, row.level, *sizes, *mask, row.dtype, row.device, row.inputs, row.seed
+    return row.run, *row.case.axes(without=(*ALONG, "shape_name")).values()
 
 
 def _facets(front: Front, run: int, report: Report) -> dict[str, str]:
@@ -67,7 +65,9 @@ def _facets(front: Front, run: int, report: Report) -> dict[str, str]:
 
 def _name(front: Front) -> str:
     metric = plain(front.objectives[1].replace("_", " "))
-    return metric if front.exam is None else f"{metric} on {plain(task_of(front.exam)[0])} ({front.exam.seq_q})"
+    if front.exam is None:
+        return metric
+    return f"{metric} on {plain(task_of(front.exam)[0])} ({front.exam.case.shape.seq_q})"
 
 
 def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> Figure:
@@ -77,13 +77,11 @@ def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> F
     is_score = front.exam is not None
     apart = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
     first = points[0].rows["latency"]
-    placed = place_labels(
-        [_point(point, front, run, (x_scale, y_scale), report) for point in points], log_y=not is_score
-    )
-    series = tuple(_series(point, drawn, run, report) for point, drawn in zip(points, placed, strict=True))
+    drawn = (_point(point, front, run, (x_scale, y_scale), report) for point in points)
+    series = tuple(_series(point, each, run, report) for point, each in zip(points, drawn, strict=True))
     return Figure(
-        name=named(["tradeoff", _name(front), first.passes, *apart]),
-        title=f"{_name(front).capitalize()} against latency, {first.passes}, N = {length_of(first)}",
+        name=named(["tradeoff", _name(front), first.case.passes, *apart]),
+        title=f"{_name(front).capitalize()} against latency, {first.case.passes}, N = {first.case.length}",
         facets=facets,
         x=Axis(title=f"latency ({x_scale.name})", log=True),
         y=Axis(title=f"{plain(metric.replace('_', ' '))} ({y_scale.name})".replace(" ()", ""), log=not is_score),
@@ -99,7 +97,7 @@ def _scale(points: Sequence[Placed], metric: str) -> Scale:
 
 def _series(point: Placed, drawn: Point, run: int, report: Report) -> Series:
     name = report.name(point.rows["latency"], run)
-    return Series(name=name, variant=report.order[point.key], run=run, points=(drawn,), line=False)
+    return Series(name=name, variant=report.order[point.identity], run=run, points=(drawn,), line=False)
 
 
 def _point(point: Placed, front: Front, run: int, scales: tuple[Scale, Scale], report: Report) -> Point:
@@ -109,17 +107,17 @@ def _point(point: Placed, front: Front, run: int, scales: tuple[Scale, Scale], r
     name = report.name(fast, run)
     x_scale, y_scale = scales
     second = f"{plain(other.metric.replace('_', ' '))} {digits(other.value / y_scale.size)} {y_scale.name}".strip()
-    beaten_by = ", ".join(report.names[key] for key in point.by)
+    beaten_by = ", ".join(report.names[each] for each in point.by)
     return Point(
         x=fast.value / x_scale.size,
         y=other.value / y_scale.size,
         told=(
-            *told(fast, x_scale, name=name, place=f"N = {length_of(fast)}"),
+            *told(fast, x_scale, name=name, place=f"N = {fast.case.length}"),
             second,
             f"{_TELLS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
         ),
-        label=report.names[point.key],
-        faint=point.standing != "front",
+        label=report.names[point.identity],
+        hollow=point.standing != "front",
     )
 
 
@@ -132,6 +130,6 @@ def _line(series: Sequence[Series], points: Sequence[Placed], run: int) -> Itera
 
 
 def _unranked(front: Front, report: Report) -> Iterator[str]:
-    lacking = [report.names[point.key] for point in front.points if not point.standing]
+    lacking = [report.names[point.identity] for point in front.points if not point.standing]
     if lacking:
         yield f"without a figure for both: {', '.join(lacking)}"

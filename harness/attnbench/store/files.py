@@ -1,4 +1,4 @@
-"""Bytes that stay: written whole or not at all, and on the disk before a call returns."""
+"""Durable writes: a file is written whole or not at all, and on the disk before a call returns."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write every byte, however few the system takes at a time, and wait until the disk has them."""
+    """Write all data, however little the system takes at a time, and wait until it is on the disk."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
@@ -14,7 +14,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside its final name and rename it, so that no reader ever sees a part of it."""
+    """Write a file under a temporary name and rename it, so that no reader ever sees part of it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with draft.open("wb", buffering=0) as file:
         try:
@@ -27,7 +27,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has a folder's own entries: a file's name is as easily lost as its content."""
+    """Wait until a folder's own entries are on the disk: a file's name is as easily lost as its content."""
     if sys.platform == "win32":  # folders cannot be opened there
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -22,9 +22,9 @@ EVENTS = "events.jsonl"
 
 
 class Fit(Struct, frozen=True, kw_only=True):
-    """A search for the longest context that fits: after `lengths`, lengths up to `most` are chosen as records come in.
+    """A search for the longest context that fits: it starts from `lengths` and tries lengths up to `most`.
 
-    `allowed_bytes` is what a prediction goes by; null where nobody knows.
+    Predictions are held against `allowed_bytes`, null where the limit is unknown.
     """
 
     lengths: tuple[int, ...]
@@ -33,7 +33,7 @@ class Fit(Struct, frozen=True, kw_only=True):
 
 
 class Axis(Struct, frozen=True, kw_only=True):
-    """Values of an option, the cheapest first; where `monotone`, quality does not fall along them."""
+    """Values of an option, cheapest first; if `monotone`, quality does not fall along them."""
 
     option: str
     values: tuple[Option, ...]
@@ -41,7 +41,7 @@ class Axis(Struct, frozen=True, kw_only=True):
 
 
 class Searched(Struct, frozen=True, kw_only=True):
-    """A variant whose options are searched: all of them as they are to begin with, and the values of some."""
+    """A variant whose options are searched: its complete options at the start, and the values to try of some."""
 
     variant: str
     options: dict[str, Option]
@@ -49,10 +49,10 @@ class Searched(Struct, frozen=True, kw_only=True):
 
 
 class Search(Struct, frozen=True, kw_only=True):
-    """A search for the cheapest options that reach a quality: trials are chosen as records come in, then timings.
+    """A search for the cheapest options that reach a quality: trials of quality first, then timings.
 
-    `metric` must be at most `bound`, or at least with `at_least`. `timed` are the latency jobs of one setting of every
-    variant, and of the `reference`, with which their speed is compared.
+    `metric` must be at most `bound` (with `at_least`, at least). `timed` are the latency jobs of one setting of every
+    variant and of the `reference`, the baseline of the comparison.
     """
 
     metric: str
@@ -65,20 +65,20 @@ class Search(Struct, frozen=True, kw_only=True):
 
 
 class Turn(NamedTuple):
-    """Questions that are asked one after another in the same round, by their places."""
+    """Consecutive jobs of one round, as indices into a plan's `questions`."""
 
     round: int
     places: tuple[int, ...]
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dict=True):
-    """What a run set out to measure: the command as typed, the sweep it stood for, and every job in order.
+    """What a run measures: the command as typed, the sweep behind it, and every job in order.
 
-    Jobs that ask the same are one of `questions`, in its first round; `order` says when it is asked, in which rounds.
-    `prune` leaves out what is longer than a case that ran out of memory or time; `budget_s` bounds the whole in time.
-    `refine` is how many more times lengths are added around crossings, `fit` the search for the longest context,
-    `search` that for options. `memory_bytes` bounds what a job may take; null is what the machine has to spare.
-    `sources` names the runs that this one was merged from.
+    Jobs that differ only in their round are stored once, in `questions`, as of round 1; `order` lists the rounds. With
+    `prune`, lengths beyond one that ran out of memory or time are skipped. `budget_s` limits the total time,
+    `memory_bytes` the memory of a job (null: all free memory). `refine` counts the remaining passes that add lengths
+    around crossings; `fit` and `search` hold a search for the longest context and for options. `sources` names the runs
+    that were merged into this one.
     """
 
     schema: int = 2
@@ -99,31 +99,31 @@ class Plan(Struct, frozen=True, kw_only=True, tag="plan", tag_field="event", dic
 
     def __post_init__(self) -> None:
         if self.places and not 0 <= min(self.places) <= max(self.places) < len(self.questions):
-            raise ValueError("its order names questions that it does not ask")
+            raise ValueError("its order refers to questions that it does not hold")
         if not all(1 <= turn.round < 2**31 for turn in self.order):
-            raise ValueError("its order names rounds that there cannot be")
+            raise ValueError("its order names rounds that cannot exist")
         if any(question.round != 1 for question in self.questions):
             raise ValueError("its questions are not in their first round")
 
     @classmethod
     def of(cls, jobs: Iterable[Job], **others: Any) -> Self:
-        """Plan jobs in their order; `others` are the other fields."""
+        """Return a plan of jobs in their order; `others` are the other fields."""
         questions, order = _in_turns(jobs)
         return cls(questions=questions, order=order, **others)
 
     def with_jobs(self, jobs: Iterable[Job], **others: Any) -> Self:
-        """Give this plan with other jobs, and with others in place of some fields."""
+        """Return this plan with other jobs and fields."""
         questions, order = _in_turns(jobs)
         return replace(self, questions=questions, order=order, **others)
 
     @cached_property
     def places(self) -> tuple[int, ...]:
-        """The place of each job's question."""
+        """The index into `questions` of each job."""
         return tuple(chain.from_iterable(turn.places for turn in self.order))
 
     @cached_property
     def jobs(self) -> tuple[Job, ...]:
-        """Every job in order; those of one question share all but their round."""
+        """Every job in order."""
         rounds = chain.from_iterable([turn.round] * len(turn.places) for turn in self.order)
         asked = zip(map(self.questions.__getitem__, self.places), rounds, strict=True)
         return tuple(job if number == 1 else replace(job, round=number) for job, number in asked)
@@ -145,7 +145,7 @@ def _in_turns(jobs: Iterable[Job]) -> tuple[tuple[Job, ...], tuple[Turn, ...]]:
 
 
 class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_field="event"):
-    """An environment under the key by which records name it."""
+    """An environment under the key that records refer to."""
 
     schema: int = SCHEMA
     key: str
@@ -153,14 +153,14 @@ class EnvironmentSeen(Struct, frozen=True, kw_only=True, tag="environment", tag_
 
 
 class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event"):
-    """What the device itself was seen to do, before the run's first job."""
+    """The device's own peak rates, measured before the run's first job."""
 
     schema: int = SCHEMA
     rates: Rates
 
 
 def _asked_once(event: dict[str, Any]) -> dict[str, Any]:
-    """Write a question once, and no more once a round: a plan was as long as all its jobs."""
+    """Upgrade a plan that stored every job of every round."""
     questions, order = _in_turns(msgspec.convert(event.pop("jobs", None), tuple[Job, ...]))
     return {**event, "schema": 2, "questions": msgspec.to_builtins(questions), "order": order}
 
@@ -181,10 +181,7 @@ class _Header(Struct):
     schema: int
 
 
-# What `to_line` writes around an event, with its checksum, and at an event's start: read without a parser.
 _AS_WRITTEN = b'{"crc32":"%08x","event":%b}\n'
-BEFORE_EVENT, AFTER_EVENT = map(len, (_AS_WRITTEN % (0, b"?")).split(b"?"))
-CURRENT_RECORD = b'{"event":"record","schema":%d,' % SCHEMA
 _LINE = msgspec.json.Decoder(_Line)
 _HEADER = msgspec.json.Decoder(_Header)
 _EVENT: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -196,37 +193,28 @@ SCHEMAS: dict[str, int] = {
 
 
 def to_line(event: Event) -> bytes:
-    """Write an event as a line, newline included.
+    """Return an event as a line of the journal, newline included.
 
-    Raises ValueError for one that could not be read back (a time that is NaN): it must not be acknowledged.
+    Raises ValueError for an event that could not be read back (a time that is NaN): it must not be acknowledged.
     """
     try:
         raw = msgspec.json.encode(event)
     except UnicodeEncodeError:  # half of a surrogate pair, as in a file name that is not UTF-8
         raw = msgspec.json.encode(_escaped(msgspec.to_builtins(event)))
-    line = sealed(raw)
+    line = _AS_WRITTEN % (zlib.crc32(raw), raw)
     from_line(line)
     return line
 
 
 def from_line(line: bytes) -> Event | None:
-    """Read a line back: its event, or None for a kind of event that this version does not know.
+    """Return the event of a line, or None for a kind of event that this version does not know.
 
-    Raises ValueError saying what is wrong with the line, and UsageError where a newer version wrote it.
+    Raises ValueError with what is wrong with the line, and UsageError if a newer version wrote it.
     """
     try:
-        event = line[BEFORE_EVENT:-AFTER_EVENT]
-        return _event(event if sealed(event) == line else _checked(line))
+        return _event(_checked(line))
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"it is no event: {error}") from None
-
-
-def sealed(event: bytes) -> bytes:
-    """Give the line that `to_line` writes around an event, newline included.
-
-    In such a line the event is `line[BEFORE_EVENT:-AFTER_EVENT]`, found in half the time that a parser takes.
-    """
-    return _AS_WRITTEN % (zlib.crc32(event), event)
 
 
 def _checked(line: bytes) -> msgspec.Raw:
@@ -237,9 +225,7 @@ def _checked(line: bytes) -> msgspec.Raw:
     return parts.event
 
 
-def _event(raw: bytes | msgspec.Raw) -> Event | None:
-    if isinstance(raw, bytes) and raw.startswith(CURRENT_RECORD):
-        return _EVENT.decode(raw)
+def _event(raw: msgspec.Raw) -> Event | None:
     header = _HEADER.decode(raw)
     current = SCHEMAS.get(header.event, SCHEMA)
     if header.schema > current:
@@ -260,7 +246,7 @@ def _event(raw: bytes | msgspec.Raw) -> Event | None:
 
 
 def _escaped(value: Any) -> Any:
-    """Spell out every lone surrogate in JSON values, a backslash and its number: no JSON reader takes it as it is."""
+    """Return JSON values with lone surrogates as backslash escapes, since JSON readers reject them."""
     match value:
         case str():
             return value.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Several runs as one: the jobs and records of all; a record goes on naming the run that it was written in."""
+"""Merging runs: one run with the jobs and records of all; each record keeps the run that it was written in."""
 
 import shutil
 import time
@@ -17,14 +17,14 @@ from attnbench.store.runs import CHECKPOINTS, new_run_id
 
 
 def merge(paths: Sequence[Path], out: Path, command: tuple[str, ...]) -> Path:
-    """Make one run of several, which are left as they are; give its folder.
+    """Merge runs into a new one, leaving them as they are; return its folder.
 
-    The timed rounds of each run follow those of the one before, under numbers of their own: rounds of two runs were
-    not measured side by side, and no comparison may pair them. What is no timed round (memory, agreement, a training
-    from a seed) is the same job in each run that has it, and the last run's record of it counts. Searches (--refine,
-    --fit, tune) do not go on in what was merged.
+    The timed rounds of each run are numbered after those of the run before: rounds of two runs were not measured side
+    by side, and no comparison may pair them. Any other job (memory, agreement, a training from a seed) is the same in
+    each run that has it, and the last run's record counts. Searches (--refine, --fit, tune) do not continue in a merged
+    run.
 
-    Raises DamagedStore for a run that is not whole, and UsageError where `out` cannot be written.
+    Raises DamagedStore for a damaged run, and UsageError if `out` cannot be written.
     """
     with ExitStack() as held:
         stores = [held.enter_context(Store.open(path, write=False)) for path in paths]
@@ -62,7 +62,7 @@ def _plan(plans: Sequence[Plan], jobs: Sequence[Job], command: tuple[str, ...]) 
 
 
 def _renumbered(job: Job, by: int, total: int) -> Job:
-    """Give a timed job a round that no other run's has; all of them are then rounds of one question."""
+    """Return a timed job with a round number that no other run uses; all are then rounds of the same measurement."""
     if not job.timed_round:
         return job
     return replace(job, round=job.round + by, protocol=replace(job.protocol, rounds=total))

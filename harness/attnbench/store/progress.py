@@ -1,4 +1,4 @@
-"""Pure: how far a run has come, from its planned jobs and its records."""
+"""A run's progress, from its planned jobs and its records."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -9,7 +9,7 @@ from attnbench.contracts.record import Job, Record, Status
 
 
 def standing(records: Iterable[Record]) -> dict[str, Record]:
-    """Give each job's record that counts, by the job's key: of its highest attempt, the one written last."""
+    """Return each job's current record by the job's key: of its highest attempt, the one written last."""
     held: dict[str, Record] = {}
     for record in records:
         key = record.job.key
@@ -19,7 +19,7 @@ def standing(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def pending(jobs: Iterable[Job], records: Iterable[Record], *, retry: Collection[Status] = ()) -> list[Job]:
-    """List the jobs that have no terminal record, or one of a status in `retry`, each as its next attempt."""
+    """Return the jobs without a terminal record, or with a status in `retry`, each as its next attempt."""
     held, again = standing(records), {"interrupted", *retry}
     left = []
     for job in jobs:
@@ -32,7 +32,7 @@ def pending(jobs: Iterable[Job], records: Iterable[Record], *, retry: Collection
 
 
 def tally(jobs: Iterable[Job], records: Iterable[Record]) -> dict[Status, int]:
-    """Count the jobs that are done, by status."""
+    """Return the number of finished jobs by status."""
     held = standing(records)
     done = (held[key].outcome.status for key in {job.key for job in jobs} if key in held)
     counts = Counter(status for status in done if status != "interrupted")

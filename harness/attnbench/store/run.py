@@ -1,4 +1,4 @@
-"""One run's folder: created with its plan, appended to by one writer at a time, read by anyone at any time."""
+"""A run's folder: created with its plan, written by one process at a time, readable at any time."""
 
 import os
 import shutil
@@ -13,33 +13,32 @@ import filelock
 from msgspec.structs import replace
 
 from attnbench.contracts.errors import NotStored, UsageError
-from attnbench.contracts.record import Entry, Environment, Job, Rates, Record, Status
+from attnbench.contracts.record import Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
 from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, to_line
 from attnbench.store.progress import pending, standing
-from attnbench.store.reading import Journal, Planned, read_journal, read_plan
+from attnbench.store.reading import Journal, read_journal, read_plan
 from attnbench.store.runs import new_run_id
 
 LOCK = ".lock"
 
 
 class Store:
-    """A run on disk, made by `create` or `open`. A writer holds the run's lock until it is closed."""
+    """A run on disk, from `create` or `open`. A writer holds the run's lock until it is closed."""
 
     def __init__(self, path: Path, plan: Plan, *, journal: FileIO | None, held: ExitStack) -> None:
         self.path = path
         self.plan = plan
         self._journal = journal
         self._held = held
-        self._planned: Planned | None = None
         self._known: tuple[tuple[int, int], Journal] | None = None
         self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
 
     @classmethod
     def create(cls, out: Path, plan: Plan) -> Self:
-        """Make a run's folder under `out`, for writing; where `plan.run` is taken, another id is drawn.
+        """Create a run's folder under `out`, open for writing; if `plan.run` is taken, another id is drawn.
 
-        Raises UsageError, leaving nothing behind, where the folder cannot be written.
+        Raises UsageError, leaving nothing behind, if the folder cannot be written.
         """
         try:
             with ExitStack() as undo:
@@ -58,10 +57,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path, *, write: bool) -> Self:
-        """Open a run. A reader takes no lock and needs no right to write.
+        """Open a stored run. A reader takes no lock and needs no write permission.
 
-        Raises DamagedStore where the plan is missing or altered, and UsageError where the run cannot be written or
-        another process is writing it.
+        Raises DamagedStore if the plan is missing or altered, and UsageError if the run cannot be written or another
+        process is writing it.
         """
         plan = read_plan(path)
         with ExitStack() as held:
@@ -72,15 +71,15 @@ class Store:
             return cls(path, plan, journal=journal, held=held.pop_all())
 
     def replan(self, plan: Plan) -> None:
-        """Put another plan in the place of this run's: what is still to be measured has changed."""
+        """Replace the run's plan, as jobs were added or left out."""
         if plan != self.plan:
             replace_file(self.path / PLAN, to_line(plan))
-            self.plan, self._planned = plan, None
+            self.plan = plan
 
     def append(self, *events: Record | Environment | Rates) -> None:
-        """Write events as lines of the journal; once this returns, they are on the disk.
+        """Append events to the journal; once this returns, they are on the disk.
 
-        Raises NotStored where the disk does not take them, and ValueError for an event that could not be read back.
+        Raises NotStored if the disk does not take them, and ValueError for an event that could not be read back.
         """
         assert self._journal is not None, "this run was opened for reading, or is closed"
         lines = b"".join(to_line(_as_seen(event)) for event in events)
@@ -95,46 +94,41 @@ class Store:
         self._at_line_start = True
 
     def records(self) -> list[Record]:
-        """Read the record that counts for each job measured: of its highest attempt, the one written last."""
+        """Return each measured job's record: of its highest attempt, the one written last."""
         return list(standing(self._read().records).values())
 
     def history(self) -> tuple[Record, ...]:
-        """Read every record, in the order written."""
+        """Return every record, in the order written."""
         return self._read().records
 
-    def entries(self) -> tuple[Entry, ...]:
-        """Give every record in the order written, left unread where it need not be: a great many take seconds."""
-        return self._read().entries
-
     def rates(self) -> Rates | None:
-        """Read what the device itself was seen to do; None where nobody has looked."""
+        """Return the device's own peak rates; None if they were never measured."""
         return self._read().rates
 
     def environments(self) -> dict[str, Environment]:
-        """Read every environment of the run, the plan's own included, by the key under which records name it."""
+        """Return every environment of the run, the plan's own included, by the key that records refer to."""
         return {self.plan.environment.key: self.plan.environment, **self._read().environments}
 
     def pending(self, *, retry: Collection[Status] = ()) -> list[Job]:
-        """List the planned jobs still to be measured, those that ended in a status of `retry` among them.
+        """Return the planned jobs still to be measured, each as its next attempt.
 
-        Each comes as its next attempt.
+        Jobs that ended in a status of `retry` are among them.
         """
         return pending(self.plan.jobs, self._read().records, retry=retry)
 
     def close(self) -> None:
-        """Let go of the journal and of the lock. A second call does nothing."""
+        """Close the journal and release the lock. A second call does nothing."""
         self._journal = None
         self._held.close()
 
     def _read(self) -> Journal:
-        """Read the journal, unless nobody has touched it since: 100,000 records take seconds."""
+        """Return the journal, read again only if the file has changed: 100,000 records take seconds."""
         try:
             found = (self.path / EVENTS).stat()
-        except OSError:  # none yet, or one that reading will complain of
+        except OSError:  # there is none yet, or reading it will raise the right error
             return read_journal(self.path)
         if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
-            self._planned = self._planned or Planned(self.plan)
-            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self._planned))
+            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path))
         return self._known[1]
 
     def __enter__(self) -> Self:
@@ -157,7 +151,7 @@ def _as_seen(event: Record | Environment | Rates) -> Event:
 
 
 def _make_folders(out: Path, undo: ExitStack) -> list[Path]:
-    """Make `out` and what is missing above it; give the folders whose entries that changed."""
+    """Create `out` and its missing parents; return the folders whose entries changed."""
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -171,7 +165,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _claim(out: Path, plan: Plan, undo: ExitStack) -> Plan:
-    """Make the run's folder, which nobody else can have made; give the plan under the id that was free."""
+    """Create the run's folder under an id that was free; return the plan with that id."""
     while True:
         with suppress(FileExistsError):
             (out / plan.run).mkdir()
@@ -181,7 +175,7 @@ def _claim(out: Path, plan: Plan, undo: ExitStack) -> Plan:
 
 
 def _hold(path: Path, held: ExitStack) -> FileIO:
-    """Take a run's lock and open its journal for appending, until `held` is closed."""
+    """Lock a run and open its journal for appending, until `held` is closed."""
     lock = filelock.FileLock(path / LOCK, timeout=0, thread_local=False)
     try:
         held.enter_context(lock)

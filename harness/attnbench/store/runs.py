@@ -1,4 +1,4 @@
-"""The runs of a folder: their ids, the list of them, and the one that a person means."""
+"""The runs of a folder: their ids, their list, and the one that a name refers to."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from attnbench.store.lines import EVENTS, PLAN
 from attnbench.store.progress import tally
 from attnbench.store.reading import read_journal, read_plan
 
-RESULTS = Path("results")  # where runs are kept unless told
+RESULTS = Path("results")  # the default of --out
 LATEST = "latest"
 CHECKPOINTS = "checkpoints"
 _SHOWN = 3
@@ -23,7 +23,7 @@ _ID = re.compile(rf"[0-9]{{8}}-[0-9]{{6}}-[{_LETTERS}]{{4}}")
 
 
 class RunSummary(Struct, frozen=True, kw_only=True):
-    """A run at a glance: how many jobs were planned, how many are done and with which status, or what is damaged."""
+    """A run's summary: jobs planned, jobs done by status, or what is damaged."""
 
     run: str
     created_s: float | None = None
@@ -35,25 +35,25 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
 
 def new_run_id(created_s: float) -> str:
-    """Draw an id that sorts by time (UTC) and is a safe folder name: 20261122-121405-x7k2."""
+    """Return a new id that sorts by time (UTC) and is a safe folder name: 20261122-121405-x7k2."""
     drawn = "".join(secrets.choice(_LETTERS) for _ in range(4))
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(created_s))}-{drawn}"
 
 
 def list_runs(out: Path) -> list[RunSummary]:
-    """Summarise every run under a folder, in the order of their ids; what is not a run is left out."""
+    """Return a summary of every run under a folder, ordered by id."""
     return [_summary(out / name) for name in _run_names(out)]
 
 
 def run_paths(out: Path) -> list[Path]:
-    """Give the folders of all runs under a folder, in the order of their ids, damaged ones too."""
+    """Return the folders of all runs under a folder, ordered by id, damaged ones included."""
     return [out / name for name in _run_names(out)]
 
 
 def find_run(name: str, out: Path) -> Path:
-    """Give the folder of the run that a person names: by id under `out`, its beginning, `latest`, or a path.
+    """Return the folder of a run named by its id under `out`, the beginning of one, `latest`, or a path.
 
-    Raises UsageError with the nearest ids, or the newest, where there is none or more than one.
+    Raises UsageError with the nearest or newest ids if no run or several match.
     """
     for folder in (out / name, Path(name)):
         if name and _is_run(folder):
@@ -73,7 +73,7 @@ def find_run(name: str, out: Path) -> Path:
 
 
 def checkpoint_path(run: Path, job: Job) -> Path:
-    """Give the file, in a run's folder, in which a training leaves how far it is, and at its end the best weights."""
+    """Return the checkpoint file of a training: its progress, and at the end the best weights."""
     return run.resolve() / CHECKPOINTS / f"{job.key}.pt"
 
 

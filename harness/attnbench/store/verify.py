@@ -1,4 +1,4 @@
-"""Whether a stored run can be trusted, and how much of it is done."""
+"""Verification of a stored run: its integrity, and how much of it is done."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,11 +16,11 @@ QUARANTINE = "quarantine.jsonl"
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """The state of a run: its planned jobs by how they stand, and all that is out of order.
+    """The state of a run: its planned jobs by status, and everything that is out of order.
 
     `duplicates` counts records that repeat an attempt, `orphans` records of jobs that were not planned, `unknown`
-    events of kinds that came after this version. `damage` says what is wrong with the plan, `quarantine` where the
-    broken lines were copied.
+    events of kinds newer than this version. `damage` is what is wrong with the plan, `quarantine` the path of the copy
+    of broken lines.
     """
 
     run: str
@@ -36,15 +36,15 @@ class Report(Struct, frozen=True, kw_only=True):
 
     @property
     def sound(self) -> bool:
-        """Whether every line of the run is as it was written."""
+        """Whether every line of the run is intact."""
         return not self.broken and not self.damage
 
 
 def verify(path: Path) -> Report:
-    """Check every line of a run, and copy broken ones beside the journal, which is never rewritten.
+    """Check every line of a run, and copy broken lines beside the journal, which is never rewritten.
 
-    A folder that cannot be written is only reported on. While a run is being written, its last line can be broken
-    because it is still on its way. Raises UsageError where the run cannot be read.
+    If the folder cannot be written, nothing is copied. While a run is being written, its last line may be incomplete.
+    Raises UsageError if the run cannot be read.
     """
     jobs, damage = _planned(path)
     planned = {job.key for job in jobs}
@@ -73,7 +73,7 @@ def _planned(path: Path) -> tuple[tuple[Job, ...], str]:
 
 
 def _quarantine(path: Path, broken: tuple[Broken, ...]) -> str:
-    """Copy broken lines, their bytes in base64; give the copy's path, or nothing where there is none."""
+    """Copy broken lines, their bytes in base64; return the copy's path, empty if there is none."""
     if not broken:
         return ""
     try:

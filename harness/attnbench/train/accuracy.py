@@ -1,4 +1,4 @@
-"""The accuracy probe: a variant trained on a task from one seed, and held to examples that it has never seen."""
+"""The accuracy probe: train a variant on a task from one seed, and score it on test examples."""
 
 import math
 import time
@@ -16,35 +16,35 @@ from attnbench.contracts.task import Split, Task, Training, build_task, settings
 from attnbench.plugins import registry
 from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import Examples, draw_splits
-from attnbench.train.figures import flagged, measurements, trial
-from attnbench.train.loop import Trained, evaluate, train
+from attnbench.train.loop import Trained, Trainer, evaluate, train
+from attnbench.train.measurements import flagged, of_test, of_trial
 from attnbench.train.model import Model
 
 
-def measure(job: Job, tell: Callable[[str], None], *, checkpoint: Path | None = None) -> Outcome:
-    """Train a job's variant on its task, from the seed of the job's round, and test the best weights; a trial's not.
+def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None = None) -> Outcome:
+    """Train a job's variant on its task from the seed of the job's round, and test its best weights (not a trial's).
 
-    What is in the file `checkpoint` is gone on from, and at the end the best weights are there (see `load_best`).
+    Training resumes from the file `checkpoint` if it exists, and leaves the best weights there (see `load_best`).
 
-    Raises Unsupported where the variant does not serve the task. A training that diverges is a score like any other,
-    under the flag `diverged`: that of the best weights before, or of the first ones where none were validated.
+    Raises Unsupported where the variant does not serve the task. A training that diverges has a score like any other,
+    under the flag `diverged`: that of its best weights before, or of the initial ones if none were validated.
     """
     seed, (task, training) = seed_of(job), _task_of(job)
     model = build_model(job, task, training, seed=seed)
-    progress = Progress(tell)
-    model.register_forward_pre_hook(lambda *_: progress.beat())
-    progress.say("drawing the examples")
+    progress = _Progress(report)
+    model.register_forward_pre_hook(lambda *_: progress.repeat())
+    progress.report("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     file = Checkpoint(checkpoint, job) if checkpoint else None
-    trained = train(model, splits, training, seed=seed, tell=progress.say, checkpoint=file)
+    trained = train(Trainer(model, splits, training, seed=seed), report=progress.report, checkpoint=file)
     if file and job.probe.trial:
         file.remove()
-    figures = trial(trained) if job.probe.trial else _tested(model, splits, trained, training)
-    kept = training.weight_dropout > 0 and not all(map(variant.drops_weights, model.mechanisms))
-    raised = {"diverged": trained.diverged, "weights_kept": kept, "edge_rate": _on_an_edge(job.probe)}
+    measurements = of_trial(trained) if job.probe.trial else _tested(model, splits, trained, training)
+    weights_kept = training.weight_dropout > 0 and not all(map(variant.drops_weights, model.mechanisms))
+    flags = {"diverged": trained.diverged, "weights_kept": weights_kept, "edge_rate": _on_an_edge(job.probe)}
     return Outcome(
         status="ok",
-        measurements=flagged(figures, *(flag for flag, is_raised in raised.items() if is_raised)),
+        measurements=flagged(measurements, *(flag for flag, is_raised in flags.items() if is_raised)),
         backend=variant.backend_of(model.mechanisms[0]),
         facts={
             "parameters": model.size,
@@ -64,10 +64,10 @@ def _searched(probe: Probe) -> dict[str, Option]:
 
 
 def _tested(model: Model, splits: dict[Split, Examples], trained: Trained, training: Training) -> Iterator[Measurement]:
-    """Hold the best weights against what they have never seen, and against as much of what they learned from."""
+    """Score the best weights on the test examples, and on as many training examples."""
     tested = evaluate(model, splits["test"], training.part)
     learned = evaluate(model, splits["train"].first(len(splits["test"])), training.part)
-    return measurements(model.form, tested, learned, trained, parameters=model.size)
+    return of_test(model.form, tested, learned, trained, parameters=model.size)
 
 
 def _on_an_edge(probe: Probe) -> bool:
@@ -75,9 +75,9 @@ def _on_an_edge(probe: Probe) -> bool:
 
 
 def load_best(checkpoint: Path) -> tuple[Job, Model]:
-    """Build the model of a training that is over, with its best weights, from its file alone.
+    """Return the job and the model, with its best weights, of a finished training, from its checkpoint alone.
 
-    Raises ValueError where the file is damaged or the training still under way, OSError where it cannot be read.
+    Raises ValueError if the file is damaged or the training is not over, OSError if it cannot be read.
     """
     job, state = read(checkpoint)
     if not state["over"]:
@@ -97,57 +97,54 @@ def _task_of(job: Job) -> tuple[Task, Training]:
     return build_task(plugin, settings), training
 
 
-class Progress:
-    """Says how far a training is, again every second or so: its sign of life between two validations."""
+class _Progress:
+    """Reports a training's progress, again after a second: between validations, that prevents the job's timeout."""
 
-    def __init__(self, tell: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.tell, self.clock, self.text, self.said_s = tell, clock, "", -math.inf
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report, self._text, self._reported_s = report, "", -math.inf
 
-    def say(self, text: str) -> None:
-        """Say something new."""
-        self.text, self.said_s = text, self.clock()
-        self.tell(text)
+    def report(self, text: str) -> None:
+        self._text, self._reported_s = text, time.monotonic()
+        self._report(text)
 
-    def beat(self) -> None:
-        """Say the same again, if it has been a second: the model is at work."""
-        if self.clock() - self.said_s >= 1:
-            self.say(self.text)
+    def repeat(self) -> None:
+        """Report the last text again, if it was a second ago or more."""
+        if time.monotonic() - self._reported_s >= 1:
+            self.report(self._text)
 
 
 def seed_of(job: Job) -> int:
-    """Give the seed of a job's data and weights: every round and the trials have their own, every variant the same."""
+    """Return the seed of a job's data and weights: rounds and trials differ in it, variants do not."""
     purpose = ("trial",) if job.probe.trial else ()
     return int(digest(job.case.seed, job.round, *purpose), 16) % 2**31
 
 
 def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model:
-    """Build the model with a variant of its own in each layer; every weight follows from the seed.
+    """Return the model, each layer with a mechanism of its own; every weight follows from the seed.
 
-    Where a variant shares weights between layers, the later ones are given the first (attnbench.variant.Shares).
-    Raises Unsupported where the variant does not serve the task.
+    A variant whose layers share weights passes the first layer's to the later ones (`share`). Raises Unsupported where
+    the variant does not serve the task.
     """
     plugin, form, layers = registry.load(job.target), task.form, training.layers
-    support, (inputs, context) = variant.support_of(plugin), attended(job.case)
+    support = variant.support_of(plugin)
+    # Self-attention is among the inputs; attention to a context has no mask.
+    inputs = replace(job.case, shape=replace(job.case.shape, seq_k=job.case.shape.seq_q))
+    context = replace(job.case, mask=Mask())
     if form.context_length:
         variant.check_cross(support)
     torch.manual_seed(seed)
-    mechanisms = _layers(plugin, inputs, seeds=range(seed, seed + layers))
-    crossing = _layers(plugin, context, seeds=range(seed + layers, seed + 2 * layers)) if form.context_length else []
-    torch.manual_seed(seed + layers + len(crossing))  # whatever a variant has drawn, the rest of the model starts alike
+    mechanisms = _mechanisms(plugin, inputs, seeds=range(seed, seed + layers))
+    cross_seeds = range(seed + layers, seed + 2 * layers) if form.context_length else ()
+    crossing = _mechanisms(plugin, context, seeds=cross_seeds)
+    torch.manual_seed(seed + layers + len(crossing))  # the rest starts the same, however much a variant has drawn
     dtype = getattr(torch, job.case.dtype)
     model = Model(form, training, mechanisms, crossing=crossing, ties_qk=support.ties_qk, dtype=dtype)
     return model.to(device=job.case.device, dtype=torch.float32)  # a variant's own weights are trained in float32 too
 
 
-def _layers(plugin: Any, case: Case, *, seeds: Iterable[int]) -> list[variant.Attention]:
+def _mechanisms(plugin: Any, case: Case, *, seeds: Iterable[int]) -> list[variant.Attention]:
     mechanisms = [variant.build(plugin, replace(case, seed=seed)) for seed in seeds]
     for later in mechanisms[1:]:
         if variant.has_share(later):
             later.share(mechanisms[0])
     return mechanisms
-
-
-def attended(case: Case) -> tuple[Case, Case]:
-    """Give the case of attention among a task's inputs, and that of attention to its context, which is seen whole."""
-    inputs = replace(case, shape=replace(case.shape, seq_k=case.shape.seq_q))
-    return inputs, replace(case, mask=Mask())

@@ -1,4 +1,4 @@
-"""A task's examples on the device, and which of them make the batch of a step: all of it follows from the seed."""
+"""A task's examples on the device, and the batches of each step; both follow from the seed alone."""
 
 # N examples, T positions, F features
 import hashlib
@@ -13,11 +13,11 @@ from torch import Tensor
 from attnbench.contracts.case import seed_for
 from attnbench.contracts.task import IGNORE, Form, Split, Task, Training
 
-_Due = tuple[torch.dtype, tuple[int, ...], int]  # dtype, size of one example, and what tokens stay below, if anything
+_Spec = tuple[torch.dtype, tuple[int, ...], int]  # dtype, size of one example, and the number of tokens; 0 for numbers
 
 
 class Examples(Struct, frozen=True):
-    """Inputs and targets of a split, shaped as the task's form says, and the second sequence where it has one."""
+    """Inputs and targets with the shapes of the task's form, and the context where it has one."""
 
     inputs: Tensor
     targets: Tensor
@@ -26,48 +26,47 @@ class Examples(Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> "Examples":
-        """Give them with every tensor changed alike."""
-        context = None if self.context is None else change(self.context)
-        return Examples(change(self.inputs), change(self.targets), context)
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Examples":
+        """Return the examples with the function applied to every tensor."""
+        context = None if self.context is None else function(self.context)
+        return Examples(function(self.inputs), function(self.targets), context)
 
-    def at(self, rows_N: Tensor) -> "Examples":
-        """Give some of them."""
-        return self.each(itemgetter(rows_N))
+    def select(self, rows_N: Tensor) -> "Examples":
+        """Return the examples at these rows."""
+        return self.map(itemgetter(rows_N))
 
     def first(self, count: int) -> "Examples":
-        """Give the first of them, all where there are fewer."""
-        return self.each(itemgetter(slice(count)))
+        """Return the first `count` examples, or all if there are fewer."""
+        return self.map(itemgetter(slice(count)))
 
     def parts(self, size: int) -> Iterator["Examples"]:
-        """Cut them into parts of at most `size`, in their order."""
-        return (self.each(itemgetter(slice(start, start + size))) for start in range(0, len(self), size))
+        """Yield parts of at most `size` examples, in order."""
+        return (self.map(itemgetter(slice(start, start + size))) for start in range(0, len(self), size))
 
-    def keys(self) -> list[bytes]:
-        """Give a hash of what a model is shown of each."""
+    def hashes(self) -> list[bytes]:
+        """Return a hash of each example's input, its context included."""
         shown = [self.inputs] if self.context is None else [self.inputs, self.context]
         return [_hash(b"".join(row.numpy().tobytes() for row in rows)) for rows in zip(*shown, strict=True)]
 
 
 def draw(task: Task, split: Split, count: int, generator: torch.Generator) -> Examples:
-    """Draw a task's examples. Raises TypeError where they are not as its form says."""
-    given = task.examples(split, count, generator)
-    due = ("inputs", "context", "targets") if task.form.context_length else ("inputs", "targets")
-    if len(given) != len(due):
-        raise TypeError(f"examples() gives {len(given)} tensors where its form asks for {', '.join(due)}")
-    inputs, *context, targets = given
+    """Draw a task's examples. Raises TypeError where they contradict its form."""
+    tensors = task.examples(split, count, generator)
+    names = ("inputs", "context", "targets") if task.form.context_length else ("inputs", "targets")
+    if len(tensors) != len(names):
+        raise TypeError(f"examples() gives {len(tensors)} tensors where its form asks for {', '.join(names)}")
+    inputs, *context, targets = tensors
     drawn = Examples(inputs, targets, *context)
     _check(drawn, task.form)
     return drawn
 
 
 def draw_splits(task: Task, training: Training, *, seed: int, device: str) -> dict[Split, Examples]:
-    """Draw every split from the seed; an input that an earlier split has is left out of the later ones.
+    """Draw every split from the seed, without the inputs (with their contexts) that an earlier split has.
 
-    So no example that is tested was trained on, however few different ones a task can make. An input is what a model is
-    shown, its context included.
+    So no test example was trained on, however few different ones a task can make.
 
-    Raises ValueError where nothing is left to ask in a split, TypeError where examples are not as the task's form says.
+    Raises ValueError if no answer is left to score in a split, TypeError if examples contradict the task's form.
     """
     counts: dict[Split, int] = {
         "train": training.train_examples,
@@ -78,21 +77,21 @@ def draw_splits(task: Task, training: Training, *, seed: int, device: str) -> di
     splits: dict[Split, Examples] = {}
     for split, count in counts.items():
         drawn = draw(task, split, count, generator_of(seed, split))
-        keys = drawn.keys()
-        new = [row for row, key in enumerate(keys) if key not in seen]
-        seen.update(keys)
-        kept = drawn.at(torch.tensor(new, dtype=torch.long)) if len(new) < len(drawn) else drawn
+        hashes = drawn.hashes()
+        new = [row for row, hashed in enumerate(hashes) if hashed not in seen]
+        seen.update(hashes)
+        kept = drawn.select(torch.tensor(new, dtype=torch.long)) if len(new) < len(drawn) else drawn
         if not task.form.count(kept.targets):
             raise ValueError(
                 f"nothing is asked in the {split} examples: {len(new)} of {len(drawn)} are in no earlier split; "
                 f"lower train_examples={training.train_examples}, or choose sizes that make more different inputs"
             )
-        splits[split] = kept.each(lambda tensor: tensor.to(device))
+        splits[split] = kept.map(lambda tensor: tensor.to(device))
     return splits
 
 
 class Batches:
-    """Batches without end: every example once, in an order of its own, before any comes again."""
+    """Endless batches: every example once, in random order, before any is repeated."""
 
     def __init__(self, examples: Examples, size: int, *, seed: int) -> None:
         self.examples, self.size = examples, min(size, len(examples))
@@ -100,27 +99,27 @@ class Batches:
         self.waiting_N = torch.empty(0, dtype=torch.long)
 
     def __next__(self) -> Examples:
-        if len(self.waiting_N) < self.size:  # what is left over goes first in the next epoch
+        if len(self.waiting_N) < self.size:  # the remainder comes first in the next epoch
             order_N = torch.randperm(len(self.examples), generator=self.generator)
             self.waiting_N = torch.cat((self.waiting_N, order_N))
         rows_N, self.waiting_N = self.waiting_N[: self.size], self.waiting_N[self.size :]
-        return self.examples.at(rows_N.to(self.examples.inputs.device))
+        return self.examples.select(rows_N.to(self.examples.inputs.device))
 
     def __iter__(self) -> Self:
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """Give the place in the order, as tensors."""
+        """Return the position in the order, as tensors."""
         return {"generator": self.generator.get_state(), "waiting": self.waiting_N.clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a place in the order."""
+        """Continue from a position in the order."""
         self.generator.set_state(state["generator"])
         self.waiting_N = state["waiting"]
 
 
 def generator_of(seed: int, purpose: str) -> torch.Generator:
-    """Make a random stream that no other purpose of the same seed shares."""
+    """Return a generator that no other purpose of the same seed shares."""
     return torch.Generator().manual_seed(seed_for(seed, purpose))
 
 
@@ -129,26 +128,26 @@ def _hash(data: bytes) -> bytes:
 
 
 def _check(drawn: Examples, form: Form) -> None:
-    """Hold a task's examples against its form. Raises TypeError."""
-    due = {"inputs": _shown(form.length, form.vocabulary, form.features), "targets": _asked(form)}
+    """Raise TypeError for examples that contradict the task's form."""
+    specs = {"inputs": _input_spec(form.length, form.vocabulary, form.features), "targets": _target_spec(form)}
     if form.context_length:
-        due["context"] = _shown(form.context_length, form.context_vocabulary, form.context_features)
-    for name, (dtype, size, below) in due.items():
+        specs["context"] = _input_spec(form.context_length, form.context_vocabulary, form.context_features)
+    for name, (dtype, size, tokens) in specs.items():
         tensor = getattr(drawn, name)
-        whole = (len(drawn), *size)
-        if tensor.dtype != dtype or tensor.shape != whole:
+        shape = (len(drawn), *size)
+        if tensor.dtype != dtype or tensor.shape != shape:
             given = f"{tensor.dtype} {list(tensor.shape)}"
-            raise TypeError(f"examples() gives {name} as {given} where its form asks for {dtype} {list(whole)}")
-        known = tensor[tensor != IGNORE] if name == "targets" and form.answer == "tokens" else tensor
-        if below and known.numel() and not 0 <= int(known.min()) <= int(known.max()) < below:
-            raise TypeError(f"examples() gives {name} outside 0..{below - 1}, the range of its form")
+            raise TypeError(f"examples() gives {name} as {given} where its form asks for {dtype} {list(shape)}")
+        values = tensor[tensor != IGNORE] if name == "targets" and form.answer == "tokens" else tensor
+        if tokens and values.numel() and not 0 <= int(values.min()) <= int(values.max()) < tokens:
+            raise TypeError(f"examples() gives {name} outside 0..{tokens - 1}, the range of its form")
 
 
-def _shown(length: int, vocabulary: int, features: int) -> _Due:
+def _input_spec(length: int, vocabulary: int, features: int) -> _Spec:
     return (torch.long, (length,), vocabulary) if vocabulary else (torch.float32, (length, features), 0)
 
 
-def _asked(form: Form) -> _Due:
+def _target_spec(form: Form) -> _Spec:
     if form.answer == "number":
         return torch.float32, (), 0
     return torch.long, (form.length,) if form.answer == "tokens" else (), form.outputs

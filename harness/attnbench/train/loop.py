@@ -1,4 +1,4 @@
-"""The training loop, the same for every variant: what the table of accuracies compares is nothing but the mechanism."""
+"""The training loop, the same for every variant, so that accuracies differ by the mechanism alone."""
 
 # N answers, C outputs
 import copy
@@ -18,23 +18,23 @@ from attnbench.train.checkpoint import Checkpoint
 from attnbench.train.data import Batches, Examples
 from attnbench.train.model import Model
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Score(Struct, frozen=True, kw_only=True):
-    """How a model does on some examples: the mean loss, the share of right answers, and how many there were."""
+    """A model's score on examples: the mean loss, the share of correct answers, and the number of answers."""
 
     loss: float
     accuracy: float
     answers: int
 
     def merit(self, *, by_loss: bool) -> tuple[float, float]:
-        """Give what is higher for the better of two scores: the most answers right, or the lowest loss."""
+        """Return what is higher for the better of two scores: by accuracy first, or by loss."""
         return (-self.loss, self.accuracy) if by_loss else (self.accuracy, -self.loss)
 
 
 class Validation(Struct, frozen=True, kw_only=True):
-    """A point of the curve; `learning_loss` is the mean loss of the steps since the point before."""
+    """A point of the learning curve; `learning_loss` is the mean training loss since the point before."""
 
     step: int
     score: Score
@@ -42,9 +42,9 @@ class Validation(Struct, frozen=True, kw_only=True):
 
 
 class Trained(Struct, frozen=True, kw_only=True):
-    """A training that is over; the model holds the weights of its best validation.
+    """The history of a training; when it is over, the model has the weights of its best validation.
 
-    `diverged` says that the loss was no number any more: a result of its own, and the end of the training.
+    A training is over, and `diverged`, once its loss is NaN or infinite.
     """
 
     curve: tuple[Validation, ...]
@@ -54,12 +54,12 @@ class Trained(Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> Validation:
-        """The validation whose weights were kept: of equals the first."""
+        """The validation whose weights were kept, the first of equals."""
         return max(self.curve, key=lambda point: point.score.merit(by_loss=self.by_loss))
 
 
 class Trainer:
-    """A training under way: all that its next step depends on. `state` gives it as values, `restore` takes it up."""
+    """A training in progress: everything that its next step depends on, stored by `state` and set by `restore`."""
 
     def __init__(self, model: Model, splits: dict[Split, Examples], training: Training, *, seed: int) -> None:
         self.model, self.splits, self.training = model, splits, training
@@ -72,7 +72,7 @@ class Trainer:
         self.over = False
 
     def advance(self) -> Validation | None:
-        """Take a step, and give the validation after it where one was due; notice when the training is over."""
+        """Run a step, and return the validation after it if one was due; set `over` at the end of the training."""
         step, training = self.history.steps + 1, self.training
         loss = update(self.model, next(self.batches), training, optimizer=self.optimizer, step=step)
         self.losses.append(loss)
@@ -81,17 +81,17 @@ class Trainer:
         diverged = not math.isfinite(score.loss if score else loss)
         self.history = replace(self.history, steps=step, diverged=diverged)
         self.over = diverged
-        return None if score is None or diverged else self._take_in(score)
+        return None if score is None or diverged else self._record(score)
 
     def finish(self) -> Trained:
-        """Put the best weights into the model, and say how it went."""
+        """Load the best weights into the model, and return the history."""
         self.model.load_state_dict(self.kept)
         return self.history
 
     def state(self) -> dict[str, Any]:
-        """Give what there is, as tensors and plain values; of a training that is over only what came of it."""
+        """Return the state as tensors and plain values; of a training that is over, only its result."""
         history = self.history
-        told = {
+        result = {
             "steps": history.steps,
             "diverged": history.diverged,
             "curve": msgspec.to_builtins(history.curve),
@@ -100,12 +100,12 @@ class Trainer:
             "random": _random_state(self.device),
         }
         if self.over:
-            return told
-        under_way = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return told | under_way | {"batches": self.batches.state(), "losses": self.losses}
+            return result
+        weights = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return result | weights | {"batches": self.batches.state(), "losses": self.losses}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raises KeyError, RuntimeError and the like where it is none of this training."""
+        """Continue from a state. Raises KeyError, RuntimeError and the like for a state of another training."""
         if not state["over"]:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -116,8 +116,8 @@ class Trainer:
         self.history = replace(self.history, curve=curve, steps=state["steps"], diverged=state["diverged"])
         _set_random_state(state["random"], self.device)
 
-    def _take_in(self, score: Score) -> Validation:
-        """Add a point to the curve, and keep its weights where they are the best so far."""
+    def _record(self, score: Score) -> Validation:
+        """Add a validation to the curve, and keep its weights if they are the best so far."""
         point = Validation(
             step=self.history.steps, score=score, learning_loss=math.fsum(self.losses) / len(self.losses)
         )
@@ -125,47 +125,37 @@ class Trainer:
         self.history = replace(self.history, curve=(*self.history.curve, point))
         if self.history.best is point:
             self.kept = copy.deepcopy(self.model.state_dict())
-        self.over = self.history.steps == self.training.steps or gave_up(self.history, self.training)
+        self.over = self.history.steps == self.training.steps or stops_early(self.history, self.training)
         return point
 
 
-def train(
-    model: Model,
-    splits: dict[Split, Examples],
-    training: Training,
-    *,
-    seed: int,
-    tell: Tell,
-    checkpoint: Checkpoint | None = None,
-) -> Trained:
-    """Train a model, validating on the way; stop early where the training says so; keep the best weights.
+def train(trainer: Trainer, *, report: Report, checkpoint: Checkpoint | None = None) -> Trained:
+    """Train a model to the end, load its best weights, and return the history.
 
-    With a `checkpoint` it goes on from what that holds, and leaves there now and then how far it is, and at the end
-    what came of it.
+    With a `checkpoint`, training resumes from it, and writes its state there from time to time and at the end.
     """
-    trainer = Trainer(model, splits, training, seed=seed)
     if checkpoint is not None:
         checkpoint.resume(trainer)
     while not trainer.over:
         point = trainer.advance()
         if point is not None:
-            tell(f"step {point.step}/{training.steps}, {_told(point.score, model.form)}")
+            report(f"step {point.step}/{trainer.training.steps}, {_summary(point.score, trainer.model.form)}")
         if checkpoint is not None and (point is not None or trainer.over):
             checkpoint.offer(trainer, at_once=trainer.over)
     return trainer.finish()
 
 
 def update(model: Model, batch: Examples, training: Training, *, optimizer: torch.optim.Optimizer, step: int) -> float:
-    """Take one step on a batch, in parts whose gradients add up to the whole batch's; give its mean loss."""
-    if not model.training:  # else every module is told again, every step
+    """Run one step on a batch, in parts whose gradients add up to the whole batch's; return its mean loss."""
+    if not model.training:  # visits every module: not at every step
         model.train()
     for group in optimizer.param_groups:
         group["lr"] = rate(training, step)
     optimizer.zero_grad()
-    asked = max(1, model.form.count(batch.targets))
+    count = max(1, model.form.count(batch.targets))
     total = 0.0
     for part in batch.parts(training.part):
-        loss = loss_of(model.form, *model.answers(model(part.inputs, part.context), part.targets)) / asked
+        loss = loss_sum(model.form, *model.answers(model(part.inputs, part.context), part.targets)) / count
         loss.backward()
         total += loss.item()
     if training.clip:
@@ -175,9 +165,9 @@ def update(model: Model, batch: Examples, training: Training, *, optimizer: torc
 
 
 def rate(training: Training, step: int) -> float:
-    """Give the learning rate of a step, the first being 1: a linear rise from zero, then a decay back to it, if any.
+    """Return the learning rate of a step, the first being 1: a linear warm-up from zero, then the decay to zero.
 
-    Zero would be one step before the first and one after the last, so that every step counts.
+    Zero is reached one step before the first and one step after the last, so that no step is wasted.
     """
     rising = max(1, round(training.warmup * training.steps))
     if step <= rising:
@@ -189,35 +179,35 @@ def rate(training: Training, step: int) -> float:
 
 @torch.no_grad()
 def evaluate(model: Model, examples: Examples, size: int) -> Score:
-    """Score a model on examples, `size` at a time, without dropout."""
+    """Return a model's score on examples, computed `size` at a time, without dropout."""
     model.eval()
-    loss, right, count = 0.0, 0, 0
+    loss, correct, count = 0.0, 0, 0
     for part in examples.parts(size):
-        # The last part is filled up: a variant is called at the shape that it was built for.
-        full = part.at(torch.arange(size, device=part.inputs.device) % len(part))
+        # Repeat examples to fill the last part: a variant is only called at the shape that it was built for.
+        full = part.select(torch.arange(size, device=part.inputs.device) % len(part))
         answers, targets = model.answers(model(full.inputs, full.context)[: len(part)], part.targets)
-        loss += float(loss_of(model.form, answers, targets))
-        right += int(right_answers(model.form, answers, targets).sum())
+        loss += float(loss_sum(model.form, answers, targets))
+        correct += int(is_correct(model.form, answers, targets).sum())
         count += len(targets)
-    return Score(loss=loss / count, accuracy=right / count, answers=count)
+    return Score(loss=loss / count, accuracy=correct / count, answers=count)
 
 
-def loss_of(form: Form, answers: Tensor, targets: Tensor) -> Tensor:
-    """Sum the cross-entropy of classes and tokens, or the squared error of numbers; of no answers it is zero."""
+def loss_sum(form: Form, answers: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of cross-entropies of classes and tokens, or of squared errors of numbers."""
     if form.answer == "number":
         return mse_loss(answers, targets, reduction="sum")
     return cross_entropy(answers, targets, reduction="sum")
 
 
-def right_answers(form: Form, answers: Tensor, targets: Tensor) -> Tensor:
-    """Mark the answers that are right: the likeliest class is the target, or the number is within the tolerance."""
+def is_correct(form: Form, answers: Tensor, targets: Tensor) -> Tensor:
+    """Return for each answer whether its likeliest class is the target, or its number is within the tolerance."""
     if form.answer == "number":
         return (answers - targets).abs() <= form.tolerance
     return answers.argmax(dim=-1) == targets
 
 
-def gave_up(history: Trained, training: Training) -> bool:
-    """Tell whether training stops early: nothing is left to learn, or too many validations brought nothing better."""
+def stops_early(history: Trained, training: Training) -> bool:
+    """Return whether training stops early: by `enough` accuracy, or `patience` validations without improvement."""
     if history.best.score.accuracy >= training.enough:
         return True
     since = [point for point in history.curve if point.step > history.best.step]
@@ -225,9 +215,9 @@ def gave_up(history: Trained, training: Training) -> bool:
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    """Make Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
+    """Return Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
 
-    Matrices and tables decay; biases, the scales of norms and whatever else is a vector or a number do not, as is usual
+    Weight decay applies to matrices and embeddings, not to vectors such as biases and the scales of norms, as is usual
     since GPT-2.
     """
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
@@ -239,12 +229,12 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training)
     return kind(groups, lr=training.learning_rate, betas=(0.9, training.beta2))
 
 
-def _told(score: Score, form: Form) -> str:
+def _summary(score: Score, form: Form) -> str:
     return f"loss {score.loss:.3g}" if form.by_loss else f"accuracy {score.accuracy:.2f}"
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """Give the state of torch's own random streams: the CPU's, and the device's where that is another."""
+    """Return the state of torch's global generators: the CPU's, and the device's if it has one."""
     others = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state()]
     return [torch.get_rng_state(), *others]
 

@@ -1,6 +1,6 @@
-"""The model that every variant is trained in: a standard layer stack in which the variant is all that changes."""
+"""The model in which every variant is trained: a standard layer stack of which only the mechanism changes."""
 
-# B batch, T positions, S positions of the context, E width, H heads, D head dimension, F features put in, N answers,
+# B batch, T positions, S positions of the context, E width, H heads, D head dimension, F input features, N answers,
 # C outputs
 from collections.abc import Sequence
 from typing import cast
@@ -16,7 +16,7 @@ from attnbench.train.positions import Learned, Rotary, Sinusoidal
 class MultiHead(nn.Module):
     """Project to heads, attend by the variant, join the heads and project back (Vaswani et al. 2017, section 3.2.2).
 
-    With `tied`, keys are the queries, as a variant that hashes both alike wants them (Kitaev et al. 2020, section 2).
+    With `tied`, keys are the queries, for a variant that hashes both alike (Kitaev et al. 2020, section 2).
     """
 
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training, *, tied: bool) -> None:
@@ -27,17 +27,17 @@ class MultiHead(nn.Module):
         self.join = _linear(training.width, training.width)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
-        """Let the positions of x attend to one another."""
+        """Return the attention of the positions of x to one another, [B, T, E]."""
         *qk_BHTD, v_BHTD = _heads(self.split(x_BTE), self.heads, x_BTE.shape[-1])
-        turned_BHTD = [_turned(self.rotary, each_BHTD) for each_BHTD in qk_BHTD]
+        rotated_BHTD = [_rotated(self.rotary, x_BHTD) for x_BHTD in qk_BHTD]
         _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
-        return cast("Tensor", self.join(_attended(self.mechanism, turned_BHTD[0], turned_BHTD[-1], v_BHTD)))
+        return cast("Tensor", self.join(_attended(self.mechanism, rotated_BHTD[0], rotated_BHTD[-1], v_BHTD)))
 
 
 class Cross(nn.Module):
     """Attend by the variant to a second sequence: queries of the inputs, keys and values of the context.
 
-    Rotary positions turn keys alone: positions of two sequences have no distance, but the context has an order.
+    Rotary positions rotate keys alone: positions of two sequences have no distance, but the context has an order.
     """
 
     def __init__(self, mechanism: Attention, rotary: Rotary | None, training: Training) -> None:
@@ -49,15 +49,15 @@ class Cross(nn.Module):
         self.join = _linear(training.width, training.width)
 
     def forward(self, x_BTE: Tensor, y_BSE: Tensor) -> Tensor:
-        """Let the positions of x attend to those of y."""
+        """Return the attention of the positions of x to those of y, [B, T, E]."""
         (q_BHTD,) = _heads(self.ask(x_BTE), self.heads, x_BTE.shape[-1])
         k_BHSD, v_BHSD = _heads(self.split(y_BSE), self.heads, x_BTE.shape[-1])
         _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
-        return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _turned(self.rotary, k_BHSD), v_BHSD)))
+        return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _rotated(self.rotary, k_BHSD), v_BHSD)))
 
 
 class Residual(nn.Module):
-    """Add a block's output to its input, normalised before the block (Xiong et al. 2020) or after the sum."""
+    """Add a block's output to its input, with normalisation before the block (Xiong et al. 2020) or after the sum."""
 
     def __init__(self, block: nn.Module, training: Training) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class Residual(nn.Module):
         self.dropout = nn.Dropout(training.dropout)
 
     def forward(self, x_BTE: Tensor, *context: Tensor) -> Tensor:
-        """Give x with the block's output added."""
+        """Return x with the block's output added."""
         if self.before:
             return cast("Tensor", x_BTE + self.dropout(self.block(self.norm(x_BTE), *context)))
         return cast("Tensor", self.norm(x_BTE + self.dropout(self.block(x_BTE, *context))))
 
 
 class Context(nn.Module):
-    """Put the second sequence in: an embedding and positions of its own, normalised for the keys and values of it."""
+    """Embed the second sequence, with positions of its own, and normalise it for its keys and values."""
 
     def __init__(self, form: Form, training: Training) -> None:
         super().__init__()
@@ -83,15 +83,15 @@ class Context(nn.Module):
         self.norm = nn.LayerNorm(training.width)
 
     def forward(self, context: Tensor) -> Tensor:
-        """Turn a context [B, S] or [B, S, F] into y_BSE."""
+        """Return y_BSE of a context [B, S] or [B, S, F]."""
         return cast("Tensor", self.norm(self.dropout(self.positions(self.embed(context)))))
 
 
 class Model(nn.Module):
     """Embedding, positions, layers of attention and feed-forward, and a head for the task's kind of answer.
 
-    Each layer attends by a mechanism of its own; where the form has a context, by one of `crossing` to that as well,
-    between self-attention and feed-forward (Vaswani et al. 2017, section 3.1).
+    Each layer attends by a mechanism of its own. Where the form has a context, it also attends to that by one of
+    `crossing`, between self-attention and feed-forward (Vaswani et al. 2017, section 3.1).
     """
 
     def __init__(
@@ -123,17 +123,17 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Residual(block, training) for block in blocks)
         self.norm = nn.LayerNorm(width) if training.norm == "pre" else nn.Identity()
         self.head = _linear(width, form.outputs, bias=not training.tied)
-        if training.tied and isinstance(self.embed, nn.Embedding):  # tokens are read out by the table that put them in
+        if training.tied and isinstance(self.embed, nn.Embedding):
             self.head.weight = self.embed.weight
 
     @property
     def size(self) -> int:
-        """The number of its parameters."""
+        """The number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Turn inputs [B, T] or [B, T, F], and the context [B, S] or [B, S, F] if any, into states x_BTE."""
-        # Mixed precision: weights stay in float32, products are in the case's dtype (Micikevicius et al. 2018).
+        """Return the states x_BTE of inputs [B, T] or [B, T, F], and of the context [B, S] or [B, S, F] if any."""
+        # Mixed precision (Micikevicius et al. 2018): weights stay in float32, products are in the case's dtype.
         with torch.autocast(inputs.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             x_BTE = self.dropout(self.positions(self.embed(inputs)))
             y_BSE = () if self.context is None else (self.context(context),)
@@ -143,51 +143,50 @@ class Model(nn.Module):
         return cast("Tensor", x_BTE.float())
 
     def answers(self, x_BTE: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the answers off the states, with the targets that they are held against: [N, C] and [N], or [N] both.
+        """Return the answers, [N, C], or [N] for numbers, and their targets [N].
 
-        Tokens are read where one is asked for; a class or number from the mean of all positions, or, where no position
-        but the last sees everything, from the last.
+        Tokens are answered where the target is not IGNORE. A class or number is read from the mean of all positions, or
+        in a causal model from the last, the only one that sees all others.
         """
         if self.form.answer == "tokens":
-            asked_BT = targets != IGNORE
-            return self.head(x_BTE[asked_BT]), targets[asked_BT]
+            scored_BT = targets != IGNORE
+            return self.head(x_BTE[scored_BT]), targets[scored_BT]
         answers_NC = self.head(x_BTE[:, -1] if self.form.causal else x_BTE.mean(dim=1))
         return answers_NC.squeeze(-1) if self.form.answer == "number" else answers_NC, targets
 
 
 def _heads(x_BTN: Tensor, heads: int, width: int) -> tuple[Tensor, ...]:
-    """Cut what was projected into tensors of heads, [B, H, T, D] each."""
+    """Split joined projections into tensors of heads, [B, H, T, D] each."""
     return tuple(x_BTN.unflatten(-1, (-1, heads, width // heads)).permute(2, 0, 3, 1, 4))
 
 
-def _turned(rotary: Rotary | None, q_BHTD: Tensor) -> Tensor:
+def _rotated(rotary: Rotary | None, q_BHTD: Tensor) -> Tensor:
     return q_BHTD if rotary is None else cast("Tensor", rotary(q_BHTD))
 
 
 def _drop_weights(mechanism: Attention, share: float) -> None:
-    """Tell a mechanism what share of its weights to drop, if it can."""
     if drops_weights(mechanism):
         mechanism.weight_dropout = share
 
 
 def _attended(mechanism: Attention, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
-    """Call the variant, hold its output against what is due, and join the heads: [B, T, E]."""
+    """Call the variant, check its output, and join the heads: [B, T, E]. Raises InvalidOutput."""
     out_BHTD = mechanism(q_BHTD, k_BHSD, v_BHSD)
     if not isinstance(out_BHTD, Tensor):
         raise InvalidOutput(f"the output is a {type(out_BHTD).__name__}, not a tensor")
     if (out_BHTD.shape, out_BHTD.dtype) != (q_BHTD.shape, q_BHTD.dtype):
-        given, due = (f"{each.dtype} {list(each.shape)}" for each in (out_BHTD, q_BHTD))
-        raise InvalidOutput(f"the output is {given} where {due} is due")
+        actual, expected = (f"{x_BHTD.dtype} {list(x_BHTD.shape)}" for x_BHTD in (out_BHTD, q_BHTD))
+        raise InvalidOutput(f"the output is {actual} where {expected} is due")
     return out_BHTD.transpose(1, 2).flatten(2)
 
 
 def _embedding(vocabulary: int, features: int, width: int) -> nn.Module:
-    """Embed tokens by a table, numbers by a projection; the rows of a table have length one on average."""
+    """Return a projection of numbers, or an embedding of tokens whose vectors have a mean square norm of 1."""
     if not vocabulary:
         return _linear(features, width)
-    table = nn.Embedding(vocabulary, width)
-    nn.init.normal_(table.weight, std=width**-0.5)
-    return table
+    embedding = nn.Embedding(vocabulary, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    return embedding
 
 
 def _positions(length: int, training: Training) -> nn.Module:
@@ -211,7 +210,7 @@ def _feed_forward(training: Training) -> nn.Module:
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
-    """Give a projection that keeps the scale of its inputs: weights of variance 1 / inputs (LeCun et al. 1998)."""
+    """Return a projection that keeps the scale of its inputs: weights of variance 1 / inputs (LeCun et al. 1998)."""
     linear = nn.Linear(inputs, outputs, bias=bias)
     nn.init.normal_(linear.weight, std=inputs**-0.5)
     if bias:

@@ -1,4 +1,4 @@
-"""How the trained model knows the order of its inputs: added to the embedding, or turned into queries and keys."""
+"""Positional encodings of the trained model: added to the embedding, or applied to queries and keys."""
 
 # B batch, H heads, T positions, E width, D head dimension
 import torch
@@ -17,12 +17,12 @@ class Sinusoidal(nn.Module):
         self.register_buffer("waves_TE", waves_TE.float(), persistent=False)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
-        """Add the wave of each position."""
+        """Return x with the waves of its positions added."""
         return x_BTE + self.get_buffer("waves_TE")
 
 
 class Learned(nn.Module):
-    """Add a vector of each position that training finds (Gehring et al. 2017, section 3.1)."""
+    """Add a learned vector for each position (Gehring et al. 2017, section 3.1)."""
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -30,14 +30,15 @@ class Learned(nn.Module):
         nn.init.normal_(self.vectors_TE, std=width**-0.5)
 
     def forward(self, x_BTE: Tensor) -> Tensor:
-        """Add the vector of each position."""
+        """Return x with the vectors of its positions added."""
         return x_BTE + self.vectors_TE
 
 
 class Rotary(nn.Module):
-    """Turn each pair of features by an angle that grows with the position (Su et al. 2021, equation 15).
+    """Rotate each pair of features by an angle that grows with the position (Su et al. 2021, equation 15).
 
-    The product of a turned query and a turned key depends on their distance alone. Halves are paired, not neighbours.
+    The product of a rotated query and a rotated key depends on their distance alone. Feature i is paired with feature
+    i + D / 2, not with its neighbour.
     """
 
     def __init__(self, length: int, head_dim: int) -> None:
@@ -47,14 +48,14 @@ class Rotary(nn.Module):
         self.register_buffer("sin_TD", angles_TD.sin().float(), persistent=False)
 
     def forward(self, q_BHTD: Tensor) -> Tensor:
-        """Turn queries or keys."""
+        """Return rotated queries or keys."""
         first, second = q_BHTD.chunk(2, dim=-1)
-        across_BHTD = torch.cat((-second, first), dim=-1)
-        turned_BHTD = q_BHTD * self.get_buffer("cos_TD") + across_BHTD * self.get_buffer("sin_TD")
-        return turned_BHTD.to(q_BHTD.dtype)
+        orthogonal_BHTD = torch.cat((-second, first), dim=-1)
+        rotated_BHTD = q_BHTD * self.get_buffer("cos_TD") + orthogonal_BHTD * self.get_buffer("sin_TD")
+        return rotated_BHTD.to(q_BHTD.dtype)
 
 
 def _angles(length: int, count: int) -> Tensor:
-    """Give the angle of each position [T] at each of `count` frequencies [F], in double precision."""
+    """Return the angles of positions at `count` frequencies, [T, F], in float64."""
     frequencies_F = WAVELENGTH ** (-torch.arange(count, dtype=torch.float64) / count)
     return torch.arange(length, dtype=torch.float64)[:, None] * frequencies_F

@@ -1,4 +1,4 @@
-"""The adding problem: of a long sequence of numbers, two are marked, and their sum is asked for."""
+"""The adding problem: two numbers of a long sequence are marked, and their sum is the target."""
 
 # N examples, T positions, F features: a number and its mark
 from typing import Annotated, ClassVar
@@ -12,27 +12,27 @@ from attnbench import Options as BaseOptions
 
 
 class Adding:
-    """Add up the two numbers of a sequence that are marked (Hochreiter and Schmidhuber 1997, section 5.4).
+    """Add the two marked numbers of a sequence (Hochreiter and Schmidhuber 1997, section 5.4).
 
-    As Le et al. (2015, "A simple way to initialize recurrent networks of rectified linear units", section 4.1) pose it:
-    every position has a number between 0 and 1, drawn evenly, and a mark that is 1 at two positions, any two, and 0 at
-    the others; the answer is the sum of the two. The loss is the squared error: 1/6 for who always answers 1. An answer
-    counts as right within 0.04, as in 1997.
+    As posed by Le et al. (2015, "A simple way to initialize recurrent networks of rectified linear units", section
+    4.1): every position has a number drawn uniformly between 0 and 1, and a mark that is 1 at two random positions and
+    0 elsewhere; the target is the sum of the two marked numbers. The loss is the squared error, which is 1/6 for always
+    answering 1. An answer counts as right within 0.04, as in 1997.
 
-    Causal: the answer is read from the last position, so that attention must carry what was marked to it. With
-    `causal=false` it is read from the mean of all positions, to which each can add its own number, so that no
-    mechanism is put to the test.
+    Causal: the answer is read from the last position, so attention must carry the marked numbers there. With
+    `causal=false` it is read from the mean of all positions, to which each can add its own number, so that no mechanism
+    is put to the test.
 
-    `paper` has the longest sequences of Le et al., 400, with their 100,000 training and 10,000 test examples; its model
+    `paper` has the longest sequences of Le et al., 400, with their 100,000 training and 10,000 test examples; the model
     is ours. In 1997 numbers were between -1 and 1, the sum was scaled to between 0 and 1, lengths varied by a tenth,
-    the first number lay among the first ten and the second in the first half, and both ends were marked by -1.
+    the first number was among the first ten and the second in the first half, and both ends were marked with -1.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Size of the sequences; the defaults are the paper's."""
 
-        length: Annotated[int, Meta(ge=2, description="numbers of a sequence")] = 400
-        causal: Annotated[bool, Meta(description="a position sees no later one, and the last one answers")] = True
+        length: Annotated[int, Meta(ge=2, description="numbers in a sequence")] = 400
+        causal: Annotated[bool, Meta(description="no position sees a later one, and the last one answers")] = True
 
     presets: ClassVar = {
         "tiny": {
@@ -82,7 +82,7 @@ class Adding:
         self.form = Form(length=options.length, answer="number", features=2, causal=options.causal)
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NTF and targets_N. All splits are alike."""
+        """Draw inputs_NTF and targets_N; all splits have the same distribution."""
         del split
         numbers_NT = torch.rand(count, self.options.length, generator=generator)
         marked_N2 = torch.rand(count, self.options.length, generator=generator).topk(2, dim=1).indices

@@ -1,4 +1,4 @@
-"""Language modelling of bytes: guess the next byte of real text, which every Python ships."""
+"""Byte-level language modelling on real text that ships with every Python: its own standard library."""
 
 # N examples, T positions
 import hashlib
@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from attnbench import Form
 from attnbench import Options as BaseOptions
 
-# Tests; what some distributions leave out; tables that are the same in many files.
+# Tests, packages that some distributions leave out, and tables that repeat across many files.
 _LEFT_OUT = {"test", "tests", "idle_test", "distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtledemo"} | {
     "encodings"
 }
@@ -23,27 +23,27 @@ _SHARES = {"train": (0.0, 0.8), "validation": (0.8, 0.9), "test": (0.9, 1.0)}
 
 
 class BytesLm:
-    """Guess the next byte of the source of Python's own library (as Al-Rfou et al. 2019 do of Wikipedia's text).
+    """Predict the next byte of the source of Python's standard library (as Al-Rfou et al. 2019 do for Wikipedia).
 
-    A window of T bytes goes in, and at each position the byte after it is asked for, of which a position sees nothing:
-    causal by its nature. Told in bits per byte, the loss over ln 2, and perplexity; the weights that are kept have the
-    lowest loss.
+    The input is a window of T bytes, and the target at each position is the next byte, which that position cannot see:
+    the task is causal by nature. Results are in bits per byte (the loss over ln 2) and perplexity; the weights with the
+    lowest loss are kept.
 
-    Real text in which names recur over any distance, and the same on every platform for one version of Python, as long
-    as its distributor has not patched it: a row's environment says which version. A file is in one split by the hash of
-    its name: 8 of 10 in training. Training windows begin anywhere in the files of the split, which stand one after
-    another; those of validation and test do not overlap. Left out are tests, what some distributors package apart, and
+    This is real text, in which names recur at any distance. It is the same on every platform for one version of Python,
+    unless a distributor has patched it; a row's environment names the version. A hash of a file's name decides its
+    split, with 8 of 10 files in training. Training windows begin anywhere in the concatenated files of the split;
+    windows of validation and test do not overlap. Left out are tests, packages that some distributors ship apart, and
     the tables of `encodings`.
 
     `paper` has the smaller model of Al-Rfou et al. ("Character-level language modeling with deeper self-attention",
-    section 4): 12 layers and 8 heads of 512 features, 512 bytes, batches of 16. Other than there: 8 MB of source
-    instead of 90 MB of Wikipedia, no auxiliary losses, and Adam for 100,000 steps.
+    section 4): 12 layers, 8 heads, width 512, windows of 512 bytes, batches of 16. It differs in that it reads 8 MB of
+    source rather than 90 MB of Wikipedia, has no auxiliary losses, and trains with Adam for 100,000 steps.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Size of the windows; the default is the paper's."""
 
-        length: Annotated[int, Meta(ge=1, description="bytes of a window")] = 512
+        length: Annotated[int, Meta(ge=1, description="bytes in a window")] = 512
 
     presets: ClassVar = {
         "tiny": {
@@ -106,7 +106,7 @@ class BytesLm:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Cut inputs_NT and targets_NT out of a split's files: fewer than `count` where they have no more."""
+        """Cut inputs_NT and targets_NT out of a split's files; fewer than `count` if they have no more."""
         text = b"".join(path.read_bytes().replace(b"\r\n", b"\n") for path in library_files(split))
         length, bytes_ = self.options.length, torch.frombuffer(bytearray(text), dtype=torch.uint8)
         if split == "train":
@@ -118,7 +118,7 @@ class BytesLm:
 
 
 def library_files(split: str) -> Iterator[Path]:
-    """List the source files of a split, in an order of their own names."""
+    """List a split's source files, sorted by name."""
     low, high = _SHARES[split]
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(_modules(root), key=lambda path: path.relative_to(root).as_posix()):
@@ -128,7 +128,7 @@ def library_files(split: str) -> Iterator[Path]:
 
 
 def _modules(root: Path) -> Iterator[Path]:
-    """List the files of every module and package that Python calls its own."""
+    """List the files of the standard library's modules and packages."""
     for name in sys.stdlib_module_names - _LEFT_OUT:
         if (root / f"{name}.py").is_file():
             yield root / f"{name}.py"

@@ -1,4 +1,4 @@
-"""Two papers as bytes, does one cite the other: Long Range Arena's retrieval task, on files or from its archive."""
+"""Pairs of papers as bytes: does one cite the other? Long Range Arena's retrieval task, from files or its archive."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -22,7 +22,7 @@ SEPARATOR = TOKENS
 
 
 class Pair(NamedTuple):
-    """A line of a file, of which the names of the papers are left out."""
+    """A line of a file, without the names of the papers."""
 
     label: int
     first: bytes
@@ -30,28 +30,29 @@ class Pair(NamedTuple):
 
 
 class BytesRetrieval:
-    """Tell whether one paper cites the other (Tay et al. 2020, "Long Range Arena", section 2.2.3; Radev et al. 2013).
+    """Decide whether one paper cites the other (Tay et al. 2020, "Long Range Arena", 2.2.3; Radev et al. 2013).
 
-    Papers of the ACL Anthology Network, byte by byte. Both stand in one sequence, the first, a separator, the second,
-    each cut at half of it, then padding. That is not what was published: there an encoder turns each paper alone into a
-    vector, and layers on top compare the two, so that no attention passes between papers. Here it may, and a model that
-    compares word by word can do better; figures do not stand beside the published ones.
+    Papers of the ACL Anthology Network, byte by byte. Both are in one sequence: the first, a separator, the second,
+    each truncated to half of it, then padding. This is not the published task: there an encoder turns each paper into a
+    vector by itself and layers on top compare the two, so no attention passes between papers. Here it may, and a model
+    that compares word by word can do better; results cannot be compared with the published ones.
 
-    The pairs are `path`, a folder with Long Range Arena's files (new_aan_pairs.train.tsv, .eval.tsv, .test.tsv: label,
-    two names and two texts, between tabs), or those of its archive, downloaded when a case first needs them
-    (`pip install 'attnbench[hub]'`). That is several GB, and nothing is said meanwhile: give `--timeout` time for it.
+    The pairs come from `path`, a folder with Long Range Arena's files (new_aan_pairs.train.tsv, .eval.tsv, .test.tsv;
+    per line a label, two names and two texts, separated by tabs), or from its archive, downloaded when a case first
+    needs it (`pip install 'attnbench[hub]'`). The archive is several GB and the download shows no progress, so raise
+    `--timeout` for it.
 
-    `paper` has the published 4 layers and 4 heads of 128 features, 5000 steps of batch 32, and 8192 positions for twice
-    4000 bytes. Other than there, beside what is said above: the answer is read from the mean of all positions, padding
-    is a token like others and not masked, and the rate falls by a cosine after the rise, which there is longer than the
-    training.
+    `paper` has the published 4 layers, 4 heads, width 128, 5000 steps of batch 32, and 8192 positions for twice 4000
+    bytes. It also differs in that the answer is read from the mean of all positions, padding is an ordinary token
+    rather than masked, and the rate decays by a cosine after the warm-up, which in the published code is longer than
+    the training.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Where the papers are and how much of them is read."""
+        """Where the papers are, and how much of them is read."""
 
-        length: Annotated[int, Meta(ge=3, description="bytes that are read of both papers, and a separator")] = 8192
-        path: Annotated[str, Meta(description="folder of new_aan_pairs.*.tsv; empty: from the archive")] = ""
+        length: Annotated[int, Meta(ge=3, description="bytes read from both papers, including a separator")] = 8192
+        path: Annotated[str, Meta(description="folder with new_aan_pairs.*.tsv; empty: the archive")] = ""
 
     presets: ClassVar = {
         "tiny": {
@@ -109,7 +110,7 @@ class BytesRetrieval:
             _read(Lines(Path(options.path) / name), [0])
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT and targets_N of the pairs of a split; fewer than `count` where it has no more."""
+        """Draw inputs_NT and targets_N from a split's pairs; fewer than `count` if it has no more."""
         folder = Path(self.options.path) if self.options.path else from_archive()
         lines = Lines(folder / FILES[split])
         found = _read(lines, chosen(range(len(lines)), count, generator))
@@ -119,7 +120,7 @@ class BytesRetrieval:
 
 
 def from_archive() -> Path:
-    """Download the archive and unpack it, or find it where it was kept. Raises Unsupported where that fails."""
+    """Return the archive's folder, downloading it if needed. Raises Unsupported if that fails."""
     import datasets
 
     try:
@@ -133,7 +134,7 @@ def from_archive() -> Path:
 
 
 def _read(lines: Lines, numbers: list[int]) -> list[Pair]:
-    """Read pairs by their number. Raises ValueError for a line that is none."""
+    """Read pairs by number. Raises ValueError for a malformed line."""
     if not len(lines):
         raise ValueError(f"{lines.path} is empty; it has a pair of papers a line")
     found = []

@@ -1,4 +1,4 @@
-"""Reviews of films as bytes, good or bad: Long Range Arena's text task, on files or from the hub."""
+"""Film reviews as bytes, positive or negative: Long Range Arena's text task, from files or from the hub."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,33 +18,33 @@ FILES = ("train.jsonl", "test.jsonl")
 
 
 class Review(Struct, frozen=True):
-    """A line of a file, and a row of the hub's set."""
+    """A review: a line of a file, or a row of the data set on the hub."""
 
     text: str
     label: Literal[0, 1]
 
 
 class BytesText:
-    """Tell whether a review is good or bad (Tay et al. 2020, "Long Range Arena", section 2.2.2; Maas et al. 2011).
+    """Decide whether a film review is positive (Tay et al. 2020, "Long Range Arena", section 2.2.2; Maas et al. 2011).
 
-    IMDb's reviews, byte by byte: a model must make words of letters, and a verdict of words that are far apart. A
-    review is cut at `length` bytes, and padded up to it.
+    IMDb reviews, byte by byte: a model must form words from letters, and a verdict from words far apart. A review is
+    truncated or padded to `length` bytes.
 
-    The reviews are `path`, a folder with train.jsonl and test.jsonl (a line: {"text": "...", "label": 0 or 1}), or
-    those of the hub, downloaded when a case first needs them (`pip install 'attnbench[hub]'`). Every tenth of the
-    training reviews chooses the weights and is not learned from.
+    The reviews come from `path`, a folder with train.jsonl and test.jsonl (per line {"text": "...", "label": 0 or 1}),
+    or from the hub, downloaded when a case first needs them (`pip install 'attnbench[hub]'`). Every tenth training
+    review is held out for validation.
 
-    `paper` is Long Range Arena's: 4096 bytes (their paper's length; their code's configuration has 1000), 4 layers and
-    4 heads of 256 features, 20,000 steps of batch 32 up to the same highest rate. Other than there: weights are chosen
-    on training reviews and not on the test's, the answer is read from the mean of all positions and not from one of
-    its own, padding is a token like others and not masked, and the rate falls by a cosine.
+    `paper` follows Long Range Arena: 4096 bytes (the paper's length; its code is configured for 1000), 4 layers, 4
+    heads, width 256, 20,000 steps of batch 32 up to the same peak rate. It differs in that weights are selected on
+    held-out training reviews rather than on the test set, the answer is read from the mean of all positions rather than
+    from a class token, padding is an ordinary token rather than masked, and the rate decays by a cosine.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Where the reviews are and how much of each is read."""
+        """Where the reviews are, and how much of each is read."""
 
-        length: Annotated[int, Meta(ge=1, description="bytes that are read of a review")] = 4096
-        path: Annotated[str, Meta(description="folder of train.jsonl and test.jsonl; empty: from the hub")] = ""
+        length: Annotated[int, Meta(ge=1, description="bytes read from a review")] = 4096
+        path: Annotated[str, Meta(description="folder with train.jsonl and test.jsonl; empty: the hub")] = ""
 
     presets: ClassVar = {
         "tiny": {
@@ -102,7 +102,7 @@ class BytesText:
             _read(Lines(Path(options.path) / name), [0])
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT and targets_N of the reviews of a split; fewer than `count` where it has no more."""
+        """Draw inputs_NT and targets_N from a split's reviews; fewer than `count` if it has no more."""
         part = "test" if split == "test" else "train"
         rows: Any = Lines(Path(self.options.path) / f"{part}.jsonl") if self.options.path else from_hub(part)
         own = [row for row in range(len(rows)) if part == "test" or (row % 10 == 9) == (split == "validation")]
@@ -113,7 +113,7 @@ class BytesText:
 
 
 def from_hub(part: str) -> Any:
-    """Download the reviews, or find them where they were kept. Raises Unsupported where that fails."""
+    """Return the reviews on the hub, downloading them if needed. Raises Unsupported if that fails."""
     import datasets
 
     try:
@@ -126,7 +126,7 @@ def from_hub(part: str) -> Any:
 
 
 def _read(lines: Lines, numbers: list[int]) -> list[Review]:
-    """Read reviews by their number. Raises ValueError for a line that is none."""
+    """Read reviews by number. Raises ValueError for a malformed line."""
     if not len(lines):
         raise ValueError(f"{lines.path} is empty; it has a review a line")
     decoder = msgspec.json.Decoder(Review)

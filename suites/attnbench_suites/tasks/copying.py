@@ -1,6 +1,6 @@
-"""Selective copying: what is to be kept stands at random places between blanks, and is said again in its order."""
+"""Selective copying: tokens scattered among blanks are repeated, in order, at the end of the sequence."""
 
-# N examples, T positions, P places before the answers, K tokens to keep
+# N examples, T positions, P positions before the answers, K tokens to copy
 from typing import Annotated, ClassVar
 
 import torch
@@ -14,31 +14,31 @@ BLANK = 0
 
 
 class Copying:
-    """Say the tokens between blanks again, in order (Gu and Dao 2023, "Mamba", section 4.1.1 and appendix E.1).
+    """Copy the tokens scattered among blanks, in order (Gu and Dao 2023, "Mamba", section 4.1.1 and appendix E.1).
 
-    K tokens stand at random places of a sequence that is blank elsewhere; then K markers follow, and at the k-th of
-    them the model must answer with the k-th token. The blank is token 0, the marker the last of the vocabulary, and the
-    tokens to keep are drawn evenly, with repetition, from those between. (Jing et al. 2019, "Gated orthogonal recurrent
-    units", call it the denoising task.)
+    K tokens stand at random positions of an otherwise blank sequence. K markers follow, and at the k-th marker the
+    model must answer with the k-th token. The blank is token 0, the marker is the last token of the vocabulary, and the
+    tokens to copy are drawn uniformly, with repetition, from those in between. (Jing et al. 2019, "Gated orthogonal
+    recurrent units", call it the denoising task.)
 
-    Where the tokens are must be found from what they are, and their order by counting: a mechanism whose mixing does
-    not depend on content, such as a convolution, copies at fixed distances and fails. Causal in the preset `paper`, as
-    published; the other presets let every position see all others, so that mechanisms without a causal form stand in
-    the table too: the markers show nothing, so what is asked stays the same.
+    The tokens must be found by content and ordered by counting: a mechanism whose mixing does not depend on content,
+    such as a convolution, copies over fixed distances and fails. `paper` is causal, as published. In the other presets
+    every position sees all others, so that mechanisms without a causal form can take part; the markers reveal nothing,
+    so the task stays the same.
 
-    `paper` has the published 4096 positions, vocabulary of 16 and 16 tokens to keep, 2 layers of width 64, 400,000
-    steps of batch 64 at a constant rate of 1e-4. Other than there, the 16 positions of the answers are among the 4096
-    and not beyond them, blank and marker are among the 16 tokens of the vocabulary, and 100,000 examples are met again
-    instead of new ones for every step.
+    `paper` has the published 4096 positions, vocabulary of 16, 16 tokens to copy, 2 layers of width 64, and 400,000
+    steps of batch 64 at a constant rate of 1e-4. It differs in that the 16 answers are among the 4096 positions rather
+    than after them, the blank and the marker are among the 16 tokens of the vocabulary, and 100,000 examples are reused
+    instead of drawing new ones at every step.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Sizes of the sequences; the defaults are the paper's."""
 
-        length: Annotated[int, Meta(ge=2, description="positions, those of the answers included")] = 4096
-        tokens: Annotated[int, Meta(ge=1, description="tokens to keep, and to say again at the end")] = 16
-        vocabulary: Annotated[int, Meta(ge=4, description="the blank, the tokens that may be kept, the marker")] = 16
-        causal: Annotated[bool, Meta(description="a position sees no later one, as in the paper")] = True
+        length: Annotated[int, Meta(ge=2, description="positions, including those of the answers")] = 4096
+        tokens: Annotated[int, Meta(ge=1, description="tokens to copy")] = 16
+        vocabulary: Annotated[int, Meta(ge=4, description="the blank, the tokens to copy from, the marker")] = 16
+        causal: Annotated[bool, Meta(description="no position sees a later one, as in the paper")] = True
 
     presets: ClassVar = {
         "tiny": {
@@ -112,7 +112,7 @@ class Copying:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT, and targets_NT that are IGNORE but at the markers. All splits are alike."""
+        """Draw inputs_NT and targets_NT (IGNORE except at the markers); all splits have the same distribution."""
         del split
         options, kept = self.options, self.options.tokens
         marker, places = options.vocabulary - 1, options.length - kept

@@ -1,4 +1,4 @@
-"""Handwritten digits, read pixel by pixel or patch by patch: real images, which scikit-learn brings along."""
+"""Handwritten digits, read pixel by pixel or patch by patch: real images that ship with scikit-learn."""
 
 # N examples, Y X pixels (rows and columns), T positions
 from functools import cache
@@ -18,26 +18,26 @@ SHUFFLE = 1998
 
 
 class Digits:
-    """Name the digit of a small image (Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI).
+    """Classify a handwritten digit (Alpaydin and Kaynak 1998, "Optical Recognition of Handwritten Digits", UCI).
 
-    The 1797 images of 8 x 8 pixels in 17 shades of grey that `sklearn.datasets.load_digits` brings along, as the
-    sequence of their pixels (tokens) or of patches (numbers). A digit is the arrangement of strokes all over the image:
-    what is near in it stands far apart in the sequence, as in Long Range Arena's image task (Tay et al. 2020, section
-    2.2.4), of which this is the small relative that needs no download.
+    The 1797 images of `sklearn.datasets.load_digits`, 8 x 8 pixels in 17 shades of grey, as sequences of pixels
+    (tokens) or of patches (numbers). A digit is an arrangement of strokes across the whole image, and pixels that touch
+    are far apart in the sequence, as in Long Range Arena's image task (Tay et al. 2020, section 2.2.4). This is a small
+    version of it that needs no download.
 
-    The set is split once and for all, by a shuffle of its own: 650 images to learn from, 147 that choose the weights,
-    1000 that are reported; a seed gives them another order, and draws fewer of them where fewer are asked for. Images
-    to learn from are moved by up to `shift` pixels, each time anew, so there may be more such examples than images.
+    The set is split once, by a fixed shuffle: 650 images for training, 147 for validation, 1000 for testing. A seed
+    changes their order, and which of them are drawn where fewer are asked for. Training images are shifted by up to
+    `shift` pixels, at random each time, so there may be more training examples than images.
 
-    There is no published result of attention to compare with. `paper` takes the published image model of Long Range
-    Arena in its place: 1 layer, 1 head, width 32, 35,000 steps of 256 images.
+    There is no published result of attention to compare with. `paper` uses Long Range Arena's published image model
+    instead: 1 layer, 1 head, width 32, 35,000 steps of 256 images.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """How an image is read."""
 
-        patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side; 1: pixels as tokens")] = 1
-        shift: Annotated[int, Meta(ge=0, le=4, description="pixels by which images to learn from are moved")] = 1
+        patch: Annotated[int, Meta(ge=1, description="side of a patch in pixels; 1: pixels are tokens")] = 1
+        shift: Annotated[int, Meta(ge=0, le=4, description="most pixels by which training images are shifted")] = 1
 
     presets: ClassVar = {
         "tiny": {
@@ -107,7 +107,7 @@ class Digits:
 
 
 def numbers_of(split: str) -> list[int]:
-    """Give the numbers of a split's images in the set."""
+    """Return the indices of a split's images."""
     order = torch.randperm(sum(SIZES.values()), generator=Generator().manual_seed(SHUFFLE)).tolist()
     before = {"test": 0, "validation": SIZES["test"], "train": SIZES["test"] + SIZES["validation"]}[split]
     return order[before : before + SIZES[split]]
@@ -115,7 +115,7 @@ def numbers_of(split: str) -> list[int]:
 
 @cache
 def load() -> tuple[Tensor, Tensor]:
-    """Give the set's images_NYX, whole numbers up to 16, and digits_N. Raises ValueError without scikit-learn."""
+    """Load images_NYX (integers up to 16) and digits_N. Raises ValueError without scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

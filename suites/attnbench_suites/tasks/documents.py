@@ -1,4 +1,4 @@
-"""Documents as bytes, for tasks that read some: files by the line, and texts as tokens."""
+"""Documents as bytes: the lines of a file by number, and texts as tokens."""
 
 # N documents, T positions
 from collections.abc import Iterable, Sequence
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PAD, BYTE = 0, 1  # a byte b is token BYTE + b, as Long Range Arena has it
+PAD, BYTE = 0, 1  # byte b is token BYTE + b, as in Long Range Arena
 TOKENS = BYTE + 256
 
 
 class Lines:
-    """The lines of a file by their number, without holding more of it than where they begin."""
+    """The lines of a file by number; only their offsets are kept in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.starts = path, [0]
@@ -24,7 +24,7 @@ class Lines:
         return len(self.starts) - 1
 
     def at(self, numbers: Iterable[int]) -> list[bytes]:
-        """Give the lines of these numbers, without their ends."""
+        """Return the lines with these numbers, without line endings."""
         found = []
         with self.path.open("rb") as file:
             for number in numbers:
@@ -34,7 +34,7 @@ class Lines:
 
 
 def as_tokens(texts: Sequence[Sequence[int]], length: int) -> Tensor:
-    """Lay tokens out, cut at `length` and padded up to it [N, T]."""
+    """Return token sequences truncated or padded to `length` [N, T]."""
     inputs_NT = torch.full((len(texts), length), PAD)
     for row, tokens in enumerate(texts):
         kept = torch.tensor(tokens[:length], dtype=torch.long)
@@ -43,5 +43,5 @@ def as_tokens(texts: Sequence[Sequence[int]], length: int) -> Tensor:
 
 
 def tokens_of(text: bytes) -> list[int]:
-    """Turn bytes to tokens."""
+    """Convert bytes to tokens."""
     return [BYTE + byte for byte in text]

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-PAD, DIGIT = 0, 1  # the digit d is token DIGIT + d
+PAD, DIGIT = 0, 1  # digit d is token DIGIT + d
 OPERATORS = ("MIN", "MAX", "MED", "SM")
 OPERATOR = DIGIT + 10
 CLOSE = OPERATOR + len(OPERATORS)
 
 
 class Level(NamedTuple):
-    """The nodes of one level from left to right: the tree of each, its operator in the level above, what it is."""
+    """The nodes of a level from left to right: their trees, their parents above, whether they are operators."""
 
     tree_N: Tensor
     parent_N: Tensor
@@ -23,9 +23,9 @@ class Level(NamedTuple):
 
 
 def grow(count: int, generator: Generator, *, depth: int, arguments: int, operators: float) -> list[Level]:
-    """Draw the shapes of expressions of at most `depth` levels, whose roots are operators.
+    """Draw the shapes of expressions of at most `depth` levels; the roots are operators.
 
-    An operator has 2 to `arguments` arguments; a share of `operators` of these are operators, but on the last level.
+    An operator has 2 to `arguments` arguments; a share of `operators` of them are operators, except on the last level.
     """
     tree_N = torch.arange(count)
     parent_N, operator_N = torch.zeros_like(tree_N), torch.ones(count, dtype=torch.bool)
@@ -40,7 +40,7 @@ def grow(count: int, generator: Generator, *, depth: int, arguments: int, operat
 
 
 def lengths(levels: Sequence[Level], count: int) -> Tensor:
-    """Count the tokens of each tree [B]: a digit is one, an operator and its closing bracket are two."""
+    """Count the tokens of each tree [B]: one for a digit, two for an operator and its closing bracket."""
     return sum(
         (level.tree_N.bincount(1 + level.operator_N.double(), minlength=count).long() for level in levels),
         start=torch.zeros(count, dtype=torch.long),
@@ -48,7 +48,7 @@ def lengths(levels: Sequence[Level], count: int) -> Tensor:
 
 
 def select(levels: Sequence[Level], keep_B: Tensor) -> list[Level]:
-    """Give some of the trees alone, numbered anew."""
+    """Return the chosen trees alone, renumbered."""
     kept: list[Level] = []
     number_B = number_N = keep_B.cumsum(0) - 1
     for level in levels:
@@ -60,7 +60,7 @@ def select(levels: Sequence[Level], keep_B: Tensor) -> list[Level]:
 
 
 def fill(levels: Sequence[Level], generator: Generator) -> tuple[list[Tensor], Tensor]:
-    """Draw digits and operators, each as likely as another; give the tokens by level, and the values of the roots."""
+    """Draw digits and operators uniformly; return the tokens by level and the values of the roots."""
     tokens: list[Tensor] = []
     value_M = torch.empty(0, dtype=torch.long)
     for level, below in reversed(list(zip(levels, [*levels[1:], None], strict=True))):
@@ -76,7 +76,7 @@ def fill(levels: Sequence[Level], generator: Generator) -> tuple[list[Tensor], T
 
 
 def write(levels: Sequence[Level], tokens: Sequence[Tensor], out_BT: Tensor) -> None:
-    """Write each tree into its row: an operator, its arguments, the closing bracket."""
+    """Write each tree into its row: operator, arguments, closing bracket."""
     sizes = _sizes(levels)
     start_N = torch.zeros_like(sizes[0])
     out_BT[levels[0].tree_N, 0] = tokens[0]
@@ -93,7 +93,7 @@ def write(levels: Sequence[Level], tokens: Sequence[Tensor], out_BT: Tensor) -> 
 
 
 def _sizes(levels: Sequence[Level]) -> list[Tensor]:
-    """Count the tokens of each node, those below it included, by level."""
+    """Count the tokens of each node, including those below it, by level."""
     sizes = [1 + level.operator_N.long() for level in levels]
     for depth in range(len(levels) - 1, 0, -1):
         sizes[depth - 1].index_add_(0, levels[depth].parent_N, sizes[depth])
@@ -101,7 +101,7 @@ def _sizes(levels: Sequence[Level]) -> list[Tensor]:
 
 
 def _arguments(level: Level, below: Level, value_M: Tensor) -> tuple[Tensor, Tensor]:
-    """List the arguments of each operator in rising order, with 10 behind the last [O, A], and count them [O]."""
+    """Return each operator's arguments, ascending and padded with 10 [O, A], and how many it has [O]."""
     row_M = (level.operator_N.cumsum(0) - 1)[below.parent_N]
     count_O = row_M.bincount()
     column_M = torch.arange(len(row_M)) - (count_O.cumsum(0) - count_O)[row_M]

@@ -1,4 +1,4 @@
-"""Images as sequences, for tasks that show some: pixel by pixel as tokens, or patch by patch as numbers."""
+"""Images as sequences: pixel by pixel as tokens, or patch by patch as numbers."""
 
 # N images, Y X pixels (rows and columns), T positions, F pixels of a patch
 import torch
@@ -9,7 +9,7 @@ from attnbench import Form
 
 
 class Layout(Struct, frozen=True, kw_only=True):
-    """How an image becomes a sequence: so many positions, tokens below `vocabulary` or `features` numbers each."""
+    """An image as a sequence: `length` positions, each a token below `vocabulary` or `features` numbers."""
 
     length: int
     vocabulary: int = 0
@@ -17,7 +17,7 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 def layout(side: int, patch: int, *, levels: int) -> Layout:
-    """Lay square images of whole numbers below `levels` out; raises ValueError where patches do not divide them."""
+    """Return the layout of square images of `levels` values. Raises ValueError unless `patch` divides `side`."""
     if side % patch:
         fits = ", ".join(str(size) for size in range(1, side + 1) if side % size == 0)
         raise ValueError(f"patch={patch} does not divide images of {side} x {side} pixels; use one of {fits}")
@@ -26,7 +26,7 @@ def layout(side: int, patch: int, *, levels: int) -> Layout:
 
 
 def image_form(side: int, patch: int, *, levels: int, classes: int) -> Form:
-    """Give the form of square images by class. Raises ValueError as `layout` does."""
+    """Return the form of a task that classifies square images. Raises ValueError as `layout` does."""
     found = layout(side, patch, levels=levels)
     return Form(
         length=found.length,
@@ -38,9 +38,9 @@ def image_form(side: int, patch: int, *, levels: int, classes: int) -> Form:
 
 
 def as_sequence(images_NYX: Tensor, patch: int, *, levels: int) -> Tensor:
-    """Lay images of whole numbers below `levels` out row by row.
+    """Flatten images of integers below `levels` row by row.
 
-    Pixels are tokens [N, T]; patches are pixels between 0 and 1, [N, T, F].
+    Pixels become tokens [N, T]; patches become pixels between 0 and 1 [N, T, F].
     """
     if patch == 1:
         return images_NYX.flatten(1).long()
@@ -49,7 +49,7 @@ def as_sequence(images_NYX: Tensor, patch: int, *, levels: int) -> Tensor:
 
 
 def moved(images_NYX: Tensor, reach: int, generator: Generator) -> Tensor:
-    """Move each image by up to `reach` pixels up or down, left or right; what comes in from outside is 0."""
+    """Shift each image at random by up to `reach` pixels along each axis, filling with 0."""
     count, side = images_NYX.shape[0], images_NYX.shape[-1]
     padded_NYX = torch.nn.functional.pad(images_NYX, (reach,) * 4)
     steps_2N1 = torch.randint(2 * reach + 1, (2, count, 1), generator=generator)

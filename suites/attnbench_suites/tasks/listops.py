@@ -1,4 +1,4 @@
-"""ListOps: evaluate a nested expression of minima, maxima, medians and sums, written out as a sequence of tokens."""
+"""ListOps: evaluate nested minima, maxima, medians and sums, written as a sequence of tokens."""
 
 # B expressions, T positions
 from typing import Annotated, ClassVar
@@ -12,41 +12,41 @@ from attnbench import Options as BaseOptions
 from attnbench_suites.tasks import expressions
 from attnbench_suites.tasks.expressions import CLOSE, PAD, Level
 
-_AT_ONCE = 8192  # expressions drawn at most, of which some have the length that is asked for
+_AT_ONCE = 8192  # most expressions drawn at once; only some have an allowed length
 
 
 class Listops:
     """Evaluate a nested expression (Tay et al. 2020, "Long Range Arena", section 2.2.1; Nangia and Bowman 2018).
 
-    `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9. An operator has 2 to 10 arguments, every number as likely; an argument is an
-    expression itself in one of four cases, unless it stands as deep as may be, and else a digit. Operators (minimum,
-    maximum, median rounded down, sum modulo 10) and digits are as likely as one another, and only expressions of some
-    500 to 2000 tokens count. That is the distribution of the published generator, whose order the classes follow:
-    0 and 9 are commoner than other answers, at about 1/6 each. A token is a digit, an operator with its bracket, or the
-    closing bracket; what is left of a sequence is padding.
+    `[MAX 2 9 [MIN 4 7 ] 0 ]` is 9. An operator has 2 to 10 arguments, each number equally likely; one argument in four
+    is itself an expression, unless the maximum depth is reached, and the others are digits. Operators (minimum,
+    maximum, median rounded down, sum modulo 10) and digits are drawn uniformly, and only expressions of about 500 to
+    2000 tokens are kept. This is the distribution of the published generator, so classes are unbalanced: 0 and 9 are
+    the commonest answers, at about 1/6 each. A token is a digit, an operator with its bracket, or a closing bracket;
+    the rest of a sequence is padding.
 
-    A model must find the brackets that belong together at any distance, and carry values up as many levels as they
-    nest: with `depth=10`, as published, operators nest 9 deep.
+    A model must match brackets at any distance and carry values up through as many levels as they nest: with
+    `depth=10`, as published, operators nest 9 deep.
 
-    `paper` has the published 96,000 training and 2000 other examples, 5000 steps of batch 32 and models of 4 layers and
-    8 heads of 512 features. Other than there: lengths are 512 to 2048 tokens and not 501 to 1999, so that blocks and
-    heads of powers of two fit (`shortest=501,length=1999` has the published ones); the answer is read from the mean of
-    all positions and not from a position of its own, and padding is a token like others and not masked; the rate is
-    1e-3 with a linear rise and a cosine, and not 0.05 with the inverse square root of the step; equal expressions are
-    kept out of different splits, not out of one.
+    `paper` has the published 96,000 training examples, 2000 for validation and 2000 for testing, 5000 steps of batch
+    32, 4 layers, 8 heads and width 512. It differs in that lengths are 512 to 2048 tokens rather than 501 to 1999, so
+    that blocks whose sizes are powers of two fit (`shortest=501,length=1999` has the published ones); the answer is
+    read from the mean of all positions rather than from a class token, and padding is an ordinary token rather than
+    masked; the rate is 1e-3 with a linear warm-up and a cosine decay rather than 0.05 with an inverse square root
+    decay; and equal expressions never occur in different splits, though they may within one.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Sizes of the expressions; the defaults are Long Range Arena's, in powers of two."""
+        """Sizes of the expressions; the defaults are Long Range Arena's, rounded to powers of two."""
 
-        length: Annotated[int, Meta(ge=4, description="positions, and the most tokens of an expression")] = 2048
-        shortest: Annotated[int, Meta(ge=4, description="fewest tokens of an expression")] = 512
-        depth: Annotated[int, Meta(ge=2, description="levels of an expression, that of digits included")] = 10
-        arguments: Annotated[int, Meta(ge=2, description="most arguments of an operator; at least it has 2")] = 10
+        length: Annotated[int, Meta(ge=4, description="positions, and most tokens in an expression")] = 2048
+        shortest: Annotated[int, Meta(ge=4, description="fewest tokens in an expression")] = 512
+        depth: Annotated[int, Meta(ge=2, description="levels of an expression, including that of the digits")] = 10
+        arguments: Annotated[int, Meta(ge=2, description="most arguments of an operator; the fewest is 2")] = 10
         operators: Annotated[
-            float, Meta(gt=0, lt=1, description="share of arguments that are expressions, where they may be")
+            float, Meta(gt=0, lt=1, description="share of arguments that are expressions, above the last level")
         ] = 0.25
-        causal: Annotated[bool, Meta(description="a position sees no later one, and the last one answers")] = False
+        causal: Annotated[bool, Meta(description="no position sees a later one, and the last one answers")] = False
 
     presets: ClassVar = {
         "tiny": {
@@ -121,7 +121,7 @@ class Listops:
             )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_BT and the values of their expressions [B]. All splits are alike."""
+        """Draw inputs_BT and the values of the expressions [B]; all splits have the same distribution."""
         del split
         inputs_BT, values_B = torch.full((count, self.options.length), PAD), torch.empty(count, dtype=torch.long)
         done = 0
@@ -135,7 +135,7 @@ class Listops:
         return inputs_BT, values_B
 
     def _drawn(self, count: int, generator: Generator) -> tuple[list[Level], Tensor]:
-        """Draw the shapes of expressions, and tell which of them have a length that is asked for [B]."""
+        """Draw the shapes of expressions, and whether each has an allowed length [B]."""
         options = self.options
         levels = expressions.grow(
             count, generator, depth=options.depth, arguments=options.arguments, operators=options.operators

@@ -1,6 +1,6 @@
-"""Regulatory motifs in DNA: two of them stand somewhere, and which two, in which order, is the question."""
+"""Regulatory motifs in DNA: which two occur in a sequence, and in which order."""
 
-# N sequences, M motifs, W bases of a motif, A the four bases, T positions
+# N sequences, M motifs, W bases in a motif, A the four bases, T positions
 from typing import Annotated, ClassVar
 
 import torch
@@ -11,33 +11,33 @@ from attnbench import Form
 from attnbench import Options as BaseOptions
 
 LETTERS = 4
-LEXICON = 1992  # the seed of the motifs: they are part of the task, and the same whatever is drawn
+LEXICON = 1992  # seed of the motifs: they are part of the task, the same in every run
 
 
 class Motif:
-    """Name the two motifs in a sequence of DNA, and their order (Stormo et al. 1982; Zhou and Troyanskaya 2015).
+    """Identify the two motifs in a DNA sequence, and their order (Stormo et al. 1982; Zhou and Troyanskaya 2015).
 
-    A motif is a position-weight matrix: at each of its `bases` places the four bases have weights of their own. Here
-    one base, drawn once and for all, has the weight `sharpness`, and the others share the rest. A sequence is of bases
-    that are all alike likely, but for two different motifs, each drawn anew from its matrix, that stand anywhere,
-    `near` to `far` bases apart. The class is the ordered pair of them.
+    A motif is a position-weight matrix: each of its `bases` positions has a weight for each of the four bases. Here one
+    base per position, drawn once and then fixed, has the weight `sharpness`; the other three share the rest. A sequence
+    is uniformly random except for two different motifs, each sampled from its matrix and placed anywhere, `near` to
+    `far` bases apart. The class is the ordered pair of motifs.
 
-    Many sites are weak, one base cannot be told from the background, and what one half says means nothing without the
-    other half, at a distance that is never the same: a transcription factor's sites together with their order make the
-    regulatory grammar that such models are to find (Avsec et al. 2021 find it in real sequences). Scanning with the
-    matrices answers nearly all of `tiny`.
+    Many sites are weak: a single base looks like background, and one motif says nothing about the class without the
+    other, which lies at a varying distance. Transcription-factor sites and their order form the regulatory grammar that
+    such models are meant to find (Avsec et al. 2021 find it in real sequences). Scanning with the true matrices solves
+    nearly all of `tiny`.
 
-    The motifs are drawn, not those of a catalogue, and stand on one strand. `paper` has the 1000 bases of DeepSEA's
-    inputs (Zhou and Troyanskaya 2015); there is no published result to compare with.
+    The motifs are drawn at random rather than taken from a catalogue, and lie on one strand. `paper` has the 1000 bases
+    of DeepSEA's inputs (Zhou and Troyanskaya 2015); there is no published result to compare with.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What stands in a sequence."""
+        """What a sequence contains."""
 
-        length: Annotated[int, Meta(ge=4, description="bases of a sequence")] = 1000
-        motifs: Annotated[int, Meta(ge=2, le=32, description="different motifs")] = 8
-        bases: Annotated[int, Meta(ge=2, le=32, description="bases of a motif")] = 12
-        sharpness: Annotated[float, Meta(gt=0.25, le=1, description="weight of a place's own base")] = 0.85
+        length: Annotated[int, Meta(ge=4, description="bases in a sequence")] = 1000
+        motifs: Annotated[int, Meta(ge=2, le=32, description="number of different motifs")] = 8
+        bases: Annotated[int, Meta(ge=2, le=32, description="bases in a motif")] = 12
+        sharpness: Annotated[float, Meta(gt=0.25, le=1, description="weight of each position's own base")] = 0.85
         near: Annotated[int, Meta(ge=0, description="fewest bases between the two motifs")] = 0
         far: Annotated[int, Meta(ge=0, description="most bases between the two motifs")] = 500
 
@@ -111,7 +111,7 @@ class Motif:
         self.form = Form(length=options.length, answer="class", vocabulary=LETTERS, outputs=len(self.pairs))
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT, bases, and targets_N, the number of the pair of motifs. All splits are alike."""
+        """Draw inputs_NT (bases) and targets_N (which pair of motifs); all splits have the same distribution."""
         del split
         options = self.options
         matrices_MWA = matrices(options.motifs, options.bases, options.sharpness)
@@ -119,7 +119,7 @@ class Motif:
         sites_N2WA = matrices_MWA[torch.tensor(self.pairs)[targets_N]]
         bases_N2W = torch.multinomial(sites_N2WA.flatten(0, 2), 1, generator=generator).view(count, 2, -1)
         gaps_N = torch.randint(options.near, self.furthest + 1, (count,), generator=generator)
-        room_N = options.length - 2 * options.bases - gaps_N + 1  # places where the first may begin
+        room_N = options.length - 2 * options.bases - gaps_N + 1  # possible starts of the first motif
         first_N = (torch.rand(count, generator=generator, dtype=torch.float64) * room_N).long()
         starts_N2 = torch.stack((first_N, first_N + options.bases + gaps_N), dim=1)
         places_N2W = starts_N2[..., None] + torch.arange(options.bases)
@@ -128,7 +128,7 @@ class Motif:
 
 
 def matrices(motifs: int, bases: int, sharpness: float) -> Tensor:
-    """Give each motif's weights of the four bases at each of its places [M, W, A]."""
+    """Return each motif's weights of the four bases at each of its positions [M, W, A]."""
     own_MW = torch.randint(LETTERS, (motifs, bases), generator=Generator().manual_seed(LEXICON))
     weights_MWA = torch.full((motifs, bases, LETTERS), (1 - sharpness) / (LETTERS - 1))
     return weights_MWA.scatter_(2, own_MW[..., None], sharpness)

@@ -1,6 +1,6 @@
-"""Multi-query associative recall: look up, many times in one sequence, what was said of a key (Zoology)."""
+"""Multi-query associative recall: look up the values of many keys in one sequence (Zoology)."""
 
-# N examples, P pairs of a key and its value, T positions, W places in which a query may stand
+# N examples, P key-value pairs, T positions, W positions that can hold a query
 from typing import Annotated, ClassVar
 
 import torch
@@ -14,30 +14,30 @@ BLANK = 0
 
 
 class Mqar:
-    """Recall the value of each key that is asked for (Arora et al. 2023, "Zoology", section 3 and appendix E).
+    """Recall the value of each queried key (Arora et al. 2023, "Zoology", section 3 and appendix E).
 
-    A sequence begins with P pairs: a key, then its value. Each key is asked for once more, alone, further on, at a gap
-    drawn with weight g^(power - 1), so near gaps are likelier; there the model must answer with the key's value. All
-    other positions are blank. Keys are drawn from the lower half of the vocabulary, values from the upper half, without
+    A sequence begins with P pairs: a key, then its value. Each key occurs once more later, alone, after a gap g drawn
+    with weight g^(power - 1), so that short gaps are likelier; there the model must answer with the key's value. All
+    other positions are blank. Keys come from the lower half of the vocabulary and values from the upper half, without
     repetition within a sequence.
 
-    Attention looks the key up; a mechanism that keeps a state of fixed size must hold all pairs in it. Causal in the
-    preset `paper`, as published; the others let every position see all others, so that mechanisms without a causal form
-    stand in the table too: what is asked stays the same, since no position but a pair's own shows a value.
+    Attention looks the key up; a mechanism with a state of fixed size must hold all pairs in it. `paper` is causal, as
+    published. In the other presets every position sees all others, so that mechanisms without a causal form can take
+    part; the task stays the same, since a value is shown only in its own pair.
 
     `paper` is the longest configuration of the paper's figure 2: 2 layers, 1 head, no feed-forward block, tied output,
-    100,000 examples for 64 epochs. Other than there, weights are chosen on examples of their own and not on the test's,
-    the rate decays by step and not by epoch, and attention weights are not dropped out.
+    100,000 examples for 64 epochs. It differs in that weights are selected on validation examples rather than on the
+    test set, the rate decays by step rather than by epoch, and attention weights have no dropout.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Sizes of the sequences; the defaults are the paper's."""
 
-        length: Annotated[int, Meta(ge=4, description="tokens of a sequence")] = 64
-        pairs: Annotated[int, Meta(ge=1, description="keys with their values, each asked for once")] = 4
-        vocabulary: Annotated[int, Meta(ge=4, description="blank, keys (lower half), values (upper half)")] = 8192
-        power: Annotated[float, Meta(gt=0, description="gaps g have weight g^(power - 1): 1 is uniform")] = 0.01
-        causal: Annotated[bool, Meta(description="a position sees no later one, as in the paper")] = True
+        length: Annotated[int, Meta(ge=4, description="tokens in a sequence")] = 64
+        pairs: Annotated[int, Meta(ge=1, description="key-value pairs, each queried once")] = 4
+        vocabulary: Annotated[int, Meta(ge=4, description="the blank, keys (lower half), values (upper half)")] = 8192
+        power: Annotated[float, Meta(gt=0, description="a gap g has weight g^(power - 1); 1 is uniform")] = 0.01
+        causal: Annotated[bool, Meta(description="no position sees a later one, as in the paper")] = True
 
     presets: ClassVar = {
         "tiny": {
@@ -123,7 +123,7 @@ class Mqar:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT and targets_NT: the value where a key is asked for, IGNORE elsewhere. All splits are alike."""
+        """Draw inputs_NT and targets_NT (IGNORE where no key is queried); all splits have the same distribution."""
         del split
         options, pairs = self.options, self.options.pairs
         half = options.vocabulary // 2
@@ -140,9 +140,9 @@ class Mqar:
 
 
 def _distinct(count: int, size: int, below: int, generator: Generator) -> Tensor:
-    """Draw `count` rows of `size` different whole numbers, every ordered choice as likely as any other.
+    """Draw `count` rows of `size` distinct integers, each ordered choice equally likely.
 
-    Floyd's algorithm (Bentley and Floyd 1987), row-wise, then a shuffle of each row.
+    Floyd's algorithm (Bentley and Floyd 1987) on all rows at once, then a shuffle within each row.
     """
     drawn = torch.full((count, size), -1)
     for column, top in enumerate(range(below - size, below)):

@@ -1,6 +1,6 @@
-"""Needle in a haystack: one short remark is to be found again, at any depth of a long context."""
+"""Needle in a haystack: retrieve one short fact from any depth of a long context."""
 
-# N examples, T positions, M needles, S slots in which a needle may lie
+# N examples, T positions, M needles, S slots that can hold a needle
 from typing import Annotated, ClassVar
 
 import torch
@@ -12,37 +12,37 @@ from attnbench import Options as BaseOptions
 
 
 class Needle:
-    """Find what was said of a key, at any depth of a long context (Hsieh et al. 2024, "RULER", section 3).
+    """Retrieve the value of a key from any depth of a long context (Hsieh et al. 2024, "RULER", section 3).
 
-    The haystack is of words, drawn evenly. M needles lie in it, each a key and after it the key's value; no key is
-    there twice. At the last position one of the keys stands again, and there the model must answer with its value. The
-    presets have one needle: it is to be told from hay, wherever it lies. With more of them only the key before it tells
-    the one that is asked for from the others, which is far slower to learn.
+    The haystack is words drawn uniformly. M needles lie in it, each a key followed by its value; no key occurs twice.
+    The last position repeats one of the keys, and there the model must answer with that key's value. The presets have
+    one needle, which only has to be told from the hay. With several, only the key tells the queried needle from the
+    others, which takes far longer to learn.
 
-    `depth` measures how accuracy depends on the place: in percent of the way from the first slot of a needle to the
-    last, it fixes where the needle that is asked for lies in the test's examples. Training and validation are at all
-    depths, and the same whatever it is, so `--tasks needle:depth=0,needle:depth=50,needle:depth=100` asks the same
-    weights three times. Likewise `length` gives accuracy by length.
+    `depth` measures how accuracy depends on position: it puts the queried needle of the test examples at that
+    percentage of the way from the first possible slot to the last. Training and validation use all depths whatever its
+    value, so `--tasks needle:depth=0,needle:depth=50,needle:depth=100` tests the same weights three times. A range of
+    `length` measures accuracy by length.
 
-    Kamradt (2023, "Needle in a haystack") hid a sentence in essays and asked a language model; Mohtashami and Jaggi
-    (2023, "Landmark attention", section 4.2) hid a pass key; RULER has one or more keys and values of words, numbers or
-    UUIDs in essays or in noise, at 4096 tokens and more. Here all of it is tokens of one vocabulary, so that a model of
-    two layers can be trained from nothing. `paper` has RULER's shortest context; its model is ours.
+    Kamradt (2023, "Needle in a haystack") hid a sentence in essays and queried a language model; Mohtashami and Jaggi
+    (2023, "Landmark attention", section 4.2) hid a pass key; RULER hides keys and values (words, numbers or UUIDs) in
+    essays or noise, at 4096 tokens and more. Here everything is a token of one vocabulary, so that a model of two
+    layers can be trained from scratch. `paper` has RULER's shortest context; the model is ours.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Sizes of the sequences, and where the test looks."""
 
-        length: Annotated[int, Meta(ge=3, description="tokens of a sequence, the question included")] = 4096
-        needles: Annotated[int, Meta(ge=1, description="keys with their values, of which one is asked for")] = 1
-        keys: Annotated[int, Meta(ge=1, description="different keys that there are")] = 64
-        values: Annotated[int, Meta(ge=2, description="different values that there are")] = 64
-        words: Annotated[int, Meta(ge=1, description="different words that the haystack is of")] = 64
+        length: Annotated[int, Meta(ge=3, description="tokens in a sequence, including the question")] = 4096
+        needles: Annotated[int, Meta(ge=1, description="key-value pairs in the haystack; one of them is queried")] = 1
+        keys: Annotated[int, Meta(ge=1, description="number of different keys")] = 64
+        values: Annotated[int, Meta(ge=2, description="number of different values")] = 64
+        words: Annotated[int, Meta(ge=1, description="number of different words in the haystack")] = 64
         depth: Annotated[
             Annotated[int, Meta(ge=0, le=100)] | None,
-            Meta(description="percent of the context before the needle that is asked for, in the test; none: any"),
+            Meta(description="percent of the context before the queried needle in test examples; none: any"),
         ] = None
-        causal: Annotated[bool, Meta(description="a position sees no later one")] = True
+        causal: Annotated[bool, Meta(description="no position sees a later one")] = True
 
     presets: ClassVar = {
         "tiny": {
@@ -122,13 +122,13 @@ class Needle:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT, and targets_NT that are IGNORE but at the last position. The test may be of one depth."""
+        """Draw inputs_NT and targets_NT (IGNORE except at the last position); `depth` fixes the test's needle."""
         options = self.options
         inputs_NT = torch.randint(options.words, (count, options.length), generator=generator)
         keys_NM = options.words + torch.rand(count, options.keys, generator=generator).argsort(1)[:, : options.needles]
         slots_NS = torch.rand(count, self.slots, generator=generator)
         if split == "test" and options.depth is not None:
-            slots_NS[:, round(options.depth / 100 * (self.slots - 1))] = -1.0  # sorted first, so it is the asked one's
+            slots_NS[:, round(options.depth / 100 * (self.slots - 1))] = -1.0  # sorts first: the queried needle's slot
         places_NM = 2 * slots_NS.argsort(1)[:, : options.needles]
         first = options.words + options.keys
         values_NM = torch.randint(first, first + options.values, keys_NM.shape, generator=generator)

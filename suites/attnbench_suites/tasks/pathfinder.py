@@ -1,4 +1,4 @@
-"""Pathfinder: are two dots the ends of one dashed path, or of two? Generated, so that any size can be had."""
+"""Pathfinder: are two dots the ends of one dashed path, or of two? Generated, at any size."""
 
 # N drawings, Y X pixels (rows and columns), K headings, P pixels of a dash, D dashes, T positions
 from typing import Annotated, ClassVar
@@ -14,44 +14,45 @@ from attnbench_suites.tasks.images import as_sequence, layout
 BLANK, DASH, DOT = 0, 1, 2
 LEVELS = 3
 HEADINGS_K2 = torch.tensor([(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)])
-# Mirrored up and down, left and right, at either diagonal, and at a point: done twice, all is as before.
+# Reflections: up-down, left-right, in either diagonal, and through a point. Each is its own inverse.
 MIRRORS_M22 = torch.tensor(
     [((-1, 0), (0, 1)), ((1, 0), (0, -1)), ((0, 1), (1, 0)), ((0, -1), (-1, 0)), ((-1, 0), (0, -1))]
 )
 
 
 class Pathfinder:
-    """Tell whether one dashed path joins two dots (Linsley et al. 2018; Houtkamp and Roelfsema 2010).
+    """Decide whether one dashed path joins two dots (Linsley et al. 2018; Houtkamp and Roelfsema 2010).
 
-    A drawing has two long paths of equally many dashes, and shorter ones to distract. Consecutive dashes keep their
-    heading or turn by 45 degrees; between them are `gap` blank pixels, while different paths are further apart than
-    that, everywhere. So which dashes belong together is certain, but only step by step along the path. One dot marks
-    an end of a long path; the other dot marks its other end (class 1), or an end of the other long path (class 0).
+    A drawing has two long paths with equally many dashes, and shorter paths as distractors. Consecutive dashes keep
+    their heading or turn by 45 degrees; `gap` blank pixels separate them, and different paths are farther apart than
+    that everywhere. So which dashes belong together is certain, but only step by step along the path. One dot marks an
+    end of a long path; the other marks its other end (class 1) or an end of the other long path (class 0).
 
-    Both answers are prepared in every drawing, then a coin decides: the second path begins where the first one's end
-    would be in a mirror, and only such pairs are taken that would fit as well if they were mirrored. So the drawing
-    alone and the dots alone are alike for both answers: neither the dots' distance, nor how much is drawn, nor what is
-    drawn where tells them apart, and a model must hop from dash to dash.
+    Every drawing is prepared for both answers before a coin decides: the second path begins at the mirror image of the
+    first path's end, and only pairs are kept that would fit just as well mirrored. So neither the drawing nor the pair
+    of dots gives the answer away: not the distance between the dots, nor how much is drawn, nor where. A model must hop
+    from dash to dash.
 
     `paper` follows Long Range Arena's Pathfinder of 32 x 32 pixels (Tay et al. 2020, section 2.2.5) and its published
-    configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`.
-    Other than there, drawings are made at their final size (dashes on the pixels' grid, eight headings, three shades)
-    and not shrunk from 300 x 300: a path of 7 dashes is 20 of 32 pixels long, one of their hardest 14 dashes half the
-    side; of `distractors` as many are drawn as find room, each a third as long; heads share the model's whole width.
+    configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`. It
+    differs in that drawings are made at their final size (dashes on the pixel grid, eight headings, three shades)
+    rather than shrunk from 300 x 300; a path of 7 dashes spans 20 of 32 pixels, while one of their hardest, of 14
+    dashes, spans half the side; of the `distractors` as many are drawn as fit, each a third as long; and heads split
+    the model's full width.
 
-    `tiny` is easy on purpose, so that attention learns it in a minute: 16 x 16 pixels in patches of 4 x 4, paths of 3
+    `tiny` is deliberately easy, so that attention learns it in a minute: 16 x 16 pixels in patches of 4 x 4, paths of 3
     dashes, no distractors.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """What is drawn; the defaults are those of `paper`."""
 
-        side: Annotated[int, Meta(ge=8, le=256, description="pixels of the drawing's side")] = 32
-        patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side; 1: pixels as tokens")] = 1
-        dashes: Annotated[int, Meta(ge=2, description="dashes of each of the two long paths")] = 7
-        dash: Annotated[int, Meta(ge=1, description="pixels of a dash")] = 2
-        gap: Annotated[int, Meta(ge=1, description="blank pixels between dashes; paths are further apart")] = 1
-        distractors: Annotated[int, Meta(ge=0, description="shorter paths, as far as there is room")] = 6
+        side: Annotated[int, Meta(ge=8, le=256, description="side of the drawing in pixels")] = 32
+        patch: Annotated[int, Meta(ge=1, description="side of a patch in pixels; 1: pixels are tokens")] = 1
+        dashes: Annotated[int, Meta(ge=2, description="dashes in each of the two long paths")] = 7
+        dash: Annotated[int, Meta(ge=1, description="pixels in a dash")] = 2
+        gap: Annotated[int, Meta(ge=1, description="blank pixels between dashes; paths are farther apart")] = 1
+        distractors: Annotated[int, Meta(ge=0, description="shorter paths, as many as fit")] = 6
         bend: Annotated[float, Meta(ge=0, le=1, description="share of dashes that turn by 45 degrees")] = 0.5
 
     presets: ClassVar = {
@@ -117,10 +118,10 @@ class Pathfinder:
             length=seen.length,
             answer="class",
             vocabulary=seen.vocabulary,
-            features=(LEVELS - 1) * seen.features,  # a number for each pixel that is a dash, and one if it is a dot
+            features=(LEVELS - 1) * seen.features,  # for each pixel a number for a dash and one for a dot
             outputs=2,
         )
-        self.chunk = max(32, min(512, 2**23 // options.side**2))  # drawings that are tried at once
+        self.chunk = max(32, min(512, 2**23 // options.side**2))  # drawings attempted at once
         if not len(_draw(options, self.chunk, Generator().manual_seed(0)).dots_N32):
             raise ValueError(
                 f"side={options.side} has no room for two paths of dashes={options.dashes} (dash={options.dash}, "
@@ -128,7 +129,7 @@ class Pathfinder:
             )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT (or inputs_NTF) and targets_N: 1 where one path joins the dots. All splits are alike."""
+        """Draw inputs_NT (or inputs_NTF) and targets_N: 1 if one path joins the dots. All splits are alike."""
         del split
         drawn: list[Drawings] = []
         while sum(len(some.dots_N32) for some in drawn) < count:
@@ -146,18 +147,18 @@ class Pathfinder:
 
 
 class Drawings(Struct, frozen=True):
-    """Drawings without their dots, and where those may go: the first, then the second for class 0 and for class 1."""
+    """Drawings without dots, and where the dots may go: the first, then the second for class 0 and for class 1."""
 
     images_NYX: Tensor
     dots_N32: Tensor
 
 
 def _draw(options: Pathfinder.Options, count: int, generator: Generator) -> Drawings:
-    """Try to make `count` drawings; give those that came out: both long paths found room."""
+    """Attempt `count` drawings and return those in which both long paths found room."""
     one_NP2, other_NP2, taken_NYX = _pair(options, count, generator)
     paths = [(each_NP2, torch.ones(len(each_NP2)).bool()) for each_NP2 in (one_NP2, other_NP2)]
     for _ in range(options.distractors):
-        start_N = _pick(~taken_NYX.flatten(1), generator)  # outside, where nothing is free: it finds no room there
+        start_N = _pick(~taken_NYX.flatten(1), generator)  # outside if nothing is free, where no path finds room
         start_N2 = torch.stack((start_N // taken_NYX.shape[-1], start_N % taken_NYX.shape[-1]), dim=-1)
         paths.append(_grow(taken_NYX, start_N2, max(1, options.dashes // 3), options, generator))
     images_NYX = torch.full(taken_NYX.shape, BLANK)
@@ -170,11 +171,11 @@ def _draw(options: Pathfinder.Options, count: int, generator: Generator) -> Draw
 
 
 def _pair(options: Pathfinder.Options, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Try to lay `count` pairs of long paths, the second path's begin as far from the first's as that one's end.
+    """Attempt `count` pairs of long paths; the second starts as far from the first's start as the first one ends.
 
-    Both are drawn where there is no edge; then a place is chosen among all at which the pair fits, and would fit as
-    well if it were mirrored so that the two places for the second dot changed places. Gives pixels_NP2 of each, and
-    what is taken by them, for those that found room.
+    Both are drawn on a canvas without edges. Then a position is chosen among all at which the pair fits, and would
+    still fit after the reflection that swaps the two candidate positions of the second dot. Returns pixels_NP2 of both
+    paths and the pixels that they occupy, for the pairs that found room.
     """
     wide_NYX = _canvas(count, 2 * options.side + 1, _border(options))
     middle_N2 = torch.full((count, 2), wide_NYX.shape[-1] // 2)
@@ -184,7 +185,7 @@ def _pair(options: Pathfinder.Options, count: int, generator: Generator) -> tupl
     mirror_N22 = MIRRORS_M22[torch.randint(len(MIRRORS_M22), (count,), generator=generator)]
     begin_N12, apart_N12 = one_NP2[:, :1], one_NP2[:, -1:] - one_NP2[:, :1]
     other_NP2 = other_NP2 - other_NP2[:, :1] + begin_N12 + apart_N12 @ mirror_N22
-    y_NP, x_NP = other_NP2.clamp(0, wide_NYX.shape[-1] - 1).unbind(-1)  # further out it fits nowhere
+    y_NP, x_NP = other_NP2.clamp(0, wide_NYX.shape[-1] - 1).unbind(-1)  # farther out it fits nowhere
     clear_N = ~wide_NYX[torch.arange(count)[:, None], y_NP, x_NP].any(1)
     both_NP2 = torch.cat((one_NP2, other_NP2), dim=1) - begin_N12
     shown_NP2 = torch.cat((both_NP2, both_NP2 @ mirror_N22), dim=1)
@@ -199,12 +200,12 @@ def _pair(options: Pathfinder.Options, count: int, generator: Generator) -> tupl
 
 
 def _border(options: Pathfinder.Options) -> int:
-    """Give how many pixels around a drawing are taken, so that no path leaves it."""
+    """Return the width of the occupied border, which keeps paths inside the drawing."""
     return options.dash + 2 * options.gap + 2
 
 
 def _canvas(count: int, side: int, border: int) -> Tensor:
-    """Give which pixels are taken [N, Y, X] before anything is drawn: those of the border."""
+    """Return the occupied pixels [N, Y, X] of an empty drawing: its border."""
     taken_NYX = torch.ones(count, *(side + 2 * border,) * 2, dtype=torch.bool)
     taken_NYX[:, border:-border, border:-border] = False
     return taken_NYX
@@ -213,9 +214,9 @@ def _canvas(count: int, side: int, border: int) -> Tensor:
 def _grow(
     taken_NYX: Tensor, tip_N2: Tensor, dashes: int, options: Pathfinder.Options, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Grow a path in each drawing from a pixel, dash by dash, where nothing is taken; take what is near it.
+    """Grow a path in each drawing from a pixel, dash by dash over free pixels, and mark its surroundings as occupied.
 
-    Gives its pixels_NP2 in their order, and whole_N: whether it found room for all dashes.
+    Returns its pixels_NP2 in order, and whole_N: whether all dashes found room.
     """
     heading_N, whole_N = torch.zeros(len(tip_N2)).long(), torch.ones(len(tip_N2)).bool()
     rows_N, path = torch.arange(len(tip_N2)), []
@@ -228,44 +229,44 @@ def _grow(
         heading_N = _pick(weights_NK, generator)
         path.append(dash_NKP2[rows_N, heading_N])
         tip_N2 = torch.where(whole_N[:, None], path[-1][:, -1], tip_N2)
-        if number:  # what is near the newest dash stays free for the next
+        if number:  # the newest dash's surroundings stay free for the next dash
             _take(taken_NYX, path[-2], options.gap + 1)
     _take(taken_NYX, path[-1], options.gap + 1)
     return torch.cat(path, dim=1), whole_N
 
 
 def _either_way(pixels_NP2: Tensor, generator: Generator) -> Tensor:
-    """Let a path begin at either of its ends: it was grown from one of them."""
+    """Reverse each path at random: it was grown from one of its ends, and may begin at either."""
     turned_N = torch.randint(2, (len(pixels_NP2), 1, 1), generator=generator) == 1
     return torch.where(turned_N, pixels_NP2.flip(1), pixels_NP2)
 
 
 def _pick(weights_NK: Tensor, generator: Generator) -> Tensor:
-    """Pick one of K for each N by weight; the first where all are zero."""
+    """Sample one of K for each N by weight; the first if all weights are zero."""
     edges_NK = weights_NK.double().cumsum(1)
     places_N1 = torch.rand(len(edges_NK), 1, dtype=torch.float64, generator=generator) * edges_NK[:, -1:]
     return torch.searchsorted(edges_NK, places_N1, right=True).flatten() % edges_NK.shape[1]
 
 
 def _dashes(length: int) -> Tensor:
-    """Give a dash's pixels for each heading, from its first [K, P, 2]."""
+    """Return a dash's pixels for each heading, relative to the first one [K, P, 2]."""
     return torch.arange(length)[:, None] * HEADINGS_K2[:, None]
 
 
 def _lead(heading_N: Tensor, gap: int) -> Tensor:
-    """Give the step over the gap [N, K, 2]: partly in the old heading, then in the new one."""
+    """Return the step across the gap [N, K, 2]: first in the old heading, then in the new one."""
     before = (gap + 1) // 2
     return before * HEADINGS_K2[heading_N][:, None] + (gap + 1 - before) * HEADINGS_K2
 
 
 def _turns(bend: float) -> Tensor:
-    """Give the weights of the next heading for each heading [K, K]."""
+    """Return the weights of the next heading for each heading [K, K]."""
     straight_KK = torch.eye(len(HEADINGS_K2))
     return (1 - bend) * straight_KK + bend / 2 * (straight_KK.roll(1, 1) + straight_KK.roll(-1, 1))
 
 
 def _take(taken_NYX: Tensor, pixels_NP2: Tensor, reach: int) -> None:
-    """Mark as taken what is no further than `reach` from pixels, diagonals counted as 1."""
+    """Mark as occupied every pixel within `reach` of the given ones, counting a diagonal step as 1."""
     around = torch.arange(-reach, reach + 1)
     y_NPWW, x_NPWW = pixels_NP2[..., 0, None, None] + around[:, None], pixels_NP2[..., 1, None, None] + around
     taken_NYX[torch.arange(len(taken_NYX))[:, None, None, None], y_NPWW, x_NPWW] = True

@@ -1,4 +1,4 @@
-"""CIFAR-10 in shades of grey as a sequence of pixels: Long Range Arena's image task, on files or from the hub."""
+"""CIFAR-10 in grey as a sequence of pixels: Long Range Arena's image task, from files or from the hub."""
 
 # N images, Y X pixels (rows and columns), T positions, R bytes of a record
 from functools import cache
@@ -17,32 +17,33 @@ from attnbench_suites.tasks.sources import check_source, chosen, listed
 
 SIDE, LEVELS, CLASSES = 32, 256, 10
 RECORD = 1 + 3 * SIDE**2
-WEIGHTS = (0.2989, 0.5870, 0.1140)  # of red, green and blue, as tf.image.rgb_to_grayscale has them
+WEIGHTS = (0.2989, 0.5870, 0.1140)  # of red, green and blue, as in tf.image.rgb_to_grayscale
 FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 ON_HUB = "uoft-cs/cifar10"
 
 
 class Pixels:
-    """Name what a small photograph shows (Tay et al. 2020, "Long Range Arena", section 2.2.4; Krizhevsky 2009).
+    """Classify a small photograph (Tay et al. 2020, "Long Range Arena", section 2.2.4; Krizhevsky 2009).
 
-    CIFAR-10's images of 32 x 32 pixels in 10 classes, turned to shades of grey and laid out row by row as 1024 tokens
-    of 8 bits, or as patches of numbers. What makes a shape is far apart in such a sequence, and the model is not told
-    that it was a plane.
+    CIFAR-10's images of 32 x 32 pixels in 10 classes, converted to grey and flattened row by row into 1024 tokens of 8
+    bits, or into patches of numbers. The pixels of a shape are far apart in such a sequence, and the model is not told
+    that it was an image.
 
-    The first 9 of 10 training images are learned from, the last tenth chooses the weights, and the set's own test
-    images are reported; a seed gives them another order, and draws fewer of them where fewer are asked for. The images
-    are `path`, a folder with the files of CIFAR-10's binary version, or those of the hub, downloaded when a case first
-    needs them (170 MB; `pip install 'attnbench[hub]'`).
+    The first nine tenths of the training images are for training, the last tenth for validation, and the set's own test
+    images for testing. A seed changes their order, and which of them are drawn where fewer are asked for. The images
+    come from `path`, a folder with the files of CIFAR-10's binary version, or from the hub, downloaded when a case
+    first needs them (170 MB; `pip install 'attnbench[hub]'`).
 
-    `paper` is Long Range Arena's published configuration: 1 layer of 1 head, width 32, 200 epochs. Other than there, a
-    class is read from the mean of all positions and not from one of its own. `tiny` reads patches of 4 x 4 pixels.
+    `paper` is Long Range Arena's published configuration: 1 layer of 1 head, width 32, 200 epochs. It differs in that
+    the class is read from the mean of all positions rather than from a class token. `tiny` reads patches of 4 x 4
+    pixels.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Where the images are and how they are read."""
+        """Where the images are, and how they are read."""
 
-        path: Annotated[str, Meta(description="folder of CIFAR-10's binary version; empty: from the hub")] = ""
-        patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side; 1: pixels as tokens")] = 1
+        path: Annotated[str, Meta(description="folder of CIFAR-10's binary version; empty: the hub")] = ""
+        patch: Annotated[int, Meta(ge=1, description="side of a patch in pixels; 1: pixels are tokens")] = 1
 
     presets: ClassVar = {
         "tiny": {
@@ -100,7 +101,7 @@ class Pixels:
             _check_size(Path(options.path) / name)
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT (or inputs_NTF) and the classes targets_N from a split's own images."""
+        """Draw inputs_NT (or inputs_NTF) and the classes targets_N from a split's images."""
         part, path = "test" if split == "test" else "train", self.options.path
         images_NYX, classes_N = from_folder(path, part) if path else from_hub(part)
         first = len(classes_N) * 9 // 10
@@ -110,14 +111,14 @@ class Pixels:
 
 
 def grey(colours_N3YX: Tensor) -> Tensor:
-    """Turn bytes of red, green and blue to bytes of grey [N, Y, X], rounded as TensorFlow does."""
+    """Convert RGB bytes to bytes of grey [N, Y, X], rounded as TensorFlow does."""
     shades_NYX = torch.einsum("ncyx,c->nyx", colours_N3YX.float() / 255, torch.tensor(WEIGHTS))
     return (shades_NYX * 255.5).to(torch.uint8)
 
 
 @cache
 def from_folder(path: str, part: str) -> tuple[Tensor, Tensor]:
-    """Read images_NYX and classes_N of a folder's test file, or of its training files in their order."""
+    """Read images_NYX and classes_N from a folder's test file, or from its training files in order."""
     names = FILES[-1:] if part == "test" else FILES[:-1]
     records = [np.fromfile(Path(path) / name, dtype=np.uint8).reshape(-1, RECORD) for name in names]
     records_NR = torch.from_numpy(np.concatenate(records))
@@ -126,7 +127,7 @@ def from_folder(path: str, part: str) -> tuple[Tensor, Tensor]:
 
 @cache
 def from_hub(part: str) -> tuple[Tensor, Tensor]:
-    """Download images_NYX and classes_N, or find them where they were kept. Raises Unsupported where that fails."""
+    """Return images_NYX and classes_N from the hub, downloading them if needed. Raises Unsupported if that fails."""
     import datasets
 
     try:
@@ -141,7 +142,7 @@ def from_hub(part: str) -> tuple[Tensor, Tensor]:
 
 
 def _check_size(file: Path) -> None:
-    """Raise ValueError where a file is not one of CIFAR-10's binary version."""
+    """Raise ValueError if a file is not one of CIFAR-10's binary version."""
     size = file.stat().st_size
     if not size or size % RECORD:
         raise ValueError(f"{file} has {size} bytes, which are not records of {RECORD}: it is cut off, or no CIFAR-10")

@@ -1,4 +1,4 @@
-"""Where data that is not generated comes from: a folder or the hub, and which of it a seed gives."""
+"""Where data that is not generated comes from (a folder or the hub), and which rows of it a seed selects."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from torch import Generator
 
 
 def check_source(path: str, files: Sequence[str], *, what: str) -> None:
-    """Find what can be found without reading: raise ValueError where a folder lacks a file, or there is no package."""
+    """Check a source without reading it. Raises ValueError if a folder lacks a file or `datasets` is missing."""
     if not path and find_spec("datasets") is None:
         raise ValueError(
             f"{what} is downloaded by the package datasets, which is not installed: "
@@ -21,10 +21,10 @@ def check_source(path: str, files: Sequence[str], *, what: str) -> None:
 
 
 def listed(files: Sequence[str]) -> str:
-    """Name several files in a sentence."""
+    """Join file names with commas and an `and`."""
     return f"{', '.join(files[:-1])} and {files[-1]}"
 
 
 def chosen(numbers: Sequence[int], count: int, generator: Generator) -> list[int]:
-    """Choose at most `count` of a split's rows, in a random order."""
+    """Return at most `count` of a split's rows, in random order."""
     return [numbers[place] for place in torch.randperm(len(numbers), generator=generator)[:count].tolist()]

@@ -1,6 +1,6 @@
-"""Words of spoken-like vowels as raw samples: which vowels follow one another, whoever speaks and however fast."""
+"""Synthetic speech as raw samples: which vowels follow one another, for any speaker at any pace."""
 
-# N words, T samples, S syllables, J formants, F samples of a position
+# N words, T samples, S syllables, J formants, F samples in a position
 import math
 from typing import Annotated, ClassVar
 
@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from attnbench import Form
 from attnbench import Options as BaseOptions
 
-# The average formants of men in Hz (Peterson and Barney 1952, table II), the vowels furthest apart first: as in heed,
-# hod, who'd, had, heard, hawed, head, hid, hood, hud.
+# Average formants of men in Hz (Peterson and Barney 1952, table II). The vowels that lie farthest apart come first:
+# heed, hod, who'd, had, heard, hawed, head, hid, hood, hud.
 VOWELS = (
     (270.0, 2290.0, 3010.0),
     (730.0, 1090.0, 2440.0),
@@ -27,38 +27,38 @@ VOWELS = (
 )
 BANDWIDTHS = (60.0, 90.0, 150.0)
 PITCH = (90.0, 220.0)  # Hz: from low to high voices
-TRACT = 0.1  # share by which a speaker's formants are higher or lower than the average
-BREATH = 0.02  # of the source, beside its pulses
-GLIDE = 0.15  # of a syllable, in which formants move on to the next
+TRACT = 0.1  # share by which a speaker's formants are above or below the average
+BREATH = 0.02  # amplitude of the breath; a pulse has 1
+GLIDE = 0.15  # share of a syllable in which formants move to the next one's
 
 
 class Tones:
-    """Name the word, a sequence of vowels, from raw samples of speech made by rule (Klatt 1980).
+    """Classify a word, a sequence of vowels, from raw samples of synthesised speech (Klatt 1980).
 
-    A word has `syllables` vowels out of the first `vowels` of Peterson and Barney's ten (1952), every sequence of them
-    with no vowel twice in a row being a class. Pulses of a voice with some breath go through one resonator for each of
-    `formants` formants, one after the other (Klatt 1980, equations 1 and 2), whose frequencies glide from vowel to
-    vowel. Speakers differ in pitch, which falls or rises in the word, and in the length of their vocal tract; words
-    differ in when they begin and end and in how their time is shared out among syllables (warp). White noise comes on
-    top; a word's samples have mean square 1.
+    A word has `syllables` vowels out of the first `vowels` of Peterson and Barney's ten (1952); every sequence in which
+    no vowel follows itself is a class. The pulses of a voice, with some breath, pass through a cascade of resonators,
+    one for each of `formants` formants (Klatt 1980, equations 1 and 2), whose frequencies glide from vowel to vowel.
+    Speakers differ in pitch, which falls or rises within the word, and in the length of their vocal tract; words differ
+    in when they begin and end and in how time is divided among their syllables (`warp`). White noise is added on top;
+    the samples of a word have mean square 1.
 
-    Every vowel begins words and ends words, so what is heard at one place must be held against another, thousands of
-    samples away. Raw samples are the hardest way to hear it, as in the raw form of Speech Commands (Warden 2018), whose
-    second of 16,000 samples the preset `paper` has. There are real words; here sounds are generated, so that nothing is
-    downloaded, and there is no published result to compare with. `frame` samples make a position: `tiny` takes 24 of
-    6000 a second, `paper` one of 16,000.
+    Every vowel can begin or end a word, so what is heard at one position has to be related to another, thousands of
+    samples away. Raw samples are the hardest form of it, as in the raw version of Speech Commands (Warden 2018), whose
+    one second of 16,000 samples `paper` has. The sounds are generated, so that nothing has to be downloaded; there is
+    no published result to compare with. A position is `frame` samples: `tiny` has 24 of 6000 a second, `paper` 1 of
+    16,000.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """What is said, and how it is sampled."""
 
-        samples: Annotated[int, Meta(ge=64, description="samples of a word with what is around it")] = 16_000
-        rate: Annotated[int, Meta(ge=1000, description="samples a second")] = 16_000
-        frame: Annotated[int, Meta(ge=1, description="samples of a position; they divide the samples")] = 1
-        vowels: Annotated[int, Meta(ge=2, le=10, description="different vowels")] = 6
-        syllables: Annotated[int, Meta(ge=1, le=4, description="vowels of a word")] = 2
-        formants: Annotated[int, Meta(ge=1, le=3, description="formants of a vowel")] = 3
-        warp: Annotated[float, Meta(ge=0, lt=1, description="share by which syllables are shorter or longer")] = 0.4
+        samples: Annotated[int, Meta(ge=64, description="samples in a word, including the silence around it")] = 16_000
+        rate: Annotated[int, Meta(ge=1000, description="samples per second")] = 16_000
+        frame: Annotated[int, Meta(ge=1, description="samples per position; a divisor of samples")] = 1
+        vowels: Annotated[int, Meta(ge=2, le=10, description="number of different vowels")] = 6
+        syllables: Annotated[int, Meta(ge=1, le=4, description="vowels in a word")] = 2
+        formants: Annotated[int, Meta(ge=1, le=3, description="formants per vowel")] = 3
+        warp: Annotated[float, Meta(ge=0, lt=1, description="share by which a syllable is shorter or longer")] = 0.4
         noise_db: Annotated[float, Meta(ge=0, description="how far the noise is below the voice, in dB")] = 20.0
 
     presets: ClassVar = {
@@ -137,16 +137,16 @@ class Tones:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Speak words: inputs_NTF, F samples a position, and which words they are, targets_N. All splits are alike."""
+        """Synthesise words: inputs_NTF, F samples per position, and targets_N, which word. All splits are alike."""
         del split
         targets_N = torch.randint(len(self.words), (count,), generator=generator)
-        parts = targets_N.split(1000)  # so that the samples of a part stay in the processor's cache
+        parts = targets_N.split(1000)  # so that a part's samples stay in the processor's cache
         samples = [speak(torch.tensor(self.words)[part_N], self.options, generator) for part_N in parts]
         return torch.cat(samples).unflatten(1, (-1, self.options.frame)), targets_N
 
 
 def words(vowels: int, syllables: int) -> list[tuple[int, ...]]:
-    """List the words: all sequences of vowels in which none comes twice in a row."""
+    """List the words: all sequences of vowels in which none follows itself."""
     found: list[tuple[int, ...]] = [()]
     for _ in range(syllables):
         found = [(*word, vowel) for word in found for vowel in range(vowels) if word[-1:] != (vowel,)]
@@ -154,7 +154,7 @@ def words(vowels: int, syllables: int) -> list[tuple[int, ...]]:
 
 
 def speak(words_NS: Tensor, options: Tones.Options, generator: Generator) -> Tensor:
-    """Give samples_NT of words."""
+    """Return samples_NT of words."""
     place_NT = _places(len(words_NS), options, generator)
     wave_NT = _source(place_NT, options, generator)
     stretch_N = _between(1 - TRACT, 1 + TRACT, len(words_NS), generator)
@@ -175,7 +175,7 @@ def _between(low: float, high: float, count: int, generator: Generator) -> Tenso
 
 
 def _places(count: int, options: Tones.Options, generator: Generator) -> Tensor:
-    """Give where in the word each sample is [N, T]: 0 to 1 in the first syllable and so on, outside it beyond."""
+    """Return each sample's position in its word [N, T]: 0 to 1 in the first syllable and so on, beyond that outside."""
     begin_N, end_N = _between(0.0, 0.15, count, generator), _between(0.85, 1.0, count, generator)
     lengths_NS = 1 + options.warp * (2 * torch.rand(count, options.syllables, generator=generator) - 1)
     shares_NS = lengths_NS / lengths_NS.sum(1, keepdim=True) * (end_N - begin_N)[:, None]
@@ -186,7 +186,7 @@ def _places(count: int, options: Tones.Options, generator: Generator) -> Tensor:
 
 
 def _source(place_NT: Tensor, options: Tones.Options, generator: Generator) -> Tensor:
-    """Give a voice's pulses, one a period, with some breath."""
+    """Return the pulses of a voice, one per period, with some breath."""
     count, samples = place_NT.shape
     low, high = (math.log(pitch) for pitch in PITCH)
     middle_N, slope_N = _between(low, high, count, generator).exp(), _between(-0.2, 0.2, count, generator)
@@ -197,7 +197,7 @@ def _source(place_NT: Tensor, options: Tones.Options, generator: Generator) -> T
 
 
 def _gliding(targets_NS: Tensor, place_NT: Tensor) -> Tensor:
-    """Give the frequency at each place: a syllable's own, and a smooth step from one to the next at their border."""
+    """Return the frequency at each position: the syllable's own, with a smooth step where the next one begins."""
     hertz_NT = targets_NS[:, :1].expand_as(place_NT)
     for border in range(1, targets_NS.shape[1]):
         step_N1 = (targets_NS[:, border] - targets_NS[:, border - 1])[:, None]
@@ -206,18 +206,18 @@ def _gliding(targets_NS: Tensor, place_NT: Tensor) -> Tensor:
 
 
 def _resonate(wave_NT: Tensor, hertz_NT: Tensor, bandwidth: float, rate: int) -> Tensor:
-    """Pass waves through a resonator: y[t] = a x[t] + b y[t-1] + c y[t-2] (Klatt 1980, equations 1 and 2)."""
+    """Filter waves by a resonator: y[t] = a x[t] + b y[t-1] + c y[t-2] (Klatt 1980, equations 1 and 2)."""
     decay = math.exp(-math.pi * bandwidth / rate)
     c = -(decay**2)
     b_TN = (2 * decay * torch.cos(2 * math.pi * hertz_NT / rate)).T.contiguous()
     x_TN = (1 - b_TN - c) * wave_NT.T
-    b, y = b_TN.numpy(), torch.cat((torch.zeros_like(x_TN[:2]), x_TN)).numpy()  # small steps cost less in numpy
+    b, y = b_TN.numpy(), torch.cat((torch.zeros_like(x_TN[:2]), x_TN)).numpy()  # numpy is faster for such small steps
     for time in range(len(b)):
         y[time + 2] += b[time] * y[time + 1] + c * y[time]
     return torch.from_numpy(y[2:].T)
 
 
 def _fade(place_NT: Tensor, syllables: int) -> Tensor:
-    """Give how loud each place is: silent outside of the word, with soft edges."""
+    """Return the loudness at each position: silent outside the word, with soft edges."""
     edge_NT = torch.minimum(place_NT, syllables - place_NT) / GLIDE
     return edge_NT.clamp(0, 1)

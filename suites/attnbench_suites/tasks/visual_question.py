@@ -1,4 +1,4 @@
-"""Questions about pictures: a question's words attend to the patches of a scene of handwritten digits."""
+"""Visual questions: the words of a question attend to the patches of a scene of handwritten digits."""
 
 # N examples, C cells of a scene, G cells of its side, Y X pixels (rows and columns), S patches, F pixels of a patch,
 # W words of a question
@@ -13,7 +13,7 @@ from attnbench import Options as BaseOptions
 from attnbench_suites.tasks import digits
 from attnbench_suites.tasks.images import as_sequence, layout
 
-LARGEST = 3  # cells of a scene's side: more cells than digits could not all be different
+LARGEST = 3  # cells on a side of a scene: with more cells than digits, they could not all differ
 DIGITS = [str(digit) for digit in range(10)]
 WORDS = ["", "at", "count", "left", "above", *(f"{line}{number}" for line in ("row", "column") for number in range(3))]
 WORDS += DIGITS
@@ -22,30 +22,29 @@ KINDS = ("cell", "count", "beside", "order")
 
 
 class VisualQuestion:
-    """Answer a question about a picture (Antol et al. 2015; generated questions as in Johnson et al. 2017, CLEVR).
+    """Answer a question about a picture (Antol et al. 2015; generated questions as in CLEVR, Johnson et al. 2017).
 
-    The picture is a grid of handwritten digits, from scikit-learn's set; the question has three words, of four kinds:
+    The picture is a grid of handwritten digits from scikit-learn's set; the question has three words and is of one of
+    four kinds:
 
     - `cell`: "at row1 column0", the digit there;
-    - `count`: "count 7", how many there are, every number as likely as any other;
-    - `beside`: "left 7" or "above 7", the digit left of the only 7, or above it;
-    - `order`: "7 left 3" or "7 above 3", whether the only 7 is further left (or up) than the only 3: yes or no.
+    - `count`: "count 7", how many there are, every count equally likely;
+    - `beside`: "left 7" or "above 7", the digit to the left of the only 7, or above it;
+    - `order`: "7 left 3" or "7 above 3", whether the only 7 is farther left (or up) than the only 3: yes or no.
 
     Words attend to one another and, by cross-attention, to the patches of the picture: fewer queries than keys, of
-    another kind. Which patches matter, only the question tells. Digits of the test are images that no training scene
-    shows. The answers are one set of classes: the ten digits (which are also the numbers), no and yes.
+    another modality. Which patches matter depends on the question alone. Test scenes use images of digits that no
+    training scene shows. The answers are one set of classes: the ten digits (which are also the counts), no and yes.
 
-    There is no published result to compare with; `paper` is the largest scene, seen in patches of 2 x 2 pixels.
+    There is no published result to compare with; `paper` has the largest scene, in patches of 2 x 2 pixels.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """What is shown and what is asked."""
 
-        grid: Annotated[int, Meta(ge=2, le=LARGEST, description="digits of the picture's side")] = 3
-        patch: Annotated[int, Meta(ge=1, description="pixels of a patch's side; 1: pixels as tokens")] = 4
-        ask: Annotated[
-            Literal["all", "cell", "count", "beside", "order"], Meta(description="the kind of questions")
-        ] = "all"
+        grid: Annotated[int, Meta(ge=2, le=LARGEST, description="digits on a side of the picture")] = 3
+        patch: Annotated[int, Meta(ge=1, description="side of a patch in pixels; 1: pixels are tokens")] = 4
+        ask: Annotated[Literal["all", "cell", "count", "beside", "order"], Meta(description="kind of question")] = "all"
 
     presets: ClassVar = {
         "tiny": {
@@ -108,7 +107,7 @@ class VisualQuestion:
         digits.load()
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw questions inputs_NW, pictures context_NSF and answers targets_N; digits are a split's own images."""
+        """Draw questions inputs_NW, pictures context_NSF and answers targets_N; a split has digit images of its own."""
         grid, ask = self.options.grid, self.options.ask
         drawn_N = torch.randint(len(KINDS), (count,), generator=generator)
         kinds_N = drawn_N if ask == "all" else torch.full((count,), KINDS.index(ask))
@@ -122,7 +121,7 @@ class VisualQuestion:
 
 
 def picture(scenes_NC: Tensor, split: str, generator: Generator) -> Tensor:
-    """Draw each cell's digit as one of a split's images of it, pictures_NYX."""
+    """Return pictures_NYX: each cell's digit drawn as one of the split's images of it."""
     images_NYX, labels_N = digits.load()
     own_N = torch.tensor(digits.numbers_of(split))
     chosen_NC = torch.zeros_like(scenes_NC)
@@ -159,7 +158,7 @@ def _count(grid: int, count: int, generator: Generator) -> Drawn:
 def _beside(grid: int, count: int, generator: Generator) -> Drawn:
     scenes_NC = _different(grid, count, generator)
     above_N = torch.randint(2, (count,), generator=generator)
-    line_N = torch.randint(1, grid, (count,), generator=generator)  # not the first: nothing is beyond it
+    line_N = torch.randint(1, grid, (count,), generator=generator)  # not the first, which has nothing beyond it
     along_N = torch.randint(grid, (count,), generator=generator)
     cells_N = torch.where(above_N == 1, line_N * grid + along_N, along_N * grid + line_N)
     targets_N = _at(scenes_NC, cells_N - torch.where(above_N == 1, grid, 1))
@@ -178,7 +177,7 @@ def _order(grid: int, count: int, generator: Generator) -> Drawn:
 
 
 def _different(grid: int, count: int, generator: Generator) -> Tensor:
-    """Draw scenes in which no digit comes twice."""
+    """Draw scenes in which no digit occurs twice."""
     return torch.rand(count, 10, generator=generator).argsort(1)[:, : grid**2]
 
 

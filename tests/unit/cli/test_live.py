@@ -7,7 +7,7 @@ from rich.console import Console
 
 from attnbench.cli.live import _Lines, _Screen, named, place, result
 from attnbench.contracts.record import Measurement, Outcome, Probe, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import job, ok, plan
 
@@ -27,7 +27,7 @@ def console(*, width=80, height=24):
 
 
 def drawn(screen):
-    """Give the lines that one drawing of the screen has."""
+    """Return the lines of one frame."""
     with screen.console.capture() as taken:
         screen.console.print(screen)
     return taken.get().splitlines()
@@ -111,7 +111,7 @@ def test_a_long_line_is_cut_at_the_terminal_s_edge_and_not_folded():
     assert [len(line) <= 40 for line in drawn(screen)] == [True, True]
 
 
-def test_a_screen_that_is_over_draws_nothing_so_that_nothing_of_it_stays():
+def test_a_screen_that_is_over_draws_nothing_so_that_no_trace_stays():
     screen = _Screen(console())
     with screen:
         screen(opened([job()]))
@@ -121,7 +121,7 @@ def test_a_screen_that_is_over_draws_nothing_so_that_nothing_of_it_stays():
     assert written.endswith("...\r\x1b[2K\x1b[?25h\r")  # its one line erased, the cursor shown and where it was before
 
 
-def test_a_table_is_not_made_anew_where_making_it_takes_a_large_share_of_the_time():
+def test_a_table_is_not_made_again_if_that_takes_a_large_share_of_the_time():
     screen = _Screen(console())
     first, second = job("vanilla"), job("flash")
     screen(opened([first, second]))

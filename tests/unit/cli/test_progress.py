@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from attnbench.cli.progress import Left, Progress
 from attnbench.contracts.record import Outcome, Record
-from attnbench.execute.events import Progressed, Started
+from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
@@ -26,15 +26,15 @@ def test_nothing_is_said_of_the_time_left_before_anything_is_done():
 def test_a_later_round_is_expected_to_take_what_the_earlier_one_took_and_others_the_mean_of_their_kind():
     first, later, other = job("a", number=1), job("a", number=2), job("b", number=1)
     progress = Progress(opened([first, later, other, job("c")]))
-    progress.take(done(first, 4.0))
-    progress.take(done(other, 8.0))
+    progress.update(done(first, 4.0))
+    progress.update(done(other, 8.0))
     assert progress.view().left == Left(seconds=4.0 + 6.0, whole=True)
 
 
-def test_a_kind_that_has_not_been_seen_costs_no_mean_of_the_others_and_is_told():
+def test_a_kind_not_timed_yet_adds_nothing_and_makes_the_time_a_lower_bound():
     first, training = job("a"), job("a", kind="accuracy")
     progress = Progress(opened([first, job("b"), training]))
-    progress.take(done(first, 2.0))
+    progress.update(done(first, 2.0))
     assert progress.view().left == Left(seconds=2.0, whole=False)
 
 
@@ -43,7 +43,7 @@ def test_what_a_resumed_run_has_already_measured_counts():
     assert Progress(opened([job("a", number=2)], records=[known])).view().left == Left(seconds=3.0, whole=True)
 
 
-def test_what_was_skipped_or_interrupted_tells_nothing_of_its_kind():
+def test_skipped_and_interrupted_jobs_do_not_count_for_their_kind():
     records = [done(job("a"), 0.0, Outcome(status=status)) for status in ("skipped", "interrupted")]
     assert Progress(opened([job("b")], records=records)).view().left is None
 
@@ -58,15 +58,15 @@ def test_trainings_share_the_time_and_timed_jobs_do_not():
 def test_a_view_tells_what_runs_with_its_last_words_and_how_much_is_done():
     first, second = job("a"), job("b")
     progress = Progress(opened([first, second]))
-    progress.take(Started(job=first))
-    progress.take(Progressed(job=first, text="step 3"))
+    progress.update(Started(job=first))
+    progress.update(Progressed(job=first, text="step 3"))
     view = progress.view()
     assert (view.running, view.done, view.total) == (((first, "step 3"),), 0, 2)
-    progress.take(done(first, 1.0))
+    progress.update(done(first, 1.0))
     assert (progress.view().running, progress.view().done) == ((), 1)
 
 
-def test_it_can_be_viewed_while_another_thread_tells_it_what_happens():
+def test_it_can_be_viewed_while_another_thread_updates_it():
     jobs = [job(f"v{number}") for number in range(400)]
     progress = Progress(opened(jobs))
     failures = []
@@ -81,7 +81,7 @@ def test_it_can_be_viewed_while_another_thread_tells_it_what_happens():
     watcher = threading.Thread(target=look)
     watcher.start()
     for each in jobs:
-        progress.take(Started(job=each))
-        progress.take(done(each, 0.1))
+        progress.update(Started(job=each))
+        progress.update(done(each, 0.1))
     watcher.join()
     assert failures == []

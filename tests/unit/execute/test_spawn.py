@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Environment
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import LocalExecutor
 from attnbench.execute.messages import DescribeMachine
 from helpers.planted import job
@@ -43,7 +43,7 @@ def test_a_spawned_job_ends_as_a_forked_one(executor: LocalExecutor, name: str, 
 
 def test_a_spawned_job_that_hangs_is_ended_at_its_deadline(executor: LocalExecutor) -> None:
     planned = job("HangsChattily")
-    protocol = replace(planned.protocol, timeout_s=4.0)
+    protocol = replace(planned.protocol, timeout_s=10.0)
     asked = replace(
         planned, case=replace(planned.case, shape=SMALL), protocol=protocol, target=f"{PLUGINS}:HangsChattily"
     )

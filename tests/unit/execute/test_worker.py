@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Passes
 from attnbench.contracts.record import Job, Outcome
 from attnbench.execute import worker
-from attnbench.execute.events import Finished
+from attnbench.execute.executor import Finished
 from attnbench.execute.local import FORKS, LocalExecutor
 from helpers.planted import job
 

@@ -11,6 +11,7 @@ from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure import agreement, effective
 from attnbench.plugins.registry import find
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 LEAKING = Path(__file__).parents[2] / "plugins" / "leaking.py"
 SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=40, seq_k=40, head_dim=8)
@@ -33,7 +34,7 @@ def flags(outcome: Outcome) -> set[str]:
     return {flag for one in outcome.measurements if one.metric == "approximation_error" for flag in one.flags}
 
 
-@pytest.mark.parametrize("mask", [Mask(), CAUSAL, Mask(window=7), Mask(causal=True, window=7)])
+@as_subtests("mask", [Mask(), CAUSAL, Mask(window=7), Mask(causal=True, window=7)])
 def test_an_exact_mechanism_keeps_all_hides_all_and_changes_with_nothing_hidden(mask: Mask) -> None:
     found = figures(measured("vanilla", mask=mask))
     assert found["kept_mass"] == pytest.approx(1.0, abs=1e-5)
@@ -46,7 +47,7 @@ def test_an_exact_mechanism_that_sees_the_next_key_is_refused_however_little_it_
 ) -> None:
     with pytest.raises(InvalidOutput, match="errs by"):
         measured("LooksAhead", mask=CAUSAL)
-    monkeypatch.setattr(agreement, "_hold_to_exactness", lambda *_results, **_options: None)
+    monkeypatch.setattr(agreement, "_check_exact", lambda *_results, **_options: None)
     with pytest.raises(InvalidOutput, match=r"tokens that the mask hides: hidden_mass 3e-05, mask_leak"):
         measured("LooksAhead", mask=CAUSAL)
 
@@ -60,8 +61,8 @@ def test_an_exact_kernel_that_adds_one_key_after_another_errs_as_a_sum_does_and_
     assert (found["approximation_error"] or 0) > 2 * (plain["approximation_error"] or 1) + 2**-23
 
 
-@pytest.mark.parametrize("name", ["RoughExponentials", "NarrowWeights"])
-@pytest.mark.parametrize("shape", [SMALL, LONG], ids=["short", "long"])
+@as_subtests("name", ["RoughExponentials", "NarrowWeights"])
+@as_subtests("shape", [SMALL, LONG])
 def test_what_is_no_rounding_of_sums_is_found_among_as_many_keys(name: str, shape: Shape) -> None:
     with pytest.raises(InvalidOutput, match="errs by"):
         measured(name, shape=shape)

@@ -5,10 +5,11 @@ import torch
 
 from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.checks import checksum, output_like
+from helpers.subtests import as_subtests
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-@pytest.mark.parametrize(("start", "width"), [(0, 7), (0, 8), (1, 8)])
+@as_subtests("dtype", [torch.float16, torch.float32, torch.float64])
+@as_subtests("start, width", [(0, 7), (0, 8), (1, 8)])
 def test_a_checksum_notices_values_that_changed_places(dtype: torch.dtype, start: int, width: int) -> None:
     tensor = torch.randn(start + 3 * 5 * width, dtype=dtype)[start:].view(3, 5, width)
     assert checksum(tensor) == checksum(tensor.clone())

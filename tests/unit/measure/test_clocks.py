@@ -10,6 +10,7 @@ import pytest
 from attnbench.measure import clocks, nvml
 from helpers import simulated_nvml
 from helpers.simulated_nvml import HARDWARE, IDLE, POWER_BRAKE, POWER_CAP, SOFTWARE_THERMAL, SYNC_BOOST, THERMAL, Board
+from helpers.subtests import as_subtests
 
 UP, DOWN = 1980, 1484  # just below 75% of 1980
 
@@ -30,8 +31,8 @@ def clocks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., clocks.Clocks]:
     return make
 
 
-@pytest.mark.parametrize(
-    ("readings", "verdicts"),
+@as_subtests(
+    "readings, verdicts",
     [
         ([UP, UP, UP], ["good", "good", "good"]),
         ([UP, DOWN, UP, UP], ["good", "slow", "slow", "good"]),
@@ -46,13 +47,13 @@ def test_a_block_is_slow_if_the_clock_was_below_three_quarters_of_the_default_at
     assert [watched.judge() for _ in readings] == verdicts
 
 
-@pytest.mark.parametrize("bit", [HARDWARE, SOFTWARE_THERMAL, THERMAL, POWER_BRAKE])
+@as_subtests("bit", [HARDWARE, SOFTWARE_THERMAL, THERMAL, POWER_BRAKE])
 def test_a_slowdown_by_heat_or_hardware_at_either_bound_makes_a_block_invalid(clocks_of: Callable, bit: int) -> None:
     watched = clocks_of([UP] * 4, [0, bit, 0, 0])
     assert [watched.judge() for _ in range(4)] == ["good", "invalid", "invalid", "good"]
 
 
-@pytest.mark.parametrize("bit", [IDLE, POWER_CAP, SYNC_BOOST])
+@as_subtests("bit", [IDLE, POWER_CAP, SYNC_BOOST])
 def test_other_reasons_count_only_by_the_clock_that_they_leave(clocks_of: Callable, bit: int) -> None:
     watched = clocks_of([UP, UP, DOWN], [bit, bit, bit])
     assert [watched.judge() for _ in range(3)] == ["good", "good", "slow"]

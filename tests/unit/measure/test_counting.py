@@ -17,6 +17,7 @@ from attnbench.measure import counting, latency
 from attnbench.measure.workload import Workload
 from attnbench.plugins.registry import find
 from helpers.planted import SHAPE, job
+from helpers.subtests import as_subtests
 
 FORWARD = 4 * 8 * 256 * 256 * 64
 WIDTH = 8 * 64
@@ -50,7 +51,7 @@ def fused(*, causal: bool) -> torch.Tensor:
         return scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@as_subtests("causal", [False, True])
 def test_the_cpu_s_fused_kernel_is_counted_as_the_pairs_that_its_mask_leaves(causal: bool) -> None:
     pairs = 256 * 257 // 2 if causal else 256 * 256
     assert counting.counted(lambda: fused(causal=causal)).flops == 4 * 8 * pairs * 64
@@ -94,7 +95,7 @@ def test_torch_counts_the_pass_alone(tmp_path: Path, passes: str, times: int) ->
     assert facts(planned(written(tmp_path, PLAIN), passes=passes))["flops"] == times * FORWARD
 
 
-@pytest.mark.parametrize("name", ["vanilla", "flash", "linear", "linformer", "reformer", "sparse"])
+@as_subtests("name", ["vanilla", "flash", "linear", "linformer", "reformer", "sparse"])
 def test_the_built_in_variants_count_for_themselves(name: str) -> None:
     found = facts(planned(built_in(name)))
     assert found["flops_by"] == "variant"
@@ -191,7 +192,7 @@ def test_a_call_that_fails_while_it_is_watched_leaves_the_variant_s_own_count(tm
     assert "not now" in str(found["bytes_unknown"])
 
 
-@pytest.mark.parametrize(("passes", "tensors"), [("forward", 4), ("backward", 7), ("forward-backward", 8)])
+@as_subtests("passes, tensors", [("forward", 4), ("backward", 7), ("forward-backward", 8)])
 def test_the_least_traffic_is_what_goes_in_and_what_comes_out_once(passes: str, tensors: int) -> None:
     found = facts(planned(built_in("vanilla"), passes=passes))
     assert found["bytes_least"] == tensors * TENSOR

@@ -16,6 +16,7 @@ from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device
 from helpers.simulated_nvml import POWER_CAP, THERMAL, Board, Unread
+from helpers.subtests import as_subtests
 
 
 @pytest.fixture
@@ -62,14 +63,14 @@ def test_every_cold_sample_is_a_single_call_and_hot_ones_are_grouped(timer_of: C
     assert sample(timer_of(Device(**short), hot=True).clock, protocol).group > 1
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward"])
+@as_subtests("passes", ["forward", "backward"])
 def test_no_pass_groups_cold_calls(timer_of: Callable, passes: str) -> None:
     planned = job()
     planned = replace(planned, case=replace(planned.case, passes=passes))
     assert latency._bounded(timer_of(Device()).clock, planned).most_grouped == 1
 
 
-@pytest.mark.parametrize("host_us", [1, 200, 3000])
+@as_subtests("host_us", [1, 200, 3000])
 def test_the_spin_outlasts_what_the_host_needs_to_queue_a_call(timer_of: Callable, host_us: int) -> None:
     device = Device(host_ns=host_us * US)
     timer = timer_of(device)
@@ -184,8 +185,8 @@ def test_without_nvml_the_figure_is_the_same_and_the_facts_are_null_with_the_rea
     assert (outcome.facts["sm_clock_mhz"], outcome.facts["nvml_unread"][-9:]) == (None, "simulated")
 
 
-@pytest.mark.parametrize(
-    ("told", "status"),
+@as_subtests(
+    "told, status",
     [("CUDA error: an illegal memory access was encountered", "error"), ("CUDA error: GPU is lost", "device_lost")],
 )
 def test_an_error_that_every_later_call_meets_ends_the_job_with_its_own_words(

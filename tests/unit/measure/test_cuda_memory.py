@@ -8,6 +8,7 @@ import pytest
 from attnbench.measure import memory
 from attnbench.measure.nvml import Gpu
 from helpers.simulated_nvml import Unread
+from helpers.subtests import as_subtests
 
 MIB = 1 << 20
 
@@ -71,8 +72,8 @@ def test_the_cuda_peak_is_above_the_level_before(monkeypatch: pytest.MonkeyPatch
     assert device.log[called + 1] == "synchronise"
 
 
-@pytest.mark.parametrize(("others", "unseen"), [(0, False), (63, False), (65, True)])
-@pytest.mark.parametrize("told", [True, False])
+@as_subtests("others, unseen", [(0, False), (63, False), (65, True)])
+@as_subtests("told", [True, False])
 def test_what_the_driver_gave_and_torch_did_not_take_is_flagged(
     monkeypatch: pytest.MonkeyPatch, others: int, unseen: bool, told: bool
 ) -> None:

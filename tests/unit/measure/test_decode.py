@@ -9,10 +9,11 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.variant import InvalidOutput, has_steps
 from attnbench.measure import agreement, memory
-from attnbench.measure.decode import tensors_in
+from attnbench.measure.callee import tensors_in
 from attnbench.measure.workload import Workload
 from attnbench.plugins.registry import find, load
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=1, seq_k=12, head_dim=8)
@@ -36,8 +37,8 @@ def called(workload: Workload, count: int) -> list[torch.Tensor]:
     return outs
 
 
-@pytest.mark.parametrize("name", ["Mean", "Caches"])
-@pytest.mark.parametrize("keys", [1, 2, 12])
+@as_subtests("name", ["Mean", "Caches"])
+@as_subtests("keys", [1, 2, 12])
 def test_a_step_from_the_state_of_all_keys_but_one_sees_all_keys(name: str, keys: int) -> None:
     workload = Workload(replace(DECODE, shape=replace(SHAPE, seq_k=keys)), stepping(name))
     (out,) = called(workload, 1)
@@ -45,8 +46,8 @@ def test_a_step_from_the_state_of_all_keys_but_one_sees_all_keys(name: str, keys
     workload.judge()
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("name", ["Mean", "Caches"])
+@as_subtests("level", LEVELS)
+@as_subtests("name", ["Mean", "Caches"])
 def test_every_call_is_the_same_step_from_the_same_state(name: str, level: str) -> None:
     workload = Workload(replace(DECODE, level=level), stepping(name))
     outs = called(workload, 7)
@@ -55,8 +56,8 @@ def test_every_call_is_the_same_step_from_the_same_state(name: str, level: str) 
     workload.judge()
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("calls", [4, 9])
+@as_subtests("level", LEVELS)
+@as_subtests("calls", [4, 9])
 def test_a_step_that_adds_to_its_state_in_place_is_refused(calls: int, level: str) -> None:
     workload = Workload(replace(DECODE, level=level), stepping("SumsInPlace"))
     called(workload, calls)
@@ -99,9 +100,9 @@ def test_other_passes_are_forward_where_there_is_a_step_too() -> None:
         called(Workload(replace(DECODE, passes="forward"), stepping("Mean")), 1)
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("kv_heads", [4, 2])
-@pytest.mark.parametrize("name", ["vanilla", "flash", "linear"])
+@as_subtests("level", LEVELS)
+@as_subtests("kv_heads", [4, 2])
+@as_subtests("name", ["vanilla", "flash", "linear"])
 def test_decoding_gives_the_last_row_of_the_causal_forward(name: str, kv_heads: int, level: str) -> None:
     shape = replace(SHAPE, kv_heads=kv_heads)
     decode = Workload(replace(DECODE, shape=shape, level=level), plugin(name))
@@ -126,7 +127,7 @@ def test_linear_attention_decodes_at_a_cost_that_does_not_depend_on_what_came_be
     assert not any(tensor.shape[-2] == 4096 for tensor in given)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@as_subtests("level", LEVELS)
 def test_neither_a_state_nor_a_cache_is_part_of_memory(level: str) -> None:
     def peak(name: str, keys: int) -> float:
         case = replace(DECODE, shape=replace(SHAPE, seq_k=keys), level=level)

@@ -11,15 +11,16 @@ from attnbench.measure import effective
 from attnbench.measure.effective import (
     at_core,
     calls_for,
+    check_time,
     column_blocks,
     effective_matrix,
-    hold_to_time,
     repeatable,
     within_time,
 )
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.inputs import draw_tokens
 from attnbench.plugins.registry import load
+from helpers.subtests import as_subtests
 
 LEAKING = Path(__file__).parents[2] / "plugins" / "leaking.py"
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -37,7 +38,7 @@ def drawn(queries: int, keys: int, *, width: int = 4, dtype: torch.dtype = torch
     return q, k, v
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (5, 11), (8, 8), (9, 4)])
+@as_subtests("queries, keys", [(1, 1), (5, 11), (8, 8), (9, 4)])
 def test_the_matrix_of_given_weights_is_these_weights_whatever_the_lengths(queries: int, keys: int) -> None:
     weights = torch.randn(2, 3, queries, keys, dtype=torch.float64)
     found = effective_matrix(lambda _q, _k, v: weights @ v, drawn(queries, keys))
@@ -114,7 +115,7 @@ def test_another_seed_finds_another_chance() -> None:
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@as_subtests("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rounding_is_no_lack_of_linearity(dtype: torch.dtype) -> None:
     tensors = drawn(300, 300, width=16, dtype=dtype)
     assert effective_matrix(planted("Causal"), tensors).dtype == dtype
@@ -126,9 +127,9 @@ def test_an_output_that_is_not_finite_has_no_matrix() -> None:
 
 
 def test_slow_calls_and_layers_are_not_asked() -> None:
-    hold_to_time(calls=9, call_s=0.1)
+    check_time(calls=9, call_s=0.1)
     with pytest.raises(LeftOut, match="9 calls, and one takes 1 s"):
-        hold_to_time(calls=9, call_s=1.0)
+        check_time(calls=9, call_s=1.0)
     shape = Shape(batch=1, heads=1, kv_heads=1, seq_q=64, seq_k=64, head_dim=8)
     with pytest.raises(LeftOut, match="level core only"):
         at_core(draw_tokens(Case(variant="", shape=shape, level="layer"), sets=1)[0])

@@ -14,6 +14,7 @@ from helpers import simulated_nvml
 from helpers.planted import job
 from helpers.simulated_cuda import US, Device
 from helpers.simulated_nvml import POWER_CAP, THERMAL, Board
+from helpers.subtests import as_subtests
 
 WATTS = 500
 SECOND = 1_000_000 * US
@@ -48,7 +49,7 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     return run
 
 
-@pytest.mark.parametrize("call_us", [20, 100, 30_000, 700_000])
+@as_subtests("call_us", [20, 100, 30_000, 700_000])
 def test_joules_per_call_are_power_times_the_time_of_a_call(measure: Callable, call_us: int) -> None:
     outcome = measure(Device(device_ns=call_us * US))
     (found,) = outcome.measurements
@@ -96,7 +97,7 @@ def test_a_first_call_that_compiles_leaves_batches_long_enough(measure: Callable
     assert device.log.count("synchronise") < 1000
 
 
-@pytest.mark.parametrize(("others", "flags"), [(0, ()), (2, ("shared_device",))])
+@as_subtests("others, flags", [(0, ()), (2, ("shared_device",))])
 def test_other_processes_on_the_gpu_are_flagged(measure: Callable, others: int, flags: tuple[str, ...]) -> None:
     outcome = measure(Device(), processes=[(number, 1) for number in range(others + 1)])
     assert outcome.measurements[0].flags == flags
@@ -117,8 +118,8 @@ def test_a_window_that_began_hot_is_left_out(measure: Callable) -> None:
     assert len(outcome.measurements[0].values) == 2
 
 
-@pytest.mark.parametrize(
-    ("board", "reason"),
+@as_subtests(
+    "board, reason",
     [
         ({"energy_mj": None}, "cannot be read: NVMLError: Not Supported"),
         ({"divided": True}, "cannot be read: LookupError: the board is divided"),
@@ -132,7 +133,7 @@ def test_a_gpu_without_a_counter_of_its_own_is_refused_with_the_reason(
         measure(Device(), **board)
 
 
-@pytest.mark.parametrize("device", ["cpu", "mps"])
+@as_subtests("device", ["cpu", "mps"])
 def test_where_no_counter_is_known_energy_is_refused_and_never_guessed(device: str) -> None:
     with pytest.raises(Unsupported, match=f"for {device} there is none"):
         energy.measure(planned(device), lambda _text: None)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from attnbench.measure.failure import on_account_of, reason, status_of, words
+from helpers.subtests import as_subtests
 
 
-@pytest.mark.parametrize(
-    ("error", "status"),
+@as_subtests(
+    "error, status",
     [
         (RuntimeError("std::bad_alloc"), "oom_host"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom_host"),
@@ -32,8 +33,8 @@ def test_half_a_character_in_a_message_is_written_so_that_it_can_be_stored() -> 
     assert msgspec.json.encode(reason(error))
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
+@as_subtests(
+    "error, told",
     [
         (
             RuntimeError("[..] DefaultCPUAllocator: can't allocate memory: you tried to allocate 6442450944 bytes."),
@@ -58,7 +59,7 @@ ADVICE = (
 )
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "told",
     [
         "CUDA error: no CUDA-capable device is detected",
@@ -76,7 +77,7 @@ def test_a_device_that_is_gone_or_broken_is_no_fault_of_the_mechanism(told: str)
     assert (status_of(error), reason(error)) == ("device_lost", told)
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+@as_subtests("kind", [RuntimeError, torch.AcceleratorError])
 def test_of_a_cuda_error_the_reason_is_its_first_line(kind: type[Exception]) -> None:
     error = kind("CUDA error: an illegal memory access was encountered" + ADVICE)
     assert reason(error) == f"{kind.__name__}: CUDA error: an illegal memory access was encountered"

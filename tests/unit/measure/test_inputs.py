@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case, Shape
 from attnbench.measure.inputs import Inputs, Tokens, draw, draw_tokens
+from helpers.subtests import as_subtests
 
 CASE = Case(variant="x", shape=Shape(batch=2, heads=4, kv_heads=2, seq_q=8, seq_k=16, head_dim=4))
 SQUARE = Shape(batch=1, heads=2, kv_heads=2, seq_q=1024, seq_k=1024, head_dim=64)
@@ -18,7 +19,7 @@ def first(case: Case, *, tied: bool = False) -> Inputs:
     return draw(case, sets=1, tied=tied)[0]
 
 
-@pytest.mark.parametrize("inputs", KINDS)
+@as_subtests("inputs", KINDS)
 def test_inputs_follow_from_the_seed_and_differ_between_sets(inputs: str) -> None:
     case = replace(CASE, inputs=inputs, passes="backward")
     one, other, third = draw(case, sets=3)
@@ -28,24 +29,24 @@ def test_inputs_follow_from_the_seed_and_differ_between_sets(inputs: str) -> Non
     for a, b in [(one, other), (other, third), (one, third)]:
         assert not any(torch.equal(x, y) for x, y in zip(a.tensors, b.tensors, strict=True))
     assert not torch.equal(one.q_BHTD, first(replace(case, seed=1)).q_BHTD)
-    assert one.q_BHTD.shape == one.grad_BHTD.shape == (2, 4, 8, 4)
+    assert one.q_BHTD.shape == one.cotangent.shape == (2, 4, 8, 4)
     assert one.k_BGSD.shape == one.v_BGSD.shape == (2, 2, 16, 4)
 
 
-@pytest.mark.parametrize("inputs", KINDS)
+@as_subtests("inputs", KINDS)
 def test_the_first_set_is_the_same_however_many_follow_it(inputs: str) -> None:
     case = replace(CASE, inputs=inputs)
     assert torch.equal(first(case).k_BGSD, draw(case, sets=3)[0].k_BGSD)
 
 
-@pytest.mark.parametrize("changes", [{}, {"seq_q": 1}, {"heads": 4}, {"seq_k": 1}])
+@as_subtests("changes", [{}, {"seq_q": 1}, {"heads": 4}, {"seq_k": 1}])
 def test_no_two_sets_have_the_same_numbers_at_the_same_places(changes: dict[str, int]) -> None:
     one, other = draw(replace(CASE, shape=replace(SQUARE, **changes)), sets=2)
     for a, b in zip(one.tensors, other.tensors, strict=True):
         assert (a == b).float().mean() < 1e-4  # two of so many may be the same by chance
 
 
-@pytest.mark.parametrize("inputs", KINDS)
+@as_subtests("inputs", KINDS)
 def test_every_dtype_is_given_the_same_numbers_rounded(inputs: str) -> None:
     wide = first(replace(CASE, dtype="float64", inputs=inputs))
     for name in ("float32", "bfloat16", "float16"):
@@ -54,7 +55,7 @@ def test_every_dtype_is_given_the_same_numbers_rounded(inputs: str) -> None:
             assert torch.equal(a, b.to(a.dtype))
 
 
-@pytest.mark.parametrize("inputs", KINDS)
+@as_subtests("inputs", KINDS)
 def test_a_mechanism_that_ties_queries_and_keys_is_given_the_queries_of_the_others(inputs: str) -> None:
     case = replace(CASE, inputs=inputs, shape=SQUARE)
     tied = first(case, tied=True)
@@ -63,8 +64,8 @@ def test_a_mechanism_that_ties_queries_and_keys_is_given_the_queries_of_the_othe
     assert list(tied.leaves) == ["q", "v"]
 
 
-@pytest.mark.parametrize("inputs", KINDS)
-@pytest.mark.parametrize("seed", [0, 1])
+@as_subtests("inputs", KINDS)
+@as_subtests("seed", [0, 1])
 def test_inputs_share_no_random_stream_with_weights_drawn_from_the_bare_seed(seed: int, inputs: str) -> None:
     weights = torch.randn(64, generator=torch.Generator().manual_seed(seed))
     one = first(replace(CASE, seed=seed, inputs=inputs, passes="backward"))
@@ -72,7 +73,7 @@ def test_inputs_share_no_random_stream_with_weights_drawn_from_the_bare_seed(see
         assert not torch.isin(tensor.flatten(), weights).any()
 
 
-@pytest.mark.parametrize("inputs", ["normal", "clustered"])
+@as_subtests("inputs", ["normal", "clustered"])
 def test_every_feature_has_unit_variance(inputs: str) -> None:
     shape = replace(SQUARE, batch=4, heads=8, kv_heads=8)
     for tensor in first(replace(CASE, inputs=inputs, shape=shape)).tensors:
@@ -85,7 +86,7 @@ def near(q_TD: torch.Tensor, k_SD: torch.Tensor) -> torch.Tensor:
     return q_TD @ k_SD.T / math.sqrt(q_TD.shape[-1]) > 0.4 * math.sqrt(q_TD.shape[-1])
 
 
-@pytest.mark.parametrize("heads", [2, 4])
+@as_subtests("heads", [2, 4])
 def test_clustered_queries_score_high_with_about_sqrt_s_keys_and_keys_form_sqrt_s_groups(heads: int) -> None:
     shape = replace(SQUARE, heads=heads, head_dim=256)  # so wide that groups cannot be confused
     one = first(replace(CASE, inputs="clustered", shape=shape))
@@ -103,7 +104,7 @@ def test_clustered_keys_of_one_group_share_three_quarters_of_their_variance() ->
     assert (k_SD @ k_SD.T / 256)[pairs].mean().item() == pytest.approx(0.75, rel=0.05)
 
 
-@pytest.mark.parametrize(("head_dim", "count"), [(8, 1), (64, 2), (128, 4)])
+@as_subtests("head_dim, count", [(8, 1), (64, 2), (128, 4)])
 def test_a_few_features_of_queries_and_keys_are_ten_times_larger_and_of_one_sign(head_dim: int, count: int) -> None:
     shape = replace(SQUARE, heads=4, head_dim=head_dim)
     one = first(replace(CASE, inputs="outliers", shape=shape))
@@ -121,7 +122,7 @@ def test_a_few_features_of_queries_and_keys_are_ten_times_larger_and_of_one_sign
 def test_tokens_attend_to_one_another_or_to_a_second_sequence_or_the_last_to_all() -> None:
     (own,) = draw_tokens(replace(CASE, shape=SQUARE, passes="backward"), sets=1)
     assert own.y_BSE is None
-    assert own.x_BTE.shape == own.grad_BTE.shape == (1, 1024, 128)
+    assert own.x_BTE.shape == own.cotangent.shape == (1, 1024, 128)
     (cross,) = draw_tokens(CASE, sets=1)
     assert [tensor.shape for tensor in cross.tensors] == [(2, 8, 16), (2, 16, 16)]
     (decode,) = draw_tokens(replace(CASE, shape=replace(SQUARE, seq_q=1), passes="decode"), sets=1)
@@ -137,7 +138,7 @@ def test_history_and_the_newest_are_all_keys_and_values() -> None:
     assert torch.equal(torch.cat([one.history[1], v], dim=2), one.v_BGSD)
 
 
-@pytest.mark.parametrize("inputs", KINDS)
+@as_subtests("inputs", KINDS)
 def test_tokens_have_the_form_that_was_asked_for(inputs: str) -> None:
     shape = replace(SQUARE, heads=16, kv_heads=16)
     (one,) = draw_tokens(replace(CASE, inputs=inputs, shape=shape, level="layer"), sets=1)

@@ -16,6 +16,7 @@ from attnbench.measure.workload import Workload
 from attnbench.plugins.describe import describe_variant
 from attnbench.plugins.registry import find, load
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=24, seq_k=24, head_dim=8)
@@ -53,8 +54,8 @@ def written_out(x: torch.Tensor, y: torch.Tensor, w: Projections, case: Case) ->
     return torch.cat(outs, dim=-1) @ w.wo.T
 
 
-@pytest.mark.parametrize("shape", [SHAPE, GROUPED, CROSS])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("shape", [SHAPE, GROUPED, CROSS])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_vanilla_at_layer_level_is_multi_head_attention_written_out(shape: Shape, mask: Mask) -> None:
     case = replace(LAYER, shape=shape, mask=mask)
     workload = Workload(case, plugin("vanilla"))
@@ -64,7 +65,7 @@ def test_vanilla_at_layer_level_is_multi_head_attention_written_out(shape: Shape
     workload.judge()
 
 
-@pytest.mark.parametrize(("shape", "tied"), [(SHAPE, False), (GROUPED, False), (CROSS, False), (SHAPE, True)])
+@as_subtests("shape, tied", [(SHAPE, False), (GROUPED, False), (CROSS, False), (SHAPE, True)])
 def test_the_references_gradients_are_those_of_the_formula_written_out(shape: Shape, tied: bool) -> None:
     case = replace(LAYER, shape=shape, mask=Mask(causal=True), passes="backward")
     workload = Workload(case, plugin("vanilla"))
@@ -77,7 +78,7 @@ def test_the_references_gradients_are_those_of_the_formula_written_out(shape: Sh
     torch.testing.assert_close(exact_layer_gradients(projections, tokens, mask=case.mask, rows_R=rows), wanted)
 
 
-@pytest.mark.parametrize("passes", ["backward", "forward-backward"])
+@as_subtests("passes", ["backward", "forward-backward"])
 def test_gradients_reach_the_tokens_and_every_weight(passes: str) -> None:
     workload = Workload(replace(LAYER, shape=CROSS, passes=passes), plugin("vanilla"))
     (call,) = workload.calls(1)
@@ -88,8 +89,8 @@ def test_gradients_reach_the_tokens_and_every_weight(passes: str) -> None:
     assert all(g.abs().sum() > 0 for g in gradients)
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "decode"])
-@pytest.mark.parametrize("name", ["vanilla", "flash", "linear"])
+@as_subtests("passes", ["forward", "backward", "decode"])
+@as_subtests("name", ["vanilla", "flash", "linear"])
 def test_agreement_at_layer_level_is_that_of_the_same_projections(name: str, passes: str) -> None:
     shape = replace(GROUPED, seq_q=1) if passes == "decode" else GROUPED
     case = replace(LAYER, shape=shape, mask=Mask(causal=True), passes=passes, dtype="float32")
@@ -121,9 +122,12 @@ def test_linformers_own_weights_stand_beside_the_projections() -> None:
     assert figures(measured("linformer", "agreement", case))["numerical_error"] < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["latency", "memory"])
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward", "decode"])
-@pytest.mark.parametrize("name", ["vanilla", "linear", "empty"])
+# A second of each: the quick tests have one variant.
+@pytest.mark.parametrize(
+    "name", ["vanilla", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("linear", "empty"))]
+)
+@as_subtests("kind", ["latency", "memory"])
+@as_subtests("passes", ["forward", "backward", "forward-backward", "decode"])
 def test_every_pass_is_measured_at_layer_level(name: str, passes: str, kind: ProbeKind) -> None:
     shape = replace(SHAPE, seq_q=1) if passes == "decode" else SHAPE
     outcome = measured(name, kind, replace(LAYER, shape=shape, passes=passes, dtype="float32"))
@@ -189,7 +193,7 @@ def tokens(name: str) -> str:
     return f"{PLUGINS / 'tokens.py'}:{name}"
 
 
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)])
+@as_subtests("mask", [Mask(), Mask(causal=True)])
 def test_a_mechanism_that_starts_from_tokens_is_called_with_them(mask: Mask) -> None:
     workload = Workload(replace(LAYER, mask=mask), load(tokens("Mean")))
     (call,) = workload.calls(1)
@@ -205,8 +209,8 @@ def test_that_a_mechanism_starts_from_tokens_is_part_of_its_description() -> Non
     assert found.support.level == "layer"
 
 
-@pytest.mark.parametrize("kind", ["latency", "memory"])
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward"])
+@as_subtests("kind", ["latency", "memory"])
+@as_subtests("passes", ["forward", "backward", "forward-backward"])
 def test_a_mechanism_that_starts_from_tokens_is_measured(passes: str, kind: ProbeKind) -> None:
     assert measured(tokens("Mean"), kind, replace(LAYER, passes=passes)).status == "ok"
 

@@ -13,6 +13,7 @@ from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.counting import counted
 from attnbench.measure.workload import Workload
 from attnbench.plugins.registry import find, load
+from helpers.subtests import as_subtests
 
 SHAPE = Shape(batch=2, heads=4, kv_heads=4, seq_q=24, seq_k=24, head_dim=8)
 LAYER = Case(variant="x", shape=SHAPE, level="layer", dtype="float64")
@@ -37,8 +38,8 @@ def a_call(case: Case, mechanism: object) -> Callable[[], Any]:
     return call
 
 
-@pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, seq_q=10)])
-@pytest.mark.parametrize("passes", ["forward", "forward-backward"])
+@as_subtests("shape", [SHAPE, replace(SHAPE, seq_q=10)])
+@as_subtests("passes", ["forward", "forward-backward"])
 def test_a_way_of_its_own_from_tokens_is_taken_and_gives_what_the_call_gives(
     shape: Shape, passes: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

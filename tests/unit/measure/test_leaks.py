@@ -9,6 +9,7 @@ from attnbench.contracts.case import Mask
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.leaks import mask_leak
 from attnbench.measure.reference import exact_attention
+from helpers.subtests import as_subtests
 
 Qkv = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 CAUSAL = Mask(causal=True)
@@ -25,13 +26,13 @@ def exact(mask: Mask):
     return lambda q, k, v: exact_attention(q, k, v, mask=mask)
 
 
-@pytest.mark.parametrize("queries", [12, 5, 1])
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("queries", [12, 5, 1])
+@as_subtests("mask", MASKS)
 def test_exact_attention_does_not_change_with_what_its_mask_hides(mask: Mask, queries: int) -> None:
     assert mask_leak(exact(mask), drawn(0, queries), drawn(1, queries), mask=mask, seed=0) == 0.0
 
 
-@pytest.mark.parametrize("mask", MASKS)
+@as_subtests("mask", MASKS)
 def test_attention_without_a_mask_changes_with_what_a_mask_would_hide(mask: Mask) -> None:
     assert mask_leak(exact(Mask()), drawn(0), drawn(1), mask=mask, seed=0) > 0.1
 

@@ -22,7 +22,7 @@ def uniform(q, k, v):
 
 def read(attention, given, *, mask=CAUSAL, heads=(0, 3)):
     said = []
-    found = read_matrices(attention, given, mask=mask, heads=heads, seed=0, tell=said.append)
+    found = read_matrices(attention, given, mask=mask, heads=heads, seed=0, report=said.append)
     assert said[-1] == f"{len(said)} of {len(said)} blocks of keys"
     return found
 

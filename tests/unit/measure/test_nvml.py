@@ -10,6 +10,7 @@ import pytest
 from attnbench.measure import nvml
 from helpers import simulated_nvml
 from helpers.simulated_nvml import IDLE, POWER_CAP, THERMAL, Board
+from helpers.subtests import as_subtests
 
 READINGS = (
     "sm_clock_mhz",
@@ -85,7 +86,7 @@ def test_readings_that_fail_for_one_reason_are_told_together(gpu_of: Callable) -
     assert gpu.unread_facts() == {"nvml_unread": "sm_clock_mhz, throttle: NVMLError: Not Supported"}
 
 
-@pytest.mark.parametrize(("default", "expected"), [(1095, 1095), (None, 1410)])
+@as_subtests("default, expected", [(1095, 1095), (None, 1410)])
 def test_a_gpu_without_a_default_clock_is_held_against_its_highest(
     gpu_of: Callable, default: int | None, expected: int
 ) -> None:
@@ -100,7 +101,7 @@ def test_a_driver_without_the_newer_name_of_the_reasons_is_asked_by_the_older(
     assert gpu.throttle == ("hardware thermal slowdown",)
 
 
-@pytest.mark.parametrize("named", [True, False])
+@as_subtests("named", [True, False])
 def test_a_mig_instance_has_its_own_memory_and_its_boards_clock_and_no_energy(
     gpu_of: Callable, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
@@ -129,8 +130,8 @@ def test_of_several_visible_devices_the_one_of_its_number_is_meant(
     assert nvml.Gpu("cuda:1").process_bytes == 2
 
 
-@pytest.mark.parametrize(
-    ("processes", "reason"),
+@as_subtests(
+    "processes, reason",
     [
         ([], "inside a container"),
         ([(0, 5)], "lists no process"),

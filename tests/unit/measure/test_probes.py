@@ -12,6 +12,7 @@ from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure import agreement, failure, latency, memory
 from attnbench.plugins.registry import find
 from helpers.planted import SHAPE, job
+from helpers.subtests import as_subtests
 
 FAULTY = Path(__file__).parents[2] / "plugins" / "faulty.py"
 FLOAT = 4
@@ -35,7 +36,7 @@ def figure(outcome: Outcome, metric: str) -> float:
     return found.values[0]
 
 
-@pytest.mark.parametrize("seq", [256, 512])
+@as_subtests("seq", [256, 512])
 def test_peak_memory_of_a_plain_softmax_is_its_tensors_by_hand_count(seq: int) -> None:
     # The scores, the scores over sqrt(D) while both are alive, then the softmax beside the scaled scores.
     scores = SHAPE.heads * seq * seq * FLOAT
@@ -81,8 +82,8 @@ def test_memory_that_the_allocator_does_not_see_is_flagged(tmp_path: Path) -> No
     assert "unseen_memory" in peak.flags
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward"])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=100)])
+@as_subtests("passes", ["forward", "backward"])
+@as_subtests("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=100)])
 def test_the_plain_formula_agrees_with_itself_within_rounding(passes: str, mask: Mask) -> None:
     outcome = measured("vanilla", "agreement", passes=passes, mask=mask)
     assert figure(outcome, "approximation_error") < 1e-6
@@ -132,7 +133,7 @@ def test_what_calls_itself_exact_and_is_not_is_refused(tmp_path: Path) -> None:
         agreement.measure(planned, lambda _text: None)
 
 
-@pytest.mark.parametrize("passes", ["forward", "backward", "forward-backward", "decode"])
+@as_subtests("passes", ["forward", "backward", "forward-backward", "decode"])
 def test_latency_of_every_pass_is_measured(passes: str) -> None:
     shape = replace(SHAPE, seq_q=1 if passes == "decode" else 64, seq_k=64)
     outcome = measured("vanilla", "latency", passes=passes, shape=shape)

@@ -2,13 +2,13 @@
 
 import math
 
-import pytest
 import torch
 
 from attnbench.contracts.case import Mask
 from attnbench.measure.inputs import Inputs
 from attnbench.measure.memory import allocator_peak
 from attnbench.measure.reference import chosen_rows, exact_attention, exact_gradients, visible
+from helpers.subtests import as_subtests
 
 
 def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> torch.Tensor:
@@ -35,8 +35,8 @@ def looped(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Mask) -> tor
     return out
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(5, 5), (1, 7), (3, 8)])
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True), Mask(window=2), Mask(causal=True, window=3)])
+@as_subtests("queries, keys", [(5, 5), (1, 7), (3, 8)])
+@as_subtests("mask", [Mask(), Mask(causal=True), Mask(window=2), Mask(causal=True, window=3)])
 def test_exact_attention_equals_loops_over_single_scores(queries: int, keys: int, mask: Mask) -> None:
     torch.manual_seed(0)
     q = torch.randn(2, 4, queries, 3, dtype=torch.float64)
@@ -65,7 +65,7 @@ def test_rows_are_all_up_to_2048_and_then_256_that_follow_from_the_seed() -> Non
     assert not torch.equal(drawn, chosen_rows(5000, seed=1, device=cpu))
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@as_subtests("tied", [False, True])
 def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> None:
     heads, keys = (2, 9) if tied else (4, 12)
     q, grad = (torch.randn(2, heads, 9, 3, dtype=torch.float64) for _ in range(2))
@@ -74,7 +74,7 @@ def test_gradients_taken_a_head_at_a_time_are_those_of_the_whole(tied: bool) -> 
         q_BHTD=q.requires_grad_(),
         k_BGSD=q if tied else k.requires_grad_(),
         v_BGSD=v.requires_grad_(),
-        grad_BHTD=grad,
+        cotangent=grad,
     )
     mask, rows = Mask(causal=True), torch.tensor([0, 4, 8])
     out = exact_attention(*inputs.tensors, mask=mask, rows_R=rows)
@@ -86,7 +86,7 @@ def test_memory_of_the_exact_gradients_grows_with_the_heads_by_the_gradients_alo
     def scratch(heads: int) -> int:
         shape, rows = (1, heads, 512, 8), torch.arange(512)
         q, k, v, grad = (torch.randn(shape).requires_grad_() for _ in range(4))
-        inputs = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, grad_BHTD=grad.detach())
+        inputs = Inputs(q_BHTD=q, k_BGSD=k, v_BGSD=v, cotangent=grad.detach())
         return allocator_peak(lambda: exact_gradients(inputs, mask=Mask(), rows_R=rows))
 
     gradients_of_a_head = 3 * 512 * 8 * 4

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from attnbench.contracts.record import Protocol
 from attnbench.measure import sampling
 from attnbench.measure.sampling import MOST_SAMPLES, Clock, Verdict, sample
+from helpers.subtests import as_subtests
 
 MS = 1_000_000
 
@@ -46,7 +47,7 @@ def test_warm_up_goes_on_until_two_calls_agree() -> None:
     assert set(result.samples_ns) == {30 * MS}
 
 
-@pytest.mark.parametrize("calls", [0, 3, 10])
+@as_subtests("calls", [0, 3, 10])
 def test_warm_up_never_takes_more_calls_than_the_protocol_allows(calls: int) -> None:
     machine = Simulated(lambda call: (1000 - 90 * call if call < 10 else 100) * MS // 50)
     assert sample(machine.clock(), Protocol(warmup_calls=calls, warmup_s=100.0)).warmup_calls <= calls
@@ -118,7 +119,7 @@ def test_a_first_call_that_compiles_beyond_the_cap_is_never_the_figure() -> None
     assert (result.stop, result.flags) == ("quiet", ())
 
 
-@pytest.mark.parametrize("later", [1, 100, 2_400, 4_900, 5_100, 15_000])
+@as_subtests("later", [1, 100, 2_400, 4_900, 5_100, 15_000])
 def test_a_slow_first_call_is_followed_by_at_most_two_calls_more_than_the_cap(later: int) -> None:
     machine = Simulated(lambda call: 10_000 * MS if call == 0 else later * MS)
     result = sample(machine.clock(), Protocol())
@@ -198,7 +199,7 @@ def test_a_clock_that_never_becomes_steady_is_waited_for_half_a_second() -> None
     assert result.stop == "quiet"
 
 
-@pytest.mark.parametrize("cost", [400, 2_000, 2_600, 4_900])
+@as_subtests("cost", [400, 2_000, 2_600, 4_900])
 def test_warming_up_for_the_clock_leaves_time_for_a_sample_under_the_cap(cost: int) -> None:
     machine = Simulated(lambda _: cost * MS)
     result = sample(machine.clock(), Protocol(), monitor=Watched(rising=10**9))
@@ -219,7 +220,7 @@ def test_a_monitor_is_asked_around_blocks_of_fifty_milliseconds() -> None:
     assert watched.blocks == 4
 
 
-@pytest.mark.parametrize(("verdict", "blocks"), [("slow", 0), ("invalid", 1)])
+@as_subtests("verdict, blocks", [("slow", 0), ("invalid", 1)])
 def test_samples_of_a_block_that_is_not_good_are_discarded_counted_and_replaced(verdict: Verdict, blocks: int) -> None:
     machine = Simulated(lambda _: 2 * MS)
     result = sample(machine.clock(), Protocol(), monitor=Watched("good", verdict, "good"))
@@ -255,8 +256,8 @@ def test_a_device_of_which_no_block_is_valid_has_no_samples() -> None:
     assert machine.now <= 5_000 * MS
 
 
-@pytest.mark.parametrize(
-    ("verdict", "samples", "flags"),
+@as_subtests(
+    "verdict, samples, flags",
     [
         ("good", 1, {"once", "few_samples"}),
         ("slow", 1, {"once", "few_samples", "throttled"}),

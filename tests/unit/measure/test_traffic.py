@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.measure.counting import Work, counted
 from attnbench.measure.traffic import stored_bytes
+from helpers.subtests import as_subtests
 
 WIDE = 4  # bytes of a number in float32
 LONG = 8
@@ -20,8 +20,8 @@ def moved(call: Callable[[], object]) -> int:
     return work.bytes
 
 
-@pytest.mark.parametrize(
-    ("operation", "elements"),
+@as_subtests(
+    "operation, elements",
     [
         (lambda x, _y: x * 2, 2 * 60),
         (lambda x, y: x + y, 3 * 60),
@@ -45,7 +45,7 @@ def test_operands_are_read_and_results_written(
     assert moved(lambda: operation(x, y)) == elements * WIDE
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "operation",
     [
         lambda x: x.view(3, 20),
@@ -73,7 +73,7 @@ def test_what_is_expanded_or_overlaps_itself_is_its_memory_once() -> None:
     assert moved(lambda: x[0].expand(6, 10) * x) == (10 + 60 + 60) * WIDE
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "operation",
     [lambda x, at: x[at], lambda x, at: x.index_select(0, at), lambda x, at: torch.nn.functional.embedding(at, x)],
 )
@@ -112,7 +112,7 @@ def unseen(into: torch.Tensor) -> torch.Tensor:
     return into
 
 
-@pytest.mark.parametrize(
+@as_subtests(
     "call",
     [
         lambda: unseen(torch.empty(6)),

@@ -6,6 +6,7 @@ import torch
 from attnbench.contracts.case import Mask
 from attnbench.measure.reference import chosen_rows, heaviest_keys
 from attnbench.measure.weights import weigh
+from helpers.subtests import as_subtests
 
 CAUSAL = Mask(causal=True)
 
@@ -29,7 +30,7 @@ def test_few_rows_are_all_and_many_are_drawn_for_the_weights() -> None:
     assert len(set(chosen_rows(300, seed=0, device=cpu, all_up_to=256).tolist())) == 256
 
 
-@pytest.mark.parametrize(("factor", "kept"), [(1.0, 1.0), (0.25, 0.25), (3.0, 1.0), (-1.0, 0.0)])
+@as_subtests("factor, kept", [(1.0, 1.0), (0.25, 0.25), (3.0, 1.0), (-1.0, 0.0)])
 def test_what_is_kept_is_the_lesser_of_both_weights_and_none_below_zero(factor: float, kept: float) -> None:
     q, k, v = (torch.randn(2, 3, 40, 8, dtype=torch.float64) for _ in range(3))
 

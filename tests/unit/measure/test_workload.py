@@ -10,6 +10,7 @@ from attnbench.measure.checks import checksum
 from attnbench.measure.timing import cpu_clock, timer_cost_ns
 from attnbench.measure.workload import Workload
 from helpers.planted import job
+from helpers.subtests import as_subtests
 
 CASE = Case(variant="x", shape=Shape(batch=2, heads=4, kv_heads=2, seq_q=8, seq_k=16, head_dim=4))
 
@@ -40,7 +41,7 @@ def attention_class(function: object) -> type:
     return Made
 
 
-@pytest.mark.parametrize("passes", ["backward", "forward-backward"])
+@as_subtests("passes", ["backward", "forward-backward"])
 def test_gradients_reach_inputs_and_parameters_and_none_accumulates(passes: str) -> None:
     class Scaled(torch.nn.Module):
         def __init__(self, case: Case) -> None:
@@ -53,7 +54,7 @@ def test_gradients_reach_inputs_and_parameters_and_none_accumulates(passes: str)
     workload = Workload(replace(CASE, passes=passes), Scaled)
     (call,) = workload.calls(1)
     q_grad, k_grad, v_grad, scale_grad = call()
-    assert torch.equal(q_grad, workload.sets[0].grad_BHTD)
+    assert torch.equal(q_grad, workload.sets[0].cotangent)
     assert k_grad is None
     assert v_grad is None
     assert scale_grad.shape == ()
@@ -88,7 +89,7 @@ def test_the_planted_job_names_its_question_apart_from_its_round() -> None:
     assert job(number=1).key != job(number=2).key
 
 
-@pytest.mark.parametrize("device", ["mps", "xpu:0"])
+@as_subtests("device", ["mps", "xpu:0"])
 def test_a_device_without_a_clock_is_refused_before_anything_is_built(device: str) -> None:
     with pytest.raises(Unsupported, match=f"{device.partition(':')[0]} is not measured yet"):
         Workload(replace(CASE, device=device), attention_class(None))
@@ -113,7 +114,7 @@ def test_an_answer_that_is_kept_in_a_buffer_is_still_found() -> None:
         workload.judge()
 
 
-@pytest.mark.parametrize("passes", ["backward", "forward-backward"])
+@as_subtests("passes", ["backward", "forward-backward"])
 def test_the_module_is_not_walked_while_calls_are_timed(passes: str) -> None:
     walks: list[None] = []
 

@@ -93,7 +93,7 @@ def accuracy_job(variant, *, seq=64, heads=4, **task_options):
     typed = {"length": seq, "pairs": 8} | task_options
     written = typed if heads == 4 else typed | {"heads": heads}  # what is as in the preset is not written
     task = ",".join(["mqar:preset=tiny", *(f"{name}={value}" for name, value in written.items())])
-    sizes, options = {"heads": heads, "head_dim": 64 // heads}, typed | {"layers": 2}
+    sizes, options = {"heads": heads, "head_dim": 64 // heads}, {"layers": 2} | typed
     return job(variant, "accuracy", seq=seq, passes="", **sizes, task=task, task_options=options)
 
 

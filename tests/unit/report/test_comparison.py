@@ -1,5 +1,5 @@
-import msgspec
 import pytest
+from msgspec.structs import replace
 
 from attnbench.analysis.compare import compare
 from attnbench.analysis.rows import rows
@@ -35,7 +35,7 @@ def test_the_summary_counts_verdicts_and_gives_the_mean_and_the_floor():
     assert told == ["base base, new new", "latency: 2 of 2 same; geometric mean x1.000 [0.998, 1.002]; A/A floor 1.7%"]
 
 
-def test_nothing_to_compare_is_said():
+def test_a_comparison_without_pairs_says_that_there_is_nothing_to_compare():
     assert summary(compare([], [])) == ["nothing to compare"]
     assert blocks(compare([], [])) == []
 
@@ -49,10 +49,13 @@ def test_a_line_holds_both_figures_the_ratio_its_interval_and_the_verdict_in_one
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_worse_is_red_and_better_is_green_whatever_the_metric_calls_better():
+def test_worse_is_red_and_better_is_green_whether_more_or_less_is_better():
     def tones(higher_is_better):
-        pairs = tuple(msgspec.structs.replace(pair, higher_is_better=higher_is_better) for pair in found().pairs)
-        (block,) = blocks(msgspec.structs.replace(found(), pairs=pairs))
+        def turned(row):
+            return row and replace(row, higher_is_better=higher_is_better)
+
+        pairs = [replace(pair, base=turned(pair.base), new=turned(pair.new)) for pair in found().pairs]
+        (block,) = blocks(replace(found(), pairs=tuple(pairs)))
         return {cell.text: cell.tone for cell in block.cells if not cell.number and cell.text}
 
     assert tones(False) == {"same": "", "slower": "bad", "incomparable": ""}
@@ -60,7 +63,7 @@ def test_worse_is_red_and_better_is_green_whatever_the_metric_calls_better():
     assert "\x1b[31mslower" in printed(Report(found()), colours=True).replace(" ", "")
 
 
-def test_a_reason_that_holds_for_all_is_told_once_and_alone():
+def test_a_reason_shared_by_all_pairs_is_given_once_and_without_names():
     few = [timed(blank(name, run=run), [1e-3]) for run in ("base", "new") for name in ("vanilla", "linear")]
     (block,) = blocks(compare(few[:2], few[2:]))
     assert block.notes == ("1 round; a verdict needs 3 on each side",)
@@ -75,7 +78,7 @@ def test_several_axes_and_tasks_have_columns_of_labels():
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_hostile_names_command_no_terminal_and_break_no_markdown(encoding):
+def test_hostile_names_control_no_terminal_and_break_no_markdown(encoding):
     hostile = compare(sweep(*HOSTILE, run=HOSTILE[3]), sweep(*HOSTILE, run="\N{CJK UNIFIED IDEOGRAPH-6CE8}"))
     text = printed(Report(hostile), encoding=encoding)
     assert not any(sign in text for sign in "\x1b\x00\u202e")
@@ -83,7 +86,7 @@ def test_hostile_names_command_no_terminal_and_break_no_markdown(encoding):
     assert not any(sign in label(pair) for pair in hostile.pairs for sign in "\x1b\x00\n")
 
 
-def test_a_run_says_under_its_latencies_what_it_makes_of_no_difference():
+def test_the_noise_floor_of_a_run_is_stated_below_its_latencies():
     measured = [*sweep("vanilla"), timed(twin(blank("vanilla", seq=64)), [1.01e-3, 0.99e-3, 1e-3])]
     sentence = "A/A floor 1.7%: two measurements of an ordinary case differ by up to that much here"
     assert sentence in printed(Tables(tables(measured)), 120)

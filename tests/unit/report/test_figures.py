@@ -4,14 +4,15 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.analysis.summary import summarised
-from attnbench.report.columns import coded
-from attnbench.report.figure import Figure, Heatmap, Point, distinct, named, place_labels
+from attnbench.report.encoding import coded
+from attnbench.report.figure import Axis, Figure, HeatCell, Heatmap, Point, Series, distinct, named
 from attnbench.report.heads import by_heads
+from attnbench.report.labels import sides
 from attnbench.report.lengths import by_length
-from attnbench.report.plotly import plotly
 from attnbench.report.roofline import by_intensity
-from attnbench.report.styles import style
+from attnbench.report.styles import FASTER, PAGE, SLOWER, style, tint
 from attnbench.report.tradeoffs import by_cost
+from attnbench.report.vega import chart
 from helpers.reported import RATES, report, reported
 from unit.report.planted import (
     COSTS,
@@ -62,7 +63,7 @@ def test_each_probe_has_a_section_of_its_own_and_a_probe_without_values_has_none
     assert lengths_of([failed(job("flash"), "crash", "it fell")]) == {}
 
 
-def test_settings_have_figures_of_their_own_told_apart_by_what_differs():
+def test_each_setting_has_its_own_figure_named_by_what_differs():
     section = lengths_of(SCENARIOS["heads"]()[0])["latency"]
     assert section.facets == {"pass": ["forward", "forward-backward"], "heads": ["4", "8", "16"]}
     assert len(section.figures) == 6
@@ -70,12 +71,12 @@ def test_settings_have_figures_of_their_own_told_apart_by_what_differs():
     assert "latency-forward-heads-16" in {figure.name for figure in section.figures}
 
 
-def test_a_length_that_only_some_variants_have_is_told_under_the_figure():
+def test_a_length_that_some_variants_lack_is_noted_below_the_figure():
     figure = only(lengths_of([*timings("vanilla", LENGTHS[:2]), *timings("linear", LENGTHS)])["latency"])
     assert figure.notes == ("no figure at 2048: vanilla",)
 
 
-def test_scores_stand_on_a_plain_axis_and_a_task_of_several_lengths_is_one_line():
+def test_scores_have_a_linear_axis_and_a_task_of_several_lengths_is_one_line():
     records = [accuracies("vanilla", (0.9, 0.91, 0.92), length=seq, seq=seq) for seq in (64, 128)]
     figure = only(lengths_of(records)["accuracy"])
     assert not figure.y.log
@@ -83,7 +84,7 @@ def test_scores_stand_on_a_plain_axis_and_a_task_of_several_lengths_is_one_line(
     assert "seed" in figure.series[0].points[0].told[2]
 
 
-def test_of_one_length_variants_stand_side_by_side_under_their_names():
+def test_variants_at_a_single_length_are_drawn_side_by_side_under_their_names():
     figure = only(lengths_of([*timings("vanilla", (512,)), *timings("linear", (512,))])["latency"])
     assert (figure.x.ticks, figure.x.title) == (("vanilla", "linear"), "sequence length 512")
     assert [each.points[0].x for each in figure.series] == [0, 1]
@@ -103,7 +104,7 @@ def _share(metric):
     return replace(agreements("linear", LENGTHS)[0].outcome.measurements[0], metric=metric, values=(0.0,))
 
 
-def test_runs_share_a_figure_and_a_variant_keeps_its_place_in_all_of_them():
+def test_runs_share_a_figure_and_a_variant_keeps_its_style_in_all_of_them():
     figure = only(
         lengths_of(timings("flash", LENGTHS), [*timings("linear", LENGTHS), *timings("flash", LENGTHS)])["latency"]
     )
@@ -121,7 +122,7 @@ def test_a_variant_of_two_versions_is_one_variant_but_namesakes_in_one_run_are_t
     assert len(report([*timings("flash", LENGTHS), *upgraded]).legend) == 2
 
 
-def test_machines_with_other_devices_stand_in_one_figure():
+def test_runs_on_different_devices_share_a_figure():
     cuda = timings("flash", LENGTHS, device="cuda:0")
     assert len(only(lengths_of(timings("flash", LENGTHS), cuda)["latency"]).series) == 2
     assert len(lengths_of([*timings("flash", LENGTHS), *cuda])["latency"].figures) == 2
@@ -132,7 +133,7 @@ def heatmaps(records):
     return [figure for each in by_heads(found, [summarised(found.runs[0].rows).against]) for figure in each.figures]
 
 
-def test_a_heatmap_tells_how_many_times_as_fast_a_variant_is_for_each_heads_and_length():
+def test_a_heatmap_shows_the_speedup_of_a_variant_by_heads_and_length():
     records = [
         timing(job(name, seq=seq, heads=heads, round=number), factor * heads * seq * 1e-7, noise=0.0005)
         for name, factor in (("vanilla", 4.0), ("flash", 1.0))
@@ -149,7 +150,7 @@ def test_a_heatmap_tells_how_many_times_as_fast_a_variant_is_for_each_heads_and_
     assert len(heat.cells) == 6
 
 
-def test_a_cell_that_no_test_decides_is_marked_and_one_count_of_heads_has_no_heatmap():
+def test_an_undecided_cell_is_marked_and_a_single_number_of_heads_has_no_heatmap():
     records = [
         timing(job(name, heads=heads, round=number), 1e-3, noise=0.3)
         for name in ("one", "other")
@@ -161,7 +162,7 @@ def test_a_cell_that_no_test_decides_is_marked_and_one_count_of_heads_has_no_hea
     assert heatmaps([*timings("vanilla", LENGTHS), *timings("flash", LENGTHS)]) == []
 
 
-def test_heads_of_a_constant_width_stand_in_one_heatmap():
+def test_heads_that_share_a_constant_width_are_in_one_heatmap():
     records = [
         each
         for name in ("vanilla", "flash")
@@ -181,13 +182,13 @@ def test_the_trade_off_shows_each_variant_at_the_longest_length_and_joins_the_fr
     assert figure.title.endswith("N = 16384")
     front = series_named(figure, "Pareto front")
     assert len(front.points) == 2
-    assert series_named(figure, "vanilla").points[0].faint
+    assert series_named(figure, "vanilla").points[0].hollow
     assert [point.x for point in front.points] == [
         series_named(figure, name).points[0].x for name in ("linformer", "flash")
     ]
 
 
-def test_the_trade_off_against_a_task_is_on_a_plain_axis():
+def test_the_trade_off_against_a_task_has_a_linear_axis():
     records = [each for name in ("vanilla", "linformer") for each in timings(name, LENGTHS)]
     records += [
         record(accuracy_job(name), *accuracies(name, scores).outcome.measurements)
@@ -230,7 +231,7 @@ def test_the_bound_bends_where_bandwidth_and_matrix_rate_meet():
     ]
 
 
-def test_without_the_machines_rates_there_is_no_bound_and_it_is_said():
+def test_without_the_machines_rates_no_bound_is_drawn_and_a_note_says_so():
     from attnbench.report.reported import Report
 
     unknown = replace(RATES, bytes_per_s=None)
@@ -240,14 +241,14 @@ def test_without_the_machines_rates_there_is_no_bound_and_it_is_said():
     assert "no bound is drawn" in figure.notes[0]
 
 
-def test_no_two_of_45_variants_look_alike_also_without_colours():
+def test_no_two_of_45_variants_look_alike_even_without_colours():
     looks = [style(place) for place in range(45)]
     assert len({(look.colour, look.marker, look.dash) for look in looks}) == 45
     assert len({(look.marker, look.dash) for look in looks[:40]}) == 40
 
 
 @pytest.mark.parametrize("name", [*HOSTILE, "CON", "..", "", "a" * 300])
-def test_a_files_name_is_safe_whatever_is_drawn(name):
+def test_the_name_of_a_figures_file_is_safe_whatever_is_drawn(name):
     made = named(["latency", name])
     assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789.-")
     assert made.startswith("latency")
@@ -259,38 +260,79 @@ def test_figures_that_would_have_one_name_are_numbered():
     assert [each.name for each in distinct([figure, figure])] == ["latency-forward", "latency-forward-2"]
 
 
+def scattered(*points, line=False, log=True):
+    axis = Axis(title="latency", log=log)
+    each = Series(name="a", variant=None if line else 0, run=0, points=points, line=line)
+    return Figure(name="f", title="f", facets={}, x=axis, y=axis, series=(each,))
+
+
 def test_labels_of_neighbours_stand_on_different_sides():
     points = [Point(x=1, y=1, label="left end"), Point(x=100, y=1, label="one"), Point(x=101, y=1, label="other")]
-    placed = place_labels([*points, Point(x=10000, y=1, label="end")], log_y=True)
-    assert placed[1].side != placed[2].side
+    _, one, other, _ = sides(scattered(*points, Point(x=10000, y=1, label="end")))
+    assert one != other
 
 
-def test_plotly_gets_the_same_points_and_no_tag():
+@pytest.mark.parametrize(("ends", "clear"), [((1, 10), {(1, -1), (-1, 1)}), ((10, 1), {(1, 1), (-1, -1)})])
+def test_the_name_of_a_line_stands_clear_of_it_whether_it_rises_or_falls(ends, clear):
+    first, last = (Point(x=x, y=y) for x, y in zip((1, 100), ends, strict=True))
+    middle = Point(x=10, y=math.sqrt(10), label="front")
+    assert list(sides(scattered(first, middle, last, line=True)))[1] in clear
+
+
+def test_a_chart_has_the_points_of_its_figure_with_all_that_hovering_tells():
     records = [timing(job(name, seq=seq), 1e-3 * place) for place, name in enumerate(HOSTILE, 1) for seq in LENGTHS]
     figure = only(lengths_of(records)["latency"])
-    drawn = plotly(figure)
-    assert [trace["x"] for trace in drawn["data"]] == [[float(each) for each in LENGTHS]] * len(HOSTILE)
-    for trace, series in zip(drawn["data"], figure.series, strict=True):
-        assert trace["y"] == pytest.approx([point.y for point in series.points], rel=1e-4)
-        assert trace["meta"] == [series.variant, series.run]
-        assert "<" not in trace["name"]
-        assert "<" not in "".join(trace["hovertext"]).replace("<br>", "")
-    assert any("&lt;script&gt;" in trace["name"] for trace in drawn["data"])
+    rows = chart(figure)["data"]["values"]
+    points = [(place, each.variant, point) for place, each in enumerate(figure.series) for point in each.points]
+    for row, (place, variant, point) in zip(rows, points, strict=True):
+        assert (row["series"], row["variant"]) == (place, variant)
+        assert (row["x"], row["y"]) == (point.x, pytest.approx(point.y, rel=1e-4))
+        assert tuple(row["told"].split("\n")) == point.told
 
 
-def test_plotly_gets_bars_as_distances_and_marks_at_the_lengths():
+def test_a_chart_has_intervals_and_marks_at_the_lengths():
     figure = only(lengths_of(timings("flash", LENGTHS))["latency"])
-    drawn = plotly(figure)
-    (trace,) = drawn["data"]
-    assert trace["error_y"]["array"] == pytest.approx([p.high - p.y for p in figure.series[0].points], rel=1e-3)
-    assert drawn["layout"]["xaxis"]["ticktext"] == ["512", "1024", "2048"]
+    drawn = chart(figure)
+    for row, point in zip(drawn["data"]["values"], figure.series[0].points, strict=True):
+        assert (row["low"], row["high"]) == (pytest.approx(point.low, rel=1e-4), pytest.approx(point.high, rel=1e-4))
+    assert drawn["layer"][0]["encoding"]["x"]["axis"]["values"] == list(LENGTHS)
 
 
-def test_plotly_gets_a_heatmap_as_a_grid_whose_scale_is_even_on_both_sides():
-    (heat,) = [each for each in heatmaps(SCENARIOS["heads"]()[0]) if isinstance(each, Heatmap)][:1]
-    (trace,) = plotly(heat)["data"]
-    assert (len(trace["z"]), len(trace["z"][0])) == (len(heat.rows), len(heat.columns))
-    assert trace["zmin"] == -trace["zmax"]
+@pytest.mark.parametrize(("log", "low"), [(True, 2), (False, -1)])
+def test_an_interval_that_reaches_zero_ends_on_a_logarithmic_axis_at_the_lowest_value(log, low):
+    figure = scattered(Point(x=1, y=2), Point(x=2, y=3, low=-1, high=9), log=log)
+    assert chart(figure)["data"]["values"][1]["low"] == low
+
+
+@pytest.mark.parametrize(("most", "marks"), [(4, [1, 2, 3, 4]), (90, [1, 2, 5, 10, 20, 50]), (9e5, [1, 10, 100])])
+def test_a_logarithmic_axis_has_marks_that_fit_its_length(most, marks):
+    drawn = chart(scattered(Point(x=1, y=1), Point(x=2, y=most)))
+    values = drawn["layer"][0]["encoding"]["y"]["axis"]["values"]
+    assert [value for value in values if 1 <= value <= most][: len(marks)] == marks
+
+
+def test_runs_are_told_apart_by_dashes_where_there_are_several_and_variants_otherwise():
+    figure = only(lengths_of(timings("flash", LENGTHS), timings("flash", LENGTHS))["latency"])
+    one, other = _ranges(chart(figure, several=True), "strokeDash")
+    assert one != other
+    assert len(set(_ranges(chart(figure, several=True), "color"))) == 1
+    assert len({*map(tuple, _ranges(chart(figure), "strokeDash"))}) == 1
+
+
+def _ranges(drawn, channel):
+    (line,) = [layer for layer in drawn["layer"][0]["layer"] if layer["mark"]["type"] == "line"]
+    return line["encoding"][channel]["scale"]["range"]
+
+
+def test_a_cell_twice_as_fast_and_one_half_as_fast_are_as_strong_in_different_colours():
+    cells = [
+        HeatCell(x=x, y="4", colour=colour, text=x, told=()) for x, colour in (("1", 1.0), ("2", -1.0), ("3", 0.0))
+    ]
+    sizes = {"columns": ("1", "2", "3"), "rows": ("4",), "cells": tuple(cells), "scale": "times as fast"}
+    drawn = chart(Heatmap(name="h", title="h", facets={}, x="N", y="heads", **sizes))
+    fast, slow, same = (row["colour"] for row in drawn["data"]["values"])
+    assert (fast, slow) == (tint(FASTER, 0.6), tint(SLOWER, 0.6))
+    assert same == PAGE
 
 
 def test_every_point_of_every_scenario_can_be_drawn():
@@ -301,10 +343,10 @@ def test_every_point_of_every_scenario_can_be_drawn():
                 values = [value for each in figure.series for point in each.points for value in (point.x, point.y)]
                 assert values, name
                 assert all(map(math.isfinite, values))
-                assert plotly(figure)["data"]
+                assert len(chart(figure)["data"]["values"]) == len(values) // 2
 
 
-def test_columns_hold_words_once_and_count_repeats():
+def test_encoded_columns_hold_each_word_once_and_repeats_as_counts():
     (word, flag, number) = coded({"a": ["x", "x", "y"], "b": [True, False, False], "c": [0.123456789, None, 2.0]})[
         "columns"
     ]
@@ -313,6 +355,6 @@ def test_columns_hold_words_once_and_count_repeats():
     assert number == {"name": "c", "numbers": [0.1234568, None, 2]}
 
 
-def test_columns_write_out_what_does_not_print():
+def test_encoded_columns_escape_unprintable_characters():
     (column,) = coded({"a": ["\x1b[31mred", "a\nb"]})["columns"]
     assert column["words"] == [r"\x1b[31mred", r"a\nb"]

@@ -39,32 +39,32 @@ def drawn(name, width=80, **console):
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_terminal_of_80_columns_shows_it_as_it_was_found_good(name):
+def test_a_terminal_of_80_columns_shows_the_golden_tables(name):
     check(f"{name}.80", drawn(name))
 
 
 @pytest.mark.parametrize("name", ["complete", "options", "long", "statuses"])
-def test_a_terminal_of_120_columns_shows_it_as_it_was_found_good(name):
+def test_a_terminal_of_120_columns_shows_the_golden_tables(name):
     check(f"{name}.120", drawn(name, 120))
 
 
 @pytest.mark.parametrize("name", ["complete", "hostile"])
-def test_a_terminal_with_colours_shows_it_as_it_was_found_good(name):
+def test_a_terminal_with_colours_shows_the_golden_tables(name):
     check(f"{name}.colours", drawn(name, colours=True))
 
 
 @pytest.mark.parametrize("name", ["complete", "hostile"])
-def test_a_terminal_without_unicode_shows_it_as_it_was_found_good(name):
+def test_a_terminal_without_unicode_shows_the_golden_tables(name):
     check(f"{name}.ascii", drawn(name, 120, encoding="ascii"))
 
 
 @pytest.mark.parametrize("name", ["complete", "heads", "hostile"])
-def test_markdown_is_as_it_was_found_good(name):
+def test_markdown_equals_the_golden_file(name):
     check(f"{name}.md", markdown(tables(planted(name))))
 
 
 @pytest.mark.parametrize("name", ["complete", "heads", "hostile"])
-def test_latex_is_as_it_was_found_good(name):
+def test_latex_equals_the_golden_file(name):
     check(f"{name}.tex", latex(tables(planted(name))))
 
 
@@ -97,7 +97,7 @@ def test_a_hostile_name_is_text_in_a_terminal(name, shown):
     assert any(line.startswith(f"{shown} ") for line in text.splitlines())
 
 
-def test_a_hostile_name_brings_no_style_of_its_own():
+def test_a_hostile_name_adds_no_style_of_its_own():
     styles = set(re.findall(r"\x1b\[([0-9;]*)m", drawn("hostile", colours=True)))
     assert styles <= {"0", "1", "2", "33", "31", "1;33", "1;31"}
 
@@ -116,7 +116,7 @@ def test_marks_are_explained_only_where_they_are_used():
     assert "~ noisy" in drawn("complete")
 
 
-def test_a_reason_that_several_blocks_share_is_told_once():
+def test_a_reason_shared_by_several_blocks_is_given_once():
     assert drawn("complete").count("it has no window") == 1
 
 
@@ -133,7 +133,7 @@ def test_no_blocks_print_nothing():
     assert markdown([]) == ""
 
 
-def test_a_live_table_leaves_out_what_has_not_begun_and_what_only_the_end_needs():
+def test_a_live_table_leaves_out_probes_that_have_not_started_and_notes_for_the_end():
     text = printed(live(planted("pending")))
     check("pending.live", text)
     assert "memory" not in text
@@ -156,7 +156,7 @@ def test_every_row_of_a_markdown_table_has_the_same_number_of_cells():
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
-def test_markdown_holds_no_tag_and_no_entity_but_its_own():
+def test_hostile_names_add_no_tag_and_no_entity_to_markdown():
     assert not re.search(r"[<>]|&(?!amp;|lt;|gt;)", markdown(tables(planted("hostile"))))
 
 
@@ -165,6 +165,6 @@ def test_every_row_of_a_latex_table_has_the_same_number_of_cells():
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
 
 
-def test_no_row_of_a_latex_table_begins_with_what_ends_the_row_before_it():
+def test_no_row_of_a_latex_table_begins_with_an_argument_of_the_row_end_before_it():
     lines = latex(tables(planted("hostile"))).splitlines()
     assert not [line for line in lines if line.startswith(("[", "*"))]

@@ -11,7 +11,7 @@ from attnbench.report.markdown import markdown
 from attnbench.report.summary import blocks, summaries
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
-from unit.insight.test_pareto import once, planted, scores, times
+from unit.analysis.test_pareto import once, planted, scores, times
 from unit.report.scenarios import SCENARIOS
 
 
@@ -29,7 +29,7 @@ def marks(block):
     return {line.name: tuple(cell.text for cell in line.cells[place:]) for line in group.lines}
 
 
-def test_each_variant_has_its_figures_and_a_mark_and_the_notes_say_by_whom_it_is_dominated():
+def test_each_variant_has_its_figures_and_a_mark_and_the_notes_name_the_dominating_variants():
     (block,) = summaries(found())
     assert block.columns == ("latency (ms)", "memory (MiB)", "accuracy", "front", "of all 3")
     assert marks(block) == {
@@ -41,14 +41,14 @@ def test_each_variant_has_its_figures_and_a_mark_and_the_notes_say_by_whom_it_is
     assert block.notes[1:] == ("slow dominated by fast", "odd perhaps dominated by fast")
 
 
-def test_it_says_of_which_length_and_heads_the_costs_are_and_that_the_accuracy_has_its_own():
+def test_it_names_the_length_and_heads_of_the_costs_and_of_the_accuracy():
     (block,) = summaries(found())
     assert "costs at seq 512, heads 8, batch 1" in block.context
     assert "mqar:preset=tiny,length=64,pairs=8" in block.context
     assert block.context.endswith("lengths of their own: seq 64, heads 4")
 
 
-def test_it_fits_80_columns_and_stands_in_markdown_and_latex_as_well():
+def test_it_fits_80_columns_and_is_rendered_in_markdown_and_latex_too():
     page = io.StringIO()
     Console(file=page, width=80).print(Tables(summaries(found())))
     assert max(map(cell_len, page.getvalue().splitlines())) <= 80
@@ -56,7 +56,7 @@ def test_it_fits_80_columns_and_stands_in_markdown_and_latex_as_well():
     assert r"of all 3 \\" in latex(summaries(found()))
 
 
-def test_it_ends_the_tables_unless_metrics_are_asked_for_or_there_is_nothing_to_weigh():
+def test_it_is_the_last_block_unless_metrics_are_asked_for_or_there_is_no_trade_off():
     complete = rows(*SCENARIOS["complete"]())
     assert blocks(complete) == [*tables(complete), *summaries(complete)]
     assert len(summaries(complete)) == 1

@@ -35,7 +35,7 @@ def latency(variant, seconds, **changes):
     return record(job(variant, **changes), value(round(seconds * 1e9)))
 
 
-def test_blocks_come_by_latency_of_each_pass_then_memory_agreement_and_accuracy():
+def test_blocks_are_ordered_by_latency_of_each_pass_memory_agreement_and_accuracy():
     passes = [each for each in SCENARIOS["heads"]()[0] if each.job.case.variant != "flash"]
     titles = [each.title for each in blocks(passes + SCENARIOS["complete"]()[0])]
     assert titles == [
@@ -47,21 +47,21 @@ def test_blocks_come_by_latency_of_each_pass_then_memory_agreement_and_accuracy(
     ]
 
 
-def test_a_metric_asked_for_stands_alone_with_the_cells_that_failed():
+def test_a_metric_asked_for_is_shown_alone_with_the_cells_that_failed():
     records = [*timings("vanilla", (512,)), failed(job("linear"), "timeout", "silent")]
     (found,) = blocks(records, metrics=["first_call"])
     assert found.title == "First call, forward (ms)"
     assert texts(found) == {"vanilla": ["3.29"], "linear": ["timeout"]}
 
 
-def test_several_metrics_asked_for_are_several_blocks():
+def test_each_metric_asked_for_has_a_block():
     assert [each.title for each in blocks(timings("vanilla", (512,)), metrics=["latency", "first_call"])] == [
         "Latency, forward (us)",
         "First call, forward (ms)",
     ]
 
 
-def test_a_failed_variant_stands_beside_the_others_also_where_a_task_has_a_metric_of_its_own():
+def test_a_failed_variant_is_listed_with_the_others_even_where_a_task_has_its_own_metric():
     trained = job("vanilla", "accuracy", passes="", task="adding")
     other = job("linear", "accuracy", passes="", task="adding")
     found = block([record(trained, value(0.1, "error", "1")), failed(other, "unsupported", "no")])
@@ -69,18 +69,18 @@ def test_a_failed_variant_stands_beside_the_others_also_where_a_task_has_a_metri
     assert texts(found) == {"vanilla": ["0.100"], "linear": ["unsupported"]}
 
 
-def test_a_column_is_a_length_and_a_line_a_variant():
+def test_a_column_is_a_length_and_a_line_is_a_variant():
     found = block([latency("a", 1, seq=1024), latency("a", 2, seq=512), latency("b", 3, seq=512)])
     assert (found.across, found.columns) == ("seq", ("512", "1024"))
     assert texts(found) == {"a": ["2.00", "1.00"], "b": ["3.00", ""]}
 
 
-def test_decoding_has_its_columns_by_keys():
+def test_the_columns_of_decoding_are_numbers_of_keys():
     found = block([latency("a", 1, seq_q=1, seq_k=keys, passes="decode") for keys in (512, 1024)])
     assert (found.across, found.columns, found.axes) == ("seq k", ("512", "1024"), ())
 
 
-def test_one_unit_serves_a_block_and_stands_in_its_title():
+def test_a_block_has_one_unit_which_is_in_its_title():
     found = block([latency("a", 5e-5), latency("a", 0.3, seq=4096)])
     assert found.title == "Latency, forward (ms)"
     assert texts(found) == {"a": ["0.0500", "300"]}
@@ -107,28 +107,28 @@ def test_a_block_without_a_number_has_no_unit():
         ("mask", Mask(causal=True), Mask(causal=True, window=9), "window"),
     ],
 )
-def test_an_axis_that_varies_has_a_column_of_labels_and_one_that_does_not_has_none(field, one, other, heading):
+def test_an_axis_has_a_column_of_labels_only_if_it_varies(field, one, other, heading):
     several = block([latency("a", 1, **{field: each}) for each in (one, other)])
     assert several.axes == (heading,)
     assert len(several.groups) == 2
     assert block([latency("a", 1, **{field: other})]).axes == ()
 
 
-def test_heads_in_step_with_their_keys_heads_are_one_axis():
+def test_heads_and_key_heads_that_vary_together_are_one_axis():
     assert block([latency("a", 1, heads=each) for each in (4, 8)]).axes == ("heads",)
 
 
-def test_groups_come_in_the_order_of_their_axes():
+def test_groups_are_ordered_by_their_axes():
     found = block([latency(name, 1, heads=each) for name, several in (("a", (16, 8)), ("b", (4,))) for each in several])
     assert [group.labels for group in found.groups] == [("4",), ("8",), ("16",)]
 
 
-def test_the_context_says_once_what_all_cells_share():
+def test_the_context_names_once_what_all_cells_share():
     found = block([latency("a", 1, mask=Mask(causal=True, window=64), kv_heads=2, level="layer")])
     assert found.context == "batch 1, heads 8, kv heads 2, head dim 64, causal, window 64, float32, cpu, level layer"
 
 
-def test_a_batch_that_follows_from_the_length_is_told_in_the_context():
+def test_a_batch_that_follows_from_the_length_is_named_in_the_context():
     found = block([latency("a", 1, seq=seq, batch=4096 // seq) for seq in (512, 1024, 2048)])
     assert found.axes == ()
     assert found.context.startswith("batch 8/4/2, ")
@@ -146,7 +146,7 @@ def test_the_best_accuracy_is_the_greatest():
     assert best(block([accuracies("a", (0.5,)), accuracies("b", (0.6,))])) == [("b", 0)]
 
 
-def test_equals_are_both_best():
+def test_variants_that_tie_for_the_best_are_both_marked():
     assert best(block([latency("a", 1), latency("b", 1), latency("c", 2)])) == [("a", 0), ("b", 0)]
 
 
@@ -154,7 +154,7 @@ def test_the_only_number_of_a_column_is_not_called_best():
     assert best(block([latency("a", 1), failed(job("b"), "crash")])) == []
 
 
-def test_the_least_rounding_is_no_merit():
+def test_the_smallest_rounding_error_is_not_marked_as_best():
     several = [record(job(name, "agreement"), value(1e-7, "approximation_error", "1")) for name in ("a", "b")]
     assert best(block(several)) == []
 
@@ -174,57 +174,57 @@ def test_the_least_rounding_is_no_merit():
         ("error", "error"),
     ],
 )
-def test_a_word_stands_where_there_is_no_number_and_its_reason_below(status, word):
+def test_a_cell_without_a_number_is_a_word_with_the_reason_below(status, word):
     found = block([failed(job("a"), status, "the reason")])
     assert texts(found) == {"a": [word]}
     assert found.notes == (f"a: {status.replace('_', ' ')}: the reason",)
 
 
-def test_what_is_not_measured_yet_is_pending_and_needs_no_reason():
+def test_a_cell_not_measured_yet_is_shown_as_pending_without_a_reason():
     found = block([latency("a", 1)], [job("a"), job("b")])
     assert texts(found)["b"] == ["pending"]
     assert found.notes == ()
 
 
-def test_a_figure_that_is_not_finite_is_a_word_with_its_reason():
+def test_a_figure_that_is_not_finite_is_shown_as_a_word_with_its_reason():
     found = block([record(job("a", "agreement"), value(math.nan, "approximation_error", "1"))])
     assert texts(found) == {"a": ["no value"]}
     assert found.notes == ("a: 1 of 1 values not finite",)
 
 
-def test_a_reason_stands_once_for_all_whom_it_concerns():
+def test_a_reason_shared_by_several_variants_is_given_once():
     records = [failed(job(name, seq=seq), "unsupported", "no window") for name in ("a", "b") for seq in (512, 1024)]
     assert block(records).notes == ("a, b: unsupported: no window",)
 
 
-def test_a_reason_names_the_columns_where_it_does_not_hold_for_all():
+def test_a_reason_names_its_columns_where_it_does_not_hold_for_all():
     records = [latency("a", 1), failed(job("a", seq=1024), "oom_device", "2 GiB")]
     assert block(records).notes == ("a at 1024: oom device: 2 GiB",)
 
 
-def test_reasons_that_differ_by_a_number_are_told_by_the_first():
+def test_of_reasons_that_differ_only_in_a_number_the_first_is_shown():
     records = [failed(job("a", seq=seq), "oom_device", f"needs {seq} GiB") for seq in (512, 1024, 2048)]
     assert block(records).notes == ("a: oom device: needs 512 GiB (and 2 more like it)",)
 
 
-def test_a_reason_of_many_lines_is_cut_to_what_can_be_read():
+def test_a_reason_of_many_lines_is_shortened():
     (note,) = block([failed(job("a"), "error", "first\n  second\n" + "x" * 1000)]).notes
     assert note.startswith("a: error: first second xxx")
     assert len(note) < 320
 
 
-def test_flags_are_told_below():
+def test_flags_are_explained_below_the_table():
     records = [record(job("a", seq=seq), value(1, flags=("few_samples", "odd_thing"))) for seq in (512, 1024)]
     assert block(records).notes == ("a: few samples, cut short by the cap", "a: flagged odd thing")
 
 
-def test_what_depends_on_later_tokens_is_told_below_its_errors():
+def test_dependence_on_later_tokens_is_noted_below_the_errors():
     leaking = record(job("a", "agreement"), value(0.1, "approximation_error", "1", flags=("later_tokens",)))
     (note,) = block([leaking]).notes
     assert note.startswith("a: its output depends on later tokens")
 
 
-def test_a_kept_mass_that_is_left_out_is_a_word_with_its_reason():
+def test_a_kept_mass_that_was_not_measured_is_shown_as_a_word_with_its_reason():
     short, long = job("a", "agreement"), job("a", "agreement", seq=4096)
     error = value(0.1, "approximation_error", "1")
     records = [
@@ -237,52 +237,52 @@ def test_a_kept_mass_that_is_left_out_is_a_word_with_its_reason():
     assert found.notes == ("a at 4096: left out: the reason",)
 
 
-def test_the_kernels_that_ran_are_told_where_the_name_does_not():
+def test_kernels_are_listed_where_they_are_not_named_like_the_variant():
     ran = [record(job(name), value(1), backend=kernel) for name, kernel in (("flash", "sdpa"), ("math", "math"))]
     assert block(ran).notes == ("kernels: flash = sdpa",)
 
 
-def test_the_empty_variant_is_the_floor_and_no_line():
+def test_the_empty_variant_is_shown_as_the_floor_and_not_as_a_line():
     found = block([*floor((512, 1024)), latency("a", 1)])
     assert list(texts(found)) == ["a"]
     assert found.floor == "1.20 us"
 
 
-def test_the_empty_variant_alone_is_a_line():
+def test_the_empty_variant_is_a_line_where_it_is_alone():
     found = block(floor((512,)))
     assert list(texts(found)) == ["empty"]
     assert found.floor == ""
 
 
-def test_namesakes_are_told_apart_by_the_options_in_which_they_differ():
+def test_variants_of_one_name_are_labelled_with_the_options_in_which_they_differ():
     records = [latency("a", 1, options={"k": 1, "x": True, "n": None}), latency("a", 2, options={"k": 2, "x": True})]
     assert list(texts(block(records))) == ["a:k=1,n=null", "a:k=2"]
 
 
-def test_one_of_a_name_needs_no_options():
+def test_a_variant_whose_name_is_unique_is_labelled_without_options():
     assert list(texts(block([latency("a", 1, options={"k": 1})]))) == ["a"]
 
 
-def test_a_cell_measured_again_after_an_edit_shows_the_last_and_says_so():
+def test_a_cell_measured_again_after_an_edit_shows_the_last_figure_with_a_note():
     edited = [latency("a", time, origin=Origin(path="a.py", source_hash=code)) for time, code in ((1, "x"), (2, "y"))]
     found = block(edited)
     assert texts(found) == {"a": ["2.00"]}
     assert found.notes == ("a: measured again as code or protocol changed, the last is shown",)
 
 
-def test_variants_whose_labels_are_alike_have_lines_of_their_own():
+def test_variants_with_equal_labels_have_separate_lines():
     found = block([latency("a", 1, options={"k": 1}), latency("a", 2, options={"k": "1"})])
     assert [[cell.text for cell in line.cells] for line in found.groups[0].lines] == [["1.00"], ["2.00"]]
 
 
-def test_namesakes_of_different_origin_are_told_apart_by_it():
+def test_variants_of_one_name_and_different_origins_are_labelled_with_the_origin():
     assert list(texts(block([latency("a", 1), latency("a", 2, origin=Origin(path="mine.py"))]))) == [
         "a (attnbench 0.1.0)",
         "a (mine.py)",
     ]
 
 
-def test_tasks_stand_side_by_side_with_the_options_in_which_they_differ():
+def test_tasks_are_columns_labelled_with_the_options_in_which_they_differ():
     records = [accuracies("a", (0.5,), seq=seq, pairs=pairs) for seq in (64, 128) for pairs in (4, 8)]
     assert block(records).columns == (
         "mqar:pairs=4 (64)",
@@ -292,7 +292,7 @@ def test_tasks_stand_side_by_side_with_the_options_in_which_they_differ():
     )
 
 
-def test_a_preset_stands_in_a_heading_only_where_it_tells_tasks_apart():
+def test_a_preset_is_in_a_heading_only_where_tasks_differ_in_it():
     def scored(task):
         return record(
             job("a", "accuracy", seq=64, passes="", task=task, task_options={"length": 64}), value(0.5, "accuracy", "1")
@@ -307,7 +307,7 @@ def test_a_preset_stands_in_a_heading_only_where_it_tells_tasks_apart():
     )
 
 
-def test_the_rates_that_a_search_found_are_told_of_each_variant():
+def test_the_learning_rates_that_a_search_found_are_listed_by_variant():
     def trained(variant, rate, **facts):
         return record(accuracy_job(variant), value(0.5, "accuracy", "1"), facts={"learning_rate": rate} | facts)
 
@@ -316,7 +316,7 @@ def test_the_rates_that_a_search_found_are_told_of_each_variant():
     assert told.notes == ("learning rates, the best of those searched: a 0.01, b 0.0316",)
 
 
-def test_models_of_one_task_that_differ_in_size_are_told_and_a_training_that_diverged_too():
+def test_models_of_one_task_that_differ_in_size_and_trainings_that_diverged_are_noted():
     def trained(variant, parameters, *, diverged=False):
         facts = {"parameters": parameters, "diverged": diverged}
         return record(accuracy_job(variant), value(0.5, "accuracy", "1"), facts=facts)
@@ -330,7 +330,7 @@ def test_models_of_one_task_that_differ_in_size_are_told_and_a_training_that_div
     )
 
 
-def test_a_plugin_that_is_called_as_the_floor_is_a_row_like_any_other():
+def test_a_plugin_with_the_name_of_the_harness_floor_is_a_row_like_any_other():
     found = block([latency("empty", 1), latency("empty", 2, origin=Origin(path="mine.py")), latency("a", 3)])
     assert found.floor == "1.00 s"
     assert [[cell.text for cell in line.cells] for line in found.groups[0].lines] == [["2.00"], ["3.00"]]
@@ -341,12 +341,12 @@ def test_a_task_that_no_variant_could_learn_still_has_its_block():
     assert (found.title, found.columns) == ("Accuracy", ("mqar (64)",))
 
 
-def test_several_runs_have_blocks_of_their_own():
+def test_each_run_has_its_own_blocks():
     records = [record(job("a"), value(1000), run=run) for run in ("r1", "r2")]
     assert [each.title for each in blocks(records)] == ["r1: latency, forward (us)", "r2: latency, forward (us)"]
 
 
-def test_intervals_are_a_share_for_times_and_in_their_own_terms_for_scores():
+def test_intervals_are_percentages_for_times_and_absolute_for_scores():
     timed = [latency("a", seconds, round=number) for number, seconds in enumerate((1, 1.01, 0.99), 1)]
     latencies, scores = blocks([*timed, accuracies("a", (0.9, 0.91, 0.92))])
     assert [cell.margin for cell in latencies.cells] == ["2.5%"]
@@ -354,12 +354,12 @@ def test_intervals_are_a_share_for_times_and_in_their_own_terms_for_scores():
     assert (latencies.replicates, scores.replicates) == ("3 rounds", "3 seeds")
 
 
-def test_what_repeats_to_the_byte_needs_no_interval():
+def test_a_count_that_repeats_exactly_has_no_interval():
     records = [record(job("a", "memory", round=number), value(2**20, "memory", "bytes")) for number in (1, 2, 3)]
     assert [cell.margin for cell in block(records).cells] == [""]
 
 
-def test_noise_stands_beside_its_number():
+def test_noise_is_marked_beside_its_number():
     times = {"calm": (1, 1.01), "noisy": (1, 1.1), "wild": (1, 2)}
     found = block([latency(name, each, round=n) for name, two in times.items() for n, each in enumerate(two, 1)])
     assert [cell.mark for cell in found.cells] == ["", "~", "!"]
@@ -369,7 +369,7 @@ def test_no_rows_are_no_blocks():
     assert blocks([]) == []
 
 
-def test_energy_is_a_block_of_its_own_in_one_unit_of_energy_and_says_why_it_is_missing():
+def test_energy_has_its_own_block_in_one_unit_and_says_why_a_figure_is_missing():
     windows = Measurement(metric="energy", unit="J", values=(0.0123, 0.0121, 0.0125), flags=("shared_device",))
     refused = failed(job("linear", "energy"), "unsupported", "energy is read from the counter of an NVIDIA GPU")
     found = block([record(job("flash", "energy"), windows), refused])

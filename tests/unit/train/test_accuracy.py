@@ -21,6 +21,7 @@ from attnbench.train.loop import evaluate
 from attnbench.train.model import Model
 from distributions import forget_imports
 from helpers.planted import job
+from helpers.subtests import as_subtests
 from unit.train.toys import silently
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -120,7 +121,7 @@ def test_the_parameters_are_those_of_the_whole_model_with_the_variant_s_own() ->
     assert projecting - plain == 2 * 2 * 256 * 16  # two layers, E and F, 256 columns of 16 keys
 
 
-@pytest.mark.parametrize(("variant", "flags"), [("vanilla", ()), ("linear", ("weights_kept",))])
+@as_subtests("variant, flags", [("vanilla", ()), ("linear", ("weights_kept",))])
 def test_a_variant_that_cannot_drop_the_weights_that_were_to_be_dropped_says_so(
     variant: str, flags: tuple[str, ...]
 ) -> None:

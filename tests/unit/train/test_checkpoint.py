@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from attnbench.train import checkpoint
-from attnbench.train.checkpoint import Checkpoint, read, written
+from attnbench.train.checkpoint import Checkpoint, encode, read
 from attnbench.train.data import draw_splits
-from attnbench.train.loop import Trained, train
+from attnbench.train.loop import Trained, Trainer, train
 from attnbench.train.model import Model
 from helpers.planted import job
 from unit.train.toys import SMALL, Sign, model_of, silently, softmax_attention
@@ -50,7 +50,7 @@ def go(path: Path, *, steps: int = 1000, drawn: int = 0) -> tuple[Model, Trained
     model, file = model_of(Sign.form, ALL, mechanism=CutAfter(steps * CALLS_A_STEP)), Checkpoint(path, JOB)
     splits = draw_splits(Sign(), ALL, seed=0, device="cpu")
     torch.rand(drawn)
-    return model, train(model, splits, ALL, seed=1, tell=silently, checkpoint=file), file
+    return model, train(Trainer(model, splits, ALL, seed=1), report=silently, checkpoint=file), file
 
 
 def assert_alike(one: Model, other: Model) -> None:
@@ -95,8 +95,8 @@ def flipped(data: bytes) -> bytes:
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-OTHER = written(replace(JOB, round=2), {"over": True})
-FOREIGN = written(JOB, {"over": False, "model": {}})
+OTHER = encode(replace(JOB, round=2), {"over": True})
+FOREIGN = encode(JOB, {"over": False, "model": {}})
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from attnbench.contracts.task import IGNORE, Form, Split, Training
 from attnbench.train.data import Batches, Examples, draw_splits, generator_of
+from helpers.subtests import as_subtests
 from unit.train.toys import CLASSES, NUMBERS, PAIRED, SMALL, TOKENS, Sign, examples_of
 
 BITS = 6
@@ -53,7 +54,7 @@ def test_what_is_left_out_takes_its_target_with_it() -> None:
         assert torch.equal(examples.targets, examples.inputs.sum(dim=1) % 2)
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@as_subtests("split", ["validation", "test"])
 def test_a_split_with_nothing_left_is_refused_in_a_sentence(split: str) -> None:
     greedy = replace(FEW, train_examples=1000) if split == "validation" else replace(FEW, validation_examples=1000)
     with pytest.raises(ValueError, match=rf"asked in the {split} examples: 0 of .*; lower train_examples="):
@@ -114,8 +115,8 @@ def test_the_same_question_about_another_scene_is_another_example() -> None:
 INPUTS, TARGETS = torch.zeros(4, 6, 2), torch.zeros(4, dtype=torch.long)
 
 
-@pytest.mark.parametrize(
-    ("form", "inputs", "targets", "reason"),
+@as_subtests(
+    "form, inputs, targets, reason",
     [
         (CLASSES, INPUTS[:, :5], TARGETS, r"inputs as torch.float32 \[4, 5, 2\] where .* torch.float32 \[4, 6, 2\]"),
         (CLASSES, INPUTS.double(), TARGETS, "inputs as torch.float64"),
@@ -138,8 +139,8 @@ def test_examples_that_are_not_as_the_form_says_are_refused_and_both_are_named(f
         draw_splits(Given(form, inputs, targets), SMALL, seed=0, device="cpu")
 
 
-@pytest.mark.parametrize(
-    ("given", "reason"),
+@as_subtests(
+    "given, reason",
     [
         ((torch.zeros(4, 6).long(), TARGETS), "2 tensors where its form asks for inputs, context, targets"),
         ((torch.zeros(4, 6).long(), torch.zeros(4, 3, 2), TARGETS), r"context as torch.float32 \[4, 3, 2\] where"),
@@ -166,7 +167,7 @@ def test_a_task_that_asks_for_nothing_is_refused() -> None:
 # Batches.
 
 
-@pytest.mark.parametrize(("count", "size"), [(12, 4), (10, 4), (7, 3), (5, 5), (3, 8), (9, 1)])
+@as_subtests("count, size", [(12, 4), (10, 4), (7, 3), (5, 5), (3, 8), (9, 1)])
 def test_every_example_comes_once_before_any_comes_again_in_an_order_of_its_own(count: int, size: int) -> None:
     examples = Examples(torch.arange(count), 10 * torch.arange(count))
     taken = list(itertools.islice(Batches(examples, size, seed=0), 8 * count))

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from attnbench.contracts.task import Form, Training
 from attnbench.train.data import Examples
-from attnbench.train.loop import Score, Trained, Validation, evaluate, gave_up, make_optimizer, rate, update
+from attnbench.train.loop import Score, Trained, Validation, evaluate, make_optimizer, rate, stops_early, update
 from attnbench.train.model import Model
+from helpers.subtests import as_subtests
 from unit.train.toys import CLASSES, FORMS, NUMBERS, SMALL, TOKENS, examples_of, gradient_of, model_of, weights_of
 
 UNEQUAL = (6, 0, 1, 3, 0, 0, 2, 5)
@@ -25,8 +26,8 @@ def step(model: Model, training: Training, *, asked: tuple[int, ...] | None = No
 # Accumulation.
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
-@pytest.mark.parametrize("answer", FORMS)
+@as_subtests("accumulate", [2, 4, 8])
+@as_subtests("answer", FORMS)
 def test_a_batch_in_parts_gives_the_gradient_and_the_loss_of_the_whole(answer: str, accumulate: int) -> None:
     whole, parts = model_of(FORMS[answer]), model_of(FORMS[answer])
     loss = step(whole, replace(SMALL, clip=0.0))
@@ -34,7 +35,7 @@ def test_a_batch_in_parts_gives_the_gradient_and_the_loss_of_the_whole(answer: s
     assert (gradient_of(parts) - gradient_of(whole)).norm() <= 1e-6 * gradient_of(whole).norm()
 
 
-@pytest.mark.parametrize("accumulate", [2, 4, 8])
+@as_subtests("accumulate", [2, 4, 8])
 def test_parts_count_by_what_they_are_asked_and_a_part_may_be_asked_nothing(accumulate: int) -> None:
     whole, parts = model_of(TOKENS), model_of(TOKENS)
     loss = step(whole, replace(SMALL, clip=0.0), asked=UNEQUAL)
@@ -106,7 +107,7 @@ def test_a_number_is_right_within_the_tolerance_of_its_task() -> None:
     assert evaluate(model, Examples(inputs, answers_N.detach() + off_N), 8).accuracy == 4 / 8
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@as_subtests("form", FORMS.values())
 def test_dropout_is_off_while_a_model_is_scored_and_on_while_it_is_trained(form: Form) -> None:
     dropping, plain = model_of(form, replace(SMALL, dropout=0.5)), model_of(form)
     examples = examples_of(form)
@@ -125,7 +126,7 @@ def test_scoring_leaves_neither_gradient_nor_graph() -> None:
 # Clipping.
 
 
-@pytest.mark.parametrize("clip", [1e-3, 0.1])
+@as_subtests("clip", [1e-3, 0.1])
 def test_clipping_bounds_the_norm_of_the_gradient_and_keeps_its_direction(clip: float) -> None:
     free, clipped = model_of(CLASSES), model_of(CLASSES)
     step(free, replace(SMALL, clip=0.0))
@@ -147,8 +148,8 @@ def test_a_gradient_within_the_bound_is_left_as_it_is() -> None:
 PLAN = Training(learning_rate=0.5, steps=100, warmup=0.1)
 
 
-@pytest.mark.parametrize(
-    ("decay", "expected"),
+@as_subtests(
+    "decay, expected",
     [
         ("none", {1: 0.05, 5: 0.25, 10: 0.5, 11: 0.5, 55: 0.5, 100: 0.5}),
         ("linear", {1: 0.05, 5: 0.25, 10: 0.5, 11: 0.5 * 90 / 91, 55: 0.5 * 46 / 91, 100: 0.5 / 91}),
@@ -163,9 +164,9 @@ def test_the_rate_rises_to_its_highest_and_falls_from_there(decay: str, expected
     assert {n: rate(plan, n) for n in expected} == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.001, 0.1, 0.5, 0.999])
-@pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
-@pytest.mark.parametrize("steps", [1, 2, 10, 1000])
+@as_subtests("warmup", [0.0, 0.001, 0.1, 0.5, 0.999])
+@as_subtests("decay", ["none", "linear", "cosine"])
+@as_subtests("steps", [1, 2, 10, 1000])
 def test_every_step_counts_and_one_has_the_highest_rate(steps: int, decay: str, warmup: float) -> None:
     plan = replace(PLAN, steps=steps, decay=decay, warmup=warmup)
     rates = [rate(plan, n) for n in range(1, steps + 1)]
@@ -190,7 +191,7 @@ def test_a_step_is_taken_at_its_own_rate() -> None:
 # The optimizer.
 
 
-@pytest.mark.parametrize(("optimizer", "expected"), [("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.5)])
+@as_subtests("optimizer, expected", [("adam", 1 - 0.1), ("adamw", 1 - 0.1 * 0.5)])
 def test_adamw_decays_weights_apart_from_the_gradient_and_adam_through_it(optimizer: str, expected: float) -> None:
     weight = torch.nn.Parameter(torch.ones(1, 1))
     weight.grad = torch.zeros(1, 1)
@@ -229,8 +230,8 @@ def history(*accuracies: float) -> Trained:
     return Trained(curve=curve, steps=10 * len(curve), diverged=False)
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "patience", "expected"),
+@as_subtests(
+    "accuracies, patience, expected",
     [
         ((0.5,), 1, False),
         ((0.5, 0.4), 1, True),
@@ -244,12 +245,12 @@ def history(*accuracies: float) -> Trained:
 def test_patience_is_a_number_of_validations_without_a_better_one(
     accuracies: tuple[float, ...], patience: int, expected: bool
 ) -> None:
-    assert gave_up(history(*accuracies), Training(patience=patience)) is expected
+    assert stops_early(history(*accuracies), Training(patience=patience)) is expected
 
 
-@pytest.mark.parametrize(("enough", "expected"), [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
+@as_subtests("enough, expected", [(0.9, True), (0.8, True), (0.91, False), (2.0, False)])
 def test_enough_is_an_accuracy_at_which_nothing_is_left_to_learn(enough: float, expected: bool) -> None:
-    assert gave_up(history(0.5, 0.9), Training(enough=enough)) is expected
+    assert stops_early(history(0.5, 0.9), Training(enough=enough)) is expected
 
 
 def test_a_language_model_s_best_validation_has_the_lowest_loss() -> None:

@@ -12,6 +12,7 @@ from torch.nn.functional import layer_norm, multi_head_attention_forward
 from attnbench.contracts.task import IGNORE, Form
 from attnbench.contracts.variant import InvalidOutput
 from attnbench.train.model import Cross, Model, MultiHead, Residual
+from helpers.subtests import as_subtests
 from unit.train.toys import (
     CLASSES,
     FORMS,
@@ -75,7 +76,7 @@ def test_multi_head_attention_is_torch_s() -> None:
     torch.testing.assert_close(block(X_BTE), attention_by_torch(block, X_BTE))
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@as_subtests("norm", ["pre", "post"])
 def test_the_layers_are_torch_s_encoder_layers_with_the_same_weights(norm: str) -> None:
     model = model_of(CLASSES, replace(SMALL, norm=norm))
     inputs = examples_of(CLASSES).inputs
@@ -103,7 +104,7 @@ def test_a_mechanism_that_ties_queries_and_keys_is_given_the_same_tensor_for_bot
     assert model.blocks[0].block.split.out_features == 2 * SMALL.width
 
 
-@pytest.mark.parametrize("ties_qk", [False, True])
+@as_subtests("ties_qk", [False, True])
 def test_rotary_positions_turn_queries_and_keys_and_leave_values_alone(ties_qk: bool) -> None:
     spies = Spy(), Spy()
     training = replace(SMALL, positions="none"), replace(SMALL, positions="rotary")
@@ -179,7 +180,7 @@ def test_a_class_is_read_from_the_mean_of_all_positions() -> None:
     assert held_against is targets
 
 
-@pytest.mark.parametrize("form", [CLASSES, NUMBERS])
+@as_subtests("form", [CLASSES, NUMBERS])
 def test_where_no_position_but_the_last_sees_everything_the_answer_is_read_there(form: Form) -> None:
     model = model_of(replace(form, causal=True))
     answers, _ = model.answers(X_BTE, torch.zeros(3))
@@ -202,7 +203,7 @@ def test_tokens_are_read_where_one_is_asked_for_and_nowhere_else() -> None:
     torch.testing.assert_close(answers, model.head(torch.stack((X_BTE[0, 2], X_BTE[2, 1], X_BTE[2, 5]))))
 
 
-@pytest.mark.parametrize("answer", FORMS)
+@as_subtests("answer", FORMS)
 def test_every_weight_has_a_part_in_the_answer(answer: str) -> None:
     form = FORMS[answer]
     model, examples = model_of(form), examples_of(form)
@@ -264,7 +265,7 @@ class Dropping(Spy):
         return super().__call__(q, k, v)
 
 
-@pytest.mark.parametrize("form", [CLASSES, PAIRED])
+@as_subtests("form", [CLASSES, PAIRED])
 def test_a_mechanism_that_can_drops_weights_in_training_and_none_when_it_is_scored(form: Form) -> None:
     spy = Dropping()
     model, examples = model_of(form, replace(SMALL, weight_dropout=0.3), mechanism=spy), examples_of(form)
@@ -274,7 +275,7 @@ def test_a_mechanism_that_can_drops_weights_in_training_and_none_when_it_is_scor
         assert spy.told == share
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@as_subtests("norm", ["pre", "post"])
 def test_what_a_block_adds_is_dropped_feature_by_feature_and_what_it_adds_to_is_not(norm: str) -> None:
     torch.manual_seed(0)
     residual = Residual(torch.nn.Identity(), replace(SMALL, norm=norm, dropout=0.5))
@@ -287,8 +288,8 @@ def test_what_a_block_adds_is_dropped_feature_by_feature_and_what_it_adds_to_is_
 # A mechanism that misbehaves.
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "reason"),
+@as_subtests(
+    "mechanism, reason",
     [
         (lambda q, _k, _v: q[:, :, :1], r"\[8, 2, 1, 4\] where torch.float32 \[8, 2, 6, 4\] is due"),
         (lambda q, _k, _v: q.transpose(1, 2), r"\[8, 6, 2, 4\] where"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
+from helpers.subtests import as_subtests
 
 LENGTH, WIDTH = 9, 6
 
@@ -21,7 +22,7 @@ def test_an_odd_width_has_sinusoidal_positions_too() -> None:
     assert Sinusoidal(LENGTH, 5)(torch.zeros(1, LENGTH, 5)).shape == (1, LENGTH, 5)
 
 
-@pytest.mark.parametrize("kind", [Sinusoidal, Learned])
+@as_subtests("kind", [Sinusoidal, Learned])
 def test_positions_are_added_to_what_stands_there(kind: type[torch.nn.Module]) -> None:
     positions, x_BTE = kind(LENGTH, WIDTH), torch.randn(3, LENGTH, WIDTH)
     torch.testing.assert_close(positions(x_BTE) - x_BTE, positions(torch.zeros_like(x_BTE)))

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 from attnbench.contracts.task import Training
 from attnbench.contracts.variant import Attention
 from attnbench.train.data import draw_splits
-from attnbench.train.loop import Trained, evaluate, train
+from attnbench.train.loop import Trained, Trainer, evaluate, train
 from attnbench.train.model import Model
+from helpers.subtests import as_subtests
 from unit.train.toys import SMALL, Breaks, Sign, model_of, silently, softmax_attention, weights_of
 
 
@@ -20,7 +21,7 @@ def trained(
     task = task or Sign()
     model = model_of(task.form, training, mechanism=mechanism)
     splits = draw_splits(task, training, seed=0, device="cpu")
-    return model, train(model, splits, training, seed=seed, tell=silently)
+    return model, train(Trainer(model, splits, training, seed=seed), report=silently)
 
 
 def validate(model: Model, training: Training = SMALL) -> object:
@@ -30,7 +31,7 @@ def validate(model: Model, training: Training = SMALL) -> object:
 # The seed.
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@as_subtests("dropout", [0.0, 0.2])
 def test_the_same_seed_gives_the_same_numbers_to_the_last_bit(dropout: float) -> None:
     (first, one), (second, other) = (trained(replace(SMALL, dropout=dropout)) for _ in range(2))
     assert one == other
@@ -61,7 +62,7 @@ def test_validation_comes_every_so_many_steps_and_after_the_last() -> None:
 def test_every_validation_is_told() -> None:
     said: list[str] = []
     splits = draw_splits(Sign(), SMALL, seed=0, device="cpu")
-    history = train(model_of(Sign.form), splits, SMALL, seed=1, tell=said.append)
+    history = train(Trainer(model_of(Sign.form), splits, SMALL, seed=1), report=said.append)
     expected = [f"step {point.step}/20, accuracy {point.score.accuracy:.2f}" for point in history.curve]
     assert said == expected
 
@@ -100,7 +101,7 @@ def test_each_step_of_a_training_in_parts_is_that_of_the_whole_batch() -> None:
 # Divergence.
 
 
-@pytest.mark.parametrize(("first", "validated"), [(1, []), (5, []), (6, [5]), (13, [5, 10])])
+@as_subtests("first, validated", [(1, []), (5, []), (6, [5]), (13, [5, 10])])
 def test_a_loss_that_is_no_number_ends_the_training_as_a_result(first: int, validated: list[int]) -> None:
     # Two layers share the mechanism: it is called twice a step.
     model, history = trained(mechanism=Breaks(2 * first - 1))

@@ -10,14 +10,13 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import length_of
 from attnbench.analysis.crossover import middle
 from attnbench.analysis.floor import is_harness
-from attnbench.analysis.rows import PENDING, Row, case_of
+from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.ranges import parse_range
-from attnbench.contracts.record import BUILDING, HELD, Job, Status
+from attnbench.contracts.record import BUILDING, HELD, PENDING, Job, Status
 from attnbench.contracts.suite import Sweep, overlay
 from attnbench.store import Fit, Plan
 
@@ -56,9 +55,9 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
-    """Turn a sweep into that of a search: memory at its first lengths. `asked` is what a person gave of it himself.
+    """Return the sweep that a search begins with, memory at its first lengths, and the search itself.
 
-    Raises UsageError for what such a search cannot follow.
+    `asked` holds the flags alone. Raises UsageError for a sweep that such a search cannot follow.
     """
     if asked.metrics not in (None, "memory"):
         raise UsageError("--fit: it measures memory alone; leave --metrics out")
@@ -76,7 +75,7 @@ def first_lengths(sweep: Sweep, asked: Sweep) -> tuple[Sweep, Fit]:
 
 
 def further_lengths(found: Iterable[Row], plan: Plan) -> list[Job]:
-    """Give the jobs that a search calls for now: the next length of each variant whose search is not over."""
+    """Return the jobs that a search calls for next: one more length of each variant whose search is not over."""
     if plan.fit is None:
         return []
     templates = {_family(job.case, str(job.origin)): job for job in plan.jobs}
@@ -85,7 +84,7 @@ def further_lengths(found: Iterable[Row], plan: Plan) -> list[Job]:
         length = next_length(course, plan.fit)
         if length is not None:
             template = templates[family]
-            jobs.append(replace(template, case=_at(template.case, length)))
+            jobs.append(replace(template, case=at_length(template.case, length)))
     return jobs
 
 
@@ -150,16 +149,17 @@ def _courses(found: Iterable[Row]) -> dict[str, dict[int, Row]]:
     courses: dict[str, dict[int, Row]] = {}
     for row in found:
         if row.metric == "memory" and not is_harness(row):
-            courses.setdefault(_family(case_of(row), row.origin), {})[length_of(row)] = row
+            courses.setdefault(_family(row.case, row.origin.name), {})[row.case.length] = row
     return {family: dict(sorted(course.items())) for family, course in courses.items()}
 
 
 def _family(case: Case, origin: str) -> str:
     """Name what has all but its length in common. Not by its key, which tells a default from the same value given."""
-    return f"{_at(case, 1)} {origin}"
+    return f"{at_length(case, 1)} {origin}"
 
 
-def _at(case: Case, length: int) -> Case:
+def at_length(case: Case, length: int) -> Case:
+    """Return a case at another length."""
     sizes = {"seq_k": length} if case.passes == "decode" else {"seq_q": length, "seq_k": length}
     return replace(case, shape=replace(case.shape, **sizes))
 

@@ -16,8 +16,8 @@ from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import Reading, ReadMatrices, ReadTrained
-from attnbench.planning.plan import read_sweep
-from attnbench.planning.request import candidate
+from attnbench.planning.cases import cases
+from attnbench.planning.variants import candidate
 from attnbench.store import Store, checkpoint_path
 
 Matrices = NDArray[np.float32]  # [N, T, S] of N heads, T queries, S keys
@@ -43,68 +43,75 @@ class Map(Struct, frozen=True, kw_only=True, eq=False):
     visible: NDArray[np.bool_]  # [T, S]
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
-    """Which heads and layers are looked at; none are all."""
+class Selection(Struct, frozen=True, kw_only=True):
+    """The heads and layers to read; an empty tuple means all."""
 
     heads: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = ()
 
 
 def one_case(sweep: Sweep, *, seed: int) -> Case:
-    """Turn flags into the case that matrices are read for, on the CPU and without a variant. Raises UsageError."""
-    asked = read_sweep(sweep)
-    if len(asked.cells) > 1:
+    """Return the case that matrices are read for, on the CPU and without a variant. Raises UsageError."""
+    swept = cases(sweep)
+    inputs = list(dict.fromkeys(case.inputs for case in swept))
+    if len(inputs) > 1:
+        raise UsageError(f"--inputs: a map is of one kind of inputs; name one of {', '.join(inputs)}")
+    if len(swept) > 1:
         raise UsageError("--seq: a map is of one shape and one mask; give --seq, --heads and the like one value each")
-    if len(asked.inputs) > 1:
-        raise UsageError(f"--inputs: a map is of one kind of inputs; name one of {', '.join(asked.inputs)}")
-    (cell,), (inputs,) = asked.cells, asked.inputs
-    return Case(variant="", shape=cell.shape, mask=cell.mask, inputs=inputs, seed=seed)
+    return replace(swept[0], seed=seed)
 
 
-def drawn(executor: Executor, specs: Sequence[Spec], case: Case, wanted: Wanted, *, folder: Path) -> Iterator[Map]:
-    """Read the matrices of variants on inputs drawn for a case; `folder` is where children leave them.
+class Reader(Struct, frozen=True):
+    """Reads matrices in children of an executor, which leave them in `folder`."""
 
-    Raises UsageError for a variant, an option or a head that there is not, before any is read.
-    """
-    heads = wanted.heads or tuple(range(case.shape.heads))
-    if max(heads) >= case.shape.heads:
-        raise UsageError(f"--head: there is no {max(heads)}; there are {case.shape.heads} heads, numbered from 0")
-    _check_size(len(heads) * case.shape.seq_q * case.shape.seq_k)
-    for place, found in enumerate([candidate(spec, executor, flag=FLAG) for spec in specs]):
-        path = folder / f"{place}.npz"
-        of = replace(case, variant=found.name, options=found.options)
-        question = ReadMatrices(target=found.target, case=of, heads=heads, path=str(path))
-        yield _map(executor, question, spec=specs[place], of=of, origin=found.origin)
+    executor: Executor
+    folder: Path
 
+    def drawn(self, specs: Sequence[Spec], case: Case, selection: Selection) -> Iterator[Map]:
+        """Yield the matrices of each variant on inputs drawn for a case.
 
-def trained(
-    executor: Executor, specs: Sequence[Spec], run: Path, wanted: Wanted, *, task: str | None, folder: Path
-) -> Iterator[Map]:
-    """Read the matrices of a run's trained models, of all where no variant is named, on a test example of their task.
+        Raises UsageError for an unknown variant, option or head, before any matrix is read.
+        """
+        heads = selection.heads or tuple(range(case.shape.heads))
+        if max(heads) >= case.shape.heads:
+            raise UsageError(f"--head: there is no {max(heads)}; there are {case.shape.heads} heads, numbered from 0")
+        _check_size(len(heads) * case.shape.seq_q * case.shape.seq_k)
+        candidates = [candidate(spec, self.executor, flag=FLAG) for spec in specs]
+        for index, (spec, one) in enumerate(zip(specs, candidates, strict=True)):
+            of = replace(case, variant=one.name, options=one.options)
+            question = ReadMatrices(target=one.target, case=of, heads=heads, path=self._path(index))
+            yield self._read(question, spec, of=of, origin=one.origin)
 
-    Of several seeds the first that left its weights is taken. Raises UsageError where there is no such training.
-    """
-    with Store.open(run, write=False) as store:
-        jobs = _of_one_task([job for job in store.plan.jobs if job.probe.kind == "accuracy"], run, task)
-    known = specs or [Spec(name=name) for name in dict.fromkeys(job.case.variant for job in jobs)]
-    for place, spec in enumerate(known):
-        job, checkpoint = _kept([job for job in jobs if _is_of(job, spec)], run, spec)
-        question = ReadTrained(
-            checkpoint=str(checkpoint), heads=wanted.heads, layers=wanted.layers, path=str(folder / f"{place}.npz")
+    def trained(self, specs: Sequence[Spec], run: Path, selection: Selection, *, task: str | None) -> Iterator[Map]:
+        """Yield the matrices of a run's trained models on a test example of their task; of all if no variant is named.
+
+        Of several seeds, the first that kept its weights is read. Raises UsageError where there is no such training.
+        """
+        with Store.open(run, write=False) as store:
+            jobs = _of_one_task([job for job in store.plan.jobs if job.probe.kind == "accuracy"], run, task)
+        specs = specs or [Spec(name=name) for name in dict.fromkeys(job.case.variant for job in jobs)]
+        for index, spec in enumerate(specs):
+            job, checkpoint = _kept([job for job in jobs if _is_of(job, spec)], run, spec)
+            question = ReadTrained(
+                checkpoint=str(checkpoint), heads=selection.heads, layers=selection.layers, path=self._path(index)
+            )
+            yield self._read(question, spec, of=job.case, origin=job.origin)
+
+    def _path(self, index: int) -> str:
+        return str(self.folder / f"{index}.npz")
+
+    def _read(self, question: ReadMatrices | ReadTrained, spec: Spec, *, of: Case, origin: Origin) -> Map:
+        try:
+            reading = self.executor.ask(question, Reading)
+        except NoAnswer as end:
+            reading = Reading(reason=f"its process {end}")
+        arrays = {"matrices": _NONE, "exact": _NONE, "visible": _NONE[0].astype(np.bool_)}
+        if not reading.reason:
+            with np.load(question.path) as held:
+                arrays = dict(held)
+        return Map(
+            name=str(spec), variant=of.variant, options=of.options, origin=str(origin), reading=reading, **arrays
         )
-        yield _map(executor, question, spec=spec, of=job.case, origin=job.origin)
-
-
-def _map(executor: Executor, question: ReadMatrices | ReadTrained, *, spec: Spec, of: Case, origin: Origin) -> Map:
-    try:
-        reading = executor.ask(question, Reading)
-    except NoAnswer as end:
-        reading = Reading(reason=f"its process {end}")
-    arrays = {"matrices": _NONE, "exact": _NONE, "visible": _NONE[0].astype(np.bool_)}
-    if not reading.reason:
-        with np.load(question.path) as held:
-            arrays = dict(held)
-    return Map(name=str(spec), variant=of.variant, options=of.options, origin=str(origin), reading=reading, **arrays)
 
 
 def _of_one_task(jobs: Sequence[Job], run: Path, task: str | None) -> list[Job]:
@@ -120,7 +127,7 @@ def _of_one_task(jobs: Sequence[Job], run: Path, task: str | None) -> list[Job]:
 
 
 def _kept(jobs: Sequence[Job], run: Path, spec: Spec) -> tuple[Job, Path]:
-    """Find the first of a variant's trainings whose weights are there."""
+    """Return the first of a variant's trainings that kept its weights, and their file."""
     if not jobs:
         raise UsageError(f"{FLAG}: run {run} trained no {spec}; leave it out, or name another run with --checkpoint")
     for job in jobs:

@@ -1,41 +1,69 @@
 """Attention matrices side by side, on one scale: exact attention's first, then each variant's."""
 
 # T queries, S keys; P and Q are those that are left when blocks are shown as one point
-import io
 import math
+import struct
+import zlib
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from attnbench.contracts.text import plain
+from attnbench.report.images import FORMATS, images
+from attnbench.report.styles import FONT
+
+__all__ = ["FORMATS", "Panel", "picture"]
 
 Matrix = NDArray[np.float32]
 Visible = NDArray[np.bool_]
 Points: TypeAlias = "np.ma.MaskedArray[tuple[int, ...], np.dtype[np.float32]]"
+Json = dict[str, Any]
 
-FORMATS = ("png", "svg", "pdf")
 _POINTS = 256  # of a panel's side, at most
+_SIDE, _BAR = 256, 14  # pixels: of a panel's side, of the bar's width
 _ACROSS = 5
-_SIDE_IN, _BESIDE_IN, _ABOVE_IN = 2.2, 0.35, 0.65  # of a panel, of its labels, of its title
 _WITHIN = 0.99  # share of all points that lie within the scale: a diagonal must not leave the rest dark
 _DECADES = 4
-_LEAST_IN = 5.0  # the width that the words below need
-_HIDDEN = "0.86"
-_RESOLUTION = 150
+_MASKED = (219, 219, 219)
+_VIRIDIS = (
+    *(0x440154, 0x482878, 0x3E4A89, 0x31688E, 0x26828E),
+    *(0x1F9E89, 0x35B779, 0x6DCD59, 0xB4DE2C, 0xFDE725),
+)
+_CONFIG: Json = {
+    "font": FONT,
+    "view": {"stroke": None},
+    "title": {"fontSize": 13, "fontWeight": "normal", "subtitleFontSize": 12, "subtitleColor": "#57606a"},
+    "axis": {"titleFontWeight": "normal", "titleFontSize": 12, "labelFontSize": 12, "tickSize": 3},
+}
 
 
 class Panel(Struct, frozen=True, kw_only=True, eq=False):
-    """One matrix with what stands above it."""
+    """One matrix with the text above it."""
 
     title: str
     caption: str = ""
     matrix_TS: Matrix
+
+
+class _Scale(Struct, frozen=True):
+    """The weights that the ends of the colours stand for."""
+
+    low: float
+    high: float
+    log: bool
+
+    def shares(self, weights: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return where weights lie on the scale, from 0 to 1."""
+        ends = np.array([self.low, self.high])
+        clipped = np.clip(weights, *ends)
+        if self.log:
+            clipped, ends = np.log(clipped), np.log(ends)
+        shares: NDArray[np.float64] = np.interp(clipped, ends, (0, 1))
+        return shares
 
 
 def picture(lines: Sequence[Sequence[Panel]], visible_TS: Visible, *, caption: str, form: str, log: bool) -> bytes:
@@ -46,37 +74,33 @@ def picture(lines: Sequence[Sequence[Panel]], visible_TS: Visible, *, caption: s
     """
     block = math.ceil(max(visible_TS.shape) / _POINTS)
     shown = [[_shown(panel.matrix_TS, visible_TS, block) for panel in line] for line in lines]
-    norm = _norm([points for line in shown for points in line], log=log)
-    figure = Figure(layout="constrained")
-    places = _places(figure, [len(line) for line in lines])
-    for line, points, axes in zip(lines, shown, places, strict=True):
-        for each in zip(axes, line, points, strict=True):
-            _draw(*each, norm=norm)
-    everywhere = [axes for line in places for axes in line]
-    bar = figure.colorbar(everywhere[0].images[0], ax=everywhere, extend="max", fraction=0.04, shrink=0.8, pad=0.02)
-    bar.ax.tick_params(labelsize="x-small")
-    bar.set_label(f"largest weight of {block} x {block}" if block > 1 else "weight", fontsize="small")
+    scale = _scale([points for line in shown for points in line], log=log)
+    panels = [
+        [_panel(panel, points, scale) for panel, points in zip(line, points_of, strict=True)]
+        for line, points_of in zip(lines, shown, strict=True)
+    ]
+    bar = _bar(scale, f"largest weight of {block} x {block}" if block > 1 else "weight")
     notes = [caption, "" if visible_TS.all() else "grey: masked", "signs not shown" if _is_signed(lines) else ""]
-    figure.supxlabel(plain("; ".join(filter(None, notes))), fontsize="small", color="0.3", parse_math=False)
-    target = io.BytesIO()
-    figure.savefig(target, format=form, dpi=_RESOLUTION)
-    return target.getvalue()
+    title = {"text": plain("; ".join(filter(None, notes))), "orient": "bottom", "anchor": "middle", "offset": 16}
+    grid = {"vconcat": [{"hconcat": line} for line in _broken(panels)]}
+    drawn = images({"title": title, "config": _CONFIG, "hconcat": [grid, bar]}, [form])
+    return drawn[form]
 
 
 def _is_signed(lines: Sequence[Sequence[Panel]]) -> bool:
-    """Tell whether there are weights below zero, rounding apart."""
+    """Return whether there are weights below zero, rounding apart."""
     return any(panel.matrix_TS.min() < -1e-5 * panel.matrix_TS.max() for line in lines for panel in line)
 
 
 def _shown(matrix_TS: Matrix, visible_TS: Visible, block: int) -> Points:
-    """Give the points of a panel; a masked one that bears weight all the same is shown."""
+    """Return the points of a panel; a masked one that bears weight all the same is shown."""
     sizes_TS = np.abs(matrix_TS)
     seen_TS = visible_TS | (sizes_TS > sizes_TS.max() * np.finfo(np.float32).eps)
     return np.ma.masked_array(_pooled(sizes_TS, block), _pooled(seen_TS, block) == 0)
 
 
 def _pooled(matrix_TS: NDArray[np.generic], block: int) -> NDArray[np.float32]:
-    """Give the largest of each block; blocks at the end may be smaller."""
+    """Return the largest of each block; blocks at the end may be smaller."""
     queries, keys = (-(-size // block) * block for size in matrix_TS.shape)
     padded = np.zeros((queries, keys), dtype=np.float32)
     padded[: matrix_TS.shape[0], : matrix_TS.shape[1]] = matrix_TS
@@ -84,38 +108,83 @@ def _pooled(matrix_TS: NDArray[np.generic], block: int) -> NDArray[np.float32]:
     return pooled
 
 
-def _norm(shown: Iterable[Points], *, log: bool) -> Normalize:
-    """Make the scale that all panels share, up to the weight below which nearly all points lie."""
+def _scale(shown: Iterable[Points], *, log: bool) -> _Scale:
+    """Return the scale that all panels share, up to the weight below which nearly all points lie."""
     points = np.concatenate([each.compressed() for each in shown])
     largest = float(np.quantile(points, _WITHIN)) or float(points.max()) or 1.0
-    return LogNorm(largest * 10.0**-_DECADES, largest, clip=True) if log else Normalize(0, largest)
+    return _Scale(largest * 10.0**-_DECADES if log else 0.0, largest, log)
 
 
-def _places(figure: Figure, counts: Sequence[int]) -> list[list[Axes]]:
-    """Make room for lines of so many panels; a single line is broken where it is long."""
-    across = max(counts)
-    if len(counts) == 1 and across > _ACROSS:
-        across = math.ceil(math.sqrt(across))
-    down = sum(-(-count // across) for count in counts)
-    figure.set_size_inches(max(across * (_SIDE_IN + _BESIDE_IN) + 0.9, _LEAST_IN), down * (_SIDE_IN + _ABOVE_IN) + 0.3)
-    free = iter(figure.subplots(down, across, squeeze=False).flat)
-    places = []
-    for count in counts:
-        places.append([next(free) for _ in range(count)])
-        for _ in range(-count % across):
-            next(free).remove()
-    return places
+def _broken(lines: Sequence[list[Json]]) -> list[list[Json]]:
+    """Return lines of panels; a single one is broken where it is long."""
+    (first, *others), across = lines, len(lines[0])
+    if others or across <= _ACROSS:
+        return list(lines)
+    across = math.ceil(math.sqrt(across))
+    return [first[start : start + across] for start in range(0, len(first), across)]
 
 
-def _draw(axes: Axes, panel: Panel, points_PQ: Points, *, norm: Normalize) -> None:
+def _panel(panel: Panel, points_PQ: Points, scale: _Scale) -> Json:
     queries, keys = panel.matrix_TS.shape
-    axes.set_facecolor(_HIDDEN)
-    axes.imshow(points_PQ, norm=norm, cmap="viridis", extent=(0, keys, queries, 0), interpolation="nearest")
-    axes.set_aspect(keys / queries)
-    title = "\n".join(filter(None, (plain(panel.title), panel.caption)))
-    axes.set_title(title, fontsize="small", parse_math=False)
-    axes.set_xticks([0, keys])
-    axes.set_yticks([0, queries])
-    axes.tick_params(labelsize="x-small", length=2)
-    axes.set_xlabel("key", fontsize="x-small", labelpad=-6)
-    axes.set_ylabel("query", fontsize="x-small", labelpad=-10)
+    colours = _colours(scale.shares(points_PQ.data))
+    colours[np.ma.getmaskarray(points_PQ)] = _MASKED
+    title = {"text": plain(panel.title), "subtitle": plain(panel.caption)}
+    return {
+        "title": title,
+        **_image(colours, _SIDE),
+        "encoding": {"x": _edge(0, keys, "key"), "y": _edge(queries, 0, "query")},
+    }
+
+
+def _edge(start: int, end: int, title: str) -> Json:
+    """Return an axis along a side of a panel, with a mark at each end."""
+    axis = {"values": [start, end], "title": title, "titlePadding": -8}
+    return _axis(start, end) | {"axis": axis}
+
+
+def _bar(scale: _Scale, title: str) -> Json:
+    """Return the bar of colours with its weights; those above the scale have the colour of its end."""
+    colours = _colours(np.linspace(1, 0, _SIDE)[:, None])
+    axis = {"orient": "right", "title": f"{title}; yellow: this or more", "tickCount": 5, "format": "~g"}
+    y = _axis(scale.low, scale.high, log=scale.log) | {"axis": axis}
+    x = _axis(0, 1) | {"axis": None}
+    return {**_image(colours, _BAR), "encoding": {"x": x, "y": y}}
+
+
+def _axis(start: float, end: float, *, log: bool = False) -> Json:
+    kind = {"type": "log"} if log else {"type": "linear", "zero": False}
+    middle = math.sqrt(start * end) if log else (start + end) / 2
+    return {"datum": middle, "type": "quantitative", "scale": {**kind, "domain": [start, end], "nice": False}}
+
+
+def _image(colours: NDArray[np.uint8], width: int) -> Json:
+    """Return a view that a bitmap fills, each of its points with sharp edges."""
+    size = {"width": width, "height": _SIDE}
+    url = f"data:image/png;base64,{b64encode(_png(colours)).decode()}"
+    mark = {"type": "image", "url": url, "aspect": False, "smooth": False}
+    return {**size, "data": {"values": [{}]}, "mark": mark | size}
+
+
+def _colours(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the colours of shares from 0 to 1, those of viridis."""
+    stops = np.array([list(colour.to_bytes(3, "big")) for colour in _VIRIDIS])
+    places = np.linspace(0, 1, len(stops))
+    channels = [np.interp(shares, places, stops[:, channel]) for channel in range(3)]
+    colours: NDArray[np.uint8] = np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+    return colours
+
+
+def _png(colours: NDArray[np.uint8]) -> bytes:
+    """Encode red, green and blue as PNG (RFC 2083): a header, the lines after a filter byte each, and an end."""
+    height, width, _ = colours.shape
+    lines = np.hstack([np.zeros((height, 1), np.uint8), colours.reshape(height, -1)]).tobytes()
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(lines),
+        b"IEND": b"",
+    }
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)

@@ -10,16 +10,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from attnbench.analysis.courses import length_of
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
-from attnbench.contracts.record import ProbeKind
 from attnbench.contracts.stats import Noise
 
 How = Literal["measured", "between", "beyond"]
 FARTHEST = 2.0  # a figure is carried beyond the lengths measured by no more than this factor
 _FEWEST_TO_FIT = 3
-_COUNTED: tuple[ProbeKind, ...] = ("memory", "agreement")  # not sampled: the one value is sure
 
 Rows = Mapping[int, Row]
 Point = tuple[float, float]  # logarithms of a length and of a value (or of a bound of it) there
@@ -107,12 +104,12 @@ def _slope(rows: Rows, lengths: Sequence[int]) -> stats.Estimate:
 
 
 def _interval(row: Row) -> tuple[float | None, float | None]:
-    return (row.value, row.value) if row.probe in _COUNTED else (row.low, row.high)
+    return (row.value, row.value) if row.probe.metric.replicates == "none" else (row.low, row.high)
 
 
 def _points(row: Row) -> list[Point | None]:
     """Give the logarithms of a row's value and of its interval's ends."""
-    length = math.log(length_of(row))
+    length = math.log(row.case.length)
     return [None if not each or each < 0 else (length, math.log(each)) for each in (row.value, *_interval(row))]
 
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from attnbench.analysis.scores import Score
 from attnbench.answers.recommend.interpolation import Figure
-from attnbench.contracts.record import ProbeKind
+from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.units import amount
 

@@ -7,35 +7,25 @@ measured; nobody is ranked by a guess.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.courses import length_of
 from attnbench.analysis.floor import is_harness
 from attnbench.analysis.match import is_of
-from attnbench.analysis.rows import PENDING, Row, case_of
+from attnbench.analysis.rows import Row
 from attnbench.analysis.scores import Adaptation, Score, adaptations, overlap, scored, scores_of, task_of
 from attnbench.answers.recommend.interpolation import Figure, Rows, figure_at
 from attnbench.answers.recommend.needs import Bound, Needs, doubtful, failing
-from attnbench.contracts.case import Case, Mask, Option, Shape
+from attnbench.contracts.case import Case, Identity, Option, canonical
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import ProbeKind, Status
+from attnbench.contracts.metrics import ProbeKind, passes_of
+from attnbench.contracts.record import PENDING, Status
 from attnbench.contracts.specs import Spec
-from attnbench.contracts.text import canonical
-from attnbench.planning.plan import passes_of
 
 Verdict = Literal["meets", "fails", "unknown"]
 METRICS: dict[ProbeKind, str] = {"latency": "latency", "memory": "memory", "agreement": "approximation_error"}
 _SPENT: tuple[Status, ...] = ("oom_device", "oom_host", "timeout")
-# What names a case's parts, what is looked up, and what is a name or a lot and no workload.
-_NOT_AXES = ("shape", "mask", "variant", "options", "seq_q", "seq_k", "passes", "shape_name", "seed")
-_AXES = tuple(
-    field.name
-    for struct in (Shape, Mask, Case)
-    for field in msgspec.structs.fields(struct)
-    if field.name not in _NOT_AXES
-)
+_FREE = ("seq_q", "seq_k", "passes", "shape_name", "seed")  # axes in which a row may differ from the workload
 
 
 class Line(Struct, frozen=True, kw_only=True):
@@ -58,6 +48,11 @@ class Line(Struct, frozen=True, kw_only=True):
     memory: Figure | None = None
     error: Figure | None = None
     score: Score | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """The variant's identity, as of its rows."""
+        return self.variant, canonical(self.options), self.origin
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -131,49 +126,41 @@ def _hold_to_one_task(trainings: Sequence[Row], needs: Needs) -> None:
 
 def _fits(row: Row, workload: Case) -> bool:
     """Tell whether a row is of the workload, at whatever length."""
-    if row.probe not in METRICS or row.passes != passes_of(row.probe, [workload.passes])[-1]:
+    if row.probe.kind not in METRICS or row.case.passes != passes_of(row.probe.metric, [workload.passes])[-1]:
         return False
-    asked, case = _flat(workload), _flat(case_of(row))
-    square = (row.seq_q == row.seq_k) == (workload.shape.seq_q == workload.shape.seq_k)
-    return all(asked[name] == case[name] for name in _AXES) and (row.passes == "decode" or square)
-
-
-def _flat(case: Case) -> dict[str, object]:
-    return {name: getattr(part, name) for part in (case, case.shape, case.mask) for name in part.__struct_fields__}
+    square = (row.case.shape.seq_q == row.case.shape.seq_k) == (workload.shape.seq_q == workload.shape.seq_k)
+    same = row.case.axes(without=_FREE) == workload.axes(without=_FREE)
+    return same and (row.case.passes == "decode" or square)
 
 
 def _known(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[Row]) -> list[_Known]:
     """Sort rows by variant, and leave out those of a source that a later run no longer had."""
-    sources = {_name(row): row.source for row in rows}
+    sources = {row.case.identity: row.origin.source_hash for row in rows}
     found: dict[tuple[str, str], _Known] = {}
     for row in (*tried, *trainings):
-        if row.source != sources[_name(row)]:
+        if row.origin.source_hash != sources[row.case.identity]:
             continue
-        known = found.setdefault(_name(row), _Known(row))
-        if row.probe == "accuracy":
+        known = found.setdefault(row.case.identity, _Known(row))
+        if row.probe.kind == "accuracy":
             known.trained.append(row)
         elif row.value is None:
             known.failed.append(row)
-        elif row.metric == METRICS[row.probe]:
-            known.by_probe.setdefault(row.probe, {})[length_of(row)] = row
+        elif row.metric == METRICS[row.probe.kind]:
+            known.by_probe.setdefault(row.probe.kind, {})[row.case.length] = row
     return list(found.values())
-
-
-def _name(row: Row) -> tuple[str, str]:
-    return row.variant, canonical(row.options)
 
 
 def _line(known: _Known, workload: Case, needs: Needs) -> Line:
     figures = {
-        probe: figure_at(rows, _length(workload), carry=probe != "agreement")
+        probe: figure_at(rows, workload.length, carry=probe != "agreement")
         for probe, rows in known.by_probe.items()
         if _same_keys(rows, workload)
     }
     trained = scores_of(known.trained)
     line = Line(
-        variant=known.row.variant,
-        options=known.row.options,
-        origin=known.row.origin,
+        variant=known.row.case.variant,
+        options=known.row.case.options,
+        origin=known.row.origin.name,
         verdict="meets",
         latency=figures.get("latency"),
         memory=figures.get("memory"),
@@ -183,22 +170,19 @@ def _line(known: _Known, workload: Case, needs: Needs) -> Line:
     return _judged(line, needs, reasons={probe: _reason(known.failed, probe, workload) for probe in METRICS})
 
 
-def _length(workload: Case) -> int:
-    return workload.shape.seq_k if workload.passes == "decode" else workload.shape.seq_q
-
-
 def _same_keys(rows: Rows, workload: Case) -> bool:
     """Tell whether rows that are not square have as many keys as the workload."""
     shape = workload.shape
     square = workload.passes == "decode" or shape.seq_q == shape.seq_k
-    return square or all(row.seq_k == shape.seq_k for row in rows.values())
+    return square or all(row.case.shape.seq_k == shape.seq_k for row in rows.values())
 
 
 def _reason(failed: Iterable[Row], probe: ProbeKind, workload: Case) -> str:
     """Say why a probe has no figure here: it failed at this length, or is known to fail at it."""
-    length = _length(workload)
-    for row in sorted((row for row in failed if row.probe == probe and row.detail != PENDING), key=length_of):
-        at = length_of(row)
+    length = workload.length
+    told = [row for row in failed if row.probe.kind == probe and row.detail != PENDING]
+    for row in sorted(told, key=lambda row: row.case.length):
+        at = row.case.length
         if at == length or row.status == "unsupported" or (row.status in _SPENT and at < length):
             where = "" if row.status == "unsupported" else f" at {at}"
             return f"{row.status.replace('_', ' ')}{where}: {row.detail}"
@@ -263,8 +247,8 @@ def _ranked(lines: Iterable[Line]) -> Iterator[Line]:
 
 def _elsewhere(rows: Sequence[Row], workload: Case) -> Iterator[str]:
     """Say in which axes no row has what was asked for, and what they have."""
-    asked, timed = _flat(workload), [_flat(case_of(row)) for row in rows if row.probe == "latency"]
-    for name in (*_AXES, "passes") if timed else ():
+    asked, timed = workload.axes(), [row.case.axes() for row in rows if row.probe.kind == "latency"]
+    for name in (*workload.axes(without=_FREE), "passes") if timed else ():
         has = {case[name] for case in timed}
         if asked[name] not in has:
             told = ", ".join(sorted(str(value) for value in has))

@@ -1,7 +1,7 @@
 """A recommendation as sentences and blocks of a table: what to take, what else would do, what would not, and why."""
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
@@ -13,14 +13,13 @@ from attnbench.answers.recommend.ranking import Line, Recommendation
 from attnbench.contracts.case import Case
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, amount, digits, scale_for
-from attnbench.report.axes import AXES, TITLES, VariantKey, axis_text, variant_key, variant_labels
+from attnbench.report.axes import AXES, TITLES, Names, axis_text, variant_labels
 from attnbench.report.table import Block, Cell, Group, block_scale
 from attnbench.report.table import Line as TableLine
 from attnbench.report.terminal import Tables
 
 _MOST_LEFT_OUT = 3
 
-Names = Mapping[VariantKey, str]
 _MARKS = {"noisy": "~", "unusable": "!"}
 _NO_QUALITY = (
     "nothing was asked of quality (--max-error, --min-accuracy): this is the fastest, whatever it gives up for that"
@@ -35,7 +34,10 @@ class Report:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         del console
-        found, names = self.found, variant_labels([*self.found.lines, *self.found.heads_and_layers])
+        found = self.found
+        named = {each.identity: each.options for each in found.lines}
+        named |= {each.identity: each.options for each in found.heads_and_layers}
+        names = variant_labels(named)
         yield from _told([headline(found, names)], options)
         yield from _told(remarks(found), options, indent=2)
         blocks = [*_ranking(found, names), *_adapted(found.heads_and_layers, names)]
@@ -56,7 +58,7 @@ def headline(found: Recommendation, names: Names) -> str:
     first = [line for line in found.answers if line.rank == 1]
     if not first:
         return f"For {asked}: no variant that was measured is known to do"
-    whom = " or ".join(names[variant_key(line)] for line in first)
+    whom = " or ".join(names[line.identity] for line in first)
     figures = ", ".join(_figures(first[0])) if len(first) == 1 else "tied, as their intervals overlap"
     return f"For {asked}: {whom} ({figures})"
 
@@ -82,8 +84,8 @@ def workload(case: Case) -> str:
     """Name a workload: its length, and the axes that have a say."""
     shape = case.shape
     twins = {"kv_heads": shape.heads, "seq_k": shape.seq_q, "window": None, "inputs": "normal", "level": "core"}
-    whole = {name: getattr(part, name) for part in (shape, case.mask, case) for name in part.__struct_fields__}
-    told = [f"{shape.seq_k if case.passes == 'decode' else shape.seq_q} tokens"]
+    whole = case.axes()
+    told = [f"{case.length} tokens"]
     for name in (*AXES, "passes"):
         value = whole[name]
         if name == "seed" or value is False or (name in twins and value == twins[name]):
@@ -148,13 +150,13 @@ def _ranking(found: Recommendation, names: Names) -> Iterator[Block]:
         groups=tuple(
             Group(
                 labels=(f"{line.rank}{'=' if line.tied else ''}",),
-                lines=(TableLine(name=names[variant_key(line)], cells=tuple(_cells(line, times, sizes))),),
+                lines=(TableLine(name=names[line.identity], cells=tuple(_cells(line, times, sizes))),),
             )
             for line in lines
         ),
         notes=(
             *_evidence(lines, names),
-            *(f"{names[variant_key(line)]}: {'; '.join(line.doubts)}" for line in lines if line.doubts),
+            *(f"{names[line.identity]}: {'; '.join(line.doubts)}" for line in lines if line.doubts),
         ),
     )
 
@@ -180,7 +182,7 @@ def _evidence(lines: Sequence[Line], names: Names) -> Iterator[str]:
     told: dict[str, dict[str, list[str]]] = {}
     for line in lines:
         for what, support in _supports(line):
-            told.setdefault(support, {}).setdefault(names[variant_key(line)], []).append(what)
+            told.setdefault(support, {}).setdefault(names[line.identity], []).append(what)
     for support, whom in told.items():
         by_figures: dict[str, list[str]] = {}
         for name, figures in whom.items():
@@ -225,7 +227,7 @@ def _adapted(found: Sequence[Adaptation], names: Names) -> Iterator[Block]:
         groups=tuple(
             Group(
                 labels=(str(score.heads), "-" if score.layers is None else str(score.layers)),
-                lines=(TableLine(name=names[variant_key(each)], cells=tuple(_score_cells(each, score))),),
+                lines=(TableLine(name=names[each.identity], cells=tuple(_score_cells(each, score))),),
             )
             for each in found
             for score in each.scores
@@ -246,14 +248,14 @@ def _advice(found: Iterable[Adaptation], names: Names) -> Iterator[str]:
         layers = f" and {each.best.layers} layers" if each.best.layers is not None else ""
         doubt = "" if each.sure else " (not sure: fewer than 3 seeds)"
         choice = ", the fewest layers of those that are tied" if len(each.tied) > 1 else ""
-        yield f"take {each.best.heads} heads{layers} with {names[variant_key(each)]}{choice}{doubt}"
+        yield f"take {each.best.heads} heads{layers} with {names[each.identity]}{choice}{doubt}"
 
 
 def _reasons(lines: Iterable[Line], names: Names) -> list[str]:
     """Give each reason once, with all whom it concerns."""
     told: dict[str, list[str]] = {}
     for line in lines:
-        told.setdefault(plain("; ".join(line.why)), []).append(names[variant_key(line)])
+        told.setdefault(plain("; ".join(line.why)), []).append(names[line.identity])
     return [f"{', '.join(them)}: {why}" for why, them in told.items()]
 
 

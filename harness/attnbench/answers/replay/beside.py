@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
+from attnbench.analysis.match import has_options, same_option
 from attnbench.analysis.rows import Row
 from attnbench.answers.replay.paper import Figure, Paper, Published
-from attnbench.contracts.case import Option, Passes
+from attnbench.contracts.case import Option, Passes, canonical
 from attnbench.contracts.specs import Spec, parse_specs
-from attnbench.contracts.text import canonical, option_text
+from attnbench.contracts.text import option_text
 
 ABSENT = "not in this run"
 
@@ -93,20 +94,9 @@ def _rows_of(name: str, specs: Mapping[str, Spec], rows: Iterable[Row]) -> list[
     """Find the rows of a mechanism: those that have its options, and not the further ones of another mechanism."""
     own = specs[name]
     closer = [spec for spec in specs.values() if spec.name == own.name and own.options.items() < spec.options.items()]
-    found = [row for row in rows if row.variant == own.name and _has(row.options, own.options)]
-    rest = [row for row in found if not any(_has(row.options, spec.options) for spec in closer)]
+    found = [row for row in rows if row.case.variant == own.name and has_options(row.case.options, own.options)]
+    rest = [row for row in found if not any(has_options(row.case.options, spec.options) for spec in closer)]
     return rest or found  # a default may be what the other mechanism asks for by name
-
-
-def _has(options: Mapping[str, Option], typed: Mapping[str, str]) -> bool:
-    return all(key in options and _same(option_text(options[key]), text) for key, text in typed.items())
-
-
-def _same(one: str, other: str) -> bool:
-    try:
-        return one.lower() == other.lower() or float(one) == float(other)
-    except ValueError:
-        return False
 
 
 def _replayed(each: Published, paper: Paper, rows: Iterable[Row], lacking: Mapping[str, str]) -> Replayed:
@@ -134,16 +124,16 @@ def _replayed(each: Published, paper: Paper, rows: Iterable[Row], lacking: Mappi
 def _answers(row: Row, each: Published) -> bool:
     """Tell whether a row is of the same question as a published figure, whatever the set-up."""
     figure = each.figure
-    if row.metric != figure.metric or row.passes != figure.passes:
+    if row.metric != figure.metric or row.case.passes != figure.passes:
         return False
     if not figure.task:
-        return not row.task and row.seq_q == each.seq
+        return not row.task and row.case.shape.seq_q == each.seq
     if not row.task:
         return False
     wanted = task_of(figure)
     further = _typed(row) - {*wanted.options, *figure.conditions, "preset"}  # conditions may differ, and are told
     same = _spec(row.task).name == wanted.name and not further
-    return same and _has(row.task_options, wanted.options)
+    return same and has_options(row.probe.task_options, wanted.options)
 
 
 def _typed(row: Row) -> set[str]:
@@ -180,7 +170,7 @@ def _of_conditions(
 ) -> Iterator[Difference]:
     for name, there in conditions.items():
         here = {machine[name]} if name in machine else _values(name, rows)
-        if here and not all(_same(each, option_text(there)) for each in here):
+        if here and not all(same_option(each, option_text(there)) for each in here):
             yield Difference(task=task, name=name, published=option_text(there), here=" and ".join(sorted(here)))
 
 
@@ -188,7 +178,7 @@ def _values(name: str, rows: Iterable[Row]) -> set[str]:
     """Collect what a condition was in the rows: an option of their task, else a column."""
     found = set()
     for row in rows:
-        value = row.task_options[name] if name in row.task_options else getattr(row, name, None)
+        value = row.probe.task_options.get(name, row.case.axes().get(name))
         if isinstance(value, bool | int | float | str):
             found.add(option_text(value))
     return found
@@ -200,7 +190,7 @@ def as_dict(found: Replay) -> dict[str, object]:
         {
             **{name: getattr(each, name) for name in Replayed.__struct_fields__ if name != "row"},
             "run": each.row.run if each.row else None,
-            "options": canonical(each.row.options) if each.row else None,
+            "options": canonical(each.row.case.options) if each.row else None,
         }
         for each in found.figures
     ]

@@ -1,7 +1,8 @@
-"""Repeating a paper's table: what to run for it, and a run's rows beside its figures."""
+"""A paper's table repeated: the sweep to run for it, and its figures with those of a run beside them."""
 
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -11,14 +12,15 @@ from attnbench.answers.replay.paper import Paper, Published
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Environment
 from attnbench.contracts.specs import Spec
-from attnbench.contracts.suite import Sweep
+from attnbench.contracts.suite import Range, Sweep
 from attnbench.execute.local import LocalExecutor
-from attnbench.planning.exams import describe_task
+from attnbench.planning.tasks import describe_task
 from attnbench.plugins import registry
-from attnbench.runs import Run
+from attnbench.report.reported import rows_of
+from attnbench.store import Store
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class InstalledPaper(Struct, frozen=True, kw_only=True):
     """An installed paper with its published figures."""
 
     name: str
@@ -27,50 +29,50 @@ class Found(Struct, frozen=True, kw_only=True):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks that the paper's figures are of."""
+        """The tasks of the paper's figures."""
         return tuple(dict.fromkeys(figure.task for figure in self.paper.figures if figure.task))
 
 
-def find_paper(name: str) -> Found:
-    """Find an installed paper by its name. Raises UsageError."""
+def find_paper(name: str) -> InstalledPaper:
+    """Return an installed paper by its name. Raises UsageError."""
     papers = registry.entries("papers")
     if name not in papers:
         raise UsageError(f"replay: no paper is called {name!r}; {suggestion(name, papers)}")
     read, published = paper.read_paper(registry.resource(registry.find(name, "papers", flag="replay")))
-    return Found(name=name, paper=read, published=published)
+    return InstalledPaper(name=name, paper=read, published=published)
 
 
-def absent(found: Found) -> dict[str, str]:
-    """Say which tasks of the paper are not installed, by the task as the paper's file names it."""
-    installed = registry.entries("tasks")
-    names = {text: _with_preset(text, found.paper, "").name for text in found.tasks}
-    return {text: f"no task is called {name!r} here" for text, name in names.items() if name not in installed}
+def absent(installed: InstalledPaper) -> dict[str, str]:
+    """Return the tasks of a paper that are not installed, as its file names them, each with the reason."""
+    tasks = registry.entries("tasks")
+    names = {text: _with_preset(text, installed.paper, "").name for text in installed.tasks}
+    return {text: f"no task is called {name!r} here" for text, name in names.items() if name not in tasks}
 
 
-def lacking(found: Found, preset: str) -> dict[str, str]:
-    """Say why a task of the paper cannot be trained here: it is not installed, or refuses in a child."""
-    reasons = absent(found)
-    asked = {text: _with_preset(text, found.paper, preset) for text in found.tasks if text not in reasons}
+def lacking(installed: InstalledPaper, preset: str) -> dict[str, str]:
+    """Return the tasks of a paper that cannot be trained here, each with the reason; a child tries their options."""
+    reasons = absent(installed)
+    asked = {text: _with_preset(text, installed.paper, preset) for text in installed.tasks if text not in reasons}
     if asked:
         with closing(LocalExecutor()) as executor:
             for text, spec in asked.items():
                 entry = registry.find(spec.name, "tasks", flag="replay")
-                told = describe_task(executor, entry, spec.options)
-                reasons |= {text: why} if (why := told.mistake or told.failure) else {}
+                description = describe_task(executor, entry, spec.options)
+                reasons |= {text: why} if (why := description.mistake or description.failure) else {}
     return reasons
 
 
-def sweep_of(found: Found, preset: str, seq: str | None, *, without: Iterable[str]) -> Sweep:
-    """Give what is to be run for a paper, over its suite. Raises UsageError where nothing is left of its tasks."""
-    figures = found.paper.figures
+def sweep_of(installed: InstalledPaper, preset: str, seq: Range, *, without: Iterable[str]) -> Sweep:
+    """Return the sweep to run for a paper, over its suite. Raises UsageError where none of its tasks is left."""
+    figures = installed.paper.figures
     absent = set(without)
-    tasks = [str(_with_preset(text, found.paper, preset)) for text in found.tasks if text not in absent]
+    tasks = [str(_with_preset(text, installed.paper, preset)) for text in installed.tasks if text not in absent]
     if seq is not None and not any(figure.seq for figure in figures):
-        raise UsageError(f"--seq: the lengths of {found.name} are those of its tasks; leave --seq out")
-    if found.tasks and not tasks:
-        raise UsageError(f"replay: no task of {found.name} can be trained here; see attnbench list tasks")
-    named = found.paper.mechanisms
-    first = [named[found.paper.baseline]] if found.paper.baseline else []
+        raise UsageError(f"--seq: the lengths of {installed.name} are those of its tasks; leave --seq out")
+    if installed.tasks and not tasks:
+        raise UsageError(f"replay: no task of {installed.name} can be trained here; see attnbench list tasks")
+    named = installed.paper.mechanisms
+    first = [named[installed.paper.baseline]] if installed.paper.baseline else []
     variants = dict.fromkeys(each.variant for each in (*first, *named.values()) if each.variant)
     passes = dict.fromkeys(figure.passes for figure in figures if figure.passes)
     return Sweep(
@@ -82,11 +84,13 @@ def sweep_of(found: Found, preset: str, seq: str | None, *, without: Iterable[st
     )
 
 
-def beside(found: Found, run: Run, *, without: dict[str, str]) -> Replay:
-    """Put a run's rows beside a paper's figures; `without` says why a task has none."""
-    environments = run.circumstances().environments
-    machine = _machine(environments[-1]) if environments else {}
-    return replay(found.paper, found.published, run.rows(), machine=machine, lacking=without)
+def beside(installed: InstalledPaper, run: Path, *, without: dict[str, str]) -> Replay:
+    """Return a paper's figures with those of a run beside them; `without` has the reason for each task left out."""
+    with Store.open(run, write=False) as store:
+        (*_, environment) = store.environments().values()
+        return replay(
+            installed.paper, installed.published, rows_of(store), machine=_machine(environment), lacking=without
+        )
 
 
 def _with_preset(text: str, of: Paper, preset: str) -> Spec:
@@ -96,5 +100,5 @@ def _with_preset(text: str, of: Paper, preset: str) -> Spec:
 
 
 def _machine(environment: Environment) -> dict[str, str]:
-    """Name what a paper's conditions may say of the machine."""
+    """Return the conditions of a machine that a paper may state."""
     return {"device": environment.device_name, "torch": environment.torch, "threads": str(environment.threads)}

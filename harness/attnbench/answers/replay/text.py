@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from attnbench.analysis.rows import PENDING
 from attnbench.answers.replay.beside import ABSENT, Difference, Replay, Replayed
+from attnbench.contracts.metrics import metric_named
+from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.table import Block, Cell, Group, Line, block_scale, cell_of, title_of
@@ -64,7 +65,7 @@ def _blocks(found: Replay, figures: Sequence[Replayed]) -> Iterator[Block]:
     shown = [place for place in places if place in known or place[1] is None] or places
     name = found.paper.baseline
     scale = _scale([each for each in figures if _place(each) in shown])
-    title = ", ".join(filter(None, (title_of(figures[0].metric), figures[0].passes)))
+    title = ", ".join(filter(None, (title_of(metric_named(figures[0].metric)), figures[0].passes)))
     absolute = Block(
         title=f"{title} ({scale.name})" if scale.name else title,
         context="",

@@ -11,12 +11,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.analysis.compare import Comparison, compare
-from attnbench.analysis.rows import PENDING, Row
+from attnbench.analysis.rows import Row
 from attnbench.analysis.scores import overlap
-from attnbench.contracts.case import Option
-from attnbench.contracts.record import Job
+from attnbench.contracts.case import Option, canonical
+from attnbench.contracts.record import PENDING, Job
 from attnbench.contracts.specs import Spec
-from attnbench.contracts.text import canonical, option_text
+from attnbench.contracts.text import option_text
 from attnbench.store import Plan, Search, Searched
 
 Place = tuple[int, ...]
@@ -129,7 +129,7 @@ def _rows_by_place(searched: Searched, rows: Iterable[Row], metric: str) -> dict
     places = {canonical(_options(searched, place)): place for place in _grid(searched)}
     found = {}
     for row in rows:
-        place = places.get(canonical(row.options)) if row.variant == searched.variant else None
+        place = places.get(canonical(row.case.options)) if row.case.variant == searched.variant else None
         if place is not None and row.metric == metric and not row.metric.endswith("_twin"):
             found[place] = row
     return found
@@ -201,12 +201,12 @@ def _tuned(searched: Searched, rows: Sequence[Row], search: Search) -> Tuned:
 
 
 def _setting(searched: Searched, row: Row, rows: Sequence[Row], search: Search) -> Setting:
-    found = (each for each in rows if each.metric == "latency" and each.variant == row.variant)
-    latency = next((each for each in found if canonical(each.options) == canonical(row.options)), None)
+    found = (each for each in rows if each.metric == "latency" and each.case.variant == row.case.variant)
+    latency = next((each for each in found if each.case.identity == row.case.identity), None)
     end = row.low if search.at_least else row.high
     assert row.value is not None
     return Setting(
-        options={axis.option: row.options[axis.option] for axis in searched.axes},
+        options={axis.option: row.case.options[axis.option] for axis in searched.axes},
         value=row.value,
         low=row.low,
         high=row.high,
@@ -218,8 +218,8 @@ def _setting(searched: Searched, row: Row, rows: Sequence[Row], search: Search) 
 
 def _comparison(latency: Row, rows: Sequence[Row], search: Search) -> Comparison | None:
     """Compare a setting's times with the reference's, round by round."""
-    both = (_spec(search.reference, search.reference_options), _spec(latency.variant, latency.options))
-    if both[0] == both[1] or not any(row.metric == "latency" and row.variant == search.reference for row in rows):
+    both = (_spec(search.reference, search.reference_options), _spec(latency.case.variant, latency.case.options))
+    if both[0] == both[1] or not any(row.metric == "latency" and row.case.variant == search.reference for row in rows):
         return None
     pairs = compare(rows, rows, metrics=["latency"], variants=both).pairs
     return next(iter(pairs), None)

@@ -59,9 +59,10 @@ def named(each: Tuned, setting: Setting) -> str:
 def _workload(best: Sequence[Setting]) -> Iterator[str]:
     row = next((each.latency for each in best if each.latency), None)
     if row is not None:
-        yield f"seq {row.seq_q}, batch {row.batch}, heads {row.heads}, head dim {row.head_dim}"
-        yield from ("causal" for _ in range(row.causal))
-        yield from (row.passes, row.dtype, plain(row.device))
+        shape = row.case.shape
+        yield f"seq {shape.seq_q}, batch {shape.batch}, heads {shape.heads}, head dim {shape.head_dim}"
+        yield from ("causal" for _ in range(row.case.mask.causal))
+        yield from (row.case.passes, row.case.dtype, plain(row.case.device))
 
 
 def _line(each: Tuned, scale: Scale) -> Line:

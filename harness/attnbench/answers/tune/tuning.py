@@ -4,23 +4,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench import session
+from attnbench.answers.further import further
 from attnbench.answers.tune.search import Tuned, first_settings, tuned
 from attnbench.contracts.case import Option
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import PRIMARY, ProbeKind
 from attnbench.contracts.ranges import parse_range
-from attnbench.contracts.record import PRIMARY_METRIC, Job, ProbeKind
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.execute.executor import Executor
-from attnbench.planning import plan
-from attnbench.planning.plan import Candidate
-from attnbench.planning.request import Answered, Request, ask, describe_variant, planned
+from attnbench.planning.plan import Resolved, plan_run, resolve
+from attnbench.planning.request import Request
+from attnbench.planning.variants import Candidate, describe_variant
 from attnbench.plugins.registry import find
-from attnbench.runs import Run
+from attnbench.report.reported import rows_of
 from attnbench.session import Notify, quietly
 from attnbench.store import Axis, Plan, Search, Searched, Store
 
@@ -28,10 +28,10 @@ Values = Mapping[str, str]
 
 
 class Goal(Struct, frozen=True, kw_only=True):
-    """What is searched: an error of at most `error`, or an accuracy of at least `accuracy` on the sweep's task.
+    """The quality to reach: an error of at most `error`, or an accuracy of at least `accuracy` on the sweep's task.
 
-    `values` replace, or add, those that a variant's own `tunes` gives for an option, as text. Speed is compared with
-    the variant `against`.
+    `values` replace, or add, the values that a variant's own `tunes` gives for an option, as text. Speed is compared
+    with that of the variant `against`.
     """
 
     error: float | None = None
@@ -41,52 +41,58 @@ class Goal(Struct, frozen=True, kw_only=True):
 
     @property
     def probe(self) -> ProbeKind:
-        """What measures the quality."""
+        """The probe that measures the quality."""
         return "accuracy" if self.accuracy is not None else "agreement"
+
+    @property
+    def bound(self) -> float:
+        """The error or accuracy to reach."""
+        return (self.accuracy if self.accuracy is not None else self.error) or 0.0
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What was found, a line for each variant, and of which run."""
+    """The result of a search: its run, and what was found of each variant."""
 
     run: str
     search: Search
     found: tuple[Tuned, ...]
 
 
-def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Run:
-    """Search the options of the request's variants for the cheapest that reach a goal, in a run that is stored.
+def tune(request: Request, goal: Goal, out: Path, *, notify: Notify = quietly) -> Path:
+    """Search for the cheapest options of the request's variants that reach a goal, and return the folder of the run.
 
     Raises UsageError before anything is written.
     """
-    _check(request, goal)
-    specs = (*_specs(request), *parse_specs(goal.against, flag="--against"))
-    sweep = replace(request.sweep, variants=",".join(map(str, specs)), metrics=goal.probe)
-    asked = replace(request, sweep=sweep)
-    return Run(session.start(asked, out, notify, planner=partial(_plan, goal=goal)))
+    specs = parse_specs(request.sweep.variants or "", flag="tune")
+    _check(request, goal, specs)
+    (*searched, reference) = (*specs, *parse_specs(goal.against, flag="--against"))
+    variants = ",".join(map(str, (*searched, reference)))
+    asked = replace(request, sweep=replace(request.sweep, variants=variants, metrics=goal.probe))
+    return session.start(asked, out, notify, planner=partial(_plan, specs=searched, goal=goal), further=further)
 
 
-def answer(run: Run) -> Answer:
-    """Say what a run of `tune` found so far. Raises UsageError for a run that searched nothing."""
-    with Store.open(run.path, write=False) as store:
+def answer(run: Path) -> Answer:
+    """Return what a run of `tune` has found so far. Raises UsageError for a run that searched no options."""
+    with Store.open(run, write=False) as store:
         search = store.plan.search
-    if search is None:
-        raise UsageError(f"tune: run {run.id} searched no options; name one that `attnbench tune` began")
-    found = tuned(run.rows(), search)
-    return Answer(run=run.id, search=msgspec.structs.replace(search, timed=()), found=tuple(found))
+        if search is None:
+            raise UsageError(f"tune: run {run.name} searched no options; name one that `attnbench tune` began")
+        found = tuned(rows_of(store), search)
+    return Answer(run=run.name, search=replace(search, timed=()), found=tuple(found))
 
 
 def read_values(texts: Sequence[str]) -> dict[str, str]:
-    """Read `--option k=64..1024` flags as values by option. Raises UsageError."""
-    found: dict[str, str] = {}
+    """Parse `--option k=64..1024` flags as the values of each option. Raises UsageError."""
+    values: dict[str, str] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not (name.isidentifier() and equals and values):
+        name, equals, given = text.partition("=")
+        if not (name.isidentifier() and equals and given):
             raise UsageError(f"--option: {text!r} is no option with values; write k=64..1024 or density=0.1,0.2")
-        found[name] = values
-    return found
+        values[name] = given
+    return values
 
 
-def _check(request: Request, goal: Goal) -> None:
+def _check(request: Request, goal: Goal, specs: Sequence[Spec]) -> None:
     if (goal.error is None) == (goal.accuracy is None):
         raise UsageError("--match: say what quality is to be reached: --match ERROR, or --match-accuracy with --task")
     if (goal.accuracy is None) != (request.sweep.tasks is None):
@@ -94,23 +100,15 @@ def _check(request: Request, goal: Goal) -> None:
     for flag, value in (("--match", goal.error), ("--match-accuracy", goal.accuracy)):
         if value is not None and not value >= 0:
             raise UsageError(f"{flag}: {value} is no quality; give 0 or more")
-    if goal.against in {spec.name for spec in _specs(request)}:
+    if goal.against in {spec.name for spec in specs}:
         raise UsageError(f"--against: {goal.against!r} is one of those that are searched; name another")
 
 
-def _specs(request: Request) -> tuple[Spec, ...]:
-    return parse_specs(request.sweep.variants or "", flag="tune")
-
-
-def _plan(request: Request, executor: Executor, *, goal: Goal) -> Plan:
-    """Plan a search: the dearest settings of each variant first, and what is timed in the end."""
-    found = ask(request, executor)
-    if len(found.workloads.shapes) * len(found.workloads.masks) * len(found.workloads.passes) != 1:
-        raise UsageError("tune: quality is matched at one length and workload; name one value of each axis")
-    if len(found.exams) > 1:
-        raise UsageError("--task: an accuracy is matched on one task; name one")
-    *candidates, reference = found.candidates
-    specs = _specs(request)[:-1]
+def _plan(request: Request, executor: Executor, *, specs: Sequence[Spec], goal: Goal) -> Plan:
+    """Plan a search: the dearest settings of each variant come first, and what is timed in the end is planned too."""
+    resolved = resolve(request, executor)
+    _check_one_workload(resolved)
+    *candidates, reference = resolved.candidates
     if len(specs) != len(candidates):
         raise UsageError("tune: a variant is named twice; name each once")
     searched = [_searched(spec, one, goal.values, executor) for spec, one in zip(specs, candidates, strict=True)]
@@ -119,26 +117,29 @@ def _plan(request: Request, executor: Executor, *, goal: Goal) -> Plan:
         [replace(one, options=options) for options in first_settings(each)]
         for one, each in zip(candidates, searched, strict=True)
     ]
+    timed = (reference, *(settings[0] for settings in firsts))
     search = Search(
-        metric=PRIMARY_METRIC[goal.probe],
-        bound=(goal.accuracy if goal.accuracy is not None else goal.error) or 0.0,
+        metric=PRIMARY[goal.probe].name,
+        bound=goal.bound,
         at_least=goal.accuracy is not None,
         reference=reference.name,
         reference_options=reference.options,
         variants=tuple(searched),
-        timed=_timed(found, [reference, *(settings[0] for settings in firsts)]),
+        timed=replace(resolved, candidates=timed, probes=("latency",)).jobs(),
     )
-    trials = [*(one for settings in firsts for one in settings), reference]
-    jobs = plan.plan_jobs(found.workloads, trials, found.exams, found.setting)
-    return replace(planned(request, found, jobs), search=search)
+    trials = replace(resolved, candidates=(*(one for settings in firsts for one in settings), reference))
+    return replace(plan_run(request, resolved, trials.jobs()), search=search)
 
 
-def _timed(found: Answered, candidates: Sequence[Candidate]) -> tuple[Job, ...]:
-    return plan.plan_jobs(replace(found.workloads, metrics=("latency",)), candidates, [], found.setting)
+def _check_one_workload(resolved: Resolved) -> None:
+    if len({(case.shape, case.mask, case.passes) for case in resolved.cases}) != 1:
+        raise UsageError("tune: quality is matched at one length and workload; name one value of each axis")
+    if len(resolved.tasks) > 1:
+        raise UsageError("--task: an accuracy is matched on one task; name one")
 
 
 def _searched(spec: Spec, candidate: Candidate, values: Values, executor: Executor) -> Searched:
-    """Find the axes of a variant: what it says trades time for quality, less what was given, and what a person adds."""
+    """Return the axes to search of a variant: those that its `tunes` names less those given, and those of --option."""
     axes = [
         Axis(option=name, values=tuple(tune.values), monotone=tune.monotone)
         for name, tune in candidate.tunes.items()
@@ -157,7 +158,7 @@ def _searched(spec: Spec, candidate: Candidate, values: Values, executor: Execut
 
 
 def _listed(text: str) -> Iterator[str]:
-    """Give the values of a range of whole numbers, or of a list of anything."""
+    """Yield the values of ranges of whole numbers and of a list of anything."""
     for piece in text.split(","):
         if ".." in piece:
             yield from map(str, parse_range(piece, flag="--option"))
@@ -166,12 +167,12 @@ def _listed(text: str) -> Iterator[str]:
 
 
 def _typed(spec: Spec, name: str, text: str, executor: Executor) -> Option:
-    """Turn a value as typed into the option's own type, as its variant reads it."""
+    """Convert a value as typed to the option's own type, as its variant reads it."""
     entry = find(spec.name, "variants", flag="tune")
-    found = describe_variant(executor, entry, {**spec.options, name: text})
-    if found.mistake or found.failure:
-        raise UsageError(f"--option: {name}={text}: {found.mistake or found.failure}")
-    return found.options[name]
+    description = describe_variant(executor, entry, {**spec.options, name: text})
+    if description.mistake or description.failure:
+        raise UsageError(f"--option: {name}={text}: {description.mistake or description.failure}")
+    return description.options[name]
 
 
 def _refuse_unknown(values: Values, searched: Sequence[Searched]) -> None:

@@ -1,0 +1,89 @@
+"""The variants of a sweep, with complete options: each is described by a child, which imports it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from attnbench.contracts.case import digest
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Origin
+from attnbench.contracts.specs import Spec, parse_specs
+from attnbench.contracts.suite import Sweep
+from attnbench.contracts.tunes import Tune
+from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.messages import DescribeVariant
+from attnbench.plugins import registry
+from attnbench.plugins.describe import Description
+from attnbench.plugins.empty import FLOOR
+from attnbench.plugins.registry import Entry
+
+_ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A variant with complete options, ready to be planned: its name, what to import, and the options it can tune."""
+
+    name: str
+    target: str
+    origin: Origin
+    options: dict[str, Any]
+    tunes: dict[str, Tune] = {}
+
+
+def variant_specs(sweep: Sweep) -> tuple[Spec, ...]:
+    """Return the variants that a sweep names, `all` spelled out. Raises UsageError."""
+    if sweep.variants is None:
+        raise UsageError("--variants: neither the suite nor a flag names any; add --variants")
+    named = parse_specs(sweep.variants, flag="--variants")
+    if any(spec.name == _ALL.name and spec.options for spec in named):
+        raise UsageError("--variants: all takes no options; name the variants that do beside it: all,NAME:option=value")
+    if _ALL not in named:
+        return named
+    given = {spec.name for spec in named}
+    others = (Spec(name=name) for name in registry.entries("variants") if name != FLOOR and name not in given)
+    return *(spec for spec in named if spec != _ALL), *others
+
+
+def check_names(specs: Iterable[Spec]) -> None:
+    """Check that every variant exists, and that no two different plugins share the name in their rows.
+
+    Raises UsageError.
+    """
+    seen: dict[str, Entry] = {}
+    for entry in [registry.find(spec.name, "variants", flag="--variants") for spec in specs]:
+        other = seen.setdefault(entry.name, entry)
+        if other.target != entry.target:
+            raise UsageError(
+                f"--variants: {entry.name!r} is both {other.origin} ({other.target}) and {entry.origin} "
+                f"({entry.target}); rename one of them"
+            )
+
+
+def candidates(sweep: Sweep, executor: Executor) -> tuple[Candidate, ...]:
+    """Return the variants of a sweep with complete options, each once. Raises UsageError."""
+    asked = (candidate(spec, executor) for spec in variant_specs(sweep))
+    return tuple({digest(one): one for one in asked}.values())
+
+
+def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
+    """Return a variant with complete options; one that cannot be imported is planned too, and fails with the reason.
+
+    Raises UsageError, naming the flag, for an unknown name or option.
+    """
+    entry = registry.find(spec.name, "variants", flag=flag)
+    description = describe_variant(executor, entry, spec.options)
+    if description.mistake:
+        raise UsageError(f"{flag}: {spec}: {description.mistake}")
+    options: dict[str, Any] = dict(spec.options) if description.failure else description.options
+    return Candidate(
+        name=entry.name, target=entry.target, origin=description.origin, options=options, tunes=description.tunes
+    )
+
+
+def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> Description:
+    """Return a child's description of a variant; where the import ends the child, the description says how."""
+    try:
+        return executor.ask(DescribeVariant(entry=entry, given=dict(given or {})), Description)
+    except NoAnswer as end:
+        return Description(origin=entry.origin, failure=f"its import {end}")
