@@ -14,7 +14,6 @@ positions of the keys. Time: O((T + S) D) times the blocks that are seen; memory
 from typing import Annotated, ClassVar
 
 import msgspec
-import torch
 from msgspec import Meta
 
 from attnbench import Case, Support, Tune
