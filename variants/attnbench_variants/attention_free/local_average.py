@@ -140,7 +140,7 @@ class _WindowSums:
         return sums_XJCD[:, further : further + self.blocks]
 
     def _of_whole(self, chunks_XJCD: torch.Tensor) -> torch.Tensor:
-        """Sum the chunks that all windows hold which start in the same one: [X, N, 1, D]."""
+        """Sum the whole chunks of the windows that start in each chunk: [X, N, 1, D]."""
         up_to_XJD = pad(chunks_XJCD.sum(dim=2).cumsum(dim=1, dtype=torch.float64), (0, 0, 1, 0))
         first, last = up_to_XJD[:, 1:], up_to_XJD[:, 1 + self.whole :]
         return (last[:, : self.blocks] - first[:, : self.blocks]).to(chunks_XJCD.dtype)[:, :, None]

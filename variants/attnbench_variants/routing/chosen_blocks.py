@@ -84,7 +84,7 @@ class _Routes(NamedTuple):
 
 
 def _sequences_at_a_time(routes: _Routes) -> int:
-    """Return one for a CPU, so that no rows are filled up; elsewhere few launches count."""
+    """Return 1 on a CPU, so that no rows are filled up; elsewhere few launches count."""
     return 1 if routes.order.device.type == "cpu" else len(routes.order)
 
 
