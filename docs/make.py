@@ -45,7 +45,8 @@ _FAMILIES = {
     "linear": "linear",
     "hierarchical": "hierarchical",
     "position": "relative position",
-    "others": "others",
+    "head_mixing": "mixed heads",
+    "attention_free": "no attention",
 }
 
 

@@ -88,7 +88,7 @@ def test_what_is_kept_for_the_gradient_or_laid_out_again_gives_the_same_gradient
     qkv, outs = draw("bigbird", case), []
     for recomputes in (True, False):
         attention = built("bigbird", case)
-        attention._attend.recomputes = recomputes
+        attention.recomputes = recomputes
         out = attention(*qkv)
         outs.append((out, *torch.autograd.grad(out.square().sum(), qkv)))
     for found, right in zip(*outs, strict=True):

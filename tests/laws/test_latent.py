@@ -43,7 +43,7 @@ def test_output_and_all_gradients_equal_the_slow_formulation(options, mask, leng
 @as_subtests("options", OPTIONS)
 @as_subtests("before", [0, 1, 6])
 def test_steps_from_latents_equal_the_causal_whole(options, before, monkeypatch):
-    monkeypatch.setattr("attnbench_variants.low_rank.latent._PLACES", 2)  # so that places run out on the way
+    monkeypatch.setattr("attnbench_variants.low_rank.latent._ROOM", 2)  # so that the room runs out on the way
     whole, steps = built("latent", _case(options)), built("latent", _case(options, passes="decode"))
     x_BTE, outputs = _tokens(_case(options)).detach(), []
     state = steps.prefill(x_BTE[:, :before])

@@ -80,7 +80,7 @@ def test_one_chunk_after_another_equals_all_at_once(monkeypatch, name, options, 
     case = _case(name, keys, options, queries=queries, causal=causal)
     attention, qkv = built(name, case), draw(name, case)
     all_at_once = attention(*qkv)
-    for sizes in (Sizes(16, 16), Sizes(24, 8), Sizes(4096, 256)):
+    for sizes in (Sizes(1, 16, 16), Sizes(2**10, 24, 8), Sizes(2**26, 4096, 256)):
         monkeypatch.setattr(feature_attention, "_sizes", lambda _, sizes=sizes: sizes)
         assert_near(attention(*qkv), all_at_once, 1e-13)
 

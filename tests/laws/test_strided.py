@@ -93,7 +93,7 @@ def test_operations_grow_with_the_length_to_the_power_of_one_and_a_half(name, ca
 def test_operations_are_those_that_torch_counts(name, length, queries):
     case = _case(name, length, queries=queries, stride=8)
     attention = built(name, case)
-    attention._attend._kernel = PLAIN  # torch counts none for the fused kernel
+    attention._kernel = PLAIN  # torch counts none for the fused kernel
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         attention(*draw(name, case))
     assert variant(name).flops(case) == counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""Each mechanism's formulation, slow and plain, against which the real one is held: a module for each.
+"""Each mechanism's formulation, slow and plain, that its implementation is tested against: a module for each.
 
 A reference is `attend(attention, q_BHTD, k_BGSD, v_BGSD, case) -> out_BHTD`: loops over batch, head and query, in the
 dtype of its inputs (float64 in the laws), differentiable. `attention` is the built variant, for its parameters and what

@@ -18,7 +18,7 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
 
 
 def sees_of(case: Case, drawn: list[list[int]]) -> Callable[[int, int], bool]:
-    """Tell what a head sees, given the random blocks that it drew for each block after the global ones."""
+    """Return the rule of what a head sees, given its random blocks for each block after the global ones."""
     block, neighbours = case.options["block"], case.options["neighbours"]
     hubs = case.options["globals"] * block
 

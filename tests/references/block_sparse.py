@@ -19,7 +19,7 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
 
 
 def sees_of(case: Case, drawn: list[list[int]]) -> Callable[[int, int], bool]:
-    """Tell what a head sees; `drawn` is read for random patterns only."""
+    """Return the rule of what a head sees; `drawn` is read for random patterns only."""
     block = case.options["block"]
 
     def sees(i: int, j: int) -> bool:

@@ -26,7 +26,7 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
 
 
 def meeting(i: int, j: int, *, block: int) -> int:
-    """Give the lowest level at which the blocks of two positions are the same or neighbours."""
+    """Return the lowest level at which the blocks of two positions are the same or neighbours."""
     level = 0
     while abs(i // (block * 2**level) - j // (block * 2**level)) > 1:
         level += 1

@@ -7,7 +7,7 @@ from attnbench import Case
 
 
 def attend(layer: torch.nn.Module, x: Tensor, case: Case) -> Tensor:
-    """Give out_BTE of a built `latent`, whose weights it reads."""
+    """Return out_BTE of a built `latent`, from its weights."""
     return torch.stack([_of_sequence(layer, tokens, case) for tokens in x])
 
 

@@ -26,7 +26,7 @@ def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) ->
 
 
 def row_by_row(row: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
-    """Answer each query by `row(query, keys, values, its head, its group)`, of the keys and values that it may see."""
+    """Answer each query by `row(query, keys, values, head, group, t)`, from the keys and values that it sees."""
     batch, heads, queries, _ = q.shape
     groups, keys = k.shape[1:3]
     rows = []
@@ -38,7 +38,7 @@ def row_by_row(row: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, case
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Average values, or give zeros where there is no weight at all."""
+    """Average values, or return zeros where there is no weight at all."""
     total = weights.sum()
     return (weights[:, None] * values).sum(dim=0) / (total or 1)
 

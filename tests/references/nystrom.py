@@ -30,7 +30,7 @@ def head(q_TD: torch.Tensor, k_SD: torch.Tensor, v_SD: torch.Tensor, case: Case)
 
 
 def means(x_ND: torch.Tensor, count: int) -> torch.Tensor:
-    """Deal the positions out in order: segment j takes what is left of the length, by the segments that are left."""
+    """Cut the positions into segments: each takes its share of the length that is left for those still to come."""
     found, start = [], 0
     for left in range(min(count, len(x_ND)), 0, -1):
         size = -(-(len(x_ND) - start) // left)

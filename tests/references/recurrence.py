@@ -1,4 +1,4 @@
-"""What references of recurrences share: token by token, a state for each head, and the norm of a head's output."""
+"""Recurrences token by token: a state for each head, and the norm of a head's output."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def normed(out: torch.Tensor, attention: Attention, case: Case) -> torch.Tensor:
 
 
 def unit(x: torch.Tensor, case: Case) -> torch.Tensor:
-    """Give SiLU(x), or x, divided by its length."""
+    """Return SiLU(x), or x, divided by its length."""
     f = x * torch.sigmoid(x) if case.options["activation"] == "silu" else x
     return f / (f.square().sum(dim=-1, keepdim=True) + 1e-6).sqrt()
 

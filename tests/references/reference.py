@@ -1,4 +1,4 @@
-"""What a reference is: a mechanism's formulation, slow and plain, against which the real one is held."""
+"""A reference: a mechanism's formulation, slow and plain, that its implementation is tested against."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -10,7 +10,7 @@ from attnbench.contracts.case import Option
 
 Attend = Callable[[Attention, torch.Tensor, torch.Tensor, torch.Tensor, Case], torch.Tensor]
 
-# What most mechanisms keep and some, by their definition, do not:
+# The laws that most mechanisms keep and some, by their definition, do not:
 # later   causal: nothing that comes later moves an earlier output, not even by deciding which keys are looked at
 # heads   a head's output depends on that head's tensors alone
 # sums    the weights of a query sum to one
@@ -21,10 +21,10 @@ Law = Literal["later", "heads", "sums", "signs", "linear", "queries"]
 
 
 class Reference(NamedTuple):
-    """A formulation, and sets of options with which the laws' short sequences are long; the first serves every law.
+    """A formulation, and sets of options under which the laws' short sequences are long; the first serves every law.
 
-    `alone` says why a mechanism has all its laws in a test of its own, and is left out of those over all mechanisms.
-    `breaks` names the laws that the mechanism does not keep, each with the reason; that it really does not is tested.
+    `alone` is the reason why all laws of a mechanism are in a test of its own, and it is left out of those over all
+    mechanisms. `breaks` names the laws that the mechanism does not keep, each with the reason; a test proves each.
     """
 
     attend: Attend

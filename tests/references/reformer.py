@@ -1,4 +1,4 @@
-"""Reformer's attention spelled out: for each query and round, which keys it sees; loops, float64, autograd."""
+"""Reformer's attention spelled out: the keys that each query sees in each round; loops, float64, autograd."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from references.reference import Reference
 
 
 def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
-    """Give every head of a built variant the buckets that the variant itself finds."""
+    """Attend with every head of a built variant, given the buckets that the variant itself computes."""
     del k
     heads = [
         reformer(*tensors, buckets=rounds.tolist(), chunk=attention.options.bucket, causal=case.mask.causal)
@@ -31,7 +31,7 @@ def reformer(qk_ND: Tensor, v_ND: Tensor, buckets: Sequence[Sequence[int]], *, c
 
 
 def seen(i: int, buckets: Sequence[int], *, chunk: int, causal: bool) -> list[int]:
-    """Equation 5, without the token itself: s_j // m is s_i // m or one less, s the place by (bucket, position)."""
+    """Equation 5, without the token itself: s_j // m is s_i // m or one less, s the rank by (bucket, position)."""
     by_bucket = sorted(range(len(buckets)), key=lambda token: (buckets[token], token))
     place = {token: s for s, token in enumerate(by_bucket)}
     near = [j for j in place if place[i] // chunk - 1 <= place[j] // chunk <= place[i] // chunk]

@@ -8,7 +8,7 @@ from references.reference import Reference
 
 
 def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
-    """Give every head of a built variant the sorting network that the variant learns."""
+    """Attend with every head of a built variant, given the sorting network that the variant learns."""
     group = q.shape[1] // k.shape[1]
     heads = [
         sinkhorn(q[b, h], k[b, h // group], v[b, h // group], (attention.places_DM, attention.bias_M), case)
@@ -36,7 +36,7 @@ def sinkhorn(q_TD: Tensor, k_SD: Tensor, v_SD: Tensor, network: tuple[Tensor, Te
 
 
 def permutation(scores: list[Tensor], iterations: int, *, causal: bool) -> dict[tuple[int, int], Tensor]:
-    """exp(scores) with rows, then columns divided by their sums; causally i < j only, a row's sum ending at j."""
+    """Return exp(scores) with rows, then columns divided by their sums; causally i < j only, row sums ending at j."""
     blocks = range(len(scores))
     share = {(i, j): scores[i][j].exp() for i in blocks for j in blocks if i < j or not causal}
     for _ in range(iterations):
@@ -51,7 +51,7 @@ def permutation(scores: list[Tensor], iterations: int, *, causal: bool) -> dict[
 
 
 def mixture(shares, place: int, c: int, members, kv: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Position c of what is sorted to a place: of the blocks that have such a position, by their shares."""
+    """Return position c of the blocks sorted to a place: a mixture of those that have such a position."""
     parts = {i: shares[i, place] for i, block in enumerate(members) if (i, place) in shares and c < len(block)}
     whole = sum(parts.values())
     mix_k, mix_v = (sum(share / whole * x[members[i][c]] for i, share in parts.items()) for x in kv)

@@ -8,7 +8,7 @@ from references.reference import Reference
 
 
 def attend_variant(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
-    """Give every head of a built variant the directions that the variant drew."""
+    """Attend with every head of a built variant, given the directions that the variant drew."""
     group = q.shape[1] // k.shape[1]
     heads = [
         smyrf(

@@ -1,4 +1,14 @@
-"""No attention: tokens are mixed by a Fourier transform. A floor for what attention costs and brings."""
+"""FNet: tokens are mixed by a Fourier transform. No attention; a floor for what attention costs and brings.
+
+Lee-Thorp et al. 2021, "FNet: Mixing Tokens with Fourier Transforms":
+
+    out = Re(DFT_tokens(DFT_features(x)))                                 x [N, E], E = H D
+
+The features of all heads of the values side by side are x, so heads do mix; queries and keys are not read. The paper
+has no projections around it; at layer level here are those of every mechanism. Not normalised, as in the paper's code,
+unless `ortho`; half precision is transformed in float32. Time: O(N E log(N E)); memory: O(N E). Nothing is learned.
+There is no causal form, window, cross-attention or grouping of heads: the transform mixes every token with all others.
+"""
 # B batch, H heads, N tokens, D head dimension, E = H * D features of a token, F = E // 2 + 1 of its spectrum
 
 import math
@@ -9,18 +19,15 @@ from msgspec import Meta
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide
+from attnbench_variants.blocks.fused_kernels import TORCH
 
 
 class FNet(torch.nn.Module):
-    """FNet's mixing: the real part of the discrete Fourier transform over tokens and features (Lee-Thorp et al. 2021).
-
-    The features of all heads side by side are the hidden dimension, so heads do mix; queries and keys are not read. The
-    paper has no projections around it; at layer level here are those of every mechanism. Not normalised, as in the
-    paper's code, unless `ortho`; half precision is transformed in float32. Time: O(N E log(N E)); nothing is learned.
-    """
+    """FNet's mixing: the real part of the Fourier transform over tokens and features (Lee-Thorp et al. 2021)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """How large the output is."""
+        """The size of the output."""
 
         ortho: Annotated[bool, Meta(description="divide by sqrt(N E), so that outputs are as large as inputs")] = False
 
@@ -32,7 +39,7 @@ class FNet(torch.nn.Module):
         grouped="it mixes the values alone, so that there is one value head for each head of the output",
         growth=1.15,  # N log N is 1.12 from 2048 to 16384 tokens
     )
-    backend = f"torch-fft {torch.__version__.partition('+')[0]}"
+    backend = f"torch-fft {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()
@@ -43,11 +50,9 @@ class FNet(torch.nn.Module):
         """Mix the values: out_BHND."""
         del q_BHND, k_BHND
         heads = v_BHND.shape[1]
-        wide_BNE = v_BHND.transpose(1, 2).flatten(2).to(torch.promote_types(v_BHND.dtype, torch.float32))
-        half_BNF = torch.fft.rfft2(wide_BNE, norm=self._norm).real
-        mixed_BNE: torch.Tensor = torch.cat(
-            [half_BNF, _mirrored(half_BNF, wide_BNE.shape[2] - half_BNF.shape[2])], dim=2
-        )
+        x_BNE = wide(v_BHND.transpose(1, 2).flatten(2))
+        half_BNF = torch.fft.rfft2(x_BNE, norm=self._norm).real
+        mixed_BNE: torch.Tensor = torch.cat([half_BNF, _mirrored(half_BNF, x_BNE.shape[2] - half_BNF.shape[2])], dim=2)
         mixed_BNHD = mixed_BNE.to(v_BHND.dtype).view(*mixed_BNE.shape[:2], heads, -1)
         return mixed_BNHD.transpose(1, 2)
 
@@ -60,6 +65,6 @@ class FNet(torch.nn.Module):
 
 
 def _mirrored(half_BNF: torch.Tensor, count: int) -> torch.Tensor:
-    """Give the other half: of a real signal y[-n, -f] is the conjugate of y[n, f], whose real part is the same."""
+    """Return the other half: of a real signal y[-n, -f] is the conjugate of y[n, f], whose real part is the same."""
     reversed_BNC = half_BNF[:, :, 1 : 1 + count].flip(1, 2)
     return reversed_BNC.roll(1, dims=1)

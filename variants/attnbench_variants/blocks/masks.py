@@ -1,4 +1,4 @@
-"""Which keys a query may see, as exact attention means it: as a dense mask, and as a count."""
+"""The keys that a query sees in exact attention: as a dense mask, and as a count."""
 # T queries, S keys
 
 import torch

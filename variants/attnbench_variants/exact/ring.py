@@ -34,7 +34,7 @@ class Ring:
     """Exact attention in the blocks of a ring of devices (Liu, Zaharia, Abbeel 2023, "Ring Attention", algorithm 1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """How many devices the ring would have."""
+        """The size of the ring."""
 
         ranks: Annotated[int, Meta(ge=1, description="devices of the ring, simulated: blocks of keys and values")] = 4
 

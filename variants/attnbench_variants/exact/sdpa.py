@@ -44,7 +44,7 @@ class SdpaFlash(Pinned):
 
 
 class SdpaEfficient(Pinned):
-    """Torch's memory-efficient kernel (SDPBackend.EFFICIENT_ATTENTION; Rabe and Staats 2021), which CPUs have not.
+    """Torch's memory-efficient kernel (SDPBackend.EFFICIENT_ATTENTION; Rabe and Staats 2021); CUDA only.
 
     Queries are the last T positions of the keys: with a causal mask and fewer of them by `causal_lower_right`.
     """

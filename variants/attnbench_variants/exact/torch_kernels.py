@@ -106,7 +106,7 @@ def torch_cudnn(case: Case) -> Kernel:
 
 
 def _trails(case: Case) -> bool:
-    """Whether the causal mask is that of several queries at the end of more keys."""
+    """Return whether the causal mask is that of several queries at the end of more keys."""
     return case.mask.causal and 1 < case.shape.seq_q < case.shape.seq_k
 
 

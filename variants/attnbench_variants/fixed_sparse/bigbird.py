@@ -33,7 +33,7 @@ from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
-class BigBird:
+class BigBird(BlockLocal):
     """Global, neighbouring and random blocks (BigBird-ITC: Zaheer et al. 2020, section 2 and appendix D)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -52,12 +52,7 @@ class BigBird:
     def __init__(self, case: Case, options: Options) -> None:
         layout = _layout(case, options)
         self.lists = _lists(case, layout, options)
-        self._attend = BlockLocal(case, layout, self.lists)
-        self.backend = self._attend.name
-
-    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD."""
-        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+        super().__init__(case, layout, self.lists)
 
     @staticmethod
     def flops(case: Case) -> int:

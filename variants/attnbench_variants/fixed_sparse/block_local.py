@@ -39,7 +39,7 @@ class BlockLocal:
         self.layout, self.runs = layout, list(_runs(case, layout, lists))
         self.recomputes = case.device == "cpu"  # elsewhere all blocks are one run, whose copies autograd keeps
         self._fused = Fused(case, masked=True)
-        self.name = self._fused.name
+        self.backend = self._fused.name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""

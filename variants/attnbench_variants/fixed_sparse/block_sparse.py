@@ -30,7 +30,7 @@ from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
-class BlockSparse:
+class BlockSparse(BlockLocal):
     """Block-sparse attention (Dao et al. 2022, "FlashAttention", section 3.3 and algorithm 5; Gray et al. 2017)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -54,12 +54,7 @@ class BlockSparse:
 
     def __init__(self, case: Case, options: Options) -> None:
         layout, self.lists = _pattern(case, options)
-        self._attend = BlockLocal(case, layout, self.lists)
-        self.backend = self._attend.name
-
-    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD."""
-        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+        super().__init__(case, layout, self.lists)
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -70,7 +70,7 @@ class Factorised:
     def __init__(self, case: Case, pattern: FactorisedPattern) -> None:
         self._pattern, self._kernel = pattern, kernel_for(torch.device(case.device))
         self._fused = Fused(case) if case.shape.seq_q == 1 else None
-        self.name = self._fused.name if self._fused else self._kernel.name
+        self.backend = self._fused.name if self._fused else self._kernel.name
 
     def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""

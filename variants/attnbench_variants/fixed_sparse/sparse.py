@@ -14,7 +14,6 @@ positions of the keys. Time: O((T + S) D) times the blocks that are seen; memory
 from typing import Annotated, ClassVar
 
 import msgspec
-import torch
 from msgspec import Meta
 
 from attnbench import Case, Support, Tune
@@ -23,7 +22,7 @@ from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
-class Sparse:
+class Sparse(BlockLocal):
     """Block-local attention with global blocks (BigBird without random blocks: Zaheer et al. 2020, section 2, ITC)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -39,12 +38,7 @@ class Sparse:
     )
 
     def __init__(self, case: Case, options: Options) -> None:
-        self._attend = BlockLocal(case, _layout(case, options))
-        self.backend = self._attend.name
-
-    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD."""
-        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+        super().__init__(case, _layout(case, options))
 
     @staticmethod
     def flops(case: Case) -> int:

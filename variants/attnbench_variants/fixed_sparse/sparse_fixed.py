@@ -38,7 +38,7 @@ from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, Strid
 _GROUP_ROWS = 512
 
 
-class SparseFixed:
+class SparseFixed(Factorised):
     """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -51,12 +51,7 @@ class SparseFixed:
     supports = Support(window="its blocks are its own: set stride and c instead", grouped=True, growth=1.5)
 
     def __init__(self, case: Case, options: Options) -> None:
-        self._attend = Factorised(case, _Fixed(case, options))
-        self.backend = self._attend.name
-
-    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD."""
-        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+        super().__init__(case, _Fixed(case, options))
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -29,7 +29,7 @@ from attnbench_variants.blocks.merging import Part
 from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, StrideBlocks, hidden_as
 
 
-class SparseStrided:
+class SparseStrided(Factorised):
     """Strided sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -40,12 +40,7 @@ class SparseStrided:
     supports = Support(window="its window is its own: set stride instead", grouped=True, growth=1.25)
 
     def __init__(self, case: Case, options: Options) -> None:
-        self._attend = Factorised(case, _Strided(case, options.stride))
-        self.backend = self._attend.name
-
-    def __call__(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Attend: out_BHTD."""
-        return self._attend(q_BHTD, k_BGSD, v_BGSD)
+        super().__init__(case, _Strided(case, options.stride))
 
     @staticmethod
     def flops(case: Case) -> int:

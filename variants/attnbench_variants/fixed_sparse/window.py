@@ -35,7 +35,7 @@ class Window(DecodesInWindow):
     """Sliding-window attention (Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What is seen."""
+        """The window."""
 
         width: Annotated[
             int, Meta(ge=1, description="keys that a query sees, its own included; not causal: as many on either side")

@@ -1,8 +1,11 @@
 """Attention in hash order, all rounds merged into one softmax by their log-sum-exps; and its exact gradient.
 
-X sequences (batch x heads), R rounds, T queries, S keys, C chunks of M queries and W keys, Z = X x T queries, D head
-dimension.
+    out = sum_r exp(lse_r - L) out_r,   L = logsumexp_r(lse_r)              (Kitaev et al. 2020, appendix A)
+
+In a round the sorted queries and keys are cut into chunks of slots, some of which may be empty.
 """
+# X sequences (batch x heads), R rounds, T queries, S keys, C chunks of M queries and W keys, Z = X x T queries, D head
+# dimension
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.lse_kernels import Chunks, Kernel
 
 # Tokens in hash order at a time. On a CPU: a head of usual length, whose copies stay in cache and in the heap.
@@ -26,7 +30,7 @@ class Qkv(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was put out and its gradient [X, T, D], and its log-sum-exp over all rounds [X, T]."""
+    """The output and its gradient [X, T, D], and the log-sum-exp over all rounds [X, T]."""
 
     out: Tensor
     grad: Tensor
@@ -34,77 +38,74 @@ class Result(NamedTuple):
 
 
 class Round(Protocol):
-    """Where queries and keys stand in one round of hashing: who meets whom, and the way back."""
+    """The slots of queries and keys in one round of hashing: copies into hash order, and the way back."""
 
     def runs(self) -> list[slice]:
         """Cut the chunks into runs whose copies stay small."""
         ...
 
-    def meet(self, qkv: Qkv, run: slice) -> Chunks:
-        """Copy the queries of some chunks and what they may see into hash order."""
+    def chunks(self, qkv: Qkv, run: slice) -> Chunks:
+        """Copy the queries of some chunks, and the keys and values that they see, into hash order."""
         ...
 
-    def in_order(self, x_XTD: Tensor, run: slice) -> Tensor:
-        """Copy rows to where their queries stand in some chunks: [X, C, M, D]. An empty place is given some row."""
+    def sorted_queries(self, x_XTD: Tensor, run: slice) -> Tensor:
+        """Copy rows into the slots of their queries in some chunks: [X, C, M, D]. An empty slot gets any row."""
         ...
 
-    def without_empty(self, lse_XCM: Tensor) -> Tensor:
-        """Set the log-sum-exp of queries in empty places so high that they weigh nothing, in place."""
+    def hide_empty(self, lse_XCM: Tensor) -> Tensor:
+        """Set the log-sum-exp of empty slots so high that their weights are zero, in place."""
         ...
 
-    def of_queries(self, x_XCMD: Tensor) -> Tensor:
-        """Give, for each query, the row of x where it stands: [Z, 1]."""
+    def query_rows(self, x_XCMD: Tensor) -> Tensor:
+        """Return the row of x of each query: [Z, 1]."""
         ...
 
-    def of_keys(self, x_XCWD: Tensor) -> Tensor:
-        """Give, for each key, the rows of x where it stands: as many columns as chunks that see it."""
+    def key_rows(self, x_XCWD: Tensor) -> Tensor:
+        """Return the rows of x of each key: a column for each chunk that sees it."""
         ...
 
 
-class Room(NamedTuple):
-    """Room for the results of all rounds of some sequences: outputs [R, X, C, M, D], log-sum-exps [R, X, C, M].
+class Buffers(NamedTuple):
+    """Buffers for the results of all rounds of some sequences: outputs [R, X, C, M, D], log-sum-exps [R, X, C, M].
 
-    It is taken once a call: taken for each sequence anew it goes back to the system each time and is faulted in again.
+    Allocated once a call: allocated for each sequence anew they are returned to the system and faulted in each time.
     """
 
     out: Tensor
     lse: Tensor
 
 
-def room_for(v_XSD: Tensor, *, rounds: int, chunks: int, places: int) -> Room:
-    """Take room for as many sequences as these, with so many places for queries in a chunk."""
-    sizes = (rounds, len(v_XSD), chunks, places)
-    return Room(v_XSD.new_empty(*sizes, v_XSD.shape[2]), v_XSD.new_empty(sizes, dtype=wide(v_XSD.dtype)))
+def buffers_for(v_XSD: Tensor, *, rounds: int, chunks: int, slots: int) -> Buffers:
+    """Allocate buffers for as many sequences as these, with so many slots for queries in a chunk."""
+    sizes = (rounds, len(v_XSD), chunks, slots)
+    return Buffers(v_XSD.new_empty(*sizes, v_XSD.shape[2]), v_XSD.new_empty(sizes, dtype=wide_dtype(v_XSD.dtype)))
 
 
-def attend_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, room: Room) -> tuple[Tensor, Tensor]:
-    """Attend in each round within chunks; weigh rounds by their share of the softmax (Kitaev et al. 2020, appendix A).
-
-    Gives the output [X, T, D] and its log-sum-exp over all rounds [X, T].
-    """
+def attend_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, buffers: Buffers) -> tuple[Tensor, Tensor]:
+    """Attend in each round within chunks, and merge the rounds: out_XTD and its log-sum-exp lse_XT."""
     sequences, queries, features = *qkv.q.shape[:2], qkv.v.shape[2]
-    for each, out_XCMD, lse_XCM in zip(rounds, *room, strict=True):
-        for run in each.runs():
-            out_XCMD[:sequences, run], lse_XCM[:sequences, run] = kernel.forward(each.meet(qkv, run))
-    row_ZR = torch.cat([each.of_queries(out_XCMD) for each, out_XCMD in zip(rounds, room.out, strict=True)], dim=1)
-    lse_ZR = room.lse.view(-1)[row_ZR]
+    for one, out_XCMD, lse_XCM in zip(rounds, *buffers, strict=True):
+        for run in one.runs():
+            out_XCMD[:sequences, run], lse_XCM[:sequences, run] = kernel.forward(one.chunks(qkv, run))
+    row_ZR = torch.cat([one.query_rows(out_XCMD) for one, out_XCMD in zip(rounds, buffers.out, strict=True)], dim=1)
+    lse_ZR = buffers.lse.view(-1)[row_ZR]
     lse_Z1 = lse_ZR.logsumexp(dim=1, keepdim=True)
-    share_ZR = (lse_ZR - lse_Z1).exp_().to(room.out.dtype)
-    out_ZD = sum_rows(room.out, row_ZR, weights=share_ZR)
+    share_ZR = (lse_ZR - lse_Z1).exp_().to(buffers.out.dtype)
+    out_ZD = sum_rows(buffers.out, row_ZR, weights=share_ZR)
     return out_ZD.view(sequences, queries, features), lse_Z1.view(sequences, queries)
 
 
 def gradients_in_rounds(qkv: Qkv, rounds: Sequence[Round], *, kernel: Kernel, result: Result) -> Qkv:
-    """Give the gradients: a round's weights are its part of the one softmax that this log-sum-exp ends."""
+    """Return the gradients: with the log-sum-exp over all rounds, a round's weights are its share of one softmax."""
     sums = Qkv(*(torch.zeros_like(x, dtype=result.lse.dtype) for x in qkv))
-    for each in rounds:
-        every = slice(0, each.runs()[-1].stop)
-        lse_XCM = each.without_empty(each.in_order(result.lse[..., None], every)[..., 0])
-        out_XCMD, grad_XCMD = each.in_order(result.out, every), each.in_order(result.grad, every)
-        dq, dk, dv = kernel.backward(each.meet(qkv, every), grad_XCMD, out_XCMD, lse_XCM)
-        sums.q.add_(sum_rows(dq, each.of_queries(dq)).view_as(qkv.q))
-        sums.k.add_(sum_rows(dk, each.of_keys(dk)).view_as(qkv.k))
-        sums.v.add_(sum_rows(dv, each.of_keys(dv)).view_as(qkv.v))
+    for one in rounds:
+        every = slice(0, one.runs()[-1].stop)
+        lse_XCM = one.hide_empty(one.sorted_queries(result.lse[..., None], every)[..., 0])
+        out_XCMD, grad_XCMD = one.sorted_queries(result.out, every), one.sorted_queries(result.grad, every)
+        dq, dk, dv = kernel.backward(one.chunks(qkv, every), grad_XCMD, out_XCMD, lse_XCM)
+        sums.q.add_(sum_rows(dq, one.query_rows(dq)).view_as(qkv.q))
+        sums.k.add_(sum_rows(dk, one.key_rows(dk)).view_as(qkv.k))
+        sums.v.add_(sum_rows(dv, one.key_rows(dv)).view_as(qkv.v))
     return sums
 
 
@@ -115,13 +116,13 @@ def sum_rows(x: Tensor, rows_ZR: Tensor, *, weights: Tensor | None = None) -> Te
 
 
 def rows_in_memory(x: Tensor, order_XN: Tensor, *, chunk_N: Tensor, within_N: Tensor) -> Tensor:
-    """Give, for each token, the row of x [X, C, M, D] where it stands, given where in hash order that is: [Z, 1].
+    """Return the row of x [X, C, M, D] of each token, given the chunk and the slot of each rank in hash order: [Z, 1].
 
-    Rows are numbered as they lie in memory, where the fused kernel's gradients are laid out otherwise than its output.
+    Rows are numbered as they lie in memory, as the fused kernel's gradients have another layout than its output.
     """
     features = x.shape[3]
-    per_sequence, per_chunk, per_place = (stride // features for stride in x.stride()[:3])
-    row_N = chunk_N * per_chunk + within_N * per_place + x.storage_offset() // features
+    per_sequence, per_chunk, per_slot = (stride // features for stride in x.stride()[:3])
+    row_N = chunk_N * per_chunk + within_N * per_slot + x.storage_offset() // features
     row_XN = row_N + torch.arange(len(order_XN), device=x.device)[:, None] * per_sequence
     return torch.empty_like(order_XN).scatter_(1, order_XN, row_XN).view(-1, 1)
 
@@ -133,10 +134,5 @@ def blocks(sequences: int, tokens: int, *, device: torch.device) -> list[slice]:
 
 
 def tokens_at_a_time(device: torch.device) -> int:
-    """Tell of how many tokens copies are made in one go."""
+    """Return the number of tokens that are copied into hash order at a time."""
     return _CPU_TOKENS if device.type == "cpu" else _DEVICE_TOKENS
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Give the dtype of sums: float32 or wider."""
-    return torch.promote_types(dtype, torch.float32)

@@ -1,7 +1,10 @@
-"""Locality-sensitive hashing by random rotations, and the order of tokens that it gives.
+"""Locality-sensitive hashing by random rotations, and the order of tokens by their hashes.
 
-D head dimension, R rounds, F rotated axes (half as many as buckets), X vectors; for orders X sequences of N tokens.
+    h(x) = argmax([x R; -x R])                    R [D, F], normal
+
+(Kitaev et al. 2020, section 2), which makes 2 F buckets.
 """
+# D head dimension, R rounds, F rotated axes (half as many as buckets), X vectors; for orders X sequences of N tokens
 
 import math
 from collections.abc import Sequence
@@ -10,8 +13,8 @@ import torch
 from torch import Tensor
 
 # With more buckets than this a bucket is a pair of hashes, so that hashing costs N^1.5 and not N^2. The paper's authors
-# do so too (trax: n_buckets as a list; transformers: above 128 for chunks of 64). Of the nearest tokens pairs find
-# less: 8% fewer among 256 buckets of tokens in groups, where a single rotation takes 4 times as long.
+# do so too (trax: n_buckets as a list; transformers: above 128 for chunks of 64). A pair of hashes finds fewer of the
+# nearest tokens: 8% fewer among 256 buckets of tokens in groups, where a single rotation takes 4 times as long.
 _MOST_BUCKETS_IN_ONE_ROTATION = 128
 # Rotated values at a time: on a CPU they stay in a core's cache; elsewhere few launches count.
 _CPU_VALUES, _DEVICE_VALUES = 2**18, 2**26
@@ -38,10 +41,10 @@ def draw_rotations(head_dim: int, rounds: int, *, buckets: int, seed: int) -> tu
 
 
 def hash_vectors(x_XD: Tensor, rotations: Sequence[Tensor]) -> Tensor:
-    """Give the bucket of each vector in each round, int64 [R, X]: h(x) = argmax([xR; -xR]) (section 2).
+    """Return the bucket of each vector in each round, int64 [R, X].
 
-    It is computed in float32 whatever the dtype, so that equal values meet in equal buckets. With two rotations a
-    bucket is the pair of their hashes.
+    Computed in float32 whatever the dtype, so that equal values have equal buckets. With two rotations a bucket is the
+    pair of their hashes.
     """
     buckets_RX = _angular_hash(x_XD, rotations[0])
     for rotation_DRF in rotations[1:]:
@@ -62,9 +65,9 @@ def _angular_hash(x_XD: Tensor, rotation_DRF: Tensor) -> Tensor:
 
 
 def _hash_few(x_XD: Tensor, rotation_DRF: Tensor) -> Tensor:
-    """Find the largest of [xR; -xR] as the highest or lowest of xR, its axis written into its lowest bits.
+    """Return argmax([x R; -x R]) from the highest and the lowest of x R, with the axis written into the lowest bits.
 
-    That is twice as fast as argmax. The price: where two axes differ in no higher bits, either may win.
+    That is twice as fast as argmax. Where two axes differ in no higher bits, either may win.
     """
     _, rounds, axes = rotation_DRF.shape
     low = (1 << (axes - 1).bit_length()) - 1

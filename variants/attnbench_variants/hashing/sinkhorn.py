@@ -1,4 +1,32 @@
-"""Sparse Sinkhorn attention: a learned, relaxed permutation sorts blocks; a block attends to itself and its match."""
+"""Sparse Sinkhorn attention: a learned, relaxed permutation sorts blocks; a block attends to itself and its match.
+
+Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention":
+
+    P = sinkhorn(exp(sum(k_b) W / temperature))      [M, M]; sum(k_b) [M, D] over the keys of a block, W [D, M] learned
+    k'_n = sum_b P_bn k_b,  v'_n = sum_b P_bn v_b                               the blocks sorted to place n
+    out_i = softmax over both [k_n, k'_n] of q_i . () / sqrt(D), times [v_n, v'_n]            n the block of query i
+
+Sinkhorn's iterations make rows (a block's places) and columns (a place's blocks) sum to one in turn, columns last.
+Causal ("Causal Sinkhorn Balancing"): only earlier blocks may move to a place, and the first place gets none. One block
+is exact attention. Queries are the last T positions of the keys.
+
+Time: O(S C D) for attention and O(S^2 D / C) to mix the blocks: the first is more in the usual lengths (with blocks of
+64 time grows as N^1.2 from 2048 to 16384 tokens on a CPU), the second beyond. Memory: O(S D + (S / C)^2); the paper's
+O(C^2 + (S / C)^2) is that of the scores. (Its SortCut is not here: linear in time, but queries attend to the first
+sorted blocks only and not to their own.)
+
+Where the paper leaves a choice, or is changed:
+
+- The sorting network reads keys, one linear layer for all heads, as in the authors' code for Long Range Arena; in the
+  paper it reads the layer's input, which attention itself is not given. It starts normal, of variance 1 / D.
+- No Gumbel noise, which the paper adds in training: the answer is a function of the inputs. The defaults of temperature
+  and iterations are those of the public port, which calls them the paper's best.
+- A block's own place is not open to it where causal, so that its last tokens do not reach its first.
+- Causally a block's row sums to one over the places up to each one, not over all: later places' columns depend on later
+  blocks, and would leak them.
+- A last block that is not full is only mixed into the positions that it has; in the others, the other blocks share its
+  part.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B x H, M blocks of keys, N blocks of
 # queries (the last N of the M), C positions of a block, R rows of logits that are sorted (all M or all but the last)
 
@@ -11,11 +39,14 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Tune, Unsupported
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.weights import generator, normal
 from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
 
 # Elements of the keys laid out for one call on a CPU: copies that stay in the cache cost half of those that do not.
@@ -23,36 +54,10 @@ _CACHED_ELEMENTS = 2**20
 
 
 class Sinkhorn(torch.nn.Module):
-    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention").
-
-    Keys are cut into blocks. A sorting network scores for each block, from the sum of its keys, every place that it
-    could be moved to; Sinkhorn's iterations make of exp(scores / temperature) a relaxed permutation, rows (a block's
-    places) and columns (a place's blocks) summing to one in turn, columns last. By it keys and values are sorted, each
-    place a mixture of blocks. A query attends to its own block and to the one sorted to its place, in one softmax.
-
-    Causal ("Causal Sinkhorn Balancing"): only earlier blocks may move to a place, and the first place gets
-    none. One block is exact attention. Queries are the last T positions of the keys.
-
-    Time: O(S C D) for attention and O(S^2 D / C) to mix the blocks: the first is more in the usual lengths (with blocks
-    of 64 time grows as N^1.2 from 2048 to 16384 tokens on a CPU), the second beyond, so 2 is claimed. Memory:
-    O(S D + (S / C)^2); the paper's O(C^2 + (S / C)^2) is that of the scores. (Its SortCut is not here: linear in time,
-    but queries attend to the first sorted blocks only and not to their own.)
-
-    Where the paper leaves a choice, or is changed:
-
-    - The sorting network reads keys, one linear layer for all heads, as in the authors' code for Long Range Arena; in
-      the paper it reads the layer's input, which attention itself is not given. It starts normal, of variance 1 / D.
-    - No Gumbel noise, which the paper adds in training: the answer is a function of the inputs. The defaults of
-      temperature and iterations are those of the public port, which calls them the paper's best.
-    - A block's own place is not open to it where causal, so that its last tokens do not reach its first.
-    - Causally a block's row sums to one over the places up to each one, not over all: later places' columns know of
-      later blocks, and would tell.
-    - A last block that is not full is only mixed into the positions that it has; in the others, the other blocks
-      share its part.
-    """
+    """Sparse Sinkhorn attention (Tay, Bahri, Yang, Metzler, Juan 2020, "Sparse Sinkhorn Attention")."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """The blocks and how nearly they are permuted."""
+        """The blocks, and how close their relaxed permutation comes to one."""
 
         block: Annotated[int, Meta(ge=1, description="positions of a block")] = 64
         iterations: Annotated[int, Meta(ge=1, description="times that rows and columns are made to sum to one")] = 7
@@ -65,17 +70,16 @@ class Sinkhorn(torch.nn.Module):
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()
+        require_queries_last(case)
         shape = case.shape
-        if shape.seq_q > shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
         self.options = options
         self.causal, self.queries, self.keys = case.mask.causal, shape.seq_q, shape.seq_k
         self.block, self.blocks, self.first_block = _layout(case, options)
         self._fused = Fused(case, masked=True)
         self.backend = self._fused.name
-        generator = torch.Generator().manual_seed(case.seed)
-        places_DM = torch.randn(shape.head_dim, self.blocks, generator=generator, dtype=torch.float64)
-        self.places_DM = torch.nn.Parameter(places_DM * shape.head_dim**-0.5)
+        deviation = shape.head_dim**-0.5
+        places_DM = normal(shape.head_dim, self.blocks, deviation=deviation, generator=generator(case))
+        self.places_DM = torch.nn.Parameter(places_DM)
         self.bias_M = torch.nn.Parameter(torch.zeros(self.blocks, dtype=torch.float64))
 
     def forward(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
@@ -91,8 +95,8 @@ class Sinkhorn(torch.nn.Module):
         return torch.cat(rows, dim=1).flatten(1, 2)[:, lead : lead + self.queries].view(q_BHTD.shape)
 
     def log_shares(self, k_XMCD: Tensor) -> Tensor:
-        """Give the logarithm of the relaxed permutation, float32 or wider: of each block (row) the share of a place."""
-        dtype = torch.promote_types(k_XMCD.dtype, torch.float32)
+        """Return log P, float32 or wider: the share of each block (row) that moves to a place (column)."""
+        dtype = wide_dtype(k_XMCD.dtype)
         scores_XMM = k_XMCD.sum(dim=2, dtype=dtype) @ self.places_DM.to(dtype) + self.bias_M.to(dtype)
         balance = causally_balanced if self.causal else balanced
         logits_XMM: Tensor = scores_XMM / self.options.temperature
@@ -116,7 +120,7 @@ class Sinkhorn(torch.nn.Module):
         return filled.view(len(filled), -1, self.block, filled.shape[2])
 
     def _sorted(self, x_XMCD: Tensor, share_XMN: Tensor) -> Tensor:
-        """Mix blocks by their shares of each place: x_XNCD."""
+        """Mix the blocks of each place by P: x_XNCD."""
         filled = self.keys % self.block
         if self.causal or not filled:
             return _mixed(x_XMCD, share_XMN)
@@ -125,7 +129,7 @@ class Sinkhorn(torch.nn.Module):
         return torch.cat([with_last, without], dim=2)
 
     def _attended(self, q_XNCD: Tensor, keys: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Iterator[Tensor]:
-        """Attend, a run of blocks at a time, to keys and values: each its own and the sorted blocks."""
+        """Attend to the own and the sorted blocks of keys and values, a run of blocks at a time."""
         run = q_XNCD.shape[1]
         if q_XNCD.device.type == "cpu":
             run = max(1, _CACHED_ELEMENTS // (2 * q_XNCD[:, 0].numel()))
@@ -134,7 +138,7 @@ class Sinkhorn(torch.nn.Module):
             yield self._fused(q, torch.cat([own_k, sorted_k], dim=2), torch.cat([own_v, sorted_v], dim=2), mask=mask)
 
     def _mask(self, device: torch.device) -> Tensor:
-        """Mark what a block's rows see of their own and the sorted block: [N, C or 1, 2C]."""
+        """Mark the keys of their own and the sorted block that a block's rows see: [N, C or 1, 2C]."""
         number_N11 = torch.arange(self.first_block, self.blocks, device=device)[:, None, None]
         column_C = torch.arange(self.block, device=device)
         own = number_N11 * self.block + column_C < self.keys
@@ -150,6 +154,6 @@ def _mixed(x_XMCD: Tensor, share_XMN: Tensor) -> Tensor:
 
 
 def _layout(case: Case, options: Sinkhorn.Options) -> tuple[int, int, int]:
-    """Give the size of a block, the number of blocks of keys, and the first of them that has queries."""
+    """Return the size of a block, the number of blocks of keys, and the first of them that has queries."""
     block = min(options.block, case.shape.seq_k)
     return block, -(-case.shape.seq_k // block), (case.shape.seq_k - case.shape.seq_q) // block

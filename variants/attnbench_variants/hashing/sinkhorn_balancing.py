@@ -1,14 +1,12 @@
-"""Sinkhorn's iterations in logarithms: rows and columns made to sum to one in turn, until nearly a permutation is left.
-
-X matrices of M rows (what is moved) and M columns (where to).
-"""
+"""Sinkhorn balancing in logarithms: rows and columns are made to sum to one in turn, towards a permutation."""
+# X matrices of M rows (the blocks that are moved) and M columns (the places that they are moved to)
 
 import torch
 from torch import Tensor
 
 
 def balanced(scores_XMM: Tensor, *, iterations: int) -> Tensor:
-    """Give the logarithm of exp(scores) with rows, then columns divided by their sums, so many times."""
+    """Return the logarithm of exp(scores) with rows, then columns divided by their sums, so many times."""
     for _ in range(iterations):
         scores_XMM = scores_XMM - scores_XMM.logsumexp(dim=2, keepdim=True)
         scores_XMM = scores_XMM - scores_XMM.logsumexp(dim=1, keepdim=True)
@@ -16,7 +14,7 @@ def balanced(scores_XMM: Tensor, *, iterations: int) -> Tensor:
 
 
 def causally_balanced(scores_XMM: Tensor, *, iterations: int) -> Tensor:
-    """Give the same where a row may only be moved to later columns: nothing in a column depends on rows from it on.
+    """Return the same for blocks that may move to later places only: no column depends on the rows from its own on.
 
     A row's sums run up to each column. What is hidden is far below all else, and stays finite.
     """

@@ -1,6 +1,29 @@
-"""SMYRF's attention: queries and keys are hashed on one sphere, and each query attends to the keys of its cluster."""
+"""SMYRF's attention: queries and keys are hashed on one sphere, and each query attends to the keys of its cluster.
 
+Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering":
+
+    F(q) = [q; 0; sqrt(M_Q^2 + M_K^2 - |q|^2)],   G(k) = [k; sqrt(M_Q^2 + M_K^2 - |k|^2); 0]              [D + 2]
+    |F(q) - G(k)|^2 = 2 (M_Q^2 + M_K^2 - q . k)
+    h_r(x) = a_r . x, a_r random: clusters of round r are equal cuts of the q sorted by h_r(F(q)), the k by h_r(G(k))
+    out_i^r = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the j in the cluster of i; rounds merged as Reformer's
+
+M_Q and M_K are the largest norms of the sequence's queries and of its keys, so that F and G lie on one sphere, on which
+a query is nearer to a key the larger their product is (E2LSH, adaptive clustering). With one cluster it is exact
+attention. Time: O((T + S) log(T + S)), and rounds x cluster x D for each query; memory: O(T + S).
+
+Where the paper leaves a choice, or its code differs:
+
+- Projections are sorted as they are, as in the authors' code. The paper's hash floor((a . x + b) / r) has them rounded
+  down first; without that neither b nor r changes an order, so there is no option r.
+- Scores are q . k / sqrt(D), those of the dense attention that it stands in for; hashes are of q and k unscaled.
+- A key that is seen in n rounds counts n times, as in the authors' code.
+- The authors need T / (queries in a cluster) = S / (keys in a cluster). Here the number of clusters follows from
+  `cluster` keys in each, or from T if that is less; sizes differ by one where they do not divide. So one query
+  (decoding) sees all keys: a lone query has no order.
+- No causal form: clusters of equal size follow from the order of all tokens, later ones too.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, N of either, D head dimension; X = B x H, R rounds, C clusters
+
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -13,35 +36,17 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.weights import generator
 from attnbench_variants.hashing.clusters import Clusters, Orders, attend_in_clusters
 from attnbench_variants.hashing.hash_rounds import Qkv
 from attnbench_variants.hashing.lsh import hash_order
 
 
 class Smyrf(torch.nn.Module):
-    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering").
-
-    Queries and keys get two features each that bring all of them to one sphere, on which a query is nearer to a key
-    the larger their product is: F(q) = [q; 0; sqrt(M_Q^2 + M_K^2 - |q|^2)], G(k) = [k; sqrt(M_Q^2 + M_K^2 - |k|^2); 0],
-    M the largest norm of the sequence's queries and of its keys; |F(q) - G(k)|^2 = 2 (M_Q^2 + M_K^2 - q . k). In each
-    round all are projected to a random direction (E2LSH), queries and keys sorted by that, and both cut into as many
-    clusters of equal size (adaptive clustering): the queries of a cluster attend to its keys. Rounds are merged by
-    their log-sum-exps, as Reformer's. With one cluster it is exact attention. Time: O((T + S) log(T + S)), and
-    rounds x cluster x D for each query; memory: O(T + S).
-
-    Where the paper leaves a choice, or its code differs:
-
-    - Projections are sorted as they are, as in the authors' code. The paper's hash floor((a . x + b) / r) has them
-      rounded down first; without that neither b nor r changes an order, so there is no option r.
-    - Scores are q . k / sqrt(D), those of the dense attention that it stands in for; hashes are of q and k unscaled.
-    - A key that is seen in n rounds counts n times, as in the authors' code.
-    - The authors need T / (queries in a cluster) = S / (keys in a cluster). Here the number of clusters follows from
-      `cluster` keys in each, or from T if that is less; sizes differ by one where they do not divide. So one query
-      (decoding) meets all keys: a lone query has no order.
-    """
+    """SMYRF (Daras, Kitaev, Odena, Dimakis 2020, "SMYRF: Efficient attention using asymmetric clustering")."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What trades time for the share of large products that are found. The defaults are the authors' scripts'."""
+        """The trade of time for the share of large products that are found. The defaults are the authors' scripts'."""
 
         rounds: Annotated[int, Meta(ge=1, description="hash rounds; each finds near keys that others miss")] = 4
         cluster: Annotated[int, Meta(ge=1, description="keys in a cluster (of queries as many, if T = S)")] = 32
@@ -60,8 +65,8 @@ class Smyrf(torch.nn.Module):
         super().__init__()
         self.options = options
         self.kernel = kernel_for(torch.device(case.device))
-        generator = torch.Generator().manual_seed(case.seed)
-        self.directions_DR = torch.randn(case.shape.head_dim + 2, options.rounds, generator=generator).to(case.device)
+        size = case.shape.head_dim + 2, options.rounds
+        self.directions_DR = torch.randn(size, generator=generator(case)).to(case.device)
 
     @property
     def backend(self) -> str:
@@ -69,7 +74,7 @@ class Smyrf(torch.nn.Module):
         return self.kernel.name
 
     def forward(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
-        """Attend: [B, H, T, D]."""
+        """Attend: out_BHTD."""
         heads = q_BHTD.shape[1]
         k_BHSD, v_BHSD = per_query_head(k_BGSD, heads), per_query_head(v_BGSD, heads)
         q_XTD, k_XSD, v_XSD = (x.flatten(0, 1).contiguous() for x in (q_BHTD, k_BHSD, v_BHSD))
@@ -91,7 +96,7 @@ class Smyrf(torch.nn.Module):
 
     @staticmethod
     def flops(case: Case) -> int:
-        """Count the matrix products that are executed: projections, and all pairs of the clusters' places."""
+        """Count the matrix products that are executed: projections, and all pairs of the clusters' slots."""
         options, shape = msgspec.convert(case.options, Smyrf.Options), case.shape
         heads = 2 * shape.batch * shape.heads * options.rounds * shape.head_dim
         clusters = min(-(-shape.seq_k // options.cluster), shape.seq_q)

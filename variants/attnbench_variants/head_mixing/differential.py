@@ -1,4 +1,18 @@
-"""Attention as the difference of two softmaxes, so that what both weigh alike cancels."""
+"""Differential attention: the difference of two softmaxes, so that what both weigh alike cancels.
+
+Ye et al. 2024, "Differential Transformer", eqs. 1 to 3:
+
+    out = (softmax(q1 k1^T / sqrt(d)) - l softmax(q2 k2^T / sqrt(d))) v          q1, q2 [T, d], k1, k2 [S, d], v [S, D]
+    l = exp(a1 . b1) - exp(a2 . b2) + l0,   l0 = 0.8 - 0.6 exp(-0.3 (layer - 1))
+
+A head's queries and keys are split into two halves of d = D / 2 features, its values stay whole: the paper's heads of
+values 2d wide, of which a model has half as many. All heads share the four learned vectors, drawn as normals of
+deviation 0.1 from the case's seed. With `norm` a head's output is divided by its root mean square, times a learned
+scale and 1 - l0 (eq. 3). Time: O(T S D); memory beyond the output: O(T D).
+
+Both softmaxes are exact attention, in the kernel that `flash` would take: queries with one half set to zero, as heads
+that share whole keys and values. That makes 16 T S d operations of the 12 that it takes, and no copy of keys.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, d = D / 2
 
 import math
@@ -10,27 +24,19 @@ from msgspec.structs import replace
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
-from attnbench_variants.blocks.masks import visible_pairs
+from attnbench_variants.blocks.dtypes import wide
+from attnbench_variants.blocks.flop_counts import executed_visible
+from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.exact.flash import first_that_runs
 
 _EPSILON = 1e-5
 
 
 class Differential(torch.nn.Module):
-    """Differential attention: (softmax(q1 k1^T / sqrt(d)) - l softmax(q2 k2^T / sqrt(d))) v (Ye et al. 2024, eqs. 1-3).
-
-    A head's queries and keys are split into two halves of d = D / 2 features, its values stay whole: the paper's heads
-    of values 2d wide, of which a model has half as many. l = exp(a1 . b1) - exp(a2 . b2) + l0, with four learned
-    vectors that all heads share, drawn as normals of deviation 0.1 from the case's seed, and l0 = 0.8 - 0.6
-    exp(-0.3 (layer - 1)). With `norm` a head's output is divided by its root mean square, times a learned scale and
-    1 - l0 (eq. 3).
-    Both softmaxes are exact attention, in the kernel that `flash` would take: queries with one half set to zero, as
-    heads that share whole keys and values. That makes 16 T S d operations of the 12 that it takes, and no copy of keys.
-    """
+    """Differential attention: (softmax(q1 k1^T) - l softmax(q2 k2^T)) v (Ye et al. 2024, eqs. 1 to 3)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What the paper sets by the layer's depth, and the normalisation of heads."""
+        """The layer's depth, and the normalisation of heads."""
 
         layer: Annotated[int, Meta(ge=1, description="the layer's number from 1, which sets where l starts")] = 1
         norm: Annotated[
@@ -46,18 +52,14 @@ class Differential(torch.nn.Module):
         self._kernel = first_that_runs(replace(case, shape=replace(case.shape, heads=2 * case.shape.heads)))
         self.backend = self._kernel.name
         self._start = 0.8 - 0.6 * math.exp(-0.3 * (options.layer - 1))
-        dtype, generator = getattr(torch, case.dtype), torch.Generator().manual_seed(case.seed)
-        drawn_22d = 0.1 * torch.randn(2, 2, case.shape.head_dim // 2, dtype=torch.float64, generator=generator)
-        self.exponents = torch.nn.Parameter(drawn_22d.to(dtype).to(case.device))
-        self.scale = None
-        if options.norm == "head":
-            self.scale = torch.nn.Parameter(torch.ones(case.shape.head_dim, dtype=dtype, device=case.device))
+        drawn_22d = normal(2, 2, case.shape.head_dim // 2, deviation=0.1, generator=generator(case))
+        self.exponents = learned(case, drawn_22d)
+        self.scale = learned(case, torch.ones(case.shape.head_dim)) if options.norm == "head" else None
 
     @property
     def subtracted(self) -> torch.Tensor:
-        """Give l, the share of the second softmax that is subtracted, in float32 or wider."""
-        wide_22d = self.exponents.to(torch.promote_types(self.exponents.dtype, torch.float32))
-        first, second = wide_22d.prod(dim=1).sum(dim=1).exp().unbind()
+        """The share l of the second softmax that is subtracted, in float32 or wider."""
+        first, second = wide(self.exponents).prod(dim=1).sum(dim=1).exp().unbind()
         return first.sub(second).add(self._start)
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
@@ -74,7 +76,7 @@ class Differential(torch.nn.Module):
         return out_BHTD if self.scale is None else self._normalised(out_BHTD)
 
     def _normalised(self, out_BHTD: torch.Tensor) -> torch.Tensor:
-        wide_BHTD = out_BHTD.to(torch.promote_types(out_BHTD.dtype, torch.float32))
+        wide_BHTD = wide(out_BHTD)
         size_BHT1 = wide_BHTD.square().mean(dim=-1, keepdim=True).add(_EPSILON).sqrt()
         assert self.scale is not None
         return (wide_BHTD / size_BHT1).to(out_BHTD.dtype) * (self.scale * (1 - self._start)).to(out_BHTD.dtype)
@@ -82,11 +84,9 @@ class Differential(torch.nn.Module):
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: the visible pairs twice, with whole heads."""
-        shape = case.shape
-        pairs = visible_pairs(case.mask, queries=shape.seq_q, keys=shape.seq_k)
-        return executed(8 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        return 2 * executed_visible(case)
 
 
 def _neighbours(first_BHTD: torch.Tensor, second_BHTD: torch.Tensor) -> torch.Tensor:
-    """Stand the two queries of a head side by side, so that a group's heads stay together."""
+    """Put the two queries of a head side by side, so that a group's heads stay together."""
     return torch.stack([first_BHTD, second_BHTD], dim=2).flatten(1, 2)

@@ -1,4 +1,15 @@
-"""Attention whose heads are mixed with one another, before and after the softmax."""
+"""Talking-heads attention: heads are mixed with one another, before and after the softmax.
+
+Shazeer et al. 2020, "Talking-Heads Attention":
+
+    out_h = sum_g P_w[g, h] softmax(sum_f P_l[f, g] q_f k_f^T / sqrt(D)) v_h          P_l, P_w [H, H], learned
+
+With both the identity it is exact attention. As many heads before, within and behind the softmax (h_k = h = h_v).
+Scores are divided by sqrt(D), as in exact attention (the paper folds that into the queries' projection). The paper
+names no start for the matrices: here the identity plus normals of deviation 0.1 / sqrt(H), drawn from the case's seed.
+Queries are the last T positions. Time: O(T S H (D + H)). Scores are made for a block of queries at a time; memory: O(H
+S) for each query of the block, or of all queries where gradients are wanted.
+"""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, C queries of a block
 from collections.abc import Iterator
@@ -10,6 +21,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import TORCH
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import visible_keys
+from attnbench_variants.blocks.weights import generator, learned, normal
 
 # Scores of a block of queries: on a CPU they stay in the cache, unless that left too few queries for fast products.
 _CPU_SCORES, _DEVICE_SCORES = 2**20, 2**28
@@ -17,14 +29,7 @@ _LEAST_ROWS = 32
 
 
 class TalkingHeads(torch.nn.Module):
-    """Talking-heads attention: softmax(P_l q k^T) P_w v, with learned H x H matrices (Shazeer et al. 2020).
-
-    P_l mixes the scores of the heads, P_w their weights; with both the identity it is exact attention. As many heads
-    before, within and behind the softmax (h_k = h = h_v). Scores are divided by sqrt(D), as in exact attention (the
-    paper folds that into the queries' projection). The paper names no start for the matrices: here the identity plus
-    normals of deviation 0.1 / sqrt(H), drawn from the case's seed. Scores are made for a block of queries at a time:
-    O(H S) memory a query of the block, all of them where gradients are wanted. Queries are the last T positions.
-    """
+    """Talking-heads attention: softmax(P_l q k^T) P_w v, with learned H x H matrices (Shazeer et al. 2020)."""
 
     supports = Support(window=True, grouped=True, growth=2)
     backend = f"torch-matmul {TORCH}"
@@ -32,8 +37,8 @@ class TalkingHeads(torch.nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         self._mask = case.mask
-        generator = torch.Generator().manual_seed(case.seed)
-        self.mix_scores, self.mix_weights = (_mixture(case, generator) for _ in range(2))
+        draws = generator(case)
+        self.mix_scores, self.mix_weights = (_mixture(case, draws) for _ in range(2))
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
@@ -66,15 +71,14 @@ class TalkingHeads(torch.nn.Module):
 
 
 def _mixed(mixture_HH: torch.Tensor, x_BHCS: torch.Tensor) -> torch.Tensor:
-    """Give each head its sum over the heads of x: y_h = sum_g x_g P_gh."""
+    """Return the mixture of heads y_h = sum_g x_g P_gh."""
     return (mixture_HH.mT @ x_BHCS.flatten(2)).view_as(x_BHCS)
 
 
 def _mixture(case: Case, generator: torch.Generator) -> torch.nn.Parameter:
     heads = case.shape.heads
-    drawn_HH = torch.randn(heads, heads, dtype=torch.float64, generator=generator) * 0.1 / heads**0.5
-    mixture_HH = torch.eye(heads, dtype=torch.float64) + drawn_HH
-    return torch.nn.Parameter(mixture_HH.to(getattr(torch, case.dtype)).to(case.device))
+    noise_HH = normal(heads, heads, deviation=0.1 / heads**0.5, generator=generator)
+    return learned(case, torch.eye(heads, dtype=torch.float64) + noise_HH)
 
 
 def _blocks(q_BHTD: torch.Tensor, keys: int) -> Iterator[slice]:

@@ -1,4 +1,24 @@
-"""Hierarchical attention: near keys one by one, far ones in clusters that grow with their distance."""
+"""Hierarchical attention: near keys one by one, far ones in clusters that grow with their distance.
+
+Zhu and Soricut 2021, "H-Transformer-1D: Fast One-Dimensional Hierarchical Attention for Sequences":
+
+    out_i = sum_lc w_lc size(c) mean(v_c) / sum_lc w_lc size(c),   w_lc = exp(mean(q_c') . mean(k_c) / sqrt(D))
+
+over levels l and the clusters c of 2^l positions whose block is the same as, or next to, that of the query's cluster c'
+at level l, but not at level l - 1. At each level clusters are in blocks of N_r; level 0 are the positions themselves,
+exactly. What a cluster of queries reads is the same for all of its positions. Sequences of up to two blocks are
+attended to exactly. Time and memory: O(N D). There is no cross-attention, decoding or window.
+
+Where the paper leaves a choice, or its code differs:
+
+- Causally the query of a cluster is that of its first position, as in the authors' code: a mean would hold later ones.
+  Positions within a cluster do not differ in what they read beyond the level below.
+- Overlaps of a level with the one below are left out of the former, as in the authors' code.
+- Coarse results are carried to positions as they are (piecewise constant, as in the paper); the code can also
+  interpolate linearly, which would carry later results to earlier positions.
+- A length need not be N_r times a power of two: clusters at the end may be short, and means are those of the positions
+  that there are. The code fills up and takes means of means.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, N positions (= T = S) or clusters
 
 from typing import Annotated, ClassVar
@@ -9,32 +29,14 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
 
 
 class Hierarchical:
-    """H-Transformer-1D (Zhu and Soricut 2021): the matrix of weights as a hierarchical matrix.
-
-    At level l positions are in clusters of 2^l, and these in blocks of N_r. A query and a key meet at the lowest level
-    at which their blocks are the same or neighbours: at level 0 as themselves, exactly; at others by the means of their
-    clusters' queries and of their keys. The score's exponential is the weight of every key of the
-    cluster, so that values are summed, and weights are divided by their sum over all levels. What a
-    cluster of queries reads is the same for all of its positions. Sequences of up to two blocks are attended to
-    exactly. Time and memory: O(N).
-
-    Where the paper leaves a choice, or its code differs:
-
-    - Causally the query of a cluster is that of its first position, as in the authors' code: a mean would hold later
-      ones. Positions within a cluster do not differ in what they read beyond the level below.
-    - Overlaps of a level with the one below are left out of the former, as in the authors' code.
-    - Coarse results are carried to positions as they are (piecewise constant, as in the paper); the code can also
-      interpolate linearly, which would carry later results to earlier positions.
-    - A length need not be N_r times a power of two: clusters at the end may be short, and means are those of the
-      positions that there are. The code fills up and takes means of means.
-    """
+    """H-Transformer-1D (Zhu and Soricut 2021): the matrix of weights as a hierarchical matrix."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper's numerical rank is 16 in its experiments."""
@@ -62,30 +64,27 @@ class Hierarchical:
         """Attend: out_BHTD."""
         heads, block, causal = q_BHTD.shape[1], self._block, self._causal
         q_XND, k_XND, v_XND = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
-        found = [
+        *finer, coarse = [
             attend_at_level(level, near=number == 0, block=block, causal=causal)
             for number, level in enumerate(levels(q_XND, k_XND, v_XND, block=block, causal=causal))
         ]
-        coarse = found.pop()
-        while found:
-            coarse = _merged(found.pop(), coarse)
+        for fine in reversed(finer):
+            coarse = _merged(fine, coarse)
         return coarse[0].to(q_BHTD.dtype).view(q_BHTD.shape)
 
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: three blocks of keys for each block of queries and level."""
-        shape, block = case.shape, msgspec.convert(case.options, Hierarchical.Options).block
-        blocks = sum(-(-clusters // block) for clusters in clusters_at_levels(shape.seq_q, block))
-        return executed(
-            4 * shape.batch * shape.heads * blocks * 3 * block**2 * shape.head_dim, case, scores="recomputed"
-        )
+        block = msgspec.convert(case.options, Hierarchical.Options).block
+        blocks = sum(-(-clusters // block) for clusters in clusters_at_levels(case.shape.seq_q, block))
+        return executed_pairs(blocks * 3 * block**2, case)
 
 
-Sums = tuple[torch.Tensor, torch.Tensor]
+Result = tuple[torch.Tensor, torch.Tensor]  # out_XND and lse_XN
 
 
-def _merged(fine: Sums, coarse: Sums) -> Sums:
-    """Add to a level what all coarser ones found, each cluster's for both of its halves."""
+def _merged(fine: Result, coarse: Result) -> Result:
+    """Merge a level's result with that of all coarser ones, of which each cluster's is for both of its halves."""
     out_XND, lse_XN = fine
     of_both = (x.repeat_interleave(2, dim=1)[:, : lse_XN.shape[1]] for x in coarse)
     coarse_XND, coarse_XN = of_both

@@ -60,7 +60,7 @@ class Based(torch.nn.Module):
     """Based's linear attention (Arora et al. 2024, section 4.1): weights 1 + x + x^2 / 2, x = A q . B k / sqrt(P)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What recall costs: the state has about P^2 / 2 rows."""
+        """The cost of recall: the state has about P^2 / 2 rows."""
 
         feature_dim: Annotated[int, Meta(ge=1, description="dimension P that queries and keys are projected to")] = 16
 

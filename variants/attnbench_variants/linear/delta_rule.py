@@ -1,4 +1,4 @@
-"""What the delta rules share: queries and keys of unit length, and a strength of each write from the head's own key."""
+"""The delta rule: queries and keys of unit length, and a strength of each write that is made from its key."""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 from typing import Annotated, Literal

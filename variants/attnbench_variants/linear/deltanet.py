@@ -1,6 +1,6 @@
 """DeltaNet: a key's value replaces, in the state, what the state would have answered to that key.
 
-Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Sequence Length":
+Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Sequence Length", section 2.2:
 
     S_t = S_{t-1} (I - b_t k_t k_t^T) + b_t v_t k_t^T,   o_t = S_t q_t           S [D, D]
     b_t = sigmoid(x_t . w): the share of the old answer that is replaced
@@ -8,7 +8,8 @@ Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule over Se
 
 Computed in chunks of 64 with a state between them: the pseudo-values of a chunk by its WY form, a triangular solve
 (section 3.2); in decoding as the recurrence. Queries are the last T positions of the keys. Sums are held in float32 or
-wider. Time: O((T + S) D^2); memory: O((T + S) D). Causal only, and no window: a state cannot forget a key on time.
+wider. Time: O((T + S) D^2); memory: O((T + S) D). Causal only, and no window: a state cannot forget a key when it
+leaves one.
 
 Here there are no tokens x_t: each key/value head makes b_t from its own key k_t, with a w of its own, drawn as
 torch.nn.Linear does, which is the authors' layer (flash-linear-attention). As there each head's output is divided by

@@ -48,13 +48,12 @@ class FeatureMap(ABC):
 
 
 class Sums(NamedTuple):
-    """The state: sum_s f(k_s) v_s, sum_s f(k_s), and the number of keys.
+    """The state [S, z], sums of f(k_s) v_s and of f(k_s), and the number of keys.
 
     Features given by their logarithms are exp(log f - peak), where peak is the largest log f of all these keys.
     """
 
-    values_XFD: torch.Tensor
-    weights_X1F: torch.Tensor
+    state_XFE: torch.Tensor
     peak_X1F: torch.Tensor
     keys: int
 
@@ -86,7 +85,8 @@ class FeatureAttention:
         k_X1K, v_X1D = k_BG1K.flatten(0, 1), v_BG1D.flatten(0, 1)
         after = _add(k_X1K, v_X1D, Sums(*sums), self._features)
         q_XRF = self._features.queries(q_BH1K.reshape(len(k_X1K), -1, 1, q_BH1K.shape[-1]), after.keys - 1).squeeze(2)
-        out_XRD = _read(q_XRF, after, self._features).to(v_BG1D.dtype)
+        y_XRE = _scaled_queries(q_XRF, after, self._features) @ after.state_XFE
+        out_XRD = _joined(iter([y_XRE]), q_XRF.shape[1], v_X1D)
         return out_XRD.view(*q_BH1K.shape[:3], -1), after
 
 
@@ -105,61 +105,43 @@ def attend_by_features(
             # One split for each tensor: the gradients of two slices would be filled up with zeros and added.
             (k_X0K, k_XTK), (v_X0D, v_XTD) = (x.split([keys - queries, queries], dim=1) for x in (k_XSK, v_XSD))
             rows = _read_causally(q_XTK, k_XTK, v_XTD, _summed(k_X0K, v_X0D, features), features)
-        return _joined(rows, q_XTK, v_XSD)
+        return _joined(rows, queries, v_XSD)
 
 
 def _summed(k_XSK: torch.Tensor, v_XSD: torch.Tensor, features: FeatureMap) -> Sums:
     """Return the sums over all keys."""
-    k_X0F = features.keys(k_XSK[:, :0], 0)
-    weights_X1F = k_X0F.sum(dim=1, keepdim=True)  # of no keys: zeros
-    values_XFD = weights_X1F.mT.repeat(1, 1, v_XSD.shape[2])
-    sums = Sums(values_XFD, weights_X1F, torch.full_like(weights_X1F, -torch.inf), 0)
-    for k_XMK, v_XMD in _runs(k_XSK, v_XSD):
+    none_X1F = features.keys(k_XSK[:, :0], 0).sum(dim=1, keepdim=True)  # of no keys: zeros
+    sums = Sums(none_X1F.mT.repeat(1, 1, v_XSD.shape[2] + 1), torch.full_like(none_X1F, -torch.inf), 0)
+    for k_XMK, v_XMD in _cut(_rows_at_once(sums), k_XSK, v_XSD):
         sums = _add(k_XMK, v_XMD, sums, features)
     return sums
 
 
 def _add(k_XMK: torch.Tensor, v_XMD: torch.Tensor, sums: Sums, features: FeatureMap) -> Sums:
-    """Return the sums over further keys too."""
+    """Return the sums with further keys added."""
     k_XMF, sums = _scaled_keys(k_XMK, sums, features)
-    values_XFD = torch.baddbmm(sums.values_XFD, k_XMF.mT, v_XMD.to(k_XMF.dtype))
-    weights_X1F = sums.weights_X1F + k_XMF.sum(dim=1, keepdim=True)
-    return Sums(values_XFD, weights_X1F, sums.peak_X1F, sums.keys + k_XMF.shape[1])
-
-
-def _read(q_XMF: torch.Tensor, sums: Sums, features: FeatureMap) -> torch.Tensor:
-    """Answer mapped queries from the sums: out_XMD."""
-    if features.apart:
-        return q_XMF.softmax(dim=-1) @ (sums.values_XFD / sums.weights_X1F.mT)
-    if features.exponents:
-        q_XMF = (q_XMF + sums.peak_X1F).softmax(dim=-1)
-    return q_XMF @ sums.values_XFD / _or_one(q_XMF @ sums.weights_X1F.mT)
+    state_XFE = torch.baddbmm(sums.state_XFE, k_XMF.mT, _with_ones(v_XMD, k_XMF.dtype))
+    return Sums(state_XFE, sums.peak_X1F, sums.keys + k_XMF.shape[1])
 
 
 def _read_all(q_XTK: torch.Tensor, sums: Sums, first: int, features: FeatureMap) -> Iterator[torch.Tensor]:
-    """Answer queries at positions from `first` on, a run at a time."""
-    for (q_XMK,) in _runs(q_XTK):
-        yield _read(features.queries(q_XMK, first), sums, features)
+    """Read the sums with queries at positions from `first` on, a run at a time: y_XME."""
+    for (q_XMK,) in _cut(_rows_at_once(sums), q_XTK):
+        yield torch.bmm(_scaled_queries(features.queries(q_XMK, first), sums, features), sums.state_XFE)
         first += q_XMK.shape[1]
 
 
 def _read_causally(
     q_XTK: torch.Tensor, k_XTK: torch.Tensor, v_XTD: torch.Tensor, sums: Sums, features: FeatureMap
 ) -> Iterator[torch.Tensor]:
-    """Answer each query from the sums and the keys up to its own, a run at a time."""
-    for q_XMK, k_XMK, v_XMD in _runs(q_XTK, k_XTK, v_XTD):
+    """Read the sums and the keys up to each query's own, a run at a time: y_XME."""
+    for q_XMK, k_XMK, v_XMD in _cut(_causal_runs(q_XTK.shape[1], q_XTK.device.type), q_XTK, k_XTK, v_XTD):
         q_XMF = features.queries(q_XMK, sums.keys)
         k_XMF, sums = _scaled_keys(k_XMK, sums, features)
-        if features.apart:
-            q_XMF = q_XMF.softmax(dim=-1) / (sums.weights_X1F + k_XMF.cumsum(dim=1))
-        elif features.exponents:
-            q_XMF = (q_XMF + sums.peak_X1F).softmax(dim=-1)
-        # A column of ones among the values sums the weights.
-        v_XME = pad(v_XMD.to(k_XMF.dtype), (0, 1), value=1.0)
-        state_XFE = torch.cat([sums.values_XFD, sums.weights_X1F.mT], dim=2)
-        y_XME, state_XFE = _read_chunks(q_XMF, k_XMF, v_XME, state_XFE)
-        yield y_XME[..., :-1] / _or_one(y_XME[..., -1:])
-        sums = Sums(state_XFE[..., :-1], state_XFE[..., -1:].mT, sums.peak_X1F, sums.keys + k_XMF.shape[1])
+        q_XMF = _scaled_queries(q_XMF, sums, features, k_XMF)
+        y_XME, state_XFE = _read_chunks(q_XMF, k_XMF, _with_ones(v_XMD, k_XMF.dtype), sums.state_XFE)
+        yield y_XME
+        sums = Sums(state_XFE, sums.peak_X1F, sums.keys + k_XMF.shape[1])
 
 
 def _read_chunks(
@@ -187,74 +169,87 @@ def _scaled_keys(k_XMK: torch.Tensor, sums: Sums, features: FeatureMap) -> tuple
     peak_X1F = torch.maximum(sums.peak_X1F, k_XMF.detach().amax(dim=1, keepdim=True))
     shrink_X1F = (sums.peak_X1F - peak_X1F).exp()
     lowest = 0.9 * math.log(torch.finfo(k_XMF.dtype).tiny)
-    scaled = Sums(sums.values_XFD * shrink_X1F.mT, sums.weights_X1F * shrink_X1F, peak_X1F, sums.keys)
-    return (k_XMF - peak_X1F).clamp(min=lowest).exp(), scaled
+    scaled = Sums(sums.state_XFE * shrink_X1F.mT, peak_X1F, sums.keys)
+    return torch.sub(k_XMF, peak_X1F).clamp_(min=lowest).exp_(), scaled
 
 
-def _or_one(weight: torch.Tensor) -> torch.Tensor:
-    """Replace zeros by ones: what has no weight has no sum either."""
-    return weight.masked_fill(weight == 0, 1)
+def _scaled_queries(
+    q_XMF: torch.Tensor, sums: Sums, features: FeatureMap, k_XMF: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Bring mapped queries to the scale of the sums and, causally, of the keys of their run. A row's own cancels."""
+    if features.apart:
+        weights_X1F = sums.state_XFE[..., -1:].mT
+        return q_XMF.softmax(dim=-1) / (weights_X1F if k_XMF is None else weights_X1F + k_XMF.cumsum(dim=1))
+    return (q_XMF + sums.peak_X1F).softmax(dim=-1) if features.exponents else q_XMF
+
+
+def _with_ones(v_XMD: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Append a column of ones to the values, which sums the weights: v_XME."""
+    return pad(v_XMD.to(dtype), (0, 1), value=1.0)
 
 
 class Sizes(NamedTuple):
-    """Rows of a run and of a chunk.
+    """Features of a run that is summed or read, rows of a causal run, and rows of a chunk."""
 
-    A run and its features stay in a CPU core's cache; a GPU wants few launches.
-    """
-
+    features: int
     run: int
     chunk: int
 
 
 def _sizes(device: str) -> Sizes:
-    return Sizes(256, 64) if device == "cpu" else Sizes(4096, 256)
+    # The fastest on a CPU, with two threads too, of those that stay in its cache; a GPU wants few launches.
+    return Sizes(2**19, 256, 64) if device == "cpu" else Sizes(2**26, 4096, 256)
 
 
-def _lengths(rows: int, device: str) -> list[int]:
+def _rows_at_once(sums: Sums) -> int:
+    """Return the rows of a run that is summed or read."""
+    sizes = _sizes(sums.peak_X1F.device.type)
+    return max(sizes.chunk, sizes.features // sums.peak_X1F.numel())
+
+
+def _causal_runs(rows: int, device: str) -> list[int]:
     """Return the lengths of runs: of whole chunks, and a last one of what is less than a chunk."""
-    run, chunk = _sizes(device)
+    _, run, chunk = _sizes(device)
     whole = rows - rows % chunk
     return [length for length in (*[run] * (whole // run), whole % run, rows - whole) if length]
 
 
-def _runs(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Cut tensors of as many rows into runs."""
+def _cut(lengths: int | list[int], *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Cut tensors of as many rows into runs; of no rows there is none."""
     if tensors[0].shape[1] == 0:
         return iter(())
-    lengths = _lengths(tensors[0].shape[1], tensors[0].device.type)
     return zip(*(x.split(lengths, dim=1) for x in tensors), strict=True)
 
 
-def _joined(rows: Iterator[torch.Tensor], q_XTK: torch.Tensor, v_XSD: torch.Tensor) -> torch.Tensor:
-    """Join the rows of runs in the dtype of the values; without gradients in place, which takes half the memory."""
+def _joined(rows: Iterator[torch.Tensor], queries: int, v_XSD: torch.Tensor) -> torch.Tensor:
+    """Divide the y_XME of runs by their weights, and join them: out_XTD; without gradients in place."""
+    # What has no weight has no sum either.
+    divided = ((y_XME[..., :-1], y_XME[..., -1:].masked_fill(y_XME[..., -1:] == 0, 1)) for y_XME in rows)
     if torch.is_grad_enabled():
-        return torch.cat(list(rows), dim=1).to(v_XSD.dtype)
-    out_XTD, start = v_XSD.new_empty(*q_XTK.shape[:2], v_XSD.shape[2]), 0
-    for run_XMD in rows:
-        out_XTD[:, start : start + run_XMD.shape[1]] = run_XMD
-        start += run_XMD.shape[1]
+        return torch.cat([y_XMD / w_XM1 for y_XMD, w_XM1 in divided], dim=1).to(v_XSD.dtype)
+    out_XTD, start = v_XSD.new_empty(len(v_XSD), queries, v_XSD.shape[2]), 0
+    for y_XMD, w_XM1 in divided:
+        stop = start + y_XMD.shape[1]
+        torch.div(y_XMD, w_XM1, out=out_XTD[:, start:stop])
+        start = stop
     return out_XTD
 
 
-def count_by_features(case: Case, *, features: int, projected: int = 0, apart: bool = False) -> int:
+def count_by_features(case: Case, *, features: int, projected: int = 0) -> int:
     """Count the matrix products that the case's pass executes: sums over keys, their use, pairs of causal chunks.
 
     `projected` numbers of each query and key are products of head-dimension length. In decoding: one further key.
     """
     shape, dim, decodes = case.shape, case.shape.head_dim, case.passes == "decode"
-    project, add = projected * dim, features * dim
-    use = add if apart else add + features  # averages apart have no weights to sum
+    project, state = projected * dim, features * (dim + 1)
     if decodes:
-        return 2 * shape.batch * (shape.kv_heads * (project + add) + shape.heads * (project + use))
-    if not case.mask.causal:
-        forward, without_gradient = shape.seq_q * use + shape.seq_k * add, 0
-    else:
-        chunk, lengths = _sizes(case.device).chunk, _lengths(shape.seq_q, case.device)
-        pairs = sum(length * min(length, chunk) for length in lengths)
-        into_state = features * (dim + 1)
-        forward = (shape.seq_k - shape.seq_q) * add + 2 * shape.seq_q * into_state + pairs * (features + dim + 1)
+        return 2 * shape.batch * (shape.kv_heads + shape.heads) * (project + state)
+    forward, without_gradient = (shape.seq_q + shape.seq_k) * state, 0
+    if case.mask.causal:
+        chunk, lengths = _sizes(case.device).chunk, _causal_runs(shape.seq_q, case.device)
+        forward += sum(length * min(length, chunk) for length in lengths) * (features + dim + 1)
         # Nothing reads the sums after the last run; where it is a single chunk they have no gradient.
-        without_gradient = lengths[-1] * into_state if lengths[-1] <= chunk else 0
+        without_gradient = lengths[-1] * state if lengths[-1] <= chunk else 0
     projections = (shape.seq_q + shape.seq_k) * project  # by what has no gradient
     sequences = 2 * shape.batch * shape.heads
     backward = sequences * (2 * (forward - without_gradient) + projections)

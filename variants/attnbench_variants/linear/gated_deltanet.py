@@ -9,7 +9,7 @@ Yang et al., ICLR 2025, "Gated Delta Networks", eq. 10:
 
 Computed in chunks of 64 with a state between them: the WY form with decays (section 3.3), a triangular solve; in
 decoding as the recurrence. Queries are the last T positions of the keys. Sums are held in float32 or wider. Time:
-O((T + S) D^2); memory: O((T + S) D). Causal only, and no window: a state cannot forget a key on time.
+O((T + S) D^2); memory: O((T + S) D). Causal only, and no window: a state cannot forget a key when it leaves one.
 
 Here there are no tokens x_t: each key/value head makes a_t and b_t from its own key k_t, with w_a and w_b of its own,
 drawn as torch.nn.Linear does; A is drawn from (0, 16) and softplus(c) log-uniformly from (0.001, 0.1), which is the

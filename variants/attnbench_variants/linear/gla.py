@@ -8,7 +8,7 @@ Yang et al. 2023, "Gated Linear Attention Transformers with Hardware-Efficient T
 Computed in chunks of 64 with a state between them (section 4.2), within which nothing is ever divided by a gate
 (decayed_pairs.py, in place of section 4.3); in decoding as the recurrence. Queries are the last T positions of the
 keys. Sums and gates are held in float32 or wider. Time: O((T + S) D^2); memory: O((T + S) D). Causal only, and no
-window: a state cannot forget a key on time.
+window: a state cannot forget a key when it leaves one.
 
 Here there are no tokens x_t: each key/value head makes its gates from its own key k_t, with W_1, W_2 and b of its own,
 drawn as torch.nn.Linear does, which is the authors' layer (flash-linear-attention). As there q is divided by sqrt(D),

@@ -7,7 +7,7 @@ Sun et al. 2023, "Retentive Network", eqs. 5 to 8, here with the 1 / sqrt(D) of 
 
 Computed in chunks of 64 with a state between them (eq. 7). Queries are the last T positions of the keys. Sums are held
 in float32 or wider. Time: O((T + S) D^2); memory: O((T + S) D). Causal only, and no window: a state cannot forget a key
-on time.
+when it leaves one.
 
 As in the authors' code (torchscale) each head's output is divided by its root mean square, without a learned scale,
 where the paper writes GroupNorm. The paper's two other normalisations ("Retention Score Normalization": of the decays'

@@ -34,7 +34,7 @@ Written: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Writes(NamedTuple):
-    """What each position writes: k, v, log a (at most 0), and by the delta rule b (with F = 1)."""
+    """The keys, values, log a (at most 0) and, by the delta rule, b (with F = 1) of each position."""
 
     k_XSD: torch.Tensor
     v_XSE: torch.Tensor

@@ -1,4 +1,20 @@
-"""Attention whose keys and values are made from a small latent vector a token, which is all that decoding keeps."""
+"""Multi-head latent attention (MLA): keys and values are made from a small latent a token, which decoding keeps.
+
+DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and eqs. 37 to 47 of appendix C:
+
+    c_t = norm(W_DKV x_t),  r_t = RoPE(W_KR x_t): a token's latent and its rotary key                c_t [C], r_t [R]
+    k_t = [W_UK c_t, r_t],  v_t = W_UV c_t,  q_t = [W_UQ c'_t, RoPE(W_QR c'_t)],  c'_t = x_t or norm(W_DQ x_t)
+    out_t = W_O [softmax_s(q_t . k_s / sqrt(D + R)) v_s over all heads]
+
+Of the rotary features a head has its own in the queries and all heads one in the keys (decoupled RoPE). Latents are
+RMS-normalised, as the paper has it (section 3.1.2) and its code. Weights are normals of variance 1 / inputs.
+
+In decoding the state is c_t and r_t, C + R numbers for all heads together; the matrices that make keys and values from
+latents are absorbed into the query and the output (section 2.1.2), so that none are made. Otherwise keys and values are
+made, and `flash`'s kernel attends; values are filled up to the keys' features. Full attention, which the paper has no
+use for, sees all tokens. Time: O(T S H (D + R)), and the projections'; memory beyond them: O(T), in decoding O(S (C +
+R)). There is no window, cross-attention or grouping of heads.
+"""
 # B batch, T tokens, S tokens so far, E = H * D width, H heads, D head dimension, C latent features (rank), R rotary
 # features, X queries' latent features (rank)
 
@@ -12,27 +28,19 @@ from torch.nn.functional import linear, pad, rms_norm
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide, wide_dtype
+from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.exact.flash import first_that_runs
 
-State = tuple[
-    torch.Tensor, torch.Tensor, int
-]  # latents and rotary keys with places for further ones, and how many are held
-_PLACES = 256  # that are made at a time
+# Latents and rotary keys with room for further ones, and the number that is held.
+State = tuple[torch.Tensor, torch.Tensor, int]
+_ROOM = 256  # tokens for which room is made at a time
 _BASE, _EPSILON = 10_000.0, 1e-6
 
 
 class Latent(torch.nn.Module):
-    """Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and equations 37 to 47 of appendix C).
-
-    A token's keys and values are made from one latent vector of `rank` features; positions are told by further rotary
-    features, of which a head has its own in the queries and all heads one in the keys (decoupled RoPE). Scores are
-    divided by sqrt(D + R). Latents are RMS-normalised, as the paper has it (section 3.1.2) and its code.
-
-    In decoding the state is a token's latent and rotary key, C + R numbers for all heads together; the matrices that
-    make keys and values from latents are absorbed into the query and the output (section 2.1.2), so that none are
-    made. Otherwise keys and values are made, and `flash`'s kernel attends; values are filled up to the keys' features.
-    Full attention, which the paper has no use for, sees all tokens. Weights are normals of variance 1 / inputs.
-    """
+    """Multi-head latent attention (DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and appendix C, equations 37 to 47)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Sizes; by default in the paper's proportions to the head dimension (512 and 64 for D = 128)."""
@@ -69,11 +77,10 @@ class Latent(torch.nn.Module):
         rank, width = options.rank or 4 * self.dim, self.heads * self.dim
         queries, of_a_head = options.query_rank or width, self.dim + self.rotary
         self._causal = case.mask.causal
-        generator = torch.Generator().manual_seed(case.seed)
+        draws = generator(case)
 
         def weight(outputs: int, inputs: int) -> torch.nn.Parameter:
-            drawn = torch.randn(outputs, inputs, dtype=torch.float64, generator=generator) / math.sqrt(inputs)
-            return torch.nn.Parameter(drawn.to(getattr(torch, case.dtype)).to(case.device))
+            return learned(case, normal(outputs, inputs, deviation=inputs**-0.5, generator=draws))
 
         self.down_q = weight(queries, width) if options.query_rank else None
         self.up_q = weight(self.heads * of_a_head, queries)
@@ -82,7 +89,7 @@ class Latent(torch.nn.Module):
         self.out = weight(width, width)
         kernel = replace(case, level="core", shape=replace(shape, head_dim=of_a_head))
         self._kernel = first_that_runs(kernel) if case.passes != "decode" else None
-        self.backend = self._kernel.name if self._kernel else f"torch-matmul {torch.__version__.partition('+')[0]}"
+        self.backend = self._kernel.name if self._kernel else f"torch-matmul {TORCH}"
 
     def forward(self, x_BTE: torch.Tensor) -> torch.Tensor:
         """Attend among the tokens: out_BTE."""
@@ -96,53 +103,52 @@ class Latent(torch.nn.Module):
         return linear(mixed_BHTF[..., : self.dim].transpose(1, 2).flatten(2), self.out)
 
     def prefill(self, x_BSE: torch.Tensor) -> State:
-        """Keep what decoding needs of all tokens so far, with places for further ones."""
+        """Return the latents and rotary keys of all tokens so far, with room for further ones."""
         latent_BSC, key_BSR = self._compressed(x_BSE, first=0)
-        return _with_places(latent_BSC), _with_places(key_BSR), x_BSE.shape[1]
+        return _with_room(latent_BSC), _with_room(key_BSR), x_BSE.shape[1]
 
     def step(self, x_B1E: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
         """Attend from the next token to all before it and itself: out_B1E, and the state after it."""
         latents, keys, here = state
         if here == latents.shape[1]:
-            latents, keys = _with_places(latents), _with_places(keys)
+            latents, keys = _with_room(latents), _with_room(keys)
         latents[:, here : here + 1], keys[:, here : here + 1] = self._compressed(x_B1E, first=here)
         latent_BSC, key_BSR = latents[:, : here + 1], keys[:, : here + 1]
         q_BHD, turned_BHR = self._queries(x_B1E, first=here)[:, :, 0].split((self.dim, self.rotary), dim=-1)
         up_k_HDC, up_v_HDC = (up.view(self.heads, self.dim, -1) for up in (self.up_k, self.up_v))
         absorbed_BHC = torch.einsum("bhd,hdc->bhc", q_BHD, up_k_HDC)
         scores_BHS = absorbed_BHC @ latent_BSC.mT + turned_BHR @ key_BSR.mT
-        wide = torch.promote_types(scores_BHS.dtype, torch.float32)
-        weights_BHS = torch.softmax(scores_BHS / math.sqrt(self.dim + self.rotary), dim=-1, dtype=wide)
+        scores_BHS = scores_BHS / math.sqrt(self.dim + self.rotary)
+        weights_BHS = torch.softmax(scores_BHS, dim=-1, dtype=wide_dtype(scores_BHS.dtype))
         mixed_BHD = torch.einsum("bhc,hdc->bhd", weights_BHS.to(scores_BHS.dtype) @ latent_BSC, up_v_HDC)
         return linear(mixed_BHD.flatten(1)[:, None], self.out), (latents, keys, here + 1)
 
     def _compressed(self, x_BTE: torch.Tensor, *, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Give the normalised latents and the turned rotary keys (equations 41 and 43)."""
+        """Return the normalised latents and the rotated rotary keys (equations 41 and 43)."""
         latent_BTC, key_BTR = linear(x_BTE, self.down).split((self.up_k.shape[1], self.rotary), dim=-1)
-        return _normalised(latent_BTC), _turned(key_BTR, first=first)
+        return _normalised(latent_BTC), _rotated(key_BTR, first=first)
 
     def _queries(self, x_BTE: torch.Tensor, *, first: int) -> torch.Tensor:
-        """Give a head's queries, the plain features before the turned ones: [B, H, T, D + R] (equations 37 to 40)."""
+        """Return the heads' queries, plain features before rotated ones: [B, H, T, D + R] (equations 37 to 40)."""
         latent_BTX = x_BTE if self.down_q is None else _normalised(linear(x_BTE, self.down_q))
         q_BHTD, q_BHTR = self._split(linear(latent_BTX, self.up_q)).split((self.dim, self.rotary), dim=-1)
-        return torch.cat([q_BHTD, _turned(q_BHTR, first=first)], dim=-1)
+        return torch.cat([q_BHTD, _rotated(q_BHTR, first=first)], dim=-1)
 
     def _split(self, x_BTF: torch.Tensor) -> torch.Tensor:
         return x_BTF.view(*x_BTF.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def _with_places(x_BSC: torch.Tensor) -> torch.Tensor:
-    return pad(x_BSC, (0, 0, 0, _PLACES))
+def _with_room(x_BSC: torch.Tensor) -> torch.Tensor:
+    return pad(x_BSC, (0, 0, 0, _ROOM))
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    normalised: torch.Tensor = rms_norm(wide, wide.shape[-1:], eps=_EPSILON)
+    normalised: torch.Tensor = rms_norm(wide(x), x.shape[-1:], eps=_EPSILON)
     return normalised.to(x.dtype)
 
 
-def _turned(x: torch.Tensor, *, first: int) -> torch.Tensor:
-    """Turn the two halves of the features as pairs by the angle of their position (Su et al. 2021, RoPE)."""
+def _rotated(x: torch.Tensor, *, first: int) -> torch.Tensor:
+    """Rotate the two halves of the features, as pairs, by the angle of their position (Su et al. 2021, RoPE)."""
     tokens, pairs = x.shape[-2], x.shape[-1] // 2
     speed_P = _BASE ** (-torch.arange(pairs, dtype=torch.float64, device=x.device) / pairs)
     angle_TP = torch.arange(first, first + tokens, dtype=torch.float64, device=x.device)[:, None] * speed_P

@@ -1,4 +1,14 @@
-"""Low-rank attention: keys and values are projected along the sequence to a fixed number of columns."""
+"""Linformer: keys and values are projected along the sequence to a fixed number of rows.
+
+Wang et al. 2020, "Linformer: Self-Attention with Linear Complexity", eq. 7:
+
+    out = softmax(q (E k)^T / sqrt(D)) (F v)                    E, F [K, S], learned; q [T, D], k, v [S, D]
+
+E and F start as in the authors' code: Xavier uniform with gain 1/sqrt(2), drawn from the case's seed. With K equal to
+the number of keys and E = F = identity it is exact attention; a K above it costs more and gives nothing. Between
+projections the sequence is projected before the heads where that is less work: E (y Wk) = (E y) Wk. Time: O((T + S) K
+D); memory: O(T + S). No causal form, window or decoding: each projected row mixes keys of the whole sequence.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, E width (H * D), K = columns that the S
 # keys become
 
@@ -13,17 +23,13 @@ from attnbench import Case, Projections, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.weights import generator, learned, uniform
 
 _ONE_MATRIX = ("key-value", "layerwise")
 
 
 class Linformer(torch.nn.Module):
-    """Linformer: softmax(q (E k)^T / sqrt(D)) (F v), with learned E and F of k rows (Wang et al. 2020, eq. 7).
-
-    E and F start as in the authors' code: Xavier uniform with gain 1/sqrt(2), drawn from the case's seed. With k equal
-    to the number of keys and E = F = identity it is exact attention; a k above it costs more and gives nothing. Between
-    projections the sequence is projected before the heads where that is less work: E (y Wk) = (E y) Wk.
-    """
+    """Linformer: softmax(q (E k)^T / sqrt(D)) (F v), with learned E and F of k rows (Wang et al. 2020, eq. 7)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper's levels of sharing (section 4, "Additional Efficiency Techniques"); k is one for all layers."""
@@ -49,14 +55,11 @@ class Linformer(torch.nn.Module):
         super().__init__()
         if case.passes == "decode":
             raise Unsupported("decoding is causal, and each projected column mixes keys of the whole sequence")
-        heads = (case.shape.kv_heads,) if options.sharing == "none" else ()
-        generator = torch.Generator().manual_seed(case.seed)
-        self.project_keys = _projection((*heads, options.k, case.shape.seq_k), case, generator)
-        self.project_values = (
-            self.project_keys
-            if options.sharing in _ONE_MATRIX
-            else _projection(self.project_keys.shape, case, generator)
-        )
+        heads, draws = (case.shape.kv_heads,) if options.sharing == "none" else (), generator(case)
+        size, bound = (*heads, options.k, case.shape.seq_k), (0.5 * 6 / (options.k + case.shape.seq_k)) ** 0.5
+        self.project_keys = self.project_values = learned(case, uniform(*size, bound=bound, generator=draws))
+        if options.sharing not in _ONE_MATRIX:
+            self.project_values = learned(case, uniform(*size, bound=bound, generator=draws))
         self._layerwise = options.sharing == "layerwise"
         self._sequence_first = _sequence_first(case, options)
         self._fused = Fused(case)
@@ -68,7 +71,7 @@ class Linformer(torch.nn.Module):
         return self._fused(q_BHTD, k_BGKD, v_BGKD)
 
     def share(self, first: "Linformer") -> None:
-        """Take a model's first layer's matrix, where all layers share one."""
+        """Use the matrix of a model's first layer, where all layers share one."""
         if self._layerwise:
             self.project_keys = self.project_values = first.project_keys
 
@@ -92,7 +95,7 @@ class Linformer(torch.nn.Module):
 
 
 def _sequence_first(case: Case, options: Linformer.Options) -> bool:
-    """Tell whether to project the sequence first takes fewer multiplications, and is possible: E is not a head's own.
+    """Return whether projecting the sequence first takes fewer multiplications, and is possible: E is not per head.
 
     Either way two matrices are multiplied by two; only the widths and lengths in between differ.
     """
@@ -106,10 +109,3 @@ def _sequence_first(case: Case, options: Linformer.Options) -> bool:
 def _project(weights: torch.Tensor, x_BGSD: torch.Tensor) -> torch.Tensor:
     # To multiply by what wants a gradient torch copies the keys, even where no gradient will be taken.
     return (weights if torch.is_grad_enabled() else weights.detach()) @ x_BGSD
-
-
-def _projection(size: tuple[int, ...], case: Case, generator: torch.Generator) -> torch.nn.Parameter:
-    """Draw a projection on the CPU in float64, so that every device and dtype has the same one within rounding."""
-    bound = (0.5 * 6 / (size[-2] + size[-1])) ** 0.5
-    weights = torch.empty(size, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
-    return torch.nn.Parameter(weights.to(getattr(torch, case.dtype)).to(case.device))

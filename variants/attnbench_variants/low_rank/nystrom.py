@@ -1,4 +1,26 @@
-"""Nystrom attention: every query reaches every key through a few landmarks, averages of queries and of keys."""
+"""Nystrom attention: every query reaches every key through a few landmarks, averages of queries and of keys.
+
+Xiong et al. 2021, "Nystromformer: A Nystrom-Based Algorithm for Approximating Self-Attention":
+
+    out = F Z B v + conv(v)                                               scores divided by sqrt(D)
+    F = softmax(q k'^T) [T, L],   A = softmax(q' k'^T) [M, L],   B = softmax(q' k^T) [M, S],   Z ~ pinv(A) [L, M]
+    q', k': the means of segments of queries [M, D] and of keys [L, D]
+    Z <- Z (13 I - A Z (15 I - A Z (7 I - A Z))) / 4, six times, from A^T / (|A|_1 |A|_inf)           (lemma 1)
+
+Read from the right, F Z B v is two calls of a fused kernel around small matrices: the landmarks of the queries attend
+to all keys, and all queries to the landmarks of the keys. Time: O((T + S) M D); memory: O(T + S). No causal form,
+window or decoding: each landmark is a mean of a stretch of the whole sequence.
+
+Where the paper leaves a choice, or this differs:
+
+- The start of the iteration is that of each head of each sequence. (The authors' code divides by the largest sum of all
+  heads and sequences, which makes them depend on one another.)
+- Segments tile any length: the first N mod M hold one token more. The paper pads, which moves the means.
+- Where every query and key is a landmark, attention is exact and computed so, as in the authors' code.
+- The skip of the values, conv(v), is that of the paper's model; its kernel, one for each head, is 33 wide in the
+  authors' models for text and starts as torch's convolutions do, drawn from the case's seed. With fewer queries than
+  keys, queries are the last T positions.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, N positions (T or S), D head dimension; M landmarks of the
 # queries, L of the keys; W width of the convolution, P blocks of C positions
 
@@ -11,31 +33,18 @@ from torch.nn.functional import pad
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.weights import generator, learned, uniform
 
 # Positions whose convolution is one product of matrices, unless the kernel is wider: the fastest of 32, 64 and 128.
 _BLOCK = 32
 
 
 class Nystrom(torch.nn.Module):
-    """Nystromformer: F Z B v, and a convolution of the values (Xiong et al. 2021).
-
-    With q' and k' the means of segments of queries and of keys, and scores divided by sqrt(D): F = softmax(q k'^T),
-    A = softmax(q' k'^T), B = softmax(q' k^T), and Z is the pseudo-inverse of A by six steps of the paper's iteration of
-    third order (lemma 1). Read from the right, it is two calls of a fused kernel around small matrices: the landmarks
-    of the queries attend to all keys, and all queries to the landmarks of the keys. Time and memory: O(T + S).
-
-    Where the paper leaves a choice, or this differs:
-    - The iteration starts at A^T / (|A|_1 |A|_inf), the paper's formula, for each head of each sequence by itself (the
-      authors' code divides by the largest sum of all heads and sequences, which makes them depend on one another).
-    - Segments tile any length: the first N mod m hold one token more. The paper pads, which moves the means.
-    - Where every query and key is a landmark, attention is exact and computed so, as in the authors' code.
-    - The skip of the values is that of the paper's model; its kernel, one for each head, is 33 wide in the authors'
-      models for text and starts as torch's convolutions do, drawn from the case's seed. With fewer queries than keys,
-      queries are the last T positions.
-    """
+    """Nystromformer: F Z B v, and a convolution of the values (Xiong et al. 2021)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper's sizes. An untrained convolution is most of the distance to exact attention: conv=0 leaves it."""
@@ -59,7 +68,10 @@ class Nystrom(torch.nn.Module):
         if options.conv and case.shape.seq_q > case.shape.seq_k:
             raise Unsupported("its convolution adds to a query the values around it, so every query needs one: conv=0")
         self._options = options
-        self.kernel = _kernel(case, options.conv) if options.conv else None
+        self.kernel = None
+        if options.conv:
+            kernel_HW = uniform(case.shape.heads, options.conv, bound=options.conv**-0.5, generator=generator(case))
+            self.kernel = learned(case, kernel_HW)
         self._fused = Fused(case)
         self.backend = self._fused.name
 
@@ -75,7 +87,7 @@ class Nystrom(torch.nn.Module):
         return out_BHTD + around_BHSD[:, :, keys - queries :]
 
     def _through_landmarks(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
-        """Give F Z B v."""
+        """Return F Z B v."""
         q_BHMD = _segment_means(q_BHTD, self._options.landmarks)
         k_BHLD = per_query_head(_segment_means(k_BGSD, self._options.landmarks), q_BHTD.shape[1])
         read_BHMD = self._fused(q_BHMD, k_BGSD, v_BGSD)
@@ -99,14 +111,6 @@ class Nystrom(torch.nn.Module):
         return around + attend + executed(heads * (4 * m * n * dim + inverse), case)
 
 
-def _kernel(case: Case, width: int) -> torch.nn.Parameter:
-    """Draw a kernel for each head in float64, so that every device and dtype has the same one within rounding."""
-    generator = torch.Generator().manual_seed(case.seed)
-    kernel_HW = torch.empty(case.shape.heads, width, dtype=torch.float64)
-    kernel_HW.uniform_(-(width**-0.5), width**-0.5, generator=generator)
-    return torch.nn.Parameter(kernel_HW.to(getattr(torch, case.dtype)).to(case.device))
-
-
 def _convolved(v_BHSD: torch.Tensor, kernel_HW: torch.Tensor) -> torch.Tensor:
     """Sum each head's values around every position: y_s = sum_w kernel_w v_(s + w - W // 2), nothing beyond the ends.
 
@@ -124,7 +128,7 @@ def _convolved(v_BHSD: torch.Tensor, kernel_HW: torch.Tensor) -> torch.Tensor:
 
 
 def _band(kernel_HW: torch.Tensor, block: int) -> torch.Tensor:
-    """Write the kernel into each row of a matrix, one place further right a row: [H, 1, C, 2 C]."""
+    """Return a matrix with the kernel in each row, one column further right a row: [H, 1, C, 2 C]."""
     rows_HCN = pad(kernel_HW, (0, 2 * block + 1 - kernel_HW.shape[1]))[:, None].expand(-1, block, -1)
     return rows_HCN.flatten(1)[:, : 2 * block**2].view(-1, 1, block, 2 * block)
 
@@ -140,9 +144,8 @@ def _segment_means(x_BHND: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _softmax_scores(q_BHMD: torch.Tensor, k_BHLD: torch.Tensor) -> torch.Tensor:
-    """Give softmax(q k^T / sqrt(D)) in float32 or wider."""
-    wide = torch.promote_types(q_BHMD.dtype, torch.float32)
-    return torch.softmax(q_BHMD.to(wide) @ k_BHLD.to(wide).mT / q_BHMD.shape[-1] ** 0.5, dim=-1)
+    """Return softmax(q k^T / sqrt(D)) in float32 or wider."""
+    return torch.softmax(wide(q_BHMD) @ wide(k_BHLD).mT / q_BHMD.shape[-1] ** 0.5, dim=-1)
 
 
 def _pseudo_inverse(a_BHML: torch.Tensor, iterations: int) -> torch.Tensor:

@@ -1,4 +1,27 @@
-"""Synthesizer attention: weights that no query and key make together."""
+"""Synthesizer attention: weights that no query and key make together.
+
+Tay et al. 2020, "Synthesizer: Rethinking Self-Attention in Transformer Models", section 3:
+
+    out = softmax(C) v                                                              C [T, S]
+    dense:              C_t = W2 relu(W1 x_t + b1) + b2                             W1 [D, E], W2 [S, D]
+    factorized-dense:   C_ts = u_t[s // b] w_t[s mod b]                             u_t [a], w_t [b], each made as C_t
+    random:             C is learned as it is
+    factorized-random:  C = R1 R2^T                                                 R1 [T, rank], R2 [S, rank]
+
+Keys are never read; weights are learned for as many positions as the case has. Causally, later positions are masked.
+Queries are the last T positions of the keys. There is no window. Time: O(T S D). Memory: O(T + S) for the dense form,
+which is attention from relu(q + b1) to the rows of W2 in a fused kernel, and for all of them without gradients, besides
+C itself where it is learned; O(T S) for the others with gradients.
+
+Where the paper leaves a choice, or this differs:
+
+- W1 x is the query (as in the authors' code, which has no biases either): between the standard projections Wq is W1,
+  and b1, W2 and b2 are the mechanism's own, one set for each head as in the paper.
+- The lengths of the two short vectors are the paper's a and b with a b = S, for which it names no values: here both are
+  near the square root of S. One is repeated value by value, the other as a whole, so that no two scores are the same
+  product (the paper repeats both "k times"). Both come from the one first layer.
+- No start is named: matrices are Glorot-uniform, biases zero, drawn from the case's seed.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = D + 1; C queries of a run, U keys that a
 # run is shown, F features of a value: D, or B * D where all sequences share their weights (then B is 1)
 
@@ -23,33 +46,17 @@ _CPU_SCORES, _DEVICE_SCORES = 2**20, 2**28
 
 
 class _Run(NamedTuple):
-    """Queries that are answered at once, and how many keys they are shown."""
+    """Queries that are answered together, and the number of keys that they are shown."""
 
     queries: slice
     seen: int
 
 
 class Synthesizer(torch.nn.Module):
-    """Synthesizer: softmax(C) v, where no score in C is made of a query and a key (Tay et al. 2020, section 3).
-
-    dense: C_t = F(x_t), a two-layered network with a score for each position. random: C is learned as it is.
-    factorized-dense: F gives two short vectors, whose products are the scores. factorized-random: C = R1 R2^T, of rank
-    k. Keys are never read; weights are learned for as many positions as the case has. Causally, later positions are
-    masked. Queries are the last T positions of the keys. Time: O(T S). Memory: O(T + S) for the dense form, which is
-    attention from relu(q + b1) to the rows of W2 in a fused kernel, and for all of them without gradients, besides C
-    itself where it is learned; O(T S) for the others with gradients.
-
-    Where the paper leaves a choice, or this differs:
-    - F starts from the token; here W1 x is the query (as in the authors' code, which has no biases either): between the
-      standard projections Wq is W1, and b1, W2 and b2 are the mechanism's own, one set for each head as in the paper.
-    - The lengths of the two short vectors are the paper's a and b with a b = S, for which it names no values: here both
-      are near the square root of S. One is repeated value by value, the other as a whole, so that no two scores are the
-      same product (the paper repeats both "k times"). Both come from the one first layer.
-    - No start is named: matrices are Glorot-uniform, biases zero, drawn from the case's seed.
-    """
+    """Synthesizer: softmax(C) v, where no score in C is made of a query and a key (Tay et al. 2020, section 3)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """Mixtures of forms (the paper's section on them) are sums of scores and not offered."""
+        """The form of the scores. The paper's mixtures, which are sums of several forms, are not offered."""
 
         form: Annotated[
             Literal["dense", "factorized-dense", "random", "factorized-random"],
@@ -91,7 +98,7 @@ class Synthesizer(torch.nn.Module):
         return fused(*qkv, mask=mask_TS)[..., :-1]
 
     def _in_runs(self, q_BHTD: torch.Tensor, v_BHSD: torch.Tensor) -> torch.Tensor:
-        """Attend a run of queries at a time; what all sequences share mixes their values as if they were one's."""
+        """Attend a run of queries at a time; weights that all sequences share mix their values side by side."""
         batch, heads, queries, dim = q_BHTD.shape
         q_HBTD, v_HBSF = q_BHTD.transpose(0, 1), v_BHSD.transpose(0, 1).contiguous()
         if not self._shared:
@@ -101,7 +108,7 @@ class Synthesizer(torch.nn.Module):
         return out_H1TF.view(heads, queries, batch, dim).permute(2, 0, 1, 3)
 
     def _attend(self, q_HBTD: torch.Tensor, v_HBSF: torch.Tensor, run: _Run) -> torch.Tensor:
-        """Give out_HBCF for a run of queries."""
+        """Attend with a run of queries: out_HBCF."""
         queries, keys = q_HBTD.shape[2], v_HBSF.shape[2]
         scores_HBCU: torch.Tensor = self.scores(q_HBTD[:, :, run.queries], run.queries, run.seen)
         visible_CS = visible_keys(self._mask, queries=queries, keys=keys, device=v_HBSF.device, rows=run.queries)
@@ -140,12 +147,12 @@ def _scores(case: Case, options: Synthesizer.Options) -> Dense | FactorizedDense
 
 
 def _shared(options: Synthesizer.Options) -> bool:
-    """Tell whether all sequences have the same scores, as tokens have no part in them."""
+    """Return whether all sequences have the same scores, as they do not depend on tokens."""
     return "random" in options.form
 
 
 def _fused(case: Case) -> Fused:
-    """Choose the kernel that takes the first layer's features with a one besides, for the second layer's bias."""
+    """Return the kernel for the first layer's features and a one, which is for the second layer's bias."""
     shape = msgspec.structs.replace(case.shape, kv_heads=case.shape.heads, head_dim=case.shape.head_dim + 1)
     masked = case.mask.causal and case.shape.seq_q not in (1, case.shape.seq_k)
     return Fused(msgspec.structs.replace(case, shape=shape), masked=masked)

@@ -1,4 +1,4 @@
-"""The four ways in which a Synthesizer makes scores: of a token by itself, or of its position alone."""
+"""The four forms of a Synthesizer's scores: made of a token by itself, or of its position alone."""
 # H heads, B batch, T queries, S keys, D head dimension, X = D + 1, C queries of a run, U keys that a run is shown,
 # R rows of a matrix and W columns; K rank, A and P factors: A * P is S or a little more
 
@@ -13,7 +13,7 @@ from attnbench import Case
 
 
 class Dense(Module):
-    """Make a token's scores of its query, W2 relu(q + b1) + b2: the query is W1 x, the first layer's product."""
+    """A token's scores from its query: W2 relu(q + b1) + b2, where q is W1 x, the first layer's product."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -22,15 +22,15 @@ class Dense(Module):
         self.second_HSD, self.second_bias_HS = weights.layer(case.shape.seq_k)
 
     def forward(self, q_BHTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Give q_BHTX and k_HSX whose products are the scores: the layer's features and a one, its weights and bias."""
+        """Return q_BHTX and k_HSX whose products are the scores: features and a one, weights and bias."""
         q_BHTX = pad(relu(q_BHTD + self.first_bias_HD[:, None]), (0, 1), value=1.0)
         return q_BHTX, torch.cat([self.second_HSD, self.second_bias_HS[..., None]], dim=-1)
 
 
 class FactorizedDense(Module):
-    """Make A + P numbers of a token's query, as `Dense` makes scores; those of the keys are products of two of them.
+    """A + P numbers from a token's query, made as `Dense` makes scores; a score is the product of two of them.
 
-    Key s has the number s // P of the first and s % P of the second.
+    Key s has number s // P of the first A and s % P of the last P.
     """
 
     def __init__(self, case: Case) -> None:
@@ -42,7 +42,7 @@ class FactorizedDense(Module):
         self.inner_HPD, self.inner_bias_HP = weights.layer(inner)
 
     def forward(self, q_HBCD: Tensor, run: slice, seen: int) -> Tensor:
-        """Give scores_HBCU."""
+        """Return scores_HBCU."""
         del run
         hidden_HBCD = relu(q_HBCD + self.first_bias_HD[:, None, None])
         outer_HBCA = _affine(hidden_HBCD, self.outer_HAD, self.outer_bias_HA)
@@ -51,7 +51,7 @@ class FactorizedDense(Module):
 
 
 class Random(Module):
-    """Learn a score for every pair of positions."""
+    """A learned score for every pair of positions."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class Random(Module):
         self.scores_HTS = _Weights(case).of_queries(keys, fans=2 * keys)
 
     def forward(self, q_HBCD: Tensor, run: slice, seen: int) -> Tensor:
-        """Give scores_H1CU."""
+        """Return scores_H1CU."""
         del q_HBCD
         return self.scores_HTS[:, None, run, :seen]
 
 
 class FactorizedRandom(Module):
-    """Learn K numbers for every position as a query and as a key; their products are the scores."""
+    """K learned numbers for every position as a query and as a key; their products are the scores."""
 
     def __init__(self, case: Case, rank: int) -> None:
         super().__init__()
@@ -74,13 +74,13 @@ class FactorizedRandom(Module):
         self.queries_HTK = weights.of_queries(rank, fans=keys + rank)
 
     def forward(self, q_HBCD: Tensor, run: slice, seen: int) -> Tensor:
-        """Give scores_H1CU."""
+        """Return scores_H1CU."""
         del q_HBCD
         return (self.queries_HTK[:, run] @ self.keys_HSK[:, :seen].mT)[:, None]
 
 
 def factors(keys: int) -> tuple[int, int]:
-    """Give A and P, as near to the square root of the number of keys as A * P can come down to it."""
+    """Return A and P near the square root of the number of keys, with the least A * P that holds them all."""
     inner = math.isqrt(keys - 1) + 1
     return -(-keys // inner), inner
 
@@ -97,7 +97,7 @@ class _Weights:
         self._placed = {"dtype": getattr(torch, case.dtype), "device": case.device}
 
     def layer(self, features: int) -> tuple[Parameter, Parameter]:
-        """Give the matrix [H, features, D] and the bias [H, features] of a layer."""
+        """Return the matrix [H, features, D] and the bias [H, features] of a layer."""
         return self.matrix(features, self._shape.head_dim), self.zeros(features)
 
     def matrix(self, rows: int, columns: int) -> Parameter:
@@ -113,7 +113,7 @@ class _Weights:
         return Parameter(rows_HTW)
 
     def zeros(self, features: int) -> Parameter:
-        """Give a bias of zeros, [H, features]."""
+        """Return a bias of zeros, [H, features]."""
         return Parameter(torch.zeros(self._shape.heads, features, **self._placed))
 
     def _uniform(self, *size: int, fans: int) -> Tensor:
@@ -123,6 +123,6 @@ class _Weights:
 
 
 def _affine(x_HBCD: Tensor, weight_HWD: Tensor, bias_HW: Tensor) -> Tensor:
-    """Give W x + b for each head. All sequences are rows of one product, so that no weight is copied for each."""
+    """Return W x + b for each head. All sequences are rows of one product, so that no weights are copied."""
     y_HXW = torch.baddbmm(bias_HW[:, None], x_HBCD.flatten(1, 2), weight_HWD.mT)
     return y_HXW.view(*x_HBCD.shape[:3], -1)

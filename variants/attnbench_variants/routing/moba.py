@@ -1,4 +1,25 @@
-"""Mixture of block attention: each query chooses, by its score with their mean keys, the few blocks it attends to."""
+"""Mixture of block attention (MoBA): each query chooses, by its score with mean keys, the few blocks it attends to.
+
+Lu et al. 2025, "MoBA: Mixture of Block Attention for Long-Context LLMs", section 2.2, eqs. 2 to 6:
+
+    s_in = q_i . mean(k_n)                                  n a block of keys
+    B(i) = {own block of i} and the topk - 1 earlier blocks n of the largest s_in
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j        over the j in the blocks B(i), causally j <= i
+
+The choice is hard: no gradient flows through it. With topk = all blocks it is exact attention. The last block may be
+short. Queries are the last T positions of the keys.
+
+- Means and products are taken in float32 whatever the dtype (the authors' code: products), so that all dtypes choose
+  alike.
+- The paper is causal. Without causality all other blocks can be chosen, later ones too: the same rule, not theirs.
+- Grouped heads: each query head chooses for itself.
+- The defaults are those of the paper's scaling experiments at 8k tokens (section 3.1); its models of 1M tokens have
+  block=4096,topk=12.
+
+Time: O(T topk block D) and O(T S D / block) for the products, 1 / (topk block^2) of exact attention's share: a
+hundredth of the rest at 16k tokens with the defaults. Below topk blocks it costs what exact attention costs. Memory:
+O(T topk + S D).
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H, N blocks of keys, K chosen ones
 
 from typing import Annotated, ClassVar
@@ -9,11 +30,12 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnbench import Case, Support, Tune, Unsupported
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.masks import require_queries_last
 from attnbench_variants.routing.chosen_blocks import Blocks, attend_to_blocks
 
 # Scores of queries with blocks at a time: on a CPU they stay in its cache; elsewhere few launches count.
@@ -21,25 +43,10 @@ _CPU_SCORES, _DEVICE_SCORES = 2**20, 2**26
 
 
 class Moba:
-    """Mixture of Block Attention (Lu et al. 2025, "MoBA", section 2.2, equations 2 to 6).
-
-    Keys are cut into blocks, the last one maybe short. A query attends to its own block, causally up to itself, and to
-    the blocks before it whose mean key has the highest product with it, `topk` blocks with its own: one softmax over
-    all their keys. The choice is hard: no gradient flows through it. With topk = all blocks it is exact attention.
-
-    - Means and products are taken in float32 whatever the dtype (the authors' code: products), so that all dtypes
-      choose alike.
-    - The paper is causal. Without causality all other blocks can be chosen, later ones too: the same rule, not theirs.
-    - Grouped heads: each query head chooses for itself.
-    - The defaults are those of the paper's scaling experiments at 8k tokens (section 3.1); its models of 1M tokens have
-      block=4096,topk=12. Queries are the last T positions of the keys.
-
-    Time: O(T topk block D) and O(T S D / block) for the products, 1 / (topk block^2) of exact attention's share: a
-    hundredth of the rest at 16k tokens with the defaults. Below topk blocks it costs what exact attention costs.
-    """
+    """Mixture of Block Attention (Lu et al. 2025, "MoBA", section 2.2, equations 2 to 6)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What is cut, and how much of it is looked at."""
+        """The blocks, and the number that a query attends to."""
 
         block: Annotated[int, Meta(ge=1, description="keys of a block")] = 512
         topk: Annotated[int, Meta(ge=1, description="blocks that a query attends to, its own included")] = 3
@@ -53,14 +60,13 @@ class Moba:
     )
 
     def __init__(self, case: Case, options: Options) -> None:
-        if case.shape.seq_q > case.shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
+        require_queries_last(case)
         self._blocks = _blocks(case, options)
         self._chosen = min(options.topk, self._blocks.total) - 1
         self.backend = kernel_for(torch.device(case.device)).name
 
     def __call__(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
-        """Attend: out_BHTD. Gradients go to q, k and v of what was chosen."""
+        """Attend: out_BHTD. Gradients go to q, k and v of the chosen blocks."""
         heads = q_BHTD.shape[1]
         q_XTD, k_XSD, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
         choice_XTK = self.choose(q_XTD, k_XSD)

@@ -1,4 +1,28 @@
-"""The Routing Transformer's attention: clusters each take the tokens nearest to them, which attend to one another."""
+"""The Routing Transformer's attention: clusters each take the tokens nearest to them, which attend to one another.
+
+Roy, Saffar, Vaswani, Grangier 2021, "Efficient Content-Based Sparse Attention with Routing Transformers", section 4.1,
+algorithm 1:
+
+    x_i = layer_norm(q_i), without scale or bias
+    M_c = the `window` tokens i of the largest x_i . mu_c, in order of position          mu_c the centroid of cluster c
+    out_i^c = sum_j softmax_j(x_i . x_j / sqrt(D)) v_j   over the j in M_c, causally j <= i
+    out_i = mean of out_i^c over the clusters c with i in M_c; zero where there is none
+
+With about sqrt(N) clusters of sqrt(N) tokens, time: O(N^1.5 D); memory: O(N D), and O(N) products at a time.
+
+Where the paper leaves a choice, its code differs, or this does:
+
+- Queries are the keys too (K <- Q): the algorithm's causal form, in which every token sees itself. Without causality it
+  lets keys be clustered apart; here they are shared in both, as in the paper's experiments.
+- The paper's centroids follow the tokens as moving averages during training. A mechanism here keeps nothing from one
+  call to the next: the centroids stay as drawn from the seed, random directions for each head. Products with them are
+  taken in float32 whatever the dtype, so that all dtypes route alike.
+- Scores are divided by sqrt(D), as in exact attention; the algorithm and the code leave them D times a cosine.
+- The code divides the sum over a token's clusters by their number plus 0.01, which shrinks every output.
+- In the paper half of the heads attend locally instead. Here all of them route.
+- Causal: weights go to earlier positions only. But which ones those are follows from the ranking of all tokens, later
+  ones too. So there is no decoding token by token that gives the same.
+"""
 # B batch, H heads, N tokens (= T = S), D head dimension, C clusters, W tokens of a cluster, X = B * H, Z = X * N
 
 import math
@@ -12,8 +36,10 @@ from torch.nn.functional import embedding_bag, layer_norm
 
 from attnbench import Case, Shape, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.weights import generator
 
 # Products of tokens with centroids at a time: on a CPU they stay in its cache; elsewhere few launches count.
 _CPU_PRODUCTS, _DEVICE_PRODUCTS = 2**20, 2**26
@@ -23,28 +49,10 @@ _Count = Annotated[int, Meta(ge=1)]
 
 
 class Routing:
-    """Attend within clusters of a head's tokens (Roy, Saffar, Vaswani, Grangier 2021, section 4.1, algorithm 1).
-
-    Tokens are normalised (layer norm without scale or bias) and each centroid takes the `window` tokens with the
-    highest product with it, in order of position. These attend to one another; a token's output is the mean over the
-    clusters that took it, and zero where none did. With about sqrt(N) clusters of sqrt(N) tokens: O(N^1.5 D).
-
-    Where the paper leaves a choice, its code differs, or this does:
-
-    - Queries are the keys too (K <- Q): the algorithm's causal form, in which every token sees itself. Without
-      causality it lets keys be clustered apart; here they are shared in both, as in the paper's experiments.
-    - The paper's centroids follow the tokens as moving averages during training. A mechanism here keeps nothing from
-      one call to the next: the centroids stay as drawn from the seed, random directions for each head. Products with
-      them are taken in float32 whatever the dtype, so that all dtypes route alike.
-    - Scores are divided by sqrt(D), as in exact attention; the algorithm and the code leave them D times a cosine.
-    - The code divides the sum over a token's clusters by their number plus 0.01, which shrinks every output.
-    - In the paper half of the heads attend locally instead. Here all of them route.
-    - Causal: weights go to earlier positions only. But which ones those are follows from the ranking of all tokens,
-      later ones too. So there is no decoding token by token that gives the same.
-    """
+    """Attend within clusters of a head's tokens (Roy, Saffar, Vaswani, Grangier 2021, section 4.1, algorithm 1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """How many clusters, of how many tokens."""
+        """The number of clusters, and of the tokens of each."""
 
         clusters: Annotated[_Count | None, Meta(description="clusters of a head's tokens; none: sqrt(seq)")] = None
         window: Annotated[_Count | None, Meta(description="tokens that a cluster takes; none: seq / clusters")] = None
@@ -63,14 +71,13 @@ class Routing:
     def __init__(self, case: Case, options: Options) -> None:
         self._causal = case.mask.causal
         clusters, self._taken = sizes(case.shape, options)
-        generator = torch.Generator().manual_seed(case.seed)
-        centroids_HCD = torch.randn(case.shape.heads, clusters, case.shape.head_dim, generator=generator)
-        self.centroids_HCD = centroids_HCD.to(case.device)
+        size = case.shape.heads, clusters, case.shape.head_dim
+        self.centroids_HCD = torch.randn(size, generator=generator(case)).to(case.device)
         self._fused = Fused(case)
         self.backend = self._fused.name
 
     def __call__(self, q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor) -> Tensor:
-        """Attend: [B, H, N, D]. Gradients go to q, as query and as key, and to v; k is taken to be q."""
+        """Attend: out_BHND. Gradients go to q, as query and as key, and to v; k is assumed to be q."""
         del k_BHND
         normal_BHND = self.normalise(q_BHND)
         members_XCW = self.members(normal_BHND).flatten(0, 1)
@@ -85,13 +92,12 @@ class Routing:
 
     @staticmethod
     def normalise(x_BHND: Tensor) -> Tensor:
-        """Give tokens mean zero and length sqrt(D), in float32 or wider."""
-        wide_BHND = x_BHND.to(torch.promote_types(x_BHND.dtype, torch.float32))
-        return layer_norm(wide_BHND, x_BHND.shape[-1:], eps=_EPSILON)
+        """Return tokens of mean zero and length sqrt(D), in float32 or wider."""
+        return layer_norm(wide(x_BHND), x_BHND.shape[-1:], eps=_EPSILON)
 
     @torch.no_grad()
     def members(self, normal_BHND: Tensor) -> Tensor:
-        """Let each cluster take its tokens: their positions, ascending, int64 [B, H, C, W]."""
+        """Return the positions of each cluster's tokens, ascending, int64 [B, H, C, W]."""
         batch, heads, tokens, _ = normal_BHND.shape
         clusters = self.centroids_HCD.shape[1]
         most = _CPU_PRODUCTS if normal_BHND.device.type == "cpu" else _DEVICE_PRODUCTS
@@ -119,13 +125,12 @@ class Routing:
 
 
 def sizes(shape: Shape, options: Routing.Options) -> tuple[int, int]:
-    """Give the number of clusters and of the tokens that each takes: together at least as many as there are."""
+    """Return the number of clusters and of the tokens that each takes: together no fewer than there are tokens."""
     clusters = options.clusters or max(1, round(math.sqrt(shape.seq_q)))
     return clusters, min(shape.seq_q, options.window or -(-shape.seq_q // clusters))
 
 
 def _mean_by_row(x_MD: Tensor, row_M: Tensor, rows: int) -> Tensor:
-    """Average what is for the same row, in float32 at least; zero where nothing is: [Z, D]."""
+    """Average the results of each row, in float32 or wider; zero for a row without any: [Z, D]."""
     counts_Z = torch.bincount(row_M, minlength=rows)
-    wide_MD = x_MD.to(torch.promote_types(x_MD.dtype, torch.float32))
-    return embedding_bag(row_M.argsort(), wide_MD, counts_Z.cumsum(0) - counts_Z, mode="mean").to(x_MD.dtype)
+    return embedding_bag(row_M.argsort(), wide(x_MD), counts_Z.cumsum(0) - counts_Z, mode="mean").to(x_MD.dtype)
