@@ -65,7 +65,9 @@ def trained(out: Path) -> Outcome:
         return record.outcome
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint_to_the_numbers_of_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_from_its_checkpoint_with_the_numbers_of_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (tmp_path / "mine.py").write_text(SLOW)
     assert call(*WORDS, "--out", str(whole), cwd=tmp_path).returncode == 0

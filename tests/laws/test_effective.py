@@ -87,52 +87,52 @@ def test_weights_of_a_query_sum_to_one(name, workload):
 
 
 @each_that(is_linear, *MASKED)
-def test_no_weight_lies_on_a_key_that_the_mask_hides(name, workload):
+def test_hidden_keys_have_no_weight(name, workload):
     case = case_for(name, WORKLOADS[workload])
     masses = weigh(built(name, case), draw(name, case), mask=case.mask, seed=case.seed)
     assert masses.hidden < 1e-15
 
 
 @each_that(lambda name: not breaks(name, "later"), *MASKED)
-def test_what_the_mask_hides_changes_nothing(name, workload):
+def test_hidden_keys_and_values_do_not_change_the_output(name, workload):
     case = case_for(name, WORKLOADS[workload])
     tensors, others = draw(name, case), draw(name, case, seed=1)
     assert mask_leak(built(name, case), tensors, others, mask=case.mask, seed=case.seed) < 1e-13
 
 
 @each_that(lambda name: breaks(name, "later"), "causal")
-def test_tokens_that_decide_where_others_look_are_found_out(name, workload):
+def test_a_leak_through_routing_by_later_tokens_is_detected(name, workload):
     case = case_for(name, WORKLOADS[workload])
     tensors, others = draw(name, case), draw(name, case, seed=1)
     assert mask_leak(built(name, case), tensors, others, mask=case.mask, seed=case.seed) > 0.01
 
 
 @each_that(lambda name: is_linear(name) and not breaks(name, "signs"))
-def test_a_weight_is_neither_below_zero_nor_above_one(name, workload):
+def test_weights_are_between_zero_and_one(name, workload):
     matrix = _matrix(name, workload)
     assert matrix.min() >= -1e-12
     assert matrix.max() <= 1 + 1e-12
 
 
 @each_that(lambda name: is_linear(name) and breaks(name, "signs"), "full", "causal")
-def test_a_weight_that_may_have_any_sign_or_size_does(name, workload):
+def test_weights_declared_unbounded_leave_the_range_of_zero_to_one(name, workload):
     matrix = _matrix(name, workload)
     assert matrix.min() < 0 or matrix.max() > 1
 
 
 @each_that(lambda name: is_linear(name) and breaks(name, "sums"), "full", "causal")
-def test_weights_that_need_not_sum_to_one_do_not(name, workload):
+def test_weights_declared_not_to_sum_to_one_do_not(name, workload):
     assert (_matrix(name, workload).sum(-1) - 1).abs().max() > 1e-3
 
 
 @each_that(lambda name: not is_linear(name), "full", "causal")
-def test_what_is_no_sum_of_values_has_no_effective_matrix(name, workload):
+def test_a_mechanism_not_linear_in_its_values_has_no_effective_matrix(name, workload):
     with pytest.raises(LeftOut, match="not linear in V"):
         _matrix(name, workload)
 
 
 @each_that(is_linear)
-def test_what_is_kept_is_a_share_and_all_of_it_where_attention_is_exact(name, workload):
+def test_kept_mass_is_a_share_and_is_one_for_exact_attention(name, workload):
     case = case_for(name, WORKLOADS[workload])
     kept = weigh(built(name, case), draw(name, case), mask=case.mask, seed=case.seed).kept
     assert (1 - 1e-12 if is_exact(name) else 0) <= kept < 1 + 1e-12
@@ -153,20 +153,20 @@ def the_rest(workload):
 
 @each(*DECODING)
 @as_subtests("dtype", DTYPES)
-def test_no_registered_mechanism_that_decodes_is_refused_by_the_agreement_probe(name, workload, dtype):
+def test_the_agreement_probe_accepts_every_mechanism_that_decodes(name, workload, dtype):
     _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype))
 
 
 @each(*QUICK)
 @as_subtests("dtype, passes", QUICK_PASSES)
-def test_no_registered_mechanism_is_refused_by_the_agreement_probe(name, workload, dtype, passes):
+def test_the_agreement_probe_accepts_every_mechanism(name, workload, dtype, passes):
     _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype, passes=passes))
 
 
 @pytest.mark.exhaustive
 @each(*OTHERS)
 @as_subtests("dtype, passes", the_rest)
-def test_no_registered_mechanism_is_refused_by_the_agreement_probe_in_any_dtype(name, workload, dtype, passes):
+def test_the_agreement_probe_accepts_every_mechanism_in_every_dtype_and_pass(name, workload, dtype, passes):
     _passes_the_probe(name, case_for(name, WORKLOADS[workload], dtype=dtype, passes=passes))
 
 
