@@ -36,7 +36,7 @@ class RingCache(NamedTuple):
         return tuple(slots_BGRWD[:, :, residue, :seen] for slots_BGRWD in slots), (slots, position + 1)
 
     def _place(self, position: int) -> tuple[slice, int, int, int]:
-        """Return the residues and the slot that a position is written to, the residue it reads, and the slots in use."""
+        """Return the residues and the slot to write a position to, the residue to read from, and its slots in use."""
         if position < self.kept:
             return slice(None), 0, position, position + 1
         residue = position % self.dilation

@@ -1,4 +1,23 @@
-"""BigBird: global blocks, a window of blocks, and random blocks; a fixed pattern, and a linear cost."""
+"""BigBird: global blocks, a window of blocks, and random blocks; a fixed pattern, and a linear cost.
+
+Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences", section 2 and appendix D (BigBird-ITC):
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j: block(j) < globals or |block(j) - block(i)| <= neighbours or block(j) in random(block(i))}
+           or all keys if block(i) < globals
+
+The first `globals` blocks of positions are global. random(b) are `random` further blocks that are neither global nor
+neighbours of b, drawn from the seed for each block and head. One softmax, each key once. Queries are the last T
+positions of the keys. Time: O((T + S) D) times the blocks that are seen; memory: O(T + S); to draw the blocks, O(S).
+
+Where the paper leaves a choice, or its code differs:
+
+- The paper's global tokens of ITC are any set of existing ones. Here they are the first blocks; in the authors' code,
+  the first one and the last.
+- Causally, which the paper does not define, a query sees of all these only keys up to its own, and the random blocks
+  are drawn from those before the neighbours, as in DeepSpeed's unidirectional form.
+- A query that has no more than `random` blocks to draw from sees them all.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries
 
 from typing import Annotated, ClassVar
@@ -11,25 +30,11 @@ from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
-from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
+from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
 class BigBird:
-    """Global, neighbouring and random blocks (BigBird-ITC: Zaheer et al. 2020, section 2 and appendix D).
-
-    The first `globals` blocks of positions are global: their queries see every key, and every query sees their keys. A
-    query of another block sees its own block, `neighbours` blocks on either side, and `random` further blocks that are
-    neither of those nor global, drawn from the seed for each block and head. Queries are the last T positions of the
-    keys. One softmax over what is seen, each key once. Time and memory: O(T + S); to draw the blocks, O(S).
-
-    Where the paper leaves a choice, or its code differs:
-
-    - The paper's global tokens of ITC are any set of existing ones. Here they are the first blocks; in the authors'
-      code, the first one and the last.
-    - Causally, which the paper does not define, a query sees of all these only keys up to its own, and the random
-      blocks are drawn from those before the neighbours, as in DeepSpeed's unidirectional form.
-    - A query that has no more than `random` blocks to draw from sees them all.
-    """
+    """Global, neighbouring and random blocks (BigBird-ITC: Zaheer et al. 2020, section 2 and appendix D)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The pattern; defaults are the paper's (appendix E.1, table 8: global 2, window 3, random 3 blocks of 64)."""
@@ -59,7 +64,7 @@ class BigBird:
         """Count the matrix products that are executed: every key that a row is shown, seen or not."""
         options = msgspec.convert(case.options, BigBird.Options)
         layout = _layout(case, options)
-        return count(case, layout, _lists(case, layout, options))
+        return count_block_local(case, layout, _lists(case, layout, options))
 
 
 def _layout(case: Case, options: BigBird.Options) -> Layout:
@@ -68,7 +73,7 @@ def _layout(case: Case, options: BigBird.Options) -> Layout:
 
 
 def _lists(case: Case, layout: Layout, options: BigBird.Options) -> Lists:
-    """Draw the random blocks of every block, of earlier ones than the case's queries too: the same for any T."""
+    """Draw the random blocks of every block, those before the case's queries too: they are the same for any T."""
     blocks = -(-layout.local_keys // layout.block)
     number_N = torch.arange(blocks)
     before_N = (number_N - layout.before).clamp(min=0)
@@ -76,7 +81,7 @@ def _lists(case: Case, layout: Layout, options: BigBird.Options) -> Lists:
     drawn_HNA = draw_distinct(
         before_N + after_N, torch.full_like(number_N, options.random), heads=case.shape.heads, seed=case.seed
     )
-    # What is drawn counts the blocks that may be; those around a block's own lie between the ones before and after.
+    # What is drawn counts the blocks to draw from; those around a block's own lie between the ones before and after.
     skipped_N1 = (number_N + layout.before + 1 - before_N)[:, None]
     numbers_HNA = drawn_HNA + skipped_N1 * (drawn_HNA >= before_N[:, None])
     return Lists(numbers_HNA.to(case.device), layout.block, layout.hubs, case.shape.seq_k)

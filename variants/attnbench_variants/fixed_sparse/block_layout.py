@@ -1,4 +1,4 @@
-"""Where the blocks of block-local attention lie, and which keys each is shown."""
+"""The layout of block-local attention: its blocks of queries, and the keys that each is shown."""
 # X = B * H, T queries, S keys, D head dimension, N blocks of queries, C rows of a block, M blocks of keys,
 # L keys that a block's rows are shown: the global ones, then those of the blocks around it
 
@@ -9,7 +9,7 @@ from attnbench import Shape
 
 
 class Layout:
-    """The blocks of queries that are the last positions of the keys. `local` is counted from the last global key on."""
+    """Blocks of queries, which are the last positions of the keys. Local positions are those after the global keys."""
 
     def __init__(self, shape: Shape, *, causal: bool, block: int, hubs: int, neighbours: int) -> None:
         self.causal = causal
@@ -44,17 +44,17 @@ class Layout:
         return filled.view(-1, blocks, self.block, x_XSD.shape[2])
 
     def shown_keys(self, x_XSD: torch.Tensor, x_XMCD: torch.Tensor, blocks: slice) -> list[torch.Tensor]:
-        """Give, for a run of blocks, the keys that each is shown, in pieces along the third dimension of x_XNLD."""
+        """Return the keys that each of a run of blocks is shown, in pieces along the third dimension of x_XNLD."""
         hubs = x_XSD[:, None, : self.hubs].expand(-1, blocks.stop - blocks.start, -1, -1)
         around = range(self.before + 1 + self.after)
         return [hubs, *(x_XMCD[:, blocks.start + i : blocks.stop + i] for i in around)]
 
     def widths(self, *further: int) -> list[int]:
-        """Tell how many keys each of these pieces has, and those that follow them."""
+        """Return the number of keys of each of these pieces, and of those that follow them."""
         return [self.hubs, *[self.block] * (self.before + 1 + self.after), *further]
 
     def mask(self, device: torch.device) -> torch.Tensor:
-        """Mark which of the keys shown a row sees, [N, C or 1, L]: not the filling; causally, none after its own."""
+        """Mark the shown keys that a row sees, [N, C or 1, L]: not the filling; causally, none after its own."""
         blocks_N11 = torch.arange(self.blocks, device=device)[:, None, None]
         first_key = (self.first_block - self.before) * self.block
         keys_N1L = first_key + blocks_N11 * self.block + torch.arange(self.shown - self.hubs, device=device)

@@ -1,4 +1,20 @@
-"""Attention by a layout of blocks: a block of scores is computed whole, or not at all."""
+"""Block-sparse attention: by a layout of blocks, a block of scores is computed whole or not at all.
+
+Dao et al. 2022, "FlashAttention", section 3.3 and algorithm 5; Gray et al. 2017, "Block-Sparse GPU Kernels":
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j: block(j) in layout(block(i))}, always its own block too
+
+- `butterfly`: layout(b) = {b, b XOR 1, b XOR 2, b XOR 4, ...} as far as there are such blocks, in all heads alike (flat
+  block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly"). Pixelfly's further low-rank term
+  is not part of it: that would be global blocks.
+- `random`: every row of blocks keeps the share `density` of those that exact attention would see, rounded, its own and
+  others drawn from the seed for each head.
+
+The paper's experiments use the fixed butterfly; a random layout costs the same as any other of its density. Queries are
+the last T positions of the keys, and causally a query sees keys up to its own. Time: O(N log N D) for the butterfly,
+O(N^2 D) times the density otherwise. Memory: O(T + S).
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; N blocks of queries, A blocks listed
 
 from typing import Annotated, ClassVar, Literal
@@ -11,23 +27,11 @@ from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
-from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
+from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
 class BlockSparse:
-    """Block-sparse attention (Dao et al. 2022, "FlashAttention", section 3.3 and algorithm 5; Gray et al. 2017).
-
-    A layout of blocks says which blocks of keys a block of queries sees, always its own too; one softmax over what they
-    hold. Queries are the last T positions of the keys, and causally a query sees keys up to its own. The paper's
-    experiments use the fixed butterfly; other layouts are drawn at random, which costs the same as any other of their
-    density. Time: O(N log N) for the butterfly, O(N^2) times the density otherwise. Memory: O(T + S).
-
-    - `butterfly`: block i sees itself and i XOR 1, 2, 4, 8, ... as far as there are such blocks, in all heads alike
-      (flat block butterfly, with the largest stride: Chen et al. 2022, "Pixelated Butterfly"). Pixelfly's further
-      low-rank term is not part of it: that would be global blocks.
-    - `random`: every row of blocks keeps the share `density` of those that exact attention would see, rounded, its own
-      and others drawn from the seed for each head.
-    """
+    """Block-sparse attention (Dao et al. 2022, "FlashAttention", section 3.3 and algorithm 5; Gray et al. 2017)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The layout."""
@@ -60,7 +64,7 @@ class BlockSparse:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every key that a row is shown, seen or not."""
-        return count(case, *_pattern(case, msgspec.convert(case.options, BlockSparse.Options)))
+        return count_block_local(case, *_pattern(case, msgspec.convert(case.options, BlockSparse.Options)))
 
 
 def _pattern(case: Case, options: BlockSparse.Options) -> tuple[Layout, Lists]:

@@ -1,6 +1,6 @@
-"""What the two factorised patterns share: a stride near the root of the length, and blocks of that many positions."""
-# B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, R rows of queries and what fills
-# them up to whole blocks, M blocks of keys, C = stride
+"""The Sparse Transformer's factorised patterns: a stride near the root of the length, and blocks of a stride."""
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, R rows of queries filled up to
+# whole blocks, M blocks of keys, C = stride
 
 import math
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ import torch
 from msgspec import Meta
 from torch.nn.functional import pad
 
-from attnbench import Case, Unsupported
+from attnbench import Case
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for, masked
+from attnbench_variants.blocks.masks import require_queries_last
 from attnbench_variants.blocks.merging import Part, attend_in_parts
 
 Stride = Annotated[
@@ -22,12 +23,11 @@ Stride = Annotated[
 ]
 
 
-class Blocks:
-    """Blocks of `stride` positions; queries are the last T, and theirs begin with the block that has the first."""
+class StrideBlocks:
+    """Blocks of `stride` positions. Queries are the last T positions; `first` is the block of the first of them."""
 
     def __init__(self, case: Case, stride: int | None) -> None:
-        if case.shape.seq_q > case.shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
+        require_queries_last(case)
         self.causal = case.mask.causal
         self.queries, self.keys = case.shape.seq_q, case.shape.seq_k
         self.stride = min(self.keys, stride or 32 * math.ceil(math.sqrt(self.keys) / 32))
@@ -41,22 +41,22 @@ class Blocks:
         return pad(q_XTD, (0, 0, self.lead, rows - self.lead - self.queries))
 
     def filled_keys(self, x_XSD: torch.Tensor) -> torch.Tensor:
-        """Fill up the last block, and cut all of them: x_XMCD."""
+        """Fill up the last block, and cut into blocks: x_XMCD."""
         filled_XSD = pad(x_XSD, (0, 0, 0, self.blocks * self.stride - self.keys))
         return filled_XSD.view(-1, self.blocks, self.stride, x_XSD.shape[2])
 
 
-class Pattern(Protocol):
+class FactorisedPattern(Protocol):
     """A pattern as parts of one softmax, each key of a query in one of them."""
 
-    blocks: Blocks
+    blocks: StrideBlocks
 
     def parts(self, q_XRD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> Iterator[Part]:
-        """Give the parts, whose rows are those of the filled queries."""
+        """Return the parts, whose rows are those of the filled queries."""
         ...
 
     def of_last(self, x_XSD: torch.Tensor) -> torch.Tensor:
-        """Pick the keys that the last position sees: x_XLD."""
+        """Select the keys that the last position sees: x_XLD."""
         ...
 
     def pairs(self) -> int:
@@ -65,9 +65,9 @@ class Pattern(Protocol):
 
 
 class Factorised:
-    """Attention by such a pattern. A single query is read off its keys, without blocks to fill."""
+    """Attention by a factorised pattern. A single query attends to the keys that it sees, without blocks."""
 
-    def __init__(self, case: Case, pattern: Pattern) -> None:
+    def __init__(self, case: Case, pattern: FactorisedPattern) -> None:
         self._pattern, self._kernel = pattern, kernel_for(torch.device(case.device))
         self._fused = Fused(case) if case.shape.seq_q == 1 else None
         self.name = self._fused.name if self._fused else self._kernel.name
@@ -88,5 +88,5 @@ class Factorised:
 
 
 def hidden_as(dtype: torch.dtype, seen: torch.Tensor) -> torch.Tensor:
-    """Make a mask to add of what is seen: so low where it is not that nothing counts, and finite."""
+    """Return the mask to add to scores: zero where a key is seen, finite and too low for any weight elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, masked(dtype))

@@ -1,4 +1,25 @@
-"""Long-short attention: the keys near by, and a few landmarks that the distant ones are summed up in."""
+"""Long-short attention: the keys near by, and a few landmarks that sum up the distant ones.
+
+Zhu et al. 2021, "Long-Short Transformer" (Transformer-LS), sections 3.2 to 3.4:
+
+    P = softmax_S(k W),   k' = P^T k,  v' = P^T v: landmarks                W [D, R], learned; k', v' [R, D]
+    out_i = softmax over both [N(k_j), N'(k')] of q_i . () / sqrt(D), times [N(v_j), N'(v')]       (DualLN)
+
+where j runs over the query's own segment of `width` positions and half as many on either side, and N and N' are layer
+normalisations of keys and values alike. Causal: the last `width` keys, and the R landmarks of every `segment` of the
+sequence before the query's own. Queries are the last T positions of the keys.
+
+Time: O(S (width + R) D); memory: O(S D). Causal, as in the paper, there are S R / segment landmarks: a small quadratic
+term, which outweighs the windows above S = 2 width segment / R, by default 4096.
+
+Where the paper leaves a choice, or this differs:
+
+- P comes from a head's own keys; in the paper from the tokens, which a core mechanism is not given.
+- Layer normalisation is over a head's features, as in the paper's equation 6, with gains and shifts for each head. The
+  authors' code takes all heads' features together, which would mix heads.
+- Landmarks are made of keys and values before normalisation, as in the equation and the language model's code.
+- The last segments may be short; what is before the first position and after the last is left out of the softmax.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H; N segments of C keys, R landmarks
 # of each, E = N * R
 
@@ -9,38 +30,24 @@ import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Tune, Unsupported
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
-from attnbench_variants.fixed_sparse.window_pattern import Pattern, band, pairs_of
+from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.weights import generator, learned, uniform
+from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
 
 
 class LongShort(torch.nn.Module):
-    """Transformer-LS (Zhu et al. 2021, "Long-Short Transformer", sections 3.2 to 3.4).
-
-    Long: P = softmax(k W) along the sequence, learned W, makes `rank` landmarks P^T k and P^T v of a sequence. Short:
-    positions are cut into segments of `width`; a query sees its own and half as many keys on either side. One softmax
-    over both, each layer-normalised by itself, keys and values alike (DualLN). Causal: the last `width` keys, and of
-    every `segment` of the sequence before the query's own `rank` landmarks. Queries are the last T positions of the
-    keys. Time: O(S (width + rank)), memory O(S). Causal, as in the paper, there are S rank / segment landmarks: a small
-    quadratic term, which outweighs the windows above S = 2 width segment / rank, by default 4096.
-
-    Where the paper leaves a choice, or this differs:
-
-    - P comes from a head's own keys; in the paper from the tokens, which a core mechanism is not given.
-    - Layer normalisation is over a head's features, as in the paper's equation 6, with gains and shifts for each head.
-      The authors' code takes all heads' features together, which would mix heads.
-    - Landmarks are made of keys and values before normalisation, as in the equation and the language model's code.
-    - The last segments may be short; what is before the first position and after the last is left out of the softmax.
-    """
+    """Transformer-LS (Zhu et al. 2021, "Long-Short Transformer", sections 3.2 to 3.4)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """Long Range Arena: width 8, rank 32; language models: width 512, and rank 1 for a segment of 16.
 
-        The defaults keep the latter's share of one landmark for 16 tokens, and cover with the window what is in no
-        landmark yet.
+        The defaults keep the latter's one landmark for 16 tokens; the window covers what no landmark sums up yet.
         """
 
         width: Annotated[
@@ -56,10 +63,10 @@ class LongShort(torch.nn.Module):
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()
-        shape = case.shape
-        if shape.seq_q > shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
-        self.project = torch.nn.Parameter(_projection(case, options.rank))
+        require_queries_last(case)
+        shape, bound = case.shape, case.shape.head_dim**-0.5
+        size = shape.kv_heads, shape.head_dim, options.rank
+        self.project = learned(case, uniform(*size, bound=bound, generator=generator(case)))  # as a linear layer's
         self.near, self.far = (_Norms(shape.kv_heads, shape.head_dim) for _ in range(2))
         self._segments = _segments(case, options)
         like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
@@ -87,12 +94,11 @@ class LongShort(torch.nn.Module):
         return executed(make, case) + executed(attend, case, scores="recomputed")
 
     def _landmarks(self, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Average keys and values of each segment by P, R times each: k_BGED, v_BGED (equation 5)."""
+        """Return the R landmarks of each segment's keys and values: k_BGED, v_BGED (equation 5)."""
         number, length, _ = self._segments
         k_BGNCD, v_BGNCD = (x[:, :, : number * length].unflatten(2, (number, length)) for x in (k_BGSD, v_BGSD))
         scores_BGNRC = self.project[:, None].mT @ k_BGNCD.mT
-        wide = torch.promote_types(scores_BGNRC.dtype, torch.float32)
-        share_BGNRC = scores_BGNRC.softmax(dim=-1, dtype=wide).to(k_BGSD.dtype)
+        share_BGNRC = scores_BGNRC.softmax(dim=-1, dtype=wide_dtype(scores_BGNRC.dtype)).to(k_BGSD.dtype)
         return ((share_BGNRC @ x).flatten(2, 3) for x in (k_BGNCD, v_BGNCD))
 
 
@@ -111,7 +117,7 @@ class _Norms(torch.nn.Module):
 
 
 class _Segments(NamedTuple):
-    """How many segments have landmarks, of how many positions each, and which queries see how many landmarks."""
+    """The number of segments with landmarks, their length, and the landmarks that each of the queries see."""
 
     number: int
     length: int
@@ -131,16 +137,8 @@ def _segments(case: Case, options: LongShort.Options) -> _Segments:
     return _Segments(last, length, steps)
 
 
-def _pattern(case: Case, options: LongShort.Options) -> Pattern:
+def _pattern(case: Case, options: LongShort.Options) -> WindowPattern:
     if case.mask.causal:
         return band(before=min(options.width, case.shape.seq_k) - 1, after=0)
     margin = options.width // 2
-    return Pattern(options.width, lead=margin, shown=options.width + 2 * margin)
-
-
-def _projection(case: Case, rank: int) -> torch.Tensor:
-    """Draw W_GDR as a linear layer's, on the CPU in float64, so that every device and dtype has the same one."""
-    generator, bound = torch.Generator().manual_seed(case.seed), case.shape.head_dim**-0.5
-    drawn = torch.empty(case.shape.kv_heads, case.shape.head_dim, rank, dtype=torch.float64)
-    drawn.uniform_(-bound, bound, generator=generator)
-    return drawn.to(getattr(torch, case.dtype)).to(case.device)
+    return WindowPattern(options.width, lead=margin, shown=options.width + 2 * margin)

@@ -1,4 +1,24 @@
-"""Longformer's attention: a sliding window, and a few global positions that see all and are seen by all."""
+"""Longformer's attention: a sliding window, and a few global positions that see all and are seen by all.
+
+Beltagy, Peters, Cohan 2020, "Longformer: The Long-Document Transformer", section 3.1:
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j: |i - j| <= width / 2 or j < globals}, or all keys if i < globals
+
+one softmax, each key once. Queries are the last T positions of the keys. In decoding the global keys and the last ones
+of the window are the state. Time: O((T + S)(width + globals) D). Memory beyond the output: O(T + S).
+
+Where the paper leaves a choice, or this differs:
+
+- Global positions are a task's choice (section 3.1): here the first ones, by default one, as for classification.
+- Global queries have projections of their own there (section 3.2). A core mechanism is given queries, keys and values
+  that are projected already, and uses the same ones for both.
+- Causal: the half of the window before a query, and of the global positions too only those up to its own. The paper has
+  no global attention in its language model (section 4).
+- One dilation for all heads. The paper leaves its lower layers undilated, dilates two heads in higher ones (section
+  4.1), and none in its pretrained model (section 5).
+- The window counts positions after the global ones only, so that a key is not seen in both ways.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H; E global keys
 
 from collections.abc import Iterator
@@ -8,36 +28,19 @@ import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Mask, Support, Tune, Unsupported
+from attnbench import Case, Mask, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
-from attnbench_variants.blocks.masks import visible_keys
+from attnbench_variants.blocks.masks import require_queries_last, visible_keys
 from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
-from attnbench_variants.fixed_sparse.window_pattern import Pattern, band, pairs_of
+from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
 
 
 class Longformer(DecodesInWindow):
-    """Sliding window with global positions (Beltagy, Peters, Cohan 2020, "Longformer", section 3.1).
-
-    A query attends to the keys within half a `width` on either side and to the first `globals` positions, in one
-    softmax, each key once; the queries of those positions attend to every key. Queries are the last T positions of the
-    keys. Time: O((T + S)(width + globals)). Memory beyond the output: O(T + S). In decoding the global keys and the
-    last ones of the window are the state.
-
-    Where the paper leaves a choice, or this differs:
-
-    - Global positions are a task's choice (section 3.1): here the first ones, by default one, as for classification.
-    - Global queries have projections of their own there (section 3.2). A core mechanism is given queries, keys and
-      values that are projected already, and uses the same ones for both.
-    - Causal: the half of the window before a query, and of the global positions too only those up to its own. The paper
-      has no global attention in its language model (section 4).
-    - One dilation for all heads. The paper leaves its lower layers undilated, dilates two heads in higher ones
-      (section 4.1), and none in its pretrained model (section 5).
-    - The window counts positions after the global ones only, so that a key is not seen in both ways.
-    """
+    """Sliding window with global positions (Beltagy, Peters, Cohan 2020, "Longformer", section 3.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The pattern; by default that of the pretrained model (section 5)."""
@@ -55,9 +58,8 @@ class Longformer(DecodesInWindow):
     )
 
     def __init__(self, case: Case, options: Options) -> None:
+        require_queries_last(case)
         shape = case.shape
-        if shape.seq_q > shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
         self._causal = case.mask.causal
         self._sizes = _sizes(case, options)
         like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
@@ -83,7 +85,7 @@ class Longformer(DecodesInWindow):
         local_queries = shape.seq_q - sizes.queries
         pairs = pairs_of(pattern, queries=local_queries, keys=shape.seq_k - sizes.keys)
         pairs += local_queries * sizes.keys + sizes.queries * sizes.seen_by_global
-        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        return executed_pairs(pairs, case)
 
     def _global_rows(self, q_XED: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> Iterator[torch.Tensor]:
         """Attend with the global queries to every key; causally, that is to the global ones up to their own."""
@@ -102,7 +104,7 @@ class Longformer(DecodesInWindow):
 
 
 class _Sizes(NamedTuple):
-    """How many keys and queries are global, and how many keys the latter see."""
+    """The numbers of global keys, of global queries, and of the keys that the latter see."""
 
     keys: int
     queries: int
@@ -116,7 +118,7 @@ def _sizes(case: Case, options: Longformer.Options) -> _Sizes:
     return _Sizes(keys, queries, keys if case.mask.causal else shape.seq_k)
 
 
-def _pattern(case: Case, options: Longformer.Options) -> Pattern:
+def _pattern(case: Case, options: Longformer.Options) -> WindowPattern:
     reach = min(options.width // 2, case.shape.seq_k)
     return band(before=reach, after=0 if case.mask.causal else reach, dilation=options.dilation)
 

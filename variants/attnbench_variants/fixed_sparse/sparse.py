@@ -1,4 +1,14 @@
-"""Block-local attention with a fixed number of global blocks: a fixed pattern, and a linear cost."""
+"""Block-local attention with a fixed number of global blocks: a fixed pattern, and a linear cost.
+
+BigBird without random blocks (Zaheer et al. 2020, "Big Bird: Transformers for Longer Sequences", section 2, ITC):
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j: block(j) < globals or |block(j) - block(i)| <= neighbours}, or all keys if block(i) < globals
+
+The first `globals` blocks of positions are global. The positions after them are cut into blocks too, the last one maybe
+short. Causally a query sees, of all these, only keys up to its own. One softmax, each key once. Queries are the last T
+positions of the keys. Time: O((T + S) D) times the blocks that are seen; memory: O(T + S).
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
 
 from typing import Annotated, ClassVar
@@ -10,17 +20,11 @@ from msgspec import Meta
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.fixed_sparse.block_layout import Layout
-from attnbench_variants.fixed_sparse.block_local import BlockLocal, count
+from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
 
 class Sparse:
-    """Block-local attention with global blocks (BigBird without random blocks: Zaheer et al. 2020, section 2, ITC).
-
-    The first `globals` blocks of positions are global: their queries see every key, and every query sees their keys.
-    The positions after them are cut into blocks too, the last one maybe short: a query sees its own block and
-    `neighbours` blocks on either side. Causally it sees, of all these, only keys up to its own. Queries are the last T
-    positions of the keys. One softmax over what is seen, each key once. Time and memory: O(T + S).
-    """
+    """Block-local attention with global blocks (BigBird without random blocks: Zaheer et al. 2020, section 2, ITC)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The pattern. BigBird's own sizes are block 64, globals 2, neighbours 1, and 3 random blocks."""
@@ -45,7 +49,7 @@ class Sparse:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every key that a row is shown, seen or not."""
-        return count(case, _layout(case, msgspec.convert(case.options, Sparse.Options)))
+        return count_block_local(case, _layout(case, msgspec.convert(case.options, Sparse.Options)))
 
 
 def _layout(case: Case, options: Sparse.Options) -> Layout:

@@ -1,4 +1,21 @@
-"""The Sparse Transformer's fixed attention: the own block, and the last positions of all others."""
+"""The Sparse Transformer's fixed attention: the own block, and the last positions of all others.
+
+Child et al. 2019, "Generating Long Sequences with Sparse Transformers", sections 4.3 and 5.1, as one merged head:
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j <= i: floor(j / l) = floor(i / l) or j mod l >= l - c}
+
+Blocks are of l positions, the stride; the last c positions of a block sum it up for other blocks. One softmax over both
+sets, each key once. Queries are the last T positions of the keys. Time: O(N (l + c N / l) D), with the default stride
+O(N^1.5 D); memory: O(N).
+
+- Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to their
+  union, as in its experiment on enwik8 (stride 128, c 32); the others alternate them by layer, or share them among
+  heads.
+- All heads read the same summaries, as in the equation; the paper also lets heads read different parts of a block.
+- Without causality, which the paper does not define, a query sees its whole block, and the last c positions of all
+  blocks; a last block that is short has fewer of them. A single query without causality is the last position.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, R rows of queries, M blocks of
 # keys, C = stride, U keys that sum up blocks
 
@@ -11,31 +28,18 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
-from attnbench_variants.fixed_sparse.factorised import Blocks, Factorised, Stride, hidden_as
+from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, StrideBlocks, hidden_as
 
-# Rows for which the summaries of earlier blocks are read at once: the fewer, the more products; the more, the more of
-# what is computed is hidden.
+# Rows that read the summaries of earlier blocks together: with fewer there are more products, with more a larger share
+# of what is computed is hidden.
 _GROUP_ROWS = 512
 
 
 class SparseFixed:
-    """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1).
-
-    Positions are cut into blocks of l, the stride. A query at i sees the j of its own block up to i, and the last c
-    positions of every earlier block, which sum it up: floor(j / l) = floor(i / l), or j mod l >= l - c. One softmax
-    over both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + c N / l)), with the
-    default stride O(N^1.5); memory: O(N).
-
-    - Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to
-      their union, as in its experiment on enwik8 (stride 128, c 32); the others alternate them by layer, or share them
-      among heads.
-    - All heads read the same summaries, as in the equation; the paper also lets heads read different parts of a block.
-    - Without causality, which the paper does not define, a query sees its whole block, and the last c positions of all
-      blocks; a last block that is short has fewer of them. A single query without causality is the last position.
-    """
+    """Fixed sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper chooses c among 8, 16 and 32 for strides of 128 and 256."""
@@ -57,26 +61,24 @@ class SparseFixed:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every pair of the parts, seen or not."""
-        shape = case.shape
-        pairs = _Fixed(case, msgspec.convert(case.options, SparseFixed.Options)).pairs()
-        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        return executed_pairs(_Fixed(case, msgspec.convert(case.options, SparseFixed.Options)).pairs(), case)
 
 
 class _Fixed:
-    """Blocks by themselves, and rows against the summaries."""
+    """Blocks separately, and rows against the summaries."""
 
     def __init__(self, case: Case, options: SparseFixed.Options) -> None:
-        self.blocks = Blocks(case, options.stride)
+        self.blocks = StrideBlocks(case, options.stride)
         self._c = min(options.c, self.blocks.stride)
         self._group = max(1, _GROUP_ROWS // self.blocks.stride)
 
     def parts(self, q_XRD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> Iterator[Part]:
-        """Give the blocks, then the summaries."""
+        """Return the blocks, then the summaries."""
         whole = Chunks(q_XRD, k_XSD, v_XSD, scale=q_XRD.shape[2] ** -0.5)
         yield from self._causal_parts(whole) if self.blocks.causal else self._full_parts(whole)
 
     def of_last(self, x_XSD: torch.Tensor) -> torch.Tensor:
-        """Pick the last block as far as it goes, and the summaries of those before it."""
+        """Select the last block as far as it goes, and the summaries of those before it."""
         whole = (self.blocks.blocks - 1) * self.blocks.stride
         return torch.cat([self._summaries(x_XSD[:, :whole]), x_XSD[:, whole:]], dim=1)
 
@@ -94,7 +96,7 @@ class _Fixed:
         return blocks.query_blocks * stride * sums + own
 
     def _summaries(self, x_XSD: torch.Tensor) -> torch.Tensor:
-        """Pick the last c positions of each block, where there are such: x_XUD."""
+        """Select the last c positions of each block, where they exist: x_XUD."""
         stride = self.blocks.stride
         whole, rest = divmod(x_XSD.shape[1], stride)
         x_XMCD = x_XSD[:, : whole * stride].unflatten(1, (whole, stride))
@@ -102,12 +104,12 @@ class _Fixed:
         return torch.cat([x_XMCD[:, :, stride - self._c :].flatten(1, 2), of_short], dim=1)
 
     def _groups(self) -> Iterator[tuple[int, int]]:
-        """Give the first block of each group, and its rows."""
+        """Return the first block of each group, and its rows."""
         for start in range(self.blocks.first, self.blocks.blocks, self._group):
             yield start, min(self._group, self.blocks.blocks - start) * self.blocks.stride
 
     def _causal_parts(self, whole: Chunks) -> Iterator[Part]:
-        """Give each block itself, up to the row; then each group of blocks what sums up those before and in it."""
+        """Return each block with itself, up to the row; then groups of blocks with the summaries before their rows."""
         first, stride, c = self.blocks.first, self.blocks.stride, self._c
         k_XMCD, v_XMCD = (self.blocks.filled_keys(x)[:, first:] for x in (whole.k, whole.v))
         yield Part(whole._replace(q=whole.q.unflatten(1, (-1, stride)), k=k_XMCD, v=v_XMCD, causal=True))
@@ -122,13 +124,13 @@ class _Fixed:
                 yield Part(later._replace(mask=self._earlier(later)), slice(at + stride, at + rows))
 
     def _earlier(self, of_group: Chunks) -> torch.Tensor:
-        """Hide from each row of a group, without its first block, what sums up its own block and later ones."""
+        """Hide, from each row of a group without its first block, the summaries of its own block and later ones."""
         row_R1 = torch.arange(of_group.q.shape[2], device=of_group.q.device)[:, None] // self.blocks.stride
         key_U = torch.arange(of_group.k.shape[2], device=of_group.q.device) // self._c
         return hidden_as(of_group.q.dtype, key_U <= row_R1)[None, None]
 
     def _alike(self) -> Iterator[tuple[range, int]]:
-        """Give blocks with queries that have as many positions that do not sum them up, if any, and how many."""
+        """Group the blocks with queries by their number of positions that are no summary, if any: blocks, number."""
         blocks, most = self.blocks, self.blocks.stride - self._c
         short = min(most, blocks.keys - (blocks.blocks - 1) * blocks.stride)
         full = range(blocks.first, blocks.blocks - (short < most))
@@ -136,7 +138,7 @@ class _Fixed:
         return ((alike, keys) for alike, keys in ((full, most), (last, short)) if alike and keys)
 
     def _full_parts(self, whole: Chunks) -> Iterator[Part]:
-        """Give all rows what sums up any block; then each block what else it has."""
+        """Return all rows with all summaries; then each block with its other positions."""
         first, stride = self.blocks.first, self.blocks.stride
         k_XUD, v_XUD = self._summaries(whole.k), self._summaries(whole.v)
         if k_XUD.shape[1]:

@@ -1,4 +1,18 @@
-"""The Sparse Transformer's strided attention: the last positions, and every so many before."""
+"""The Sparse Transformer's strided attention: the last positions, and every so many before.
+
+Child et al. 2019, "Generating Long Sequences with Sparse Transformers", sections 4.3 and 5.1, as one merged head:
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j <= i: i - j <= l or (i - j) mod l = 0}                                            l the stride
+
+One softmax over both sets, each key once. Queries are the last T positions of the keys. Time: O(N (l + N / l) D), with
+the default stride O(N^1.5 D); memory: O(N).
+
+- Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to their
+  union, as in its experiment on enwik8; the others alternate them by layer, or share them among heads.
+- Without causality, which the paper does not define, both sets reach to either side: |i - j| <= l, or (i - j) mod l =
+  0. A single query without causality is the last position.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B * H, R rows of queries, N blocks of
 # them, M blocks of keys, C = stride, W positions around a block
 
@@ -9,24 +23,14 @@ import torch
 
 from attnbench import Case, Support
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
-from attnbench_variants.fixed_sparse.factorised import Blocks, Factorised, Stride, hidden_as
+from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, StrideBlocks, hidden_as
 
 
 class SparseStrided:
-    """Strided sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1).
-
-    A query at i sees the positions j with i - l <= j <= i, and those with (i - j) mod l = 0, l the stride. One softmax
-    over both together, each key once. Queries are the last T positions of the keys. Time: O(N (l + N / l)), with the
-    default stride O(N^1.5); memory: O(N).
-
-    - Of the paper's three ways to put the two sets together (section 5.1) this is the second, a head that attends to
-      their union, as in its experiment on enwik8; the others alternate them by layer, or share them among heads.
-    - Without causality, which the paper does not define, both sets reach to either side: |i - j| <= l, or (i - j) mod
-      l = 0. A single query without causality is the last position.
-    """
+    """Strided sparse attention, as one merged head (Child et al. 2019, sections 4.3 and 5.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper chooses the stride close to the root of the length: 128 at most of its 3072 to 12288 positions."""
@@ -46,25 +50,24 @@ class SparseStrided:
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every pair of the parts, seen or not."""
-        shape = case.shape
-        pairs = _Strided(case, msgspec.convert(case.options, SparseStrided.Options).stride).pairs()
-        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        stride = msgspec.convert(case.options, SparseStrided.Options).stride
+        return executed_pairs(_Strided(case, stride).pairs(), case)
 
 
 class _Strided:
     """Windows around blocks, and columns of positions that a stride divides the distance of."""
 
     def __init__(self, case: Case, stride: int | None) -> None:
-        self.blocks = Blocks(case, stride)
+        self.blocks = StrideBlocks(case, stride)
         self._reach = 1 if self.blocks.causal else 2  # blocks from a row's own on
-        # Blocks whose window is neither cut off at the first key nor at the last are alike; others are by themselves.
+        # Blocks whose window is cut off neither at the first key nor at the last are alike; others stand alone.
         first, last = max(1, self.blocks.first), self.blocks.keys // self.blocks.stride - self._reach
         inner = range(first, max(first, last + 1))
         outer = (b for b in range(self.blocks.first, self.blocks.blocks) if b not in inner)
         self._alike = [*([inner] if inner else []), *(range(b, b + 1) for b in outer)]
 
     def parts(self, q_XRD: torch.Tensor, k_XSD: torch.Tensor, v_XSD: torch.Tensor) -> Iterator[Part]:
-        """Give the windows, then the columns."""
+        """Return the windows, then the columns."""
         scale = q_XRD.shape[2] ** -0.5
         yield from self._windows(Chunks(q_XRD, k_XSD, v_XSD, scale=scale))
         filled = (q_XRD.unflatten(1, (-1, self.blocks.stride)), *map(self.blocks.filled_keys, (k_XSD, v_XSD)))
@@ -73,7 +76,7 @@ class _Strided:
         yield from self._causal_columns(columns) if self.blocks.causal else self._full_columns(columns)
 
     def of_last(self, x_XSD: torch.Tensor) -> torch.Tensor:
-        """Pick the window that ends with the last position, and what is strides before it."""
+        """Select the window that ends with the last position, and the positions whole strides before it."""
         keys, stride = self.blocks.keys, self.blocks.stride
         return torch.cat([x_XSD[:, (keys - 1) % stride : keys - stride : stride], x_XSD[:, keys - stride :]], dim=1)
 
@@ -92,12 +95,12 @@ class _Strided:
         return windows + stride * (blocks.query_blocks * blocks.first + later * (later + 1) // 2)
 
     def _window(self, alike: range) -> tuple[int, int]:
-        """Tell where the first block's window starts and stops."""
+        """Return the start and the stop of the first block's window."""
         stride = self.blocks.stride
         return max(0, (alike[0] - 1) * stride), min(self.blocks.keys, (alike[0] + self._reach) * stride)
 
     def _windows(self, whole: Chunks) -> Iterator[Part]:
-        """Give each row the positions less than a stride away; without causality its own is left to its column."""
+        """Return rows with the positions less than a stride away; without causality their own is in the columns."""
         first, stride = self.blocks.first, self.blocks.stride
         for alike in self._alike:
             start, stop = self._window(alike)
@@ -112,7 +115,7 @@ class _Strided:
             yield Part(whole._replace(q=q, k=k, v=v, mask=mask_CW[None, None]), rows)
 
     def _causal_columns(self, whole: Chunks) -> Iterator[Part]:
-        """Give each row those of its column before it: of the blocks without queries all, then one more by one."""
+        """Return rows with their column before them: the blocks without queries, then causally those with queries."""
         first, stride = self.blocks.first, self.blocks.stride
         if first:
             before = whole._replace(k=whole.k[:, :, :first], v=whole.v[:, :, :first])
@@ -123,7 +126,7 @@ class _Strided:
             yield Part(later, slice(stride, None), columns=stride)
 
     def _full_columns(self, whole: Chunks) -> Iterator[Part]:
-        """Give each row its column, but not what fills up the last block."""
+        """Return rows with their column, without what fills up the last block."""
         key_CM = (
             torch.arange(self.blocks.blocks * self.blocks.stride, device=whole.q.device).view(-1, self.blocks.stride).T
         )

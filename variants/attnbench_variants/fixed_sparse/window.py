@@ -1,4 +1,17 @@
-"""Sliding-window attention: every query attends to the keys around its own position."""
+"""Sliding-window attention: every query attends to the keys around its own position.
+
+Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4:
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D)) v_j   over the keys j in N(i)
+    N(i) = {j: |i - j| < width}, causally {j: i - width < j <= i}
+
+which is what exact attention does under the workload's window of that size. Queries are the last T positions of the
+keys. In decoding the last keys are the state. Time: O(T width D), a token O(width D). Memory beyond the output: O(T).
+
+Where papers differ: Longformer's w is the whole width of a window of w / 2 keys on either side, here `width` counts one
+side with the query's own key, so that it is the same number with and without causality. Dilation d (Longformer, section
+3.1) leaves gaps of d - 1: the keys i - m d with |m| < width.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, X = B * H
 
 from typing import Annotated, ClassVar
@@ -7,27 +20,19 @@ import msgspec
 import torch
 from msgspec import Meta
 
-from attnbench import Case, Support, Tune, Unsupported
+from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
+from attnbench_variants.blocks.masks import require_queries_last
 from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
-from attnbench_variants.fixed_sparse.window_pattern import Pattern, band, pairs_of
+from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Windows
 
 
 class Window(DecodesInWindow):
-    """Sliding-window attention (Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4).
-
-    softmax(q k^T / sqrt(D)) v over the keys j with |i - j| < width; causally over the last `width`, j <= i: what exact
-    attention does under the workload's window of that size. Queries are the last T positions of the keys. Time:
-    O(T width). Memory beyond the output: O(T). In decoding the last keys are the state: O(width) a token.
-
-    Where papers differ: Longformer's w is the whole width of a window of w / 2 keys on either side, here `width` counts
-    one side with the query's own key, so that it is the same number with and without causality. Dilation d
-    (Longformer, section 3.1) leaves gaps of d - 1: the keys i - m d with |m| < width.
-    """
+    """Sliding-window attention (Beltagy et al. 2020, "Longformer", section 3.1; Child et al. 2019, section 4)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """What is seen."""
@@ -41,8 +46,7 @@ class Window(DecodesInWindow):
     supports = Support(window="its window is its own: set its option width instead", grouped=True, growth=1)
 
     def __init__(self, case: Case, options: Options) -> None:
-        if case.shape.seq_q > case.shape.seq_k:
-            raise Unsupported("its queries are the last positions of the keys: there cannot be more of them than keys")
+        require_queries_last(case)
         like = torch.empty(0, dtype=getattr(torch, case.dtype), device=case.device)
         self._attend = Windows(_pattern(case, options), queries=case.shape.seq_q, keys=case.shape.seq_k, like=like)
         self.cache = RingCache(options.width, dilation=options.dilation)
@@ -58,12 +62,10 @@ class Window(DecodesInWindow):
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every key that a query's block is shown, seen or not."""
-        shape = case.shape
         pattern = _pattern(case, msgspec.convert(case.options, Window.Options))
-        pairs = pairs_of(pattern, queries=shape.seq_q, keys=shape.seq_k)
-        return executed(4 * shape.batch * shape.heads * pairs * shape.head_dim, case, scores="recomputed")
+        return executed_pairs(pairs_of(pattern, queries=case.shape.seq_q, keys=case.shape.seq_k), case)
 
 
-def _pattern(case: Case, options: Window.Options) -> Pattern:
+def _pattern(case: Case, options: Window.Options) -> WindowPattern:
     reach = min(options.width, case.shape.seq_k) - 1
     return band(before=reach, after=0 if case.mask.causal else reach, dilation=options.dilation)

@@ -1,7 +1,5 @@
-"""Which keys around its position a query sees, and how queries are cut into blocks that are shown as many keys.
-
-T queries, S keys; C queries of a block, L keys that it is shown.
-"""
+"""The pattern of a sliding window: the keys that a query sees, and blocks of queries that are shown as many keys."""
+# T queries, S keys; C queries of a block, L keys that it is shown
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,11 +11,11 @@ from torch import Tensor
 _EVEN = 16
 
 
-class Pattern(NamedTuple):
+class WindowPattern(NamedTuple):
     """Positions are cut into blocks of `block`; each is shown `shown` keys, `lead` of them before its first position.
 
-    Of these its query in place c sees those whose place is c + s for an s in `seen`, or all if there is no `seen`. With
-    a dilation of d all this holds among the positions that are alike modulo d.
+    Query c of a block sees the keys c + s of those shown, for s in `seen`, or all if there is no `seen`. With a
+    dilation of d all this holds among the positions that are equal modulo d.
     """
 
     block: int
@@ -27,24 +25,24 @@ class Pattern(NamedTuple):
     dilation: int = 1
 
     def hidden(self, device: torch.device) -> Tensor | None:
-        """Mark what a block is shown and must not see, [C, L]."""
+        """Mark the keys that a block is shown and must not see, [C, L]."""
         if self.seen is None:
             return None
         ahead_CL = torch.arange(self.shown, device=device) - torch.arange(self.block, device=device)[:, None]
         return (ahead_CL < self.seen.start) | (ahead_CL >= self.seen.stop)
 
 
-def band(*, before: int, after: int, dilation: int = 1) -> Pattern:
-    """Let every query see its own key, `before` keys before it and `after` keys after it, each `dilation` further."""
-    # The fastest of 16, 32, 64, 128 and 256, forward and backward, on a CPU: keys are shown in vain to few rows.
+def band(*, before: int, after: int, dilation: int = 1) -> WindowPattern:
+    """Return the pattern of a query's own key, `before` keys before it and `after` after it, `dilation` apart."""
+    # The fastest of 16, 32, 64, 128 and 256, forward and backward, on a CPU: few rows are shown keys in vain.
     block = min(64, max(16, (before + after + 1) // 4))
     even = -(block + before + after) % _EVEN
     seen = range(even, even + before + after + 1)
-    return Pattern(block, lead=before + even, shown=even + before + block + after, seen=seen, dilation=dilation)
+    return WindowPattern(block, lead=before + even, shown=even + before + block + after, seen=seen, dilation=dilation)
 
 
-class Part(NamedTuple):
-    """Blocks of one shape: which queries and keys they hold together, and what part of the pattern's mask is theirs."""
+class Tile(NamedTuple):
+    """Successive blocks of one shape: their queries, the keys that they are shown, and their part of the mask."""
 
     rows: slice
     keys: slice
@@ -60,27 +58,27 @@ class Part(NamedTuple):
         return self.blocks * len(range(self.mask_rows.start, self.mask_rows.stop)) * self.shown
 
 
-def parts_of(pattern: Pattern, *, queries: int, keys: int) -> Iterator[Part]:
-    """Cut queries, the last positions of the keys, into parts.
+def tiles_of(pattern: WindowPattern, *, queries: int, keys: int) -> Iterator[Tile]:
+    """Cut queries, the last positions of the keys, into tiles.
 
-    All blocks in between are one part; at either end, where a block or the keys that it is shown are not complete, each
-    is a part of its own.
+    All blocks in between are one tile; at either end, where a block or the keys that it is shown are not complete, each
+    is a tile of its own.
     """
     step = pattern.dilation
     for residue in range(min(step, keys)):
         first_row = (residue - (keys - queries)) % step
         rows, columns = len(range(first_row, queries, step)), len(range(residue, keys, step))
         for blocks in _groups(pattern, rows=rows, columns=columns):
-            yield _part(pattern, blocks, rows=(first_row, rows), columns=(residue, columns))
+            yield _tile(pattern, blocks, rows=(first_row, rows), columns=(residue, columns))
 
 
-def pairs_of(pattern: Pattern, *, queries: int, keys: int) -> int:
+def pairs_of(pattern: WindowPattern, *, queries: int, keys: int) -> int:
     """Count the pairs of a query and a key that is shown to it, seen or not."""
-    return sum(part.pairs for part in parts_of(pattern, queries=queries, keys=keys))
+    return sum(tile.pairs for tile in tiles_of(pattern, queries=queries, keys=keys))
 
 
-def _groups(pattern: Pattern, *, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """Give first and last block (exclusive) of each part of those with queries; rows are the last of the columns."""
+def _groups(pattern: WindowPattern, *, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Return each tile's first and last block (exclusive) of those with queries; rows are the last of the columns."""
     if not rows:
         return
     block, before = pattern.block, columns - rows
@@ -95,8 +93,8 @@ def _groups(pattern: Pattern, *, rows: int, columns: int) -> Iterator[tuple[int,
     yield from ((one, one + 1) for one in range(inner.stop, last))
 
 
-def _part(pattern: Pattern, of: tuple[int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Part:
-    """Place some blocks; rows and columns are those of one residue: its first index among all, and how many it has."""
+def _tile(pattern: WindowPattern, of: tuple[int, int], *, rows: tuple[int, int], columns: tuple[int, int]) -> Tile:
+    """Return the tile of some blocks; `rows` and `columns` of one residue are its first index and its number."""
     (first, last), block, before = of, pattern.block, columns[1] - rows[1]
     start, stop = max(before, first * block), min(columns[1], last * block)
     shown_from = first * block - pattern.lead
@@ -105,7 +103,7 @@ def _part(pattern: Pattern, of: tuple[int, int], *, rows: tuple[int, int], colum
         own = shown_from - first * block
         left, right = max(left, own + start + pattern.seen.start), min(right, own + stop - 1 + pattern.seen.stop)
     blocks, shown = last - first, right - left - (last - first - 1) * block
-    return Part(
+    return Tile(
         rows=_every(pattern.dilation, rows[0], start=start - before, stop=stop - before),
         keys=_every(pattern.dilation, columns[0], start=left, stop=right),
         blocks=blocks,

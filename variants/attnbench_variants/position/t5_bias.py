@@ -1,4 +1,21 @@
-"""Exact attention but for a learned number that is added to each score, by head and by bucket of distances."""
+"""T5's relative position bias: a learned number is added to each score, by head and by bucket of distances.
+
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", section 2.1:
+
+    out_i = sum_j softmax_j(q_i . k_j / sqrt(D) + b[bucket(j - i)]) v_j           b [H, U], learned
+
+Half of the U buckets hold one distance each, the others a range that grows logarithmically up to `distance`; all beyond
+share the last one. Without causality half of them are for later keys (the authors' code, mesh_tensorflow). A window
+hides what it hides from exact attention. Time: O(T S D); memory: O(T + S), and a block of scores for the gradient.
+
+Where this differs:
+
+- T5 does not divide scores by sqrt(D), as it draws its queries' projection that much smaller. Here they are divided, so
+  that they are as large as in T5 with queries as all mechanisms are given them; scale=false: T5's code.
+- The biases are drawn normal with deviation 1 / sqrt(H D), as by T5's public ports, from the case's seed. T5 shares
+  them among all layers; that is a model's affair: give its layers the same module.
+- T5's cross-attention has no bias. Here fewer queries than keys are the last T positions of the keys.
+"""
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension, L distances of a key from a query, U buckets
 
 import math
@@ -9,24 +26,13 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
-from attnbench_variants.blocks.flop_counts import executed
+from attnbench_variants.blocks.flop_counts import executed_pairs
+from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.position.distance_bias import BiasedAttention, shown_pairs
 
 
 class T5Bias(torch.nn.Module):
-    """T5's relative position bias: softmax(q k^T + b[bucket(j - i)]) v (Raffel et al. 2020, section 2.1).
-
-    Half of the buckets hold one distance each, the others a range that grows logarithmically up to `distance`; all
-    beyond share the last one. Without causality half of them are for later keys (the authors' code, mesh_tensorflow).
-
-    - T5 does not divide scores by sqrt(D), as it draws its queries' projection that much smaller. Here they are
-      divided, so that they are as large as in T5 with queries as all mechanisms are given them; scale=false: T5's code.
-    - The biases are drawn normal with deviation 1 / sqrt(H D), as by T5's public ports, from the case's seed. T5 shares
-      them among all layers; that is a model's affair: give its layers the same module.
-    - T5's cross-attention has no bias. Here fewer queries than keys are the last T positions of the keys.
-
-    Time: O(T S); memory: O(T + S), and a block of scores for the gradient. A window hides what exact attention's does.
-    """
+    """T5's relative position bias: softmax(q k^T + b[bucket(j - i)]) v (Raffel et al. 2020, section 2.1)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """The paper's sizes."""
@@ -46,10 +52,9 @@ class T5Bias(torch.nn.Module):
         self._attention = BiasedAttention(case, scale=shape.head_dim**-0.5 if options.scale else 1.0)
         self.backend = self._attention.name
         self._bucket_L = bucket(self._attention.distance_L, options, causal=case.mask.causal)
-        generator = torch.Generator().manual_seed(case.seed)
-        bias_HU = torch.randn(shape.heads, options.buckets, generator=generator, dtype=torch.float64)
-        bias_HU *= (shape.heads * shape.head_dim) ** -0.5
-        self.bias_HU = torch.nn.Parameter(bias_HU.to(case.device, getattr(torch, case.dtype)))
+        deviation = (shape.heads * shape.head_dim) ** -0.5
+        bias_HU = normal(shape.heads, options.buckets, deviation=deviation, generator=generator(case))
+        self.bias_HU = learned(case, bias_HU)
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
@@ -58,13 +63,11 @@ class T5Bias(torch.nn.Module):
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: all keys that a block of queries is shown."""
-        shape = case.shape
-        pairs = shape.batch * shape.heads * shown_pairs(case)
-        return executed(4 * pairs * shape.head_dim, case, scores="recomputed")
+        return executed_pairs(shown_pairs(case), case)
 
 
 def bucket(distance_L: torch.Tensor, options: T5Bias.Options, *, causal: bool) -> torch.Tensor:
-    """Give each distance j - i its bucket, int64 [L]: near ones their own, far ones by logarithm."""
+    """Return the bucket of each distance j - i, int64 [L]: near ones have their own, far ones share by logarithm."""
     buckets = options.buckets if causal else options.buckets // 2
     away_L = (-distance_L).clamp(min=0) if causal else distance_L.abs()
     exact = buckets // 2
