@@ -129,7 +129,7 @@ def test_runs_are_listed_with_their_command_and_any_damage(tmp_path: Path) -> No
 
 
 def distribution(place: Path, name: str, points: str, files: dict[str, str]) -> str:
-    """Lay a distribution out as an installer would; give the folder for the path."""
+    """Lay a distribution out as an installer would; return the folder for the path."""
     info = place / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

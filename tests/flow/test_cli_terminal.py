@@ -41,7 +41,7 @@ class Terminal:
         self.written = ""
 
     def read(self, *, until: str = "", seconds: float = 60) -> str:
-        """Read until the screen shows some text, or to the command's end; give the screen."""
+        """Read until the screen shows some text, or to the command's end; return the screen."""
         deadline = time.monotonic() + seconds
         while not until or until not in screen(self.written):
             assert time.monotonic() < deadline, screen(self.written)

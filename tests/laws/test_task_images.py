@@ -112,7 +112,7 @@ def test_patches_that_do_not_divide_an_image_are_refused_by_name(task: Any, side
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Any:
-    """Write five training files of 4 to 8 images and a test file of 15; give what is in them, and where."""
+    """Write five training files of 4 to 8 images and a test file of 15; return what is in them, and where."""
     random = np.random.default_rng(1)
     found = SimpleNamespace(path=tmp_path, images={}, classes={})
     for name, count in (*((f"data_batch_{number}", 3 + number) for number in range(1, 6)), ("test_batch", 15)):

@@ -208,13 +208,13 @@ VALUES = 8
 
 
 def scores_of(name: str, task: Task, training: Training) -> tuple[Score, Score]:
-    """Train a variant from seed 0; give its scores on the test split and on what it was trained on."""
+    """Train a variant from seed 0; return its scores on the test split and on what it was trained on."""
     model, splits = trained(name, task, training)
     return evaluate(model, splits["test"], training.part), evaluate(model, splits["train"], training.part)
 
 
 # One of every way to pay attention, each about a second; `make test-all` trains the rest.
-TRAINED = ("vanilla", "linear", "gated-deltanet", "reformer", "linformer", "bigbird")
+TRAINED = ("vanilla", "linear", "reformer", "linformer")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ MECHANISMS: dict[str, Entry] = {
 
 
 def _obeys(name: str, entry: Entry) -> bool:
-    """Return whether the laws are run over a mechanism: not if it starts from tokens, is for GPUs only, or is `alone`."""
+    """Return whether the laws are run over a mechanism: not if it starts from tokens, needs a GPU, or is `alone`."""
     support = support_of(load(entry.target))
     return support.level == "core" and "cpu" in support.devices and not (name in REFERENCES and REFERENCES[name].alone)
 
@@ -87,7 +87,7 @@ def built(name: str, case: Case) -> Attention:
 
 @functools.cache
 def defines(name: str, workload: str) -> bool:
-    """Return whether a variant serves a workload. One that cannot be imported or raises counts, so that its laws fail."""
+    """Return whether a variant serves a workload. One that fails to import or to build counts: its laws fail."""
     try:
         built(name, case_for(name, WORKLOADS[workload]))
     except Unsupported:
