@@ -163,10 +163,11 @@ def weights_of(attention: Attention) -> list[torch.Tensor]:
 
 def assert_near(value: torch.Tensor, true: torch.Tensor, tolerance: float) -> None:
     """Compare by the relative Frobenius error, or, where the true value is near zero, relative to 0.001."""
-    value, true = torch.broadcast_tensors(value.detach().double(), true.detach().double())
+    value, true = value.detach().double(), true.detach().double()
     error = float((value - true).norm() / max(true.norm(), 1e-3))
     if error <= tolerance:
         return
+    value, true = torch.broadcast_tensors(value, true)
     farthest = (value - true).abs().nan_to_num(nan=torch.inf).argmax()
     place = tuple(int(i) for i in torch.unravel_index(farthest, true.shape))
     raise AssertionError(
