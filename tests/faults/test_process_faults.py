@@ -28,11 +28,12 @@ def executor() -> Iterator[LocalExecutor]:
 def outcome_of(executor: LocalExecutor, name: str, *, kind: ProbeKind = "latency", timeout_s: float = 60.0) -> Outcome:
     """Run a misbehaving mechanism, then a good one on the same server: that one must be measured."""
     planned = job(name, kind=kind)
-    protocol = replace(planned.protocol, timeout_s=timeout_s, min_time_s=0.01)
+    protocol = replace(planned.protocol, timeout_s=timeout_s, min_time_s=0.01, cap_s=0.5)
     bad = replace(planned, case=replace(planned.case, shape=SMALL), protocol=protocol, target=f"{PLUGINS}:{name}")
     good = replace(
         bad,
         case=replace(bad.case, variant="Good"),
+        probe=replace(bad.probe, kind="memory"),  # the quickest to measure
         protocol=replace(protocol, timeout_s=60.0),
         target=f"{PLUGINS}:Good",
     )

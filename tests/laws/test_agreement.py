@@ -9,7 +9,7 @@ from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, 
 from references import REFERENCES
 
 
-@each(rest=("full", "full-16", "causal", "causal-16"))
+@each(rest=("full", "full-16", "full-grouped", "causal", "causal-16"))
 @as_subtests("options", lambda name: REFERENCES[name].options)
 def test_output_and_gradients_equal_the_slow_formulation(name, workload, options):
     case = case_for(name, WORKLOADS[workload], options)
