@@ -20,13 +20,14 @@ from attnbench.session import Session, quietly
 from attnbench.store import Store
 from helpers.planted import ENVIRONMENT, job, plan
 from helpers.processes import running
+from helpers.subtests import as_subtests
 
 FAULTY = Path(__file__).parent.parent / "plugins" / "faulty.py"
 SERVER = "attnbench.execute.server"
 SMALL = Shape(batch=1, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=16)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def executor() -> Iterator[LocalExecutor]:
     with closing(LocalExecutor(slots=2)) as one:
         yield one
@@ -37,8 +38,8 @@ def planned(name: str, *, kind: ProbeKind = "memory", number: int = 1) -> Job:
     return replace(base, case=replace(base.case, shape=SMALL), target=f"{FAULTY}:{name}")
 
 
-@pytest.mark.parametrize(
-    ("line", "how"),
+@as_subtests(
+    "line, how",
     [
         ("import os; os._exit(3)", "exited with code 3"),
         ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
@@ -48,13 +49,14 @@ def planned(name: str, *, kind: ProbeKind = "memory", number: int = 1) -> Job:
 def test_a_plugin_whose_import_ends_its_process_is_described_by_how(
     executor: LocalExecutor, tmp_path: Path, line: str, how: str
 ) -> None:
-    (tmp_path / "deadly.py").write_text(line + "\n")
-    found = describe_variant(executor, find(f"{tmp_path / 'deadly.py'}:Mine", "variants", flag=""))
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text(line + "\n")
+    found = describe_variant(executor, find(f"{deadly}:Mine", "variants", flag=""))
     assert how in found.failure
     assert not describe_variant(executor, find(f"{FAULTY}:Good", "variants", flag="")).failure
 
 
-def test_a_server_that_was_killed_between_jobs_is_replaced(executor: LocalExecutor) -> None:
+def test_a_server_killed_between_jobs_is_replaced(executor: LocalExecutor) -> None:
     outcomes = []
     for event in executor.run(iter([planned("Good"), planned("Good", number=1)])):
         if isinstance(event, Finished):
@@ -65,7 +67,7 @@ def test_a_server_that_was_killed_between_jobs_is_replaced(executor: LocalExecut
     assert outcomes == ["ok", "ok"]
 
 
-def test_a_server_that_is_killed_under_a_job_costs_that_job_alone(executor: LocalExecutor) -> None:
+def test_a_server_killed_during_a_job_costs_that_job_alone(executor: LocalExecutor) -> None:
     outcomes = []
     jobs = [planned("HangsSilently"), planned("Good")]
     for event in executor.run(iter(jobs)):
@@ -78,7 +80,7 @@ def test_a_server_that_is_killed_under_a_job_costs_that_job_alone(executor: Loca
     assert "server" in outcomes[0].detail
 
 
-def test_children_that_end_together_are_all_heard(executor: LocalExecutor) -> None:
+def test_children_that_end_together_are_all_recorded(executor: LocalExecutor) -> None:
     jobs = [replace(planned("OsExits"), attempt=number + 1) for number in range(20)]
     jobs = [replace(one, probe=replace(one.probe, kind="accuracy"), task_target=f"{FAULTY}:Good") for one in jobs]
     done = [event.outcome.status for event in executor.run(iter(jobs)) if isinstance(event, Finished)]
@@ -95,9 +97,7 @@ def test_a_training_beside_another_says_so_and_one_alone_does_not(executor: Loca
         assert [event.outcome.facts.get("trained_beside") for event in done] == beside
 
 
-def test_what_one_round_has_shown_is_known_before_the_next_job_is_taken(
-    executor: LocalExecutor, tmp_path: Path
-) -> None:
+def test_a_crash_in_one_round_skips_the_case_in_later_rounds(executor: LocalExecutor, tmp_path: Path) -> None:
     jobs = [planned("Segfaults", kind="latency", number=number) for number in (1, 2, 3, 4)]
     with Store.create(tmp_path, plan(jobs)) as store:
         Session(store, executor, quietly, ENVIRONMENT).perform(jobs)

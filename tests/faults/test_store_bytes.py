@@ -175,7 +175,7 @@ def test_values_that_are_not_finite_are_stored_as_missing(store):
     assert (found.values, found.flags) == ((1.5, None, None, None), ("non_finite",))
 
 
-def test_an_environment_that_changed_is_told_apart_by_its_key(store):
+def test_a_changed_environment_has_another_key(store):
     changed = replace(ENVIRONMENT, torch="2.14.0")
     store.append(changed)
     assert store.plan.environment.key != changed.key

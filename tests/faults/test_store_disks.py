@@ -40,7 +40,7 @@ def test_writes_that_are_short_are_continued_to_the_end_of_the_line(sizes, tmp_p
     assert verify(store.path).sound
 
 
-def test_a_full_disk_is_told_with_the_way_to_resume(tmp_path):
+def test_a_full_disk_is_reported_with_how_to_resume(tmp_path):
     store = Store.create(tmp_path, make_plan(2))
     store.append(make_record(0))
     store.close()
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_within_a_line_costs_that_line_alone(store, limit):
     assert len(verify(store.path).broken) == 1
 
 
-def test_a_failing_disk_never_acknowledges(store, monkeypatch):
+def test_a_failing_disk_never_acknowledges_a_record(store, monkeypatch):
     def fail(descriptor):
         raise OSError(5, "Input/output error")
 
@@ -105,7 +105,7 @@ def test_a_failing_disk_never_acknowledges(store, monkeypatch):
 
 @contextmanager
 def forbidden(folder, *, mode=0o555):
-    """Take rights to a folder away, and root's privilege of needing none."""
+    """Remove rights to a folder, and root's privilege of needing none."""
     before = folder.stat().st_mode
     was_root = os.geteuid() == 0
     folder.chmod(mode)

@@ -79,7 +79,7 @@ def test_a_second_writer_is_refused_until_the_first_has_ended_and_readers_never_
     Store.open(store.path, write=True).close()
 
 
-def test_a_run_just_created_is_held_by_its_writer(store):
+def test_a_new_run_is_locked_by_its_writer(store):
     with pytest.raises(UsageError, match="being written"):
         Store.open(store.path, write=True)
     store.close()

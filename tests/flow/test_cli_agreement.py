@@ -24,7 +24,7 @@ def test_kept_mass_is_shown_when_it_is_asked_for_and_a_leak_under_the_errors(tmp
     assert kept["NotLinear"] is None
 
 
-def test_an_exact_mechanism_that_leaks_is_an_invalid_cell_with_its_reason(tmp_path: Path) -> None:
+def test_an_exact_mechanism_that_leaks_is_invalid_output_with_the_reason(tmp_path: Path) -> None:
     done = call(*RUN, f"vanilla,{LEAKING}:LooksAhead", "--json", cwd=tmp_path)
     (row,) = [row for row in json.loads(done.stdout) if row["variant"] == "LooksAhead"]
     assert row["status"] == "invalid_output"

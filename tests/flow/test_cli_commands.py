@@ -28,15 +28,13 @@ RUN = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory")
         ("--allocator", "default"),
     ],
 )
-def test_a_resumed_run_refuses_by_name_each_flag_that_it_would_not_follow(
-    tmp_path: Path, words: tuple[str, ...]
-) -> None:
+def test_resuming_a_run_refuses_each_flag_it_would_ignore_by_name(tmp_path: Path, words: tuple[str, ...]) -> None:
     done = call("run", "--resume", "latest", *words, cwd=tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert done.stderr.startswith(f"attnbench: {words[0].replace('no-', '')}: --resume goes on")
 
 
-def test_the_way_back_to_a_run_in_another_folder_names_that_folder(tmp_path: Path) -> None:
+def test_the_command_that_shows_a_run_again_names_its_folder(tmp_path: Path) -> None:
     done = call(*RUN, "--out", "else where", cwd=tmp_path)
     (run,) = (tmp_path / "else where").iterdir()
     assert f"(again: attnbench show {run.name} --out 'else where')" in done.stderr
@@ -59,7 +57,7 @@ def test_help_fits_80_columns_cuts_no_word_and_gives_examples_a_line_each(tmp_pa
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have few variants installed, as trying each takes a process; one of them ends every process that imports it."""
+    """Register few variants, as trying each takes a process; one of them ends every process that imports it."""
     registered = registry.entries("variants")
     (tmp_path / "dies.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     dies = registry.find(f"{tmp_path / 'dies.py'}:dies", "variants", flag="")
@@ -104,7 +102,7 @@ def test_variants_are_listed_with_what_they_serve_their_options_and_their_obstac
 
 
 @pytest.mark.exhaustive
-def test_every_installed_variant_is_listed_and_looked_at_by_doctor(tmp_path: Path) -> None:
+def test_every_installed_variant_is_listed_and_checked_by_doctor(tmp_path: Path) -> None:
     installed = {point.name for point in entry_points(group="attnbench.variants")}
     listed = json.loads(attnbench("list", "variants", "--details", "--json", cwd=tmp_path).stdout)
     assert {one["name"] for one in listed} == installed
@@ -120,7 +118,7 @@ def test_tasks_are_listed_with_their_presets_and_options(tmp_path: Path) -> None
     assert all(any(option.startswith("layers=") for option in task["options"]) for task in tasks)
 
 
-def test_runs_are_listed_with_their_command_and_what_is_damaged(tmp_path: Path) -> None:
+def test_runs_are_listed_with_their_command_and_any_damage(tmp_path: Path) -> None:
     assert call("list", "runs", cwd=tmp_path).stdout == "there are no runs\n"
     call(*RUN, cwd=tmp_path)
     (whole,) = json.loads(call("list", "runs", "--details", "--json", cwd=tmp_path).stdout)
@@ -131,7 +129,7 @@ def test_runs_are_listed_with_their_command_and_what_is_damaged(tmp_path: Path) 
 
 
 def distribution(place: Path, name: str, points: str, files: dict[str, str]) -> str:
-    """Lay a distribution out as an installer would; give the folder for the path."""
+    """Lay a distribution out as an installer would; return the folder for the path."""
     info = place / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
@@ -143,7 +141,7 @@ def distribution(place: Path, name: str, points: str, files: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("details", [(), ("--details",)])
-def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_problem(
+def test_a_suite_that_is_broken_or_claimed_twice_is_listed_with_its_problem(
     tmp_path: Path, details: tuple[str, ...]
 ) -> None:
     points = "[attnbench.suites]\ntorn = acme:torn.toml\nquick = acme:torn.toml\n"
@@ -162,7 +160,7 @@ def test_a_suite_that_is_broken_or_claimed_twice_stands_in_the_list_with_its_pro
     }
 
 
-def test_what_a_stored_run_names_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_names_in_a_stored_run_cannot_control_the_terminal(tmp_path: Path) -> None:
     call(*RUN, cwd=tmp_path)
     (run,) = (tmp_path / "results").iterdir()
     evil = run.rename(run.with_name("a\x1b[2J\nb"))

@@ -28,7 +28,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_runs_are_compared_in_a_table_of_80_columns_that_says_first_what_came_of_it(runs: Path) -> None:
+def test_two_runs_are_compared_in_a_table_of_80_columns_under_a_summary(runs: Path) -> None:
     done = attnbench("compare", "base", "later", cwd=runs)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -63,7 +63,7 @@ def test_runs_that_were_not_measured_alike_are_refused_by_name_unless_forced(run
 @as_subtests(
     "condition, code", [("slower", 1), ("slower:15%", 1), ("slower:25%", 0), ("faster", 0), ("incomparable", 1)]
 )
-def test_what_must_not_be_is_told_and_ends_with_1(runs: Path, condition: str, code: int) -> None:
+def test_a_condition_of_fail_on_that_holds_is_reported_and_exits_with_1(runs: Path, condition: str, code: int) -> None:
     done = call("compare", "base", "later", "--fail-on", condition, cwd=runs)
     assert done.returncode == code
     assert ("--fail-on: 2 of 8: " in done.stderr) is bool(code)
@@ -71,7 +71,7 @@ def test_what_must_not_be_is_told_and_ends_with_1(runs: Path, condition: str, co
         assert "linear latency forward seq 512 is slower (x1.200)" in done.stderr
 
 
-def test_a_condition_that_could_not_have_been_broken_is_told(tmp_path: Path) -> None:
+def test_a_condition_that_nothing_could_decide_is_reported(tmp_path: Path) -> None:
     for name, factor in (("base", 1.0), ("later", 2.0)):
         store(tmp_path, name, timed("vanilla", factor, rounds=2))
     done = call("compare", "base", "later", "--fail-on", "slower", cwd=tmp_path)
@@ -92,13 +92,13 @@ def test_a_condition_that_could_not_have_been_broken_is_told(tmp_path: Path) -> 
         (("base", "later", "--format", "latex"), "'latex' is not one of table, md, csv, json"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_ends_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
+def test_a_mistake_is_one_sentence_and_exits_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
     done = call("compare", *words, cwd=runs)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
 
 
-def test_json_alone_is_on_standard_output_one_object_a_pair(runs: Path) -> None:
+def test_standard_output_is_json_alone_with_one_object_per_pair(runs: Path) -> None:
     done = call("compare", "base", "other", "--force", "--json", "--fail-on", "slower", cwd=runs)
     found = json.loads(done.stdout)
     assert (done.returncode, len(found)) == (1, 8)

@@ -64,7 +64,7 @@ def assert_none_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_second_signal_ends_a_command_that_does_not_come_to_its_end(
+def test_a_second_signal_ends_a_command_that_hangs_while_it_cleans_up(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     process = start(tmp_path, STUCK)
@@ -80,7 +80,7 @@ def test_a_second_signal_ends_a_command_that_does_not_come_to_its_end(
     assert_none_left(tmp_path)
 
 
-def test_an_interrupt_that_arrives_twice_at_once_is_one_interrupt(tmp_path: Path) -> None:
+def test_two_interrupts_at_once_count_as_one(tmp_path: Path) -> None:
     process = start(tmp_path, USUAL)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)

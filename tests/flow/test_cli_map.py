@@ -64,7 +64,7 @@ def test_a_picture_without_a_name_overwrites_nothing(tmp_path: Path) -> None:
         ((), "VARIANT"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_sentence_and_leaves_nothing(
+def test_a_map_that_cannot_be_drawn_is_one_sentence_and_writes_nothing(
     words: tuple[str, ...], told: str, tmp_path: Path
 ) -> None:
     done = call("map", *words, *DRAWN, cwd=tmp_path)
@@ -73,7 +73,7 @@ def test_what_cannot_be_drawn_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trained_models_are_shown_by_layer_each_beside_exact_attention_on_its_own_queries_and_keys(
+def test_trained_models_are_mapped_by_layer_beside_exact_attention_on_the_same_queries_and_keys(
     tmp_path: Path,
 ) -> None:
     words = ("--variants", "vanilla,linear", "--metrics", "accuracy", "--tasks", TASK, "--threads", "1")

@@ -20,7 +20,7 @@ def stored(out: Path, day: int, variant: str, *, threads: int = 2) -> str:
     return run
 
 
-def test_merged_runs_are_one_run_with_one_table(tmp_path: Path) -> None:
+def test_merged_runs_become_one_run_with_one_table(tmp_path: Path) -> None:
     out = tmp_path / "results"
     sources = [stored(out, 1, "vanilla"), stored(out, 2, "flash")]
     done = attnbench("merge", *sources, "--json", cwd=tmp_path)
@@ -42,7 +42,7 @@ def test_runs_that_were_not_measured_alike_are_refused_by_name_unless_forced(tmp
     assert (forced.returncode, "2 jobs of 2 runs, 2 done" in forced.stdout) == (0, True)
 
 
-def test_one_run_is_nothing_to_merge(tmp_path: Path) -> None:
+def test_merging_a_run_with_itself_is_refused(tmp_path: Path) -> None:
     name = stored(tmp_path / "results", 1, "vanilla")
     done = call("merge", name, name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "attnbench: RUN: this is one run; name at least two\n")

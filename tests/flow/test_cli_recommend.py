@@ -23,7 +23,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_named_run_is_asked_and_said_to_be_of_another_machine(runs: Path) -> None:
+def test_a_named_run_is_used_and_reported_as_measured_on_another_machine(runs: Path) -> None:
     done = attnbench("recommend", *ASKED, "base", cwd=runs)
     assert (done.returncode, done.stderr) == (0, "")
     told = " ".join(done.stdout.split())
@@ -33,7 +33,7 @@ def test_a_named_run_is_asked_and_said_to_be_of_another_machine(runs: Path) -> N
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-def test_needs_leave_variants_out_with_reasons_and_no_answer_exits_with_1(runs: Path) -> None:
+def test_variants_that_miss_a_requirement_are_left_out_with_a_reason_and_no_answer_exits_with_1(runs: Path) -> None:
     accurate = call("recommend", *ASKED, "--anywhere", "--min-accuracy", "0.9", "--task", "mqar", cwd=runs)
     assert accurate.returncode == 0
     assert "linear: accuracy on mqar 0.200, at least 0.900 asked" in accurate.stdout
@@ -50,7 +50,7 @@ def test_runs_of_other_machines_are_left_out_unless_asked_for(runs: Path) -> Non
     assert "(--anywhere takes it)" in " ".join(done.stdout.split())
 
 
-def test_json_alone_is_on_standard_output_with_the_evidence(runs: Path) -> None:
+def test_standard_output_is_json_alone_with_the_evidence(runs: Path) -> None:
     found = json.loads(call("recommend", "--seq", "1500", "base", "--json", cwd=runs).stdout)
     first = found["lines"][0]
     assert (first["variant"], first["verdict"], first["rank"]) == ("linear", "meets", 1)
@@ -58,7 +58,7 @@ def test_json_alone_is_on_standard_output_with_the_evidence(runs: Path) -> None:
     assert found["runs"] == ["base"]
 
 
-def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
+def test_missing_figures_are_measured_at_once_if_asked(tmp_path: Path) -> None:
     sizes = ("--heads", "2", "--head-dim", "16", "--threads", "1", "--profile", "quick")
     words = ("--seq", "64", *sizes, "--variants", "vanilla,linear", "--memory", "1GiB")
     done = call("recommend", *words, "--measure", "--json", cwd=tmp_path)
@@ -82,14 +82,14 @@ def test_what_is_not_known_is_measured_now_and_answered(tmp_path: Path) -> None:
         (("--seq", "1024", "--passes", "forward,decode"), "--passes: an answer is for one workload"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_ends_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
+def test_a_mistake_is_one_sentence_and_exits_with_2(runs: Path, words: tuple[str, ...], told: str) -> None:
     words = words if words[-1] == "nowhere" else (*words, "base")
     done = call("recommend", *words, cwd=runs)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr
 
 
-def test_every_machine_may_be_the_first_to_answer(tmp_path: Path) -> None:
+def test_without_any_run_the_answer_says_how_to_measure(tmp_path: Path) -> None:
     done = call("recommend", *SMALL[:2], "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 1
     assert "--measure measures what is not known" in done.stdout

@@ -44,7 +44,7 @@ def site(tmp_path: Path) -> str:
     return distribution(tmp_path / "site", "acme", "[attnbench.papers]\nsmall = acme:small.toml\n", files)
 
 
-def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the_stored_run(
+def test_a_paper_is_measured_and_printed_beside_its_figures_and_again_from_the_stored_run(
     tmp_path: Path, site: str
 ) -> None:
     only_costs = PAPER.replace('[[figures]]\nmetric = "accuracy"\nvalue = "score"\ntask = "riddles"\n', "")
@@ -83,7 +83,7 @@ def test_a_paper_is_run_stored_and_printed_beside_its_figures_and_again_from_the
         (("fa1", "--profile", "swift"), "--profile: 'swift' is not one of quick, default, rigorous"),
     ],
 )
-def test_what_cannot_be_meant_is_wrong_usage_in_one_sentence_and_writes_nothing(
+def test_flags_that_do_not_fit_the_paper_are_a_mistake_in_one_sentence_that_writes_nothing(
     tmp_path: Path, site: str, words: tuple[str, ...], told: str
 ) -> None:
     done = call("replay", *words, cwd=tmp_path, site=site)

@@ -26,7 +26,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_report_is_one_file_whose_place_is_printed(runs: Path) -> None:
+def test_a_report_is_one_file_whose_path_is_printed(runs: Path) -> None:
     done = attnbench("report", "first", "-o", "x.html", cwd=runs)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Report: x.html\n", "")
     text = (runs / "x.html").read_text()
@@ -35,7 +35,7 @@ def test_a_report_is_one_file_whose_place_is_printed(runs: Path) -> None:
     assert sorted(path.name for path in runs.iterdir()) == ["results", "x.html"]
 
 
-def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_beside(runs: Path) -> None:
+def test_several_runs_are_shown_side_by_side_in_one_file_with_figures_in_a_folder(runs: Path) -> None:
     words = ("report", "first", "second", "--figures", "paper", "--figure-formats", "svg")
     done = call(*words, cwd=runs)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_several_runs_stand_side_by_side_in_one_file_and_figures_are_written_bes
         ((), "Missing argument"),
     ],
 )
-def test_a_mistake_is_one_sentence_ends_with_2_and_writes_nothing(
+def test_a_mistake_is_one_sentence_exits_with_2_and_writes_nothing(
     runs: Path, words: tuple[str, ...], told: str
 ) -> None:
     done = call("report", *words, cwd=runs)
@@ -89,7 +89,7 @@ def test_from_python_a_run_reports_itself_and_others_beside_it(runs: Path) -> No
     assert "2 runs side by side" in (runs / "both.html").read_text()
 
 
-def test_the_command_line_loads_what_draws_only_to_draw() -> None:
+def test_the_command_line_imports_plotting_libraries_only_to_draw() -> None:
     code = (
         "import attnbench.cli, attnbench.api, attnbench.report.files, sys\n"
         "print(sorted({'vl_convert', 'jinja2', 'pandas', 'torch'} & set(sys.modules)))"

@@ -29,20 +29,20 @@ def statuses(folder: Path) -> dict[str, int]:
     return found
 
 
-def test_a_run_whose_messages_nobody_reads_any_more_is_measured_to_its_end(tmp_path: Path) -> None:
+def test_a_run_finishes_though_the_reader_of_its_messages_has_gone(tmp_path: Path) -> None:
     done = shell('"$@" 2>&1 | head -n 1', *RUN, cwd=tmp_path)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert statuses(tmp_path) == {"ok": 2}
 
 
-def test_its_table_still_comes_where_only_standard_error_is_lost(tmp_path: Path) -> None:
+def test_the_table_is_printed_though_standard_error_is_lost(tmp_path: Path) -> None:
     done = shell('"$@" 2> >(head -c 1 >/dev/null)', *RUN, cwd=tmp_path)
     assert (done.returncode, "flash" in done.stdout) == (0, True)
     done = shell('"$@" 2>&-', "show", "latest", "--json", cwd=tmp_path)
     assert {row["status"] for row in json.loads(done.stdout)} == {"ok"}
 
 
-def test_an_exit_code_stands_whoever_has_stopped_reading(tmp_path: Path) -> None:
+def test_the_exit_code_is_kept_though_the_reader_has_gone(tmp_path: Path) -> None:
     call(*RUN, cwd=tmp_path)
     (journal,) = (tmp_path / "results").glob("*/events.jsonl")
     journal.write_bytes(b"torn\n" + journal.read_bytes())
@@ -61,13 +61,13 @@ def test_a_closed_standard_output_is_no_error_and_a_full_one_is_one_sentence(
     assert full.stderr == "attnbench: standard output cannot be written: No space left on device\n"
 
 
-def test_with_every_stream_closed_a_run_s_files_hold_nothing_but_the_run(tmp_path: Path) -> None:
+def test_with_every_stream_closed_no_output_ends_up_in_the_files_of_the_run(tmp_path: Path) -> None:
     assert shell('"$@" <&- >&- 2>&-', *RUN, cwd=tmp_path).returncode == 0
     assert call("verify", "latest", cwd=tmp_path).returncode == 0
     assert statuses(tmp_path) == {"ok": 2}
 
 
-def test_json_is_utf_8_and_text_is_escaped_where_the_terminal_s_encoding_lacks_a_sign(tmp_path: Path) -> None:
+def test_json_is_utf_8_and_text_is_escaped_where_the_terminal_lacks_a_character(tmp_path: Path) -> None:
     folder = tmp_path / "m\N{LATIN SMALL LETTER A WITH DIAERESIS}chtig"
     folder.mkdir()
     (folder / "mine.py").write_text("def Mine(q, k, v):\n    return v\n")

@@ -41,7 +41,7 @@ class Terminal:
         self.written = ""
 
     def read(self, *, until: str = "", seconds: float = 60) -> str:
-        """Read until the screen shows some text, or to the command's end; give the screen."""
+        """Read until the screen shows some text, or to the command's end; return the screen."""
         deadline = time.monotonic() + seconds
         while not until or until not in screen(self.written):
             assert time.monotonic() < deadline, screen(self.written)
@@ -78,7 +78,7 @@ def screen(written: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def test_a_person_sees_what_runs_and_how_much_is_done_and_keeps_the_table_alone(tmp_path: Path) -> None:
+def test_the_display_shows_what_runs_and_how_much_is_done_and_leaves_the_table_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PATIENT)
     (tmp_path / "hang").touch()
     terminal = Terminal("run", "--variants", "flash,./mine.py:Slow", *SMALL, "--metrics", "memory", cwd=tmp_path)
@@ -96,7 +96,7 @@ def test_a_person_sees_what_runs_and_how_much_is_done_and_keeps_the_table_alone(
     assert re.search(r"^Results: results/\S+  \(again: attnbench show \S+\)$", kept, re.MULTILINE), kept
 
 
-def test_after_ctrl_c_the_screen_says_how_to_go_on_and_the_cursor_is_back(tmp_path: Path) -> None:
+def test_after_ctrl_c_the_screen_says_how_to_resume_and_the_cursor_is_back(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PATIENT)
     (tmp_path / "hang").touch()
     terminal = Terminal("run", "--variants", "./mine.py:Slow", *SMALL, "--metrics", "memory", cwd=tmp_path)

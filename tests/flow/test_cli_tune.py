@@ -9,7 +9,7 @@ from helpers.subtests import as_subtests
 SIZES = ("--seq", "64", *SMALL[2:])
 
 
-def test_the_cheapest_options_that_reach_an_error_are_found_timed_stored_and_shown_again(tmp_path: Path) -> None:
+def test_the_cheapest_options_that_reach_an_error_are_found_timed_and_stored(tmp_path: Path) -> None:
     words = ("window,linformer:sharing=none", "--match", "0.01", "--option", "width=8..64", "--option", "k=8,16")
     done = call("tune", *words, *SIZES, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -26,7 +26,7 @@ def test_the_cheapest_options_that_reach_an_error_are_found_timed_stored_and_sho
     assert {row["metric"] for row in shown} >= {"approximation_error", "latency"}
 
 
-def test_a_quality_that_none_reaches_exits_with_1_and_names_the_nearest(tmp_path: Path) -> None:
+def test_a_quality_that_nothing_reaches_exits_with_1_and_names_the_nearest(tmp_path: Path) -> None:
     words = ("window", "--match", "0.0001", "--option", "width=4,8")
     done = call("tune", *words, *SIZES, cwd=tmp_path)
     assert done.returncode == 1
@@ -47,7 +47,7 @@ def test_a_quality_that_none_reaches_exits_with_1_and_names_the_nearest(tmp_path
         (("window", "--match-accuracy", "0.9"), "--match-accuracy: it is that on a task"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_ends_with_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+def test_a_mistake_is_one_sentence_and_exits_with_2(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
     done = call("tune", *words, "--device", "cpu", cwd=tmp_path)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert told in done.stderr

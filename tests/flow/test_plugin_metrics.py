@@ -70,7 +70,7 @@ def test_a_derived_metric_is_computed_round_by_round_from_the_figures_of_its_cas
         assert row["low"], "three rounds give an interval"
 
 
-def test_a_metric_is_compared_as_it_is_repeated(folder: Path) -> None:
+def test_metrics_are_paired_only_where_they_are_repeated(folder: Path) -> None:
     words = ("compare", "latest", "--variants", "vanilla,linear", "--metric", METRICS, "--json")
     pairs = json.loads(call(*words, cwd=folder).stdout)
     assert {(pair["metric"], pair["paired"]) for pair in pairs} == {("tokens-per-second", True), ("output-norm", False)}
@@ -121,7 +121,7 @@ def test_a_wrong_metric_is_refused_with_a_sentence_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_metric_gets_wrong_is_a_row_with_its_reason(tmp_path: Path) -> None:
+def test_a_metric_that_fails_is_a_row_with_the_reason(tmp_path: Path) -> None:
     named = ",".join(f"{PLUGIN}:{name}" for name in ("Words", "Raises", "Infinite", "NeedsEnergy"))
     words = ("--variants", "vanilla", *SMALL, "--metrics", named, "--json")
     done = call("run", *words, cwd=tmp_path)

@@ -91,7 +91,7 @@ def opened(chromium: Any, file: Path) -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture(scope="module")
 def tab(opened: Callable[..., Any]) -> Any:
-    """Give a window that tests leave as they found it."""
+    """Return a window that tests leave as they found it."""
     return opened()
 
 
@@ -176,7 +176,7 @@ def test_a_column_is_sorted_by_keyboard_and_says_how(tab: Any) -> None:
     assert outline == "solid"
 
 
-def test_rows_are_found_by_words_and_by_choice_and_turned_by_pages(tab: Any, made: Report) -> None:
+def test_rows_are_filtered_by_words_and_by_choice_and_paged(tab: Any, made: Report) -> None:
     table = tab.locator("#data")
     status = table.locator("[role=status]")
     count = sum(len(run.rows) for run in made.runs)
@@ -219,7 +219,7 @@ def test_the_page_is_dark_where_the_system_is_and_where_it_is_asked_to_be(opened
     assert colours == {before, light.evaluate(background)}
 
 
-def test_what_lies_below_a_pointer_is_told_with_its_exact_value(tab: Any) -> None:
+def test_the_point_under_the_pointer_is_shown_with_its_exact_value(tab: Any) -> None:
     wait(tab)
     tab.locator("#latency .chart [aria-label^='flash, N = 1024']").hover(force=True)
     lines = tab.locator(".vg-tooltip.visible").inner_text().split("\n")
@@ -259,13 +259,13 @@ def test_a_chart_is_dark_on_a_dark_page_and_light_on_paper(opened: Callable[...,
     assert max(tab.evaluate(widths)) <= 700
 
 
-def test_without_javascript_the_summary_is_there_and_what_lacks_is_said(opened: Callable[..., Any]) -> None:
+def test_without_javascript_the_summary_is_shown_with_a_note_on_what_is_missing(opened: Callable[..., Any]) -> None:
     tab = opened(java_script_enabled=False)
     assert "is the fastest" in tab.locator("#summary").inner_text()
     assert "switched off here" in tab.locator("noscript").inner_text()
 
 
-def test_the_embedded_data_can_end_no_script(file: Path) -> None:
+def test_the_embedded_data_cannot_close_its_script(file: Path) -> None:
     data = file.read_text().partition('id="report-data">')[2].partition("</script>")[0]
     assert not set("<>&") & set(data)
     words = json.loads(data)["tables"]["data"]["columns"][1]["words"]

@@ -81,7 +81,7 @@ def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(
     assert fitted >= {("latency", "empty"), ("latency", "vanilla"), ("memory", "linear")}
 
 
-def test_what_a_latency_says_of_the_machine_can_be_shown(sweep: Sweep) -> None:
+def test_rates_derived_from_a_latency_can_be_shown(sweep: Sweep) -> None:
     rows = json.loads(call("show", "latest", "--json", cwd=sweep.folder).stdout)
     derived = {(row["metric"], row["variant"]): row for row in rows if not row["primary"]}
     told = {"flop_rate", "flop_rate_executed", "bandwidth", "roofline_share"}
@@ -115,7 +115,7 @@ class Square(Straight):
 """
 
 
-def test_refining_measures_between_the_lengths_where_variants_change_places(tmp_path: Path) -> None:
+def test_refining_measures_between_the_lengths_where_variants_cross(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CROSSING)
     words = (
         "--variants",
@@ -151,7 +151,7 @@ def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
     }
 
 
-def test_accuracy_stands_in_the_same_run_with_the_shape_of_its_task(tmp_path: Path) -> None:
+def test_accuracy_is_measured_in_the_same_run_in_the_shape_of_its_task(tmp_path: Path) -> None:
     task = "mqar:steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
     words = ("--metrics", "accuracy", "--tasks", task, "--json")
     done = call("run", "--variants", "flash,linformer", *SMALL, *words, "--out", str(tmp_path), cwd=tmp_path)
@@ -174,7 +174,7 @@ def test_a_case_that_fails_is_a_row_with_its_reason_and_the_rest_is_measured(tmp
     assert call("run", *words, *SMALL, "--strict", cwd=tmp_path).returncode == 1
 
 
-def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
+def test_a_plugin_that_cannot_be_imported_is_a_row_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "lacks.py").write_text("import nothing_of_that_name\n")
     (tmp_path / "exits.py").write_text("import os; os._exit(1)\n")
     words = ("--variants", "vanilla,./lacks.py:Lacks,./exits.py:Exits", "--metrics", "latency", "--json")
@@ -185,7 +185,7 @@ def test_a_plugin_that_cannot_be_imported_is_a_row_too(tmp_path: Path) -> None:
         assert (rows[variant]["status"], reason in rows[variant]["detail"]) == (status, True)
 
 
-def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> None:
+def test_equal_shapes_made_by_two_axes_are_measured_once(tmp_path: Path) -> None:
     words = ("--passes", "decode", "--seq", "64,128", "--seq-k", "256", "--metrics", "memory", "--json")
     done = call("run", "--variants", "vanilla", *SMALL[2:], *words, cwd=tmp_path)
     assert len([row for row in json.loads(done.stdout) if row["metric"] == "memory"]) == 1
@@ -229,7 +229,7 @@ def test_shapes_that_two_axes_make_twice_are_measured_once(tmp_path: Path) -> No
         (["--sequence", "512"], "--sequence", "No such option"),
     ],
 )
-def test_wrong_input_ends_with_one_sentence_that_names_the_flag_and_nothing_is_written(
+def test_wrong_input_is_one_sentence_that_names_the_flag_and_writes_nothing(
     tmp_path: Path, words: list[str], flag: str, fix: str
 ) -> None:
     done = call("run", *words, cwd=tmp_path)

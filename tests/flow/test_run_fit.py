@@ -21,7 +21,7 @@ def test_the_longest_context_is_found_shown_and_stored(tmp_path: Path) -> None:
     assert "Longest context that fits, forward (tokens)" in call("show", "latest", cwd=tmp_path).stdout
 
 
-def test_a_bound_of_memory_holds_for_every_job_and_wrong_ones_are_refused(tmp_path: Path) -> None:
+def test_a_memory_limit_holds_for_every_job_and_wrong_limits_are_refused(tmp_path: Path) -> None:
     words = ("run", "--variants", "vanilla", "--seq", "4096", *SMALL[2:], "--metrics", "memory")
     done = call(*words, "--memory", "100MiB", "--json", cwd=tmp_path)
     (row,) = [row for row in json.loads(done.stdout) if row["metric"] == "memory"]

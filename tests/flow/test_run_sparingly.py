@@ -16,14 +16,14 @@ def measured(text: str) -> dict[int, tuple[str, str]]:
     return {row["seq_q"]: (row["status"], row["detail"]) for row in rows}
 
 
-def test_what_is_longer_than_a_case_that_ran_out_of_memory_is_skipped(tmp_path: Path) -> None:
+def test_lengths_beyond_one_that_ran_out_of_memory_are_skipped(tmp_path: Path) -> None:
     words = ("--variants", f"{TOO_LONG}:TooLong", *SWEEP, "--metrics", "memory", "--json")
     found = measured(call("run", *words, cwd=tmp_path).stdout)
     assert [status for status, _ in found.values()] == ["ok", "oom_host", "skipped", "skipped"]
     assert all("longer than 128" in detail and "oom_host" in detail for _, detail in list(found.values())[2:])
 
 
-def test_no_length_is_skipped_with_no_prune_nor_when_the_run_is_resumed(tmp_path: Path) -> None:
+def test_no_length_is_skipped_under_no_prune_even_after_resuming(tmp_path: Path) -> None:
     words = ("--variants", f"{TOO_LONG}:TooLong", *SWEEP, "--metrics", "memory", "--no-prune")
     for begun in (words, ("--resume", "latest", "--retry-failed")):
         found = measured(call("run", *begun, "--json", cwd=tmp_path).stdout)
@@ -31,7 +31,7 @@ def test_no_length_is_skipped_with_no_prune_nor_when_the_run_is_resumed(tmp_path
         assert not any("longer" in detail for _, detail in found.values())
 
 
-def test_a_time_budget_is_kept_and_what_was_cut_is_told(tmp_path: Path) -> None:
+def test_a_time_budget_is_kept_and_the_cut_is_reported(tmp_path: Path) -> None:
     words = ("--variants", "vanilla,linear,linformer", "--seq", "64..512", *SMALL[2:], "--metrics", "latency")
     done = call("run", *words, "--profile", "default", "--time-budget", "2s", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_a_time_budget_is_kept_and_what_was_cut_is_told(tmp_path: Path) -> None:
     assert max(row["rounds"] for row in rows) < 10
 
 
-def test_every_run_tells_where_its_time_went(sweep: Sweep) -> None:
+def test_every_run_reports_where_its_time_went(sweep: Sweep) -> None:
     told = " ".join(sweep.stderr.split())
     for word in ("Time: latency", "around those of a job", "memory", "in all"):
         assert word in told

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_listed_shape_has_its_name_in_rows_after_the_promised_columns_and_heads_a_column(folder: Path) -> None:
+def test_the_name_of_a_listed_shape_is_in_its_rows_and_heads_its_column(folder: Path) -> None:
     done = call("run", *QUICK, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "shape (seq)" in done.stdout
@@ -50,7 +50,7 @@ def test_a_listed_shape_has_its_name_in_rows_after_the_promised_columns_and_head
     assert names.index("shape_name") > names.index("detail")
 
 
-def test_flags_choose_from_the_list(folder: Path) -> None:
+def test_flags_filter_the_listed_shapes(folder: Path) -> None:
     done = call("run", *QUICK, "--shapes", "cross", "--kv-heads", "2", "--metrics", "memory", "--json", cwd=folder)
     assert {row["shape_name"] for row in json.loads(done.stdout)} == {"cross"}
 
@@ -63,7 +63,7 @@ def test_flags_choose_from_the_list(folder: Path) -> None:
         (("--suite", "standard", "--shapes", "small"), "--shapes: this suite lists no shapes"),
     ],
 )
-def test_a_choice_that_leaves_nothing_is_wrong_usage_in_one_sentence(
+def test_flags_that_leave_no_shape_are_a_mistake_in_one_sentence(
     folder: Path, words: tuple[str, ...], told: str
 ) -> None:
     done = call("run", *QUICK, *words, cwd=folder)

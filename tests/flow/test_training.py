@@ -6,6 +6,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from attnbench.contracts.record import Outcome
 from attnbench.store import Store, find_run
 from helpers.command import call, command, environment
@@ -45,6 +47,7 @@ def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_mode
     assert all(row["facts"]["parameters"] == learned[row["seq_q"]] for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_a_search_ends_with_the_mean_over_seeds_at_each_variant_s_best_rate_or_with_its_reason(tmp_path: Path) -> None:
     task = f"mqar:length=16,causal=true,rates=3,seeds=3,{SMALL}"
     words = ("--variants", "flash,linformer", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
@@ -65,7 +68,9 @@ def trained(out: Path) -> Outcome:
         return record.outcome
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint_to_the_numbers_of_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_from_its_checkpoint_with_the_numbers_of_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (tmp_path / "mine.py").write_text(SLOW)
     assert call(*WORDS, "--out", str(whole), cwd=tmp_path).returncode == 0

@@ -48,7 +48,7 @@ def model_of(variant: str, task: Task, training: Training) -> Model:
 
 
 def trained(variant: str, task: Task, training: Training) -> tuple[Model, dict[Split, Examples]]:
-    """Train a variant from seed 0; give the model with its best weights, and the examples."""
+    """Train a variant from seed 0; return the model with its best weights, and the examples."""
     model = model_of(variant, task, training)
     splits = draw_splits(task, training, seed=0, device="cpu")
     train(Trainer(model, splits, training, seed=0), report=lambda _text: None)

@@ -64,7 +64,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {"bytes-text": reviews, "bytes-retri
 
 @functools.cache
 def options_for(task: str) -> dict[str, str]:
-    """Give the options with which a task reads small files; none for a task that needs no files."""
+    """Return the options with which a task reads small files; none for a task that needs no files."""
     if task not in MAKERS:
         return {}
     folder = tempfile.mkdtemp(prefix=f"{task}-")

@@ -57,7 +57,7 @@ def layer(of: Case) -> Layer:
 
 
 def reformer_pytorch(*, bucket: int, rounds: int, causal: bool = False) -> Attend:
-    """Give reformer-pytorch's LSH attention of a [B, H, N, D], in place of queries and keys, and values."""
+    """Return reformer-pytorch's LSH attention of a [B, H, N, D], in place of queries and keys, and values."""
     peer = imported("reformer_pytorch").LSHAttention(bucket_size=bucket, n_hashes=rounds, causal=causal)
 
     def attend(qk_BHND: torch.Tensor, v_BHND: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ def reformer_pytorch(*, bucket: int, rounds: int, causal: bool = False) -> Atten
 
 
 def transformers_lsh(of: Shape, *, bucket: int, rounds: int, causal: bool = False) -> Attend:
-    """Give transformers' LSH attention without its projections: what it does between them and the merged heads."""
+    """Return transformers' LSH attention without its projections: what it does between them and the merged heads."""
     reformer = imported("transformers.models.reformer.modeling_reformer")
     config = imported("transformers").ReformerConfig(
         hidden_size=of.heads * of.head_dim, num_attention_heads=of.heads, attention_head_size=of.head_dim,
@@ -109,7 +109,7 @@ def linformer_layer(of: Shape, *, k: int, **options: bool) -> Any:
 
 
 def local_window(*, width: int, causal: bool = True, exact: bool = True) -> Attend:
-    """Give local-attention; where it is exact, each query sees its last `width` keys and its own."""
+    """Return local-attention; where it is exact, each query sees its last `width` keys and its own."""
     made: Attend = imported("local_attention").LocalAttention(
         window_size=width, exact_windowsize=exact, causal=causal, use_rotary_pos_emb=False
     )
@@ -117,13 +117,13 @@ def local_window(*, width: int, causal: bool = True, exact: bool = True) -> Atte
 
 
 def shen_full() -> Attend:
-    """Give linear-attention-transformer's full form, with its softmax features."""
+    """Return linear-attention-transformer's full form, with its softmax features."""
     attend: Attend = imported("linear_attention_transformer.linear_attention_transformer").linear_attn
     return attend
 
 
 def fla_causal() -> Attend:
-    """Give flash-linear-attention's naive chunks, which run on a CPU, with elu + 1 and the normaliser."""
+    """Return flash-linear-attention's naive chunks, which run on a CPU, with elu + 1 and the normaliser."""
     naive = imported("fla.ops.linear_attn.naive").naive_chunk_linear_attn
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

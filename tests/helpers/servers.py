@@ -4,25 +4,31 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attnbench.execute.children import ForkServer
+from attnbench.execute.children import ForkServer, ServerLost
+from attnbench.execute.messages import Question
 
 
 class KeptServer:
-    """Stand in for a `ForkServer` and keep the real one for the next command: importing torch takes it seconds.
-
-    A server that was lost is lost for good: no test that kills one may use this.
-    """
+    """Stand in for a `ForkServer` and keep the real one for the next command: importing torch takes it seconds."""
 
     kept: ClassVar[dict[frozenset[tuple[str, str]], ForkServer]] = {}
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        settings = frozenset({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ}.items())
-        if settings not in self.kept:
-            self.kept[settings] = ForkServer(environ)
-        self._server = self.kept[settings]
+        self._settings = frozenset({"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environ}.items())
+        if self._settings not in self.kept:
+            self.kept[self._settings] = ForkServer(environ)
+        self._server = self.kept[self._settings]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._server, name)
+
+    def ask(self, question: Question, *, timeout_s: float) -> int:
+        """Ask the server; one that another test has killed is kept no longer."""
+        try:
+            return self._server.ask(question, timeout_s=timeout_s)
+        except ServerLost:
+            self.kept.pop(self._settings).close()
+            raise
 
     def close(self) -> None:
         """Leave the server as it is."""

@@ -27,7 +27,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def blank(variant: str, *, seq: int = 512, run: str = "base") -> Row:
-    """Give a latency row without figures."""
+    """Return a latency row without figures."""
     (row,) = rows([], [job(variant, seq=seq)], run=run)
     return row
 
@@ -47,12 +47,12 @@ def timed(row: Row, medians: Sequence[float]) -> Row:
 
 
 def twin(row: Row) -> Row:
-    """Give the row of the same case's second measurement."""
+    """Return the row of the same case's second measurement."""
     return msgspec.structs.replace(row, metric=row.metric + TWIN, primary=False)
 
 
 def plan(variants: Sequence[str], cells: int, *, run: str = "base") -> list[Row]:
-    """Give a run's rows without figures: each variant at so many lengths, and the first of them a second time."""
+    """Return a run's rows without figures: each variant at several lengths, and the first variant a second time."""
     given = [blank(variant, seq=64 * (cell + 1), run=run) for variant in variants for cell in range(cells)]
     return [*given, *(twin(row) for row in given[:cells])]
 
@@ -72,7 +72,7 @@ def measured(
 
 
 def _wandering(count: int, machine: Machine, rng: np.random.Generator) -> np.ndarray:
-    """Give an AR(1) course that is stationary from its first step."""
+    """Return an AR(1) series that is stationary from its first step."""
     shocks = rng.normal(0, machine.wander * np.sqrt(1 - machine.rho**2), count)
     shocks[0] = machine.wander * rng.normal()
     return lfilter([1.0], [1.0, -machine.rho], shocks)

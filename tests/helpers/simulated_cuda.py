@@ -20,7 +20,7 @@ class Device:
 
     @property
     def torch(self) -> SimpleNamespace:
-        """Give what a timer uses of torch."""
+        """Return the parts of torch that a timer uses."""
         cuda = SimpleNamespace(
             Event=lambda enable_timing=False: Event(self, enable_timing),
             _sleep=self.spin,
@@ -31,7 +31,7 @@ class Device:
 
     @property
     def time(self) -> SimpleNamespace:
-        """Give what a timer uses of time."""
+        """Return the parts of `time` that a timer uses."""
         return SimpleNamespace(perf_counter_ns=lambda: self.now, perf_counter=lambda: self.now / 1e9)
 
     def empty(self, size: int, *, dtype: object, device: str) -> SimpleNamespace:

@@ -6,7 +6,7 @@ from torch.autograd.profiler import profile
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Run a call and give the most bytes that its tensors on the CPU took at once, its result among them."""
+    """Return the peak bytes that a call holds in tensors on the CPU, its result included."""
     with profile(use_cpu=True, profile_memory=True) as profiler:
         kept = call()
     del kept

@@ -25,7 +25,7 @@ IN_PLACE = {torch.ops.aten.baddbmm_: _baddbmm_flop}
 
 
 def operations(call: Callable[[], object]) -> list[str]:
-    """Run a call and give the names of the operations that reached a kernel, in order."""
+    """Return the names of the operations of a call that reached a kernel, in order."""
     with _Recorder() as recorder:
         call()
     return recorder.names

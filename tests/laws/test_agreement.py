@@ -9,7 +9,7 @@ from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, each, 
 from references import REFERENCES
 
 
-@each(rest=("full", "full-16", "causal", "causal-16"))
+@each(rest=("full", "full-16", "full-grouped", "causal", "causal-16"))
 @as_subtests("options", lambda name: REFERENCES[name].options)
 def test_output_and_gradients_equal_the_slow_formulation(name, workload, options):
     case = case_for(name, WORKLOADS[workload], options)
@@ -26,7 +26,7 @@ def test_output_and_gradients_equal_the_slow_formulation(name, workload, options
 
 
 @each()
-def test_the_answer_without_gradients_is_the_one_with_them(name, workload):
+def test_the_output_is_the_same_with_and_without_gradients(name, workload):
     case = case_for(name, WORKLOADS[workload])
     attention, qkv = built(name, case), draw(name, case)
     with_gradients = attention(*qkv)
@@ -44,7 +44,7 @@ def test_decoding_gives_the_last_row_of_the_causal_forward(name, workload):
 
 
 @each_that(lambda name: hasattr(variant(name), "step"), "full-decode", "causal-decode")
-def test_a_step_from_a_state_gives_what_one_query_gets_from_all_keys(name, workload):
+def test_a_step_from_a_state_equals_one_query_over_all_keys(name, workload):
     case = case_for(name, WORKLOADS[workload])
     attention, (q, k, v) = built(name, case), (x.detach() for x in draw(name, case))
     assert has_steps(attention)
@@ -53,7 +53,7 @@ def test_a_step_from_a_state_gives_what_one_query_gets_from_all_keys(name, workl
     assert_near(out, attention(q, k, v), 1e-12)
 
 
-@each("full-3", "causal-3")
+@each("full-3", "causal-3", rest=("full-3",))
 def test_gradients_equal_finite_differences(name, workload):
     case = case_for(name, WORKLOADS[workload])
     attention, (q, k, v) = built(name, case), draw(name, case)
@@ -62,7 +62,7 @@ def test_gradients_equal_finite_differences(name, workload):
 
 
 @each("full", "causal")
-def test_in_a_model_of_mixed_precision_it_is_close_to_float64(name, workload):
+def test_mixed_precision_is_close_to_float64(name, workload):
     case = case_for(name, WORKLOADS[workload], dtype="bfloat16")
     qkv = draw(name, case)
     wide = built(name, msgspec.structs.replace(case, dtype="float64"))

@@ -50,7 +50,7 @@ def test_blocks_of_a_view_of_the_biases_equal_the_biases_of_all_pairs(mask, quer
         assert_near(found, right, 1e-12)
 
 
-def test_weights_that_no_score_can_lift_are_nothing_and_not_nearly_nothing():
+def test_weights_too_small_for_any_score_to_raise_are_exactly_zero():
     case = _alibi(400, {"slope_scale": 10}, dtype="float32")
     q, k, v = (x.detach() for x in draw("alibi", case))
     far = torch.zeros_like(v)
@@ -60,7 +60,7 @@ def test_weights_that_no_score_can_lift_are_nothing_and_not_nearly_nothing():
     assert out[:, 0, 1].abs().min() > 1e20
 
 
-def test_a_window_costs_what_it_shows():
+def test_a_window_costs_only_the_pairs_it_shows():
     flops = [variant("alibi").flops(_alibi(length, mask=Mask(causal=True, window=64))) for length in (2048, 4096)]
     assert flops[1] < 2.1 * flops[0]
     assert flops[1] < variant("alibi").flops(_alibi(4096, mask=Mask(causal=True))) / 5

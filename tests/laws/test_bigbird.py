@@ -83,7 +83,7 @@ def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(c
 
 
 @as_subtests("causal", [True, False])
-def test_what_is_kept_for_the_gradient_or_laid_out_again_gives_the_same_gradient(causal):
+def test_gradients_are_the_same_whether_blocks_are_kept_or_laid_out_again(causal):
     case = _bigbird(50, causal=causal, block=4)
     qkv, outs = draw("bigbird", case), []
     for recomputes in (True, False):

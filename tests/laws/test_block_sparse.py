@@ -15,7 +15,7 @@ def _block_sparse(length, *, queries=None, causal=False, dtype="float64", **opti
 
 
 def _kept(length, *, causal, **options):
-    """Give the share of the blocks of exact attention that are kept."""
+    """Return the share of the blocks of exact attention that are kept."""
     numbers = built("block-sparse", _block_sparse(length, causal=causal, **options)).lists.numbers
     blocks = numbers.shape[1]
     own = len(numbers) * blocks

@@ -39,7 +39,7 @@ def text_of(split: Split) -> bytes:
 
 
 @as_subtests("split", SPLITS)
-def test_windows_stand_in_the_files_of_their_split_and_targets_are_the_next_bytes(split: Split) -> None:
+def test_windows_come_from_the_files_of_their_split_and_targets_are_the_next_bytes(split: Split) -> None:
     text = text_of(split)
     for inputs, targets in zip(*drawn(BytesLm(BytesLm.Options(length=100)), split, 50), strict=True):
         window = bytes(inputs.tolist())
@@ -47,7 +47,7 @@ def test_windows_stand_in_the_files_of_their_split_and_targets_are_the_next_byte
         assert inputs[1:].tolist() == targets[:-1].tolist()
 
 
-def test_the_next_byte_is_told_in_bits_and_no_position_sees_it() -> None:
+def test_loss_is_in_bits_per_byte_and_no_position_sees_the_next_byte() -> None:
     form = BytesLm(BytesLm.Options(length=100)).form
     assert (form.bits_per, form.causal, form.vocabulary, form.outputs) == ("byte", True, 256, 256)
 
@@ -86,7 +86,7 @@ def test_files_are_split_by_their_names_alone_wherever_the_library_lies(
     assert ord("\r") not in inputs_NT.unique()
 
 
-def test_a_python_without_its_source_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_without_its_source_is_refused_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bytes_lm.sysconfig, "get_path", lambda _name: str(tmp_path))
     with pytest.raises(ValueError, match="have 0 bytes; lower it, or use a Python that ships its library's source"):
         BytesLm(BytesLm.Options(length=8))
@@ -106,7 +106,7 @@ def written(tokens: list[int]) -> str:
     return bytes(token - BYTE for token in tokens[:end]).decode()
 
 
-def test_reviews_are_those_of_the_files_with_their_verdicts_and_in_one_split_each(tmp_path: Path) -> None:
+def test_reviews_and_verdicts_are_those_of_the_files_each_in_one_split(tmp_path: Path) -> None:
     reviews(tmp_path, train=100, test=30)
     task = BytesText(BytesText.Options(length=500, path=str(tmp_path)))
     files = {name: texts(tmp_path / f"{name}.jsonl") for name in ("train", "test")}
@@ -188,14 +188,14 @@ FOLDERS = [(BytesText, reviews, "test.jsonl"), (BytesRetrieval, papers, "new_aan
 
 
 @as_subtests("task", [BytesText, BytesRetrieval])
-def test_a_missing_package_is_told_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnbench_suites.tasks.sources.find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"not installed: pip install 'attnbench\[hub\]', or give path=FOLDER with "):
         task(task.Options())
 
 
 @as_subtests("task", [BytesText, BytesRetrieval])
-def test_a_missing_network_is_told_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_is_reported_with_the_fix(task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         raise ConnectionError("no route")
 

@@ -38,7 +38,7 @@ def test_every_registered_mechanism_has_a_reference(name):
 
 @as_subtests("name", ENTRIES)
 @as_subtests("workload", WORKLOADS)
-def test_a_workload_is_served_or_refused_in_words(name, workload):
+def test_a_workload_is_served_or_refused_with_a_reason(name, workload):
     case = case_for(name, WORKLOADS[workload])
     try:
         attention = built(name, case)
@@ -90,7 +90,7 @@ def test_the_output_has_the_queries_shape_dtype_and_device(name, workload, dtype
 
 @as_subtests("name", ENTRIES)
 @as_subtests("workload", defined)
-def test_what_ran_is_named(name, workload):
+def test_the_backend_that_runs_is_named(name, workload):
     assert backend_of(built(name, case_for(name, WORKLOADS[workload])))
 
 

@@ -41,7 +41,7 @@ COPYING = [
 
 
 @as_subtests("options", COPYING)
-def test_what_is_not_blank_is_said_again_in_order_at_the_markers(options: dict[str, int]) -> None:
+def test_tokens_that_are_not_blank_are_repeated_in_order_at_the_markers(options: dict[str, int]) -> None:
     task = copying(**options)
     kept, marker = task.options.tokens, task.options.vocabulary - 1
     for inputs, targets in sequences(task, 50):
@@ -97,7 +97,7 @@ def test_the_answer_is_the_word_after_the_key_that_stands_at_the_end(options: di
         assert values == [context[place + 1] for place, token in enumerate(context) if token in keys]
 
 
-def test_the_key_that_is_asked_for_its_place_and_its_value_are_each_evenly_drawn() -> None:
+def test_the_requested_key_its_place_and_its_value_are_drawn_evenly() -> None:
     task = needle(length=17, needles=3, keys=5, values=6, words=4)
     found = [(inputs, targets[-1]) for inputs, targets in sequences(task, 8000)]
     for drawn in (

@@ -15,7 +15,7 @@ def _deltanet(length=200, **options):
     return built("deltanet", case), draw("deltanet", case)
 
 
-def test_a_key_that_is_written_again_answers_with_its_last_value_alone():
+def test_a_key_that_is_written_again_returns_only_its_last_value():
     keys_XSD = torch.eye(8, dtype=torch.float64)[torch.randint(8, (1, 200))]
     values_XSE = torch.randn(1, 200, 5, dtype=torch.float64)
     writes = Writes(keys_XSD, values_XSE, torch.zeros(1, 1, 1), torch.ones(1, 200, 1, dtype=torch.float64))
@@ -42,7 +42,7 @@ def test_queries_and_keys_are_of_length_one(activation):
     assert (attention.writes(k, v).k_XSD.norm(dim=-1) - 1).abs().max() < 0.1
 
 
-def test_repeated_keys_in_float32_do_not_make_the_solve_lose_its_figures():
+def test_repeated_keys_do_not_cost_the_float32_solve_its_precision():
     k = normalize(torch.ones(1, 300, 8), dim=-1)
     v, beta = torch.randn(1, 300, 8), torch.full((1, 300, 1), 0.99)
     narrow = attend_by_recurrence(k, Writes(k, v, torch.zeros(1, 1, 1), beta))

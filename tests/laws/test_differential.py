@@ -20,7 +20,7 @@ def test_without_the_second_softmax_it_is_exact_attention_over_the_first_half_of
     assert_near(attention(q, k, v), exact, 1e-6)
 
 
-def test_features_that_have_no_half_are_refused():
+def test_an_odd_number_of_features_is_refused():
     shape = replace(WORKLOADS["full"].shape, head_dim=5)
     with pytest.raises(Unsupported, match="5 are odd"):
         built("differential", case_for("differential", WORKLOADS["full"], shape=shape))

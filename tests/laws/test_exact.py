@@ -59,7 +59,7 @@ def test_flash_never_holds_the_scores(name, queries, causal):
 
 @pytest.mark.parametrize(("name", "kernel"), [("sdpa-flash", "torch-flash "), ("sdpa-math", "torch-math ")])
 @as_subtests("workload", ["full", "causal", "causal-grouped", "causal-fewer-queries", "causal-decode"])
-def test_a_backend_by_name_is_the_one_that_runs(name, kernel, workload):
+def test_a_backend_requested_by_name_is_the_one_that_runs(name, kernel, workload):
     case = case_for(name, WORKLOADS[workload])
     attention = built(name, case)
     assert attention.backend.startswith(kernel)
@@ -96,7 +96,7 @@ def test_flash_counts_only_the_pairs_that_a_query_sees():
     assert variant("flash").flops(case) == 4 * 2 * 2 * pairs * 4
 
 
-def test_vanilla_drops_its_weights_and_nothing_else_and_on_average_nothing():
+def test_vanilla_drops_only_its_weights_and_keeps_their_mean():
     case = _sized("vanilla", 32)
     attention, (q, k, v) = built("vanilla", case), draw("vanilla", case)
     eye = torch.eye(32, dtype=v.dtype).expand(*v.shape[:2], 32, 32)

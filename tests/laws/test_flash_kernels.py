@@ -149,7 +149,7 @@ def test_a_kernel_without_a_backward_pass_serves_forward_cases_only(monkeypatch)
     assert Flash(_case(passes="backward")).backend.startswith("torch-flash ")
 
 
-def test_a_refusal_holds_every_kernels_reason(monkeypatch):
+def test_a_refusal_lists_the_reason_of_every_kernel(monkeypatch):
     _install_flash_attn2(monkeypatch, lambda *_, **__: 1 / 0)
     with pytest.raises(Unsupported) as refusal:
         Flash(_case("causal-window"))
@@ -180,7 +180,7 @@ def test_masks_and_windows_reach_a_package_in_its_own_terms(monkeypatch, install
     assert_near(out, Vanilla(case)(*qkv), 1e-6)
 
 
-def test_grouped_heads_pass_xformers_by(monkeypatch):
+def test_grouped_heads_are_not_given_to_xformers(monkeypatch):
     _install_xformers(monkeypatch)
     assert Flash(_case("full-grouped")).backend.startswith("torch-flash ")
     _install_flash_attn2(monkeypatch)
@@ -203,7 +203,7 @@ PACKAGED = [
 
 
 @pytest.mark.parametrize(("pinned_variant", "install", "name"), PACKAGED)
-def test_a_package_by_name_is_that_package_whatever_else_is_installed(monkeypatch, pinned_variant, install, name):
+def test_a_package_requested_by_name_is_used_whatever_else_is_installed(monkeypatch, pinned_variant, install, name):
     for _, each, _ in PACKAGED:
         each(monkeypatch)
     attention = build(pinned_variant, _case("causal-window", dtype="bfloat16"))
@@ -226,7 +226,7 @@ def test_a_kernel_for_gpus_only_says_so_on_a_cpu(variant):
 
 
 @as_subtests("variant", [SdpaEfficient, SdpaCudnn])
-def test_a_backend_that_torch_has_not_is_refused_with_torchs_reason(variant):
+def test_a_backend_that_torch_lacks_is_refused_with_torchs_reason(variant):
     with pytest.raises(Unsupported, match=r"torch-\w+: No viable backend"):
         build(variant, _case(dtype="bfloat16"))
 

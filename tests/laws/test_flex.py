@@ -40,7 +40,7 @@ def _by_block(x_TS):
 
 @as_subtests("mask", MASKS)
 @as_subtests("queries, keys", LENGTHS)
-def test_blocks_are_listed_as_seen_in_part_or_wholly_as_the_mask_has_them(queries, keys, mask):
+def test_blocks_are_listed_as_partly_or_fully_visible_as_the_mask_says(queries, keys, mask):
     made = block_mask(_case(queries, keys, mask))
     seen_NMZ = _by_block(visible_keys(mask, queries=queries, keys=keys, device="cpu").float())
     whole_NM, some_NM = (seen_NMZ == 1).all(-1), (seen_NMZ == 1).any(-1)
@@ -54,7 +54,7 @@ def test_blocks_are_listed_as_seen_in_part_or_wholly_as_the_mask_has_them(querie
 
 @as_subtests("mask", MASKS)
 @as_subtests("queries, keys", LENGTHS)
-def test_a_pair_is_seen_as_the_mask_has_it(queries, keys, mask):
+def test_a_pair_is_visible_where_the_mask_says_so(queries, keys, mask):
     sees = block_mask(_case(queries, keys, mask)).mask_mod
     none = torch.zeros((), dtype=torch.int64)
     seen_TS = sees(none, none, torch.arange(queries)[:, None], torch.arange(keys))
@@ -83,7 +83,7 @@ def test_only_blocks_that_are_not_wholly_hidden_are_counted(mask):
         pytest.param(1, 300, Mask(), "float32", 1e-6, id="decode", marks=pytest.mark.exhaustive),
     ],
 )
-def test_compiled_it_equals_vanilla(queries, keys, mask, dtype, tolerance):
+def test_the_compiled_kernel_equals_vanilla(queries, keys, mask, dtype, tolerance):
     case = _case(queries, keys, mask, dtype=dtype)
     qkv = [x.detach() for x in draw("flex", case)]
     wide = msgspec.structs.replace(case, variant="vanilla", dtype="float64")
@@ -94,12 +94,12 @@ def test_compiled_it_equals_vanilla(queries, keys, mask, dtype, tolerance):
 
 
 @as_subtests("changes", [{"passes": "backward"}, {"passes": ""}, {"dtype": "float64"}])
-def test_what_torch_has_for_gpus_alone_is_refused_on_a_cpu(changes):
+def test_features_that_torch_has_only_on_gpus_are_refused_on_a_cpu(changes):
     with pytest.raises(Unsupported, match="on a CPU"):
         build(Flex, _case(16, 16, Mask(), **changes))
 
 
-def test_where_nothing_can_be_compiled_the_call_is_refused_with_the_compilers_reason(monkeypatch):
+def test_a_call_that_cannot_be_compiled_is_refused_with_the_compilers_reason(monkeypatch):
     def refuse(*_, **__):
         raise torch._dynamo.exc.BackendCompilerFailed(refuse, RuntimeError("No working C++ compiler found"), None)
 

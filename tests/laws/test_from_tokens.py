@@ -14,7 +14,7 @@ from references import REFERENCES
 HAVE_IT = [name for name, entry in ENTRIES.items() if hasattr(load(entry.target), "from_tokens")]
 
 
-def test_some_mechanism_has_a_way_of_its_own_from_tokens():
+def test_at_least_one_mechanism_has_its_own_path_from_tokens():
     assert HAVE_IT
 
 

@@ -14,7 +14,7 @@ def _gated(length=200, *, name="gated-deltanet", dtype="float64", **options):
     return built(name, case), draw(name, case)
 
 
-def test_a_gate_that_stays_open_leaves_the_delta_rule():
+def test_with_open_gates_it_is_the_delta_rule():
     (gated, qkv), (plain, _) = _gated(), _gated(name="deltanet")
     gated.log_strength.data.fill_(-1e3)
     plain.write_weight.data.copy_(gated.write_weight)
@@ -22,7 +22,7 @@ def test_a_gate_that_stays_open_leaves_the_delta_rule():
 
 
 @as_subtests("dtype", ["float64", "float32"])
-def test_a_gate_that_shuts_leaves_a_token_alone_and_every_gradient_a_number(dtype):
+def test_with_closed_gates_a_token_sees_itself_alone_and_gradients_stay_finite(dtype):
     attention, (q, k, v) = _gated(dtype=dtype)
     attention.log_strength.data.fill_(12)
     attention.gate_bias.data.fill_(5)

@@ -20,13 +20,13 @@ def _biased(attention, bias):
     return attention
 
 
-def test_open_gates_leave_sums_over_all_earlier_keys():
+def test_with_open_gates_it_sums_over_all_earlier_keys():
     attention, (q, k, v) = _gla()
     assert_near(_biased(attention, 1e3)(q, k, v), (q @ k.mT / 2).tril() @ v, 1e-12)  # sqrt(D) is 2
 
 
 @as_subtests("dtype", ["float64", "float32"])
-def test_shut_gates_leave_a_token_alone_and_every_gradient_a_number(dtype):
+def test_with_closed_gates_a_token_sees_itself_alone_and_gradients_stay_finite(dtype):
     attention, (q, k, v) = _gla(dtype=dtype)
     out = _biased(attention, -1e5)(q, k, v)
     assert_near(out, (q * k).sum(-1, keepdim=True) / 2 * v, 1e-6 if dtype == "float32" else 1e-12)

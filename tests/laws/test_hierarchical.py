@@ -63,7 +63,7 @@ def test_later_queries_do_not_move_earlier_outputs_though_clusters_share_one():
         assert moved.nonzero().min() >= position
 
 
-def test_what_is_not_one_sequence_or_one_query_alone_is_refused():
+def test_cross_attention_and_causal_decoding_are_refused():
     for workload in ("full-fewer-queries", "full-more-queries"):
         with pytest.raises(Unsupported, match="one sequence"):
             built("hierarchical", case_for("hierarchical", WORKLOADS[workload]))

@@ -63,7 +63,7 @@ def test_one_sequence_or_head_does_not_see_another(name, workload, dim):
 
 
 @each()
-def test_inputs_are_left_as_they_were(name, workload):
+def test_inputs_are_not_modified(name, workload):
     case = case_for(name, WORKLOADS[workload])
     qkv = draw(name, case)
     before = [x.detach().clone() for x in qkv]
@@ -71,7 +71,8 @@ def test_inputs_are_left_as_they_were(name, workload):
     with torch.no_grad():
         attention(*qkv)
     torch.autograd.grad(attention(*qkv).sum(), leaves(qkv), allow_unused=True)
-    assert all(torch.equal(x, copy) for x, copy in zip(qkv, before, strict=True))
+    changed = [name for name, x, copy in zip("qkv", qkv, before, strict=True) if not torch.equal(x, copy)]
+    assert not changed
 
 
 @each()
@@ -104,7 +105,7 @@ def test_the_seed_determines_everything(name, workload):
 
 
 @each("full", "causal")
-def test_a_later_call_sees_nothing_of_an_earlier_one(name, workload):
+def test_calls_do_not_depend_on_earlier_calls(name, workload):
     case = case_for(name, WORKLOADS[workload])
     attention, once, other = built(name, case), draw(name, case), draw(name, case, seed=1)
     first, second = attention(*once), attention(*other)
@@ -115,7 +116,7 @@ def test_a_later_call_sees_nothing_of_an_earlier_one(name, workload):
 
 @as_subtests("name", ENTRIES)
 @as_subtests("workload", lambda name: [one for one in ("full", "causal") if defines(name, one)])
-def test_nothing_is_left_behind_in_the_global_generator(name, workload):
+def test_the_global_random_generator_is_left_untouched(name, workload):
     case = case_for(name, WORKLOADS[workload])
     qkv = draw(name, case)
     state = torch.get_rng_state()

@@ -91,7 +91,7 @@ def test_projections_are_learned():
     assert all(parameter.grad.norm() > 0 for parameter in attention.parameters())
 
 
-def test_what_mixes_the_whole_sequence_cannot_be_causal_windowed_or_decoded():
+def test_causal_windowed_and_decode_cases_are_refused():
     for workload in ("causal", "full-window", "full-decode"):
         with pytest.raises(Unsupported, match="whole sequence"):
             built("linformer", case_for("linformer", WORKLOADS[workload]))

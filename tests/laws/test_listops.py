@@ -45,7 +45,7 @@ def sentences(inputs_NT: Tensor) -> Iterator[list[str]]:
 
 
 def value(words: list[str], depth: int = 1) -> tuple[int, int]:
-    """Read one expression off the front of the words; give its value, and how deep it goes."""
+    """Read one expression off the front of the words; return its value, and how deep it goes."""
     word = words.pop(0)
     if word.isdigit():
         return int(word), depth

@@ -56,7 +56,7 @@ def replicates(executor: LocalExecutor) -> dict[str, list[dict[str, float]]]:
 
 
 @as_subtests("name", ENTRIES)
-def test_two_processes_of_one_case_take_the_same_bytes(replicates, name):
+def test_two_processes_of_one_case_use_the_same_memory_to_the_byte(replicates, name):
     one, other = replicates[name]
     assert one == other
     assert one["memory"] > 0

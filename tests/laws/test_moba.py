@@ -27,7 +27,7 @@ def _moba(length, *, queries=None, causal=False, dtype="float64", passes="", hea
 @MASKS
 @as_subtests("queries", [50, 23, 1])
 @as_subtests("block", [1, 8, 50, 64])
-def test_as_many_blocks_as_there_are_make_exact_attention(causal, queries, block):
+def test_choosing_all_blocks_is_exact_attention(causal, queries, block):
     case = _moba(50, queries=queries, causal=causal, block=block, topk=50)
     qkv = draw("moba", case)
     out, exact = built("moba", case)(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv)
@@ -57,7 +57,7 @@ def test_a_query_finds_the_blocks_whose_keys_are_like_it(causal):
     assert (choice_XTK[:, :4] == 8).all() == causal  # the first block has none before it
 
 
-def test_all_dtypes_choose_alike():
+def test_all_dtypes_choose_the_same_blocks():
     case = _moba(64, block=4, topk=3)
     q, k, _ = (x.detach()[0].bfloat16() for x in draw("moba", case))
     narrow, wide = (built("moba", case).choose(q.to(dtype), k.to(dtype)) for dtype in (torch.bfloat16, torch.float64))
@@ -118,7 +118,7 @@ def test_nothing_of_the_size_of_all_pairs_is_made(monkeypatch, causal):
     assert peak(4096) < 2.2 * peak(2048)
 
 
-def test_the_operations_grow_with_the_length_and_hardly_faster():
+def test_operations_grow_hardly_faster_than_the_length():
     flops = [variant("moba").flops(_moba(length)) for length in (2048, 16384)]
     assert 8 < flops[1] / flops[0] < 8 * 1.05
 

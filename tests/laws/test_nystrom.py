@@ -36,7 +36,7 @@ def test_where_the_tokens_of_a_segment_are_alike_attention_is_exact():
     assert_near(built("nystrom", case)(q, k, v), _exact(case)(q, k, v), 1e-9)
 
 
-def test_with_one_landmark_every_query_gets_the_same():
+def test_with_one_landmark_every_query_has_the_same_output():
     case = _nystrom(20, conv=0, landmarks=1)
     out = built("nystrom", case)(*draw("nystrom", case))
     assert_near(out, out[:, :, :1].expand_as(out), 1e-12)
@@ -99,7 +99,7 @@ def test_more_queries_than_keys_are_served_without_the_convolution_and_refused_w
         built("nystrom", _nystrom(9, queries=21, landmarks=5, conv=3))
 
 
-def test_what_averages_the_whole_sequence_cannot_be_causal_windowed_or_decoded():
+def test_causal_windowed_and_decode_cases_are_refused():
     for workload in ("causal", "full-window", "full-decode"):
         with pytest.raises(Unsupported, match="sequence"):
             built("nystrom", case_for("nystrom", WORKLOADS[workload]))

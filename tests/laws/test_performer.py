@@ -14,7 +14,7 @@ def _performer(length, *, causal=False, dtype="float64", seed=3, **options):
 
 
 def _error(features, *, causal):
-    """Give the error against softmax attention, as a share of it, over a few draws of the features."""
+    """Return the relative error against softmax attention over a few draws of the features."""
     errors = []
     for seed in range(8):
         case = _performer(40, causal=causal, features=features, seed=seed)
@@ -61,7 +61,7 @@ def test_the_seed_draws_the_directions_and_every_dtype_has_the_same():
 
 
 @as_subtests("tracked", [True, False])
-def test_keys_of_very_different_size_overflow_nothing_and_leave_no_query_without_weight(tracked):
+def test_keys_of_very_different_size_neither_overflow_nor_leave_a_query_without_weight(tracked):
     case = _performer(100, causal=True, dtype="float32", features=16)
     q, k, v = (x.detach() for x in draw("performer", case))
     k[:, :, ::3] *= 30

@@ -95,7 +95,7 @@ def test_gradients_agree_with_finite_differences(causal, kernel):
 
 
 @MASKS
-def test_weights_go_to_the_own_chunk_and_the_one_before_in_some_round_and_nowhere_else(causal):
+def test_weights_go_only_to_the_own_chunk_and_the_previous_one_of_some_round(causal):
     attention = build(Reformer, case(26, batch=1, heads=1, causal=causal, options={"rounds": 2, "bucket": 4}))
     qk, _ = inputs(case(26, batch=1, heads=1))
     buckets = attention.buckets(qk)
@@ -106,7 +106,7 @@ def test_weights_go_to_the_own_chunk_and_the_one_before_in_some_round_and_nowher
     assert_close(weights.sum(dim=-1), torch.ones(26, dtype=torch.float64))
 
 
-def test_a_token_attends_to_itself_only_where_there_is_no_other_however_long_its_query():
+def test_a_token_attends_to_itself_only_where_there_is_no_other_token():
     attention = build(Reformer, case(26, causal=True, dtype="float32"))
     qk, _ = inputs(case(26), dtype=torch.float32)
     weights = weights_of(attention, 1e4 * qk, attention.buckets(qk))
@@ -241,7 +241,7 @@ def test_flops_are_those_that_torch_counts(tokens, bucket, passes):
     assert Reformer.flops(of) == counter.get_total_flops()
 
 
-def test_flops_of_the_backward_pass_are_what_it_adds():
+def test_flops_of_the_backward_pass_exclude_the_forward_pass():
     forward, backward, both = (
         Reformer.flops(case(64, passes=passes)) for passes in ("forward", "backward", "forward-backward")
     )
@@ -263,7 +263,7 @@ def test_flops_grow_more_slowly_than_the_length_to_the_power_of_one_and_a_half()
         ({"shape": Shape(batch=1, heads=2, kv_heads=1, seq_q=16, seq_k=16, head_dim=8)}, "queries are the keys"),
     ],
 )
-def test_what_it_cannot_do_it_refuses_with_the_reason(change, reason):
+def test_unsupported_cases_are_refused_with_a_reason(change, reason):
     with pytest.raises(Unsupported, match=reason):
         check_support(Reformer.supports, msgspec.structs.replace(case(16), **change))
 

@@ -25,7 +25,7 @@ def test_with_many_buckets_a_bucket_is_a_pair_of_hashes():
 
 
 @as_subtests("buckets", [1, 2, 3, 255, 256, 257, 1000, 4096])
-def test_factors_of_the_number_of_buckets_are_even_and_enough_and_hardly_more(buckets):
+def test_factors_of_the_number_of_buckets_are_even_and_as_few_as_suffice(buckets):
     product = 1
     for factor in bucket_factors(buckets):
         assert factor % 2 == 0

@@ -12,7 +12,7 @@ def _retention(length, *, heads=2, kv_heads=2):
 
 
 @as_subtests("kv_heads", [8, 2])
-def test_what_was_written_some_tokens_ago_has_decayed_by_each_heads_own_factor(kv_heads):
+def test_earlier_tokens_have_decayed_by_the_factor_of_each_head(kv_heads):
     case = _retention(200, heads=8, kv_heads=kv_heads)
     q, k, v = (torch.zeros_like(x) for x in draw("retention", case))
     q[..., 0], k[:, :, 0, 0], v[:, :, 0, 0] = 1, 1, 1
@@ -22,7 +22,7 @@ def test_what_was_written_some_tokens_ago_has_decayed_by_each_heads_own_factor(k
         assert_near(out[0, head, :, 0], (1 - 2.0 ** (-5 - head)) ** steps / 2, 1e-12)  # sqrt(D) is 2
 
 
-def test_the_same_token_again_and_again_adds_up_to_a_geometric_sum():
+def test_a_repeated_token_adds_up_to_a_geometric_sum():
     case = _retention(3000)
     q, k, v = (torch.ones_like(x) for x in draw("retention", case))
     out = built("retention", case)(q, k, v)

@@ -27,7 +27,7 @@ def test_a_ring_of_any_size_equals_flash(ranks, mask):
 
 
 @as_subtests("mask, calls", [(Mask(), 4), (Mask(causal=True), 7)])
-def test_each_block_passes_once_and_causally_in_front_of_those_who_see_it_only(mask, calls):
+def test_each_block_is_passed_on_once_and_causally_only_to_ranks_that_see_it(mask, calls):
     case = _ring(64, 4, mask=mask)
     attention, qkv = built("ring", case), draw("ring", case)
     # Causally: a square on the diagonal for each of four blocks, and what comes after the first three of them.

@@ -58,7 +58,7 @@ def test_tokens_that_point_where_a_centroid_does_are_its_members_in_order():
     assert (attention.members(attention.normalise(qk))[:, :, 2] == torch.tensor([7, 19, 31])).all()
 
 
-def test_size_and_offset_of_a_token_do_not_matter():
+def test_routing_ignores_the_scale_and_the_offset_of_a_token():
     case = _routing(40)
     qk, _, v = draw("routing", case)
     moved = 3 * qk + 2
@@ -66,7 +66,7 @@ def test_size_and_offset_of_a_token_do_not_matter():
     assert_near(built("routing", case)(moved, moved, v), built("routing", case)(qk, qk, v), 1e-4)
 
 
-def test_all_dtypes_route_alike():
+def test_all_dtypes_route_tokens_to_the_same_clusters():
     case = _routing(100)
     narrow = draw("routing", case)[0].detach().bfloat16()
     attention = built("routing", case)

@@ -33,7 +33,7 @@ def _all_pairs(attention, qkv, case):
 @as_subtests("kernel", [None, PLAIN])
 @as_subtests("mask", MASKS)
 @as_subtests("queries", [300, 140, 1])
-def test_near_and_far_keys_by_themselves_equal_vectors_for_all_pairs(monkeypatch, mask, queries, kernel):
+def test_near_and_far_keys_computed_apart_equal_vectors_for_all_pairs(monkeypatch, mask, queries, kernel):
     if kernel:
         monkeypatch.setattr(near_and_far, "kernel_for", lambda _device: kernel)
     case = _shaw(300, {"clip": 5}, mask=mask, queries=queries)
@@ -94,7 +94,7 @@ def test_operations_are_counted_as_torch_counts_them(monkeypatch, passes):
     assert variant("shaw").flops(case) == (total - forward if passes == "backward" else total)
 
 
-def test_a_window_costs_what_it_shows():
+def test_a_window_costs_only_the_pairs_it_shows():
     flops = [variant("shaw").flops(_shaw(length, mask=Mask(causal=True, window=64))) for length in (2048, 4096)]
     assert flops[1] < 2.1 * flops[0]
     assert flops[1] < variant("shaw").flops(_shaw(4096, mask=Mask(causal=True))) / 5

@@ -49,7 +49,7 @@ def test_rows_and_columns_come_to_sum_to_one():
     assert_near(shares.sum(dim=2), ones, 1e-9)
 
 
-def test_scores_far_apart_give_a_permutation():
+def test_well_separated_scores_become_a_permutation():
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
     wanted = torch.eye(9)[order][None]
     torch.testing.assert_close(balanced(100 * wanted, iterations=5).exp(), wanted)
@@ -86,7 +86,7 @@ def test_fewer_queries_give_the_last_rows(causal):
 
 @as_subtests("dtype", ["float32", "bfloat16", "float16"])
 @MASKS
-def test_keys_however_long_leave_output_and_gradients_finite(causal, dtype):
+def test_outputs_and_gradients_stay_finite_for_very_long_keys(causal, dtype):
     case = _case(333, causal=causal, dtype=dtype, block=16)
     attention, (q, k, v) = built("sinkhorn", case), draw("sinkhorn", case)
     k = (30 * k).detach().requires_grad_()

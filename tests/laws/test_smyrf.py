@@ -33,7 +33,7 @@ def test_one_cluster_equals_exact_attention(queries, keys, rounds):
         assert_near(found, right, 1e-12)
 
 
-def test_the_transformed_are_on_one_sphere_and_nearer_the_larger_their_product():
+def test_transformed_vectors_lie_on_a_sphere_and_are_closer_the_larger_their_product():
     q_TD, k_SD = torch.randn(7, 5, dtype=torch.float64), torch.randn(9, 5, dtype=torch.float64)
     queries, keys = (torch.stack(x) for x in on_sphere(q_TD, k_SD))
     square = queries[0] @ queries[0]
@@ -121,7 +121,7 @@ def test_memory_grows_with_the_length_and_not_with_its_square():
 
 
 @as_subtests("mask, reason", [(Mask(causal=True), "later ones too"), (Mask(window=8), "window")])
-def test_what_it_does_not_define_it_refuses_with_the_reason(mask, reason):
+def test_unsupported_cases_are_refused_with_a_reason(mask, reason):
     with pytest.raises(Unsupported, match=reason):
         check_support(Smyrf.supports, msgspec.structs.replace(_case(16), mask=mask))
 

@@ -71,7 +71,7 @@ def test_decoding_costs_the_same_at_any_length():
     assert len(flops) == 1
 
 
-def test_filling_never_makes_an_output_or_gradient_that_is_no_number():
+def test_padding_never_makes_an_output_or_gradient_nan():
     case = _sparse(41, queries=6, causal=True, block=8, globals=0, neighbours=0)
     qkv = draw("sparse", case)
     out = built("sparse", case)(*qkv)

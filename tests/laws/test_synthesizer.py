@@ -33,7 +33,7 @@ def _learned(case):
 @as_subtests("queries", [1, 19, 21])
 @as_subtests("mask", [Mask(), CAUSAL])
 @as_subtests("form", FORMS)
-def test_whatever_is_learned_the_output_is_that_of_the_slow_formulation(form, mask, queries, monkeypatch):
+def test_the_output_equals_the_slow_formulation_whatever_the_weights(form, mask, queries, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)  # so that there are several runs of queries
     case = _case(form, 21, queries=queries, mask=mask, kv_heads=1)
     attention, qkv = _learned(case), draw("synthesizer", case)
@@ -110,7 +110,7 @@ def test_a_form_learns_as_much_as_the_paper_counts():
 
 
 @as_subtests("keys", [1, 2, 3, 4, 12, 13, 16, 17, 4096, 5000])
-def test_two_factors_reach_every_key_and_few_more(keys):
+def test_two_factors_cover_every_key_and_few_more(keys):
     outer, inner = factors(keys)
     assert keys <= outer * inner < keys + inner
     assert abs(outer - inner) <= 1

@@ -7,7 +7,7 @@ from laws.workloads import WORKLOADS, assert_near, built, case_for, draw
 
 
 @as_subtests("mask", [Mask(), Mask(causal=True), Mask(causal=True, window=4)])
-def test_heads_that_do_not_talk_are_exact_attention(mask):
+def test_heads_that_are_not_mixed_are_exact_attention(mask):
     case = case_for("talking-heads", WORKLOADS["full"], mask=mask)
     attention, qkv = built("talking-heads", case), draw("talking-heads", case)
     with torch.no_grad():

@@ -64,7 +64,7 @@ def test_a_seed_changes_the_order_of_digits_and_never_the_split() -> None:
     assert drawn(task, "test", 30)[0].tolist() == orders[0][:30]
 
 
-def test_images_to_learn_from_are_moved_by_no_more_than_asked_and_are_of_their_own_split() -> None:
+def test_training_images_are_shifted_by_no_more_than_asked_and_stay_in_their_split() -> None:
     own = drawn(Digits(Digits.Options(shift=0)), "train")
     known = {}
     for row, digit in zip(*own, strict=True):
@@ -88,7 +88,7 @@ def test_patches_of_digits_are_the_pixels_between_0_and_1() -> None:
         assert np.allclose(np.array(images).reshape(20, 64) * 16, pixels_NT, atol=1e-5)
 
 
-def test_the_nearest_image_to_learn_from_names_most_digits_of_the_test() -> None:
+def test_the_nearest_training_image_names_most_digits_of_the_test_split() -> None:
     task = Digits(Digits.Options(shift=0))
     nearest = KNeighborsClassifier(1).fit(*drawn(task, "train"))
     assert nearest.score(*drawn(task, "test")) > 0.95
@@ -112,7 +112,7 @@ def test_patches_that_do_not_divide_an_image_are_refused_by_name(task: Any, side
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Any:
-    """Write five training files of 4 to 8 images and a test file of 15; give what is in them, and where."""
+    """Write five training files of 4 to 8 images and a test file of 15; return what is in them, and where."""
     random = np.random.default_rng(1)
     found = SimpleNamespace(path=tmp_path, images={}, classes={})
     for name, count in (*((f"data_batch_{number}", 3 + number) for number in range(1, 6)), ("test_batch", 15)):
@@ -174,7 +174,7 @@ def test_the_hub_gives_the_same_examples_as_the_files(colours: Any, monkeypatch:
     assert np.array_equal(targets, classes)
 
 
-def test_without_a_network_the_row_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_row_says_so_and_gives_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     def load_dataset(name: str, *, split: str) -> None:
         raise ConnectionError("no route to host")
 

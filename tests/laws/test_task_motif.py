@@ -25,7 +25,7 @@ def drawn(count: int, seed: int = 0, **options: Any) -> tuple[Motif, np.ndarray,
 
 
 def scan(sequence: np.ndarray, weights_MWA: np.ndarray) -> np.ndarray:
-    """Give the log-odds of each motif beginning at each place against the background [M, L]."""
+    """Return the log-odds of each motif beginning at each place against the background [M, L]."""
     places = range(len(sequence) - weights_MWA.shape[1] + 1)
     return np.array(
         [
@@ -53,7 +53,7 @@ def test_scanning_with_the_matrices_names_the_pair_and_its_order(options: dict[s
     assert task.form.outputs == len(pairs)
 
 
-def test_sharp_motifs_stand_once_each_at_distances_and_places_that_are_all_alike_likely() -> None:
+def test_sharp_motifs_occur_once_each_at_uniformly_drawn_distances_and_places() -> None:
     near, far, length, count = 3, 12, 60, 3000
     task, sequences, targets = drawn(count, length=length, motifs=3, bases=12, sharpness=1.0, near=near, far=far)
     words = ["".join(map(str, own)) for own in matrices(3, 12, 1.0).argmax(-1).tolist()]
@@ -70,7 +70,7 @@ def test_sharp_motifs_stand_once_each_at_distances_and_places_that_are_all_alike
     assert np.histogram(firsts, bins=4, range=(0, 1.001))[0] / count == pytest.approx([0.25] * 4, abs=0.05)
 
 
-def test_a_places_own_base_has_its_weight_and_all_others_are_alike_likely() -> None:
+def test_the_base_of_a_place_has_its_weight_and_all_others_are_equally_likely() -> None:
     count, sharpness = 20_000, 0.7
     _, sequences, targets = drawn(count, length=24, motifs=2, bases=8, sharpness=sharpness, near=8, far=8)
     weights_MWA = matrices(2, 8, sharpness).numpy()

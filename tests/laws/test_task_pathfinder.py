@@ -53,7 +53,7 @@ def test_the_answer_is_whether_one_can_walk_from_dot_to_dot_over_the_gaps(option
 
 
 @as_subtests("options", KINDS)
-def test_there_are_two_long_paths_of_all_dashes_and_shorter_ones_far_enough_apart(options: dict[str, Any]) -> None:
+def test_there_are_two_long_paths_and_shorter_ones_far_enough_apart(options: dict[str, Any]) -> None:
     made = Pathfinder.Options(**options)
     long, short = made.dashes * made.dash, max(1, made.dashes // 3) * made.dash
     for image_YX, _ in zip(*drawn(40, **options), strict=True):
@@ -90,7 +90,7 @@ def test_both_answers_are_as_likely(many: tuple[np.ndarray, np.ndarray]) -> None
     assert binomtest(int(many[1].sum()), len(many[1])).pvalue > 0.001
 
 
-def test_neither_the_dots_distance_nor_the_number_of_pixels_tells_the_answer(
+def test_neither_the_distance_of_the_dots_nor_the_number_of_pixels_reveals_the_answer(
     many: tuple[np.ndarray, np.ndarray],
 ) -> None:
     images_NYX, targets_N = many
@@ -100,7 +100,7 @@ def test_neither_the_dots_distance_nor_the_number_of_pixels_tells_the_answer(
     assert {int((image_YX == DASH).sum()) for image_YX in images_NYX} == {2 * 3 * 2 - 2}
 
 
-def test_no_weighing_of_single_pixels_tells_the_answer(many: tuple[np.ndarray, np.ndarray]) -> None:
+def test_no_linear_classifier_of_pixels_finds_the_answer(many: tuple[np.ndarray, np.ndarray]) -> None:
     images_NYX, targets_N = many
     levels_NF = np.concatenate([images_NYX == DASH, images_NYX == DOT], axis=1).reshape(len(images_NYX), -1)
     probe = RidgeClassifier(alpha=100.0).fit(levels_NF[:4000], targets_N[:4000])
@@ -112,7 +112,7 @@ def test_no_weighing_of_single_pixels_tells_the_answer(many: tuple[np.ndarray, n
     assert probe.score(known[4000:], targets_N[4000:]) == 1
 
 
-def test_no_rule_about_where_the_dots_are_tells_the_answer(many: tuple[np.ndarray, np.ndarray]) -> None:
+def test_no_rule_about_the_places_of_the_dots_reveals_the_answer(many: tuple[np.ndarray, np.ndarray]) -> None:
     images_NYX, targets_N = many
     dots_NF = np.argwhere(images_NYX == DOT)[:, 1:].reshape(-1, 4)
     features_NF = np.concatenate([dots_NF, dots_NF[:, 2:] - dots_NF[:, :2]], axis=1)

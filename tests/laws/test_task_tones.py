@@ -53,14 +53,14 @@ def heard(wave_T: np.ndarray, options: Tones.Options) -> tuple[int, ...]:
 @as_subtests(
     "options", [TINY, {"samples": 6000, "rate": 6000, "vowels": 4, "formants": 2, "syllables": 3, "warp": 0.2}]
 )
-def test_linear_prediction_hears_most_clean_words(options: dict[str, Any]) -> None:
+def test_linear_prediction_recognises_most_clean_words(options: dict[str, Any]) -> None:
     task, waves, targets = drawn(150, **options, noise_db=60.0)
     right = [heard(wave, task.options) == task.words[target] for wave, target in zip(waves, targets, strict=True)]
     assert len(task.words) <= 1 / 0.02
     assert np.mean(right) > 0.6
 
 
-def test_words_are_all_sequences_of_vowels_without_the_same_twice_in_a_row_and_all_alike_likely() -> None:
+def test_words_are_equally_likely_sequences_of_vowels_without_repeats() -> None:
     for vowels, syllables in ((2, 1), (3, 2), (4, 3)):
         every = [word for word in product(range(vowels), repeat=syllables) if all(map(int.__ne__, word, word[1:]))]
         assert tones.words(vowels, syllables) == every
@@ -79,7 +79,7 @@ def test_a_resonator_is_the_recursive_filter_of_its_formula() -> None:
     assert found[0].numpy() == pytest.approx(expected, abs=1e-5)
 
 
-def test_noise_is_as_far_below_the_voice_as_asked() -> None:
+def test_noise_is_the_requested_number_of_decibels_below_the_voice() -> None:
     clean, noisy = (drawn(50, **TINY, noise_db=noise_db)[1] for noise_db in (200.0, 12.0))
     gain_N1 = (clean * noisy).mean(axis=1, keepdims=True)  # both have mean square 1
     noise = noisy / gain_N1 - clean
@@ -87,7 +87,7 @@ def test_noise_is_as_far_below_the_voice_as_asked() -> None:
     assert 10 * np.log10((clean**2).mean() / (noise**2).mean()) == pytest.approx(12, abs=0.3)
 
 
-def test_voices_have_pitches_from_low_to_high_and_words_begin_when_they_like() -> None:
+def test_voices_vary_in_pitch_and_words_in_when_they_begin() -> None:
     task, waves, _ = drawn(300, **TINY | {"samples": 3000}, noise_db=60.0)
     pitches, begins = [], []
     for wave in waves:

@@ -58,7 +58,7 @@ def answer(words: list[str], scene_GG: np.ndarray) -> str:
 
 @as_subtests("grid", [2, 3])
 @as_subtests("ask", KINDS)
-def test_recognising_all_images_of_a_scene_answers_its_question(ask: str, grid: int) -> None:
+def test_recognising_every_image_of_a_scene_answers_its_question(ask: str, grid: int) -> None:
     for words, images_GG, given in drawn(200, ask=ask, grid=grid):
         assert answer(words, GIVEN.target[images_GG]) == given
 
@@ -69,7 +69,7 @@ def kind(words: list[str]) -> str:
     return "beside" if words[2] == "" else "order"
 
 
-def test_kinds_are_alike_likely_and_so_are_the_answers_of_each() -> None:
+def test_kinds_of_questions_and_their_answers_are_equally_likely() -> None:
     examples = drawn(8000, grid=2)
     found = {each: Counter(given for words, _, given in examples if kind(words) == each) for each in KINDS}
     assert [each.total() / 8000 for each in found.values()] == pytest.approx([0.25] * 4, abs=0.022)

@@ -35,7 +35,7 @@ def forward(name: str, seq: int) -> Work:
 
 
 @as_subtests("name", COUNTED)
-def test_no_kernel_of_a_mechanism_is_out_of_the_counter_s_sight(name):
+def test_the_counter_sees_every_kernel_of_a_mechanism(name):
     assert forward(name, 2048).whole
 
 
@@ -57,7 +57,7 @@ def test_the_count_is_the_same_each_time_and_after_other_calls(name):
 
 # Fused kernels keep their scores to themselves, so that what is not materialised grows as the sequence does.
 @as_subtests("name", COUNTED)
-def test_traffic_grows_as_the_mechanism_says_that_it_does_or_less(name):
+def test_traffic_grows_no_faster_than_the_mechanism_declares(name):
     shorter, longer = forward(name, 2048).bytes, forward(name, 4096).bytes
     assert longer - shorter >= least_bytes(workload(name, 4096)) - least_bytes(workload(name, 2048))
     power = math.log2(longer / shorter)
@@ -66,13 +66,13 @@ def test_traffic_grows_as_the_mechanism_says_that_it_does_or_less(name):
         assert power > 1.9
 
 
-def test_scores_that_are_materialised_are_written_and_read_as_often_as_a_formula_needs_them():
+def test_traffic_of_materialised_scores_matches_a_hand_count():
     seq, scores, tensor = 2048, 2048 * 2048 * 4, 2048 * 32 * 4
     # Scale q; q k^T; softmax, read and written in place; the product with v.
     assert forward("vanilla", seq).bytes == 2 * tensor + (2 * tensor + scores) + 2 * scores + (scores + 2 * tensor)
 
 
-def test_a_compiled_kernel_counts_what_a_fused_one_is_seen_to_move():
+def test_a_compiled_kernel_declares_the_traffic_observed_of_a_fused_one():
     fused = workload("sdpa-flash", 256)
     log_sum_exp = 256 * 4
     assert (

@@ -23,12 +23,12 @@ def tuned():
 TUNED = list(tuned())
 
 
-def test_mechanisms_of_every_kind_say_what_can_be_tuned():
+def test_mechanisms_of_every_kind_declare_tunable_options():
     assert {"linformer", "reformer", "block-sparse", "window", "performer", "nystrom"} <= dict(TUNED).keys()
 
 
 @as_subtests("name, variant", TUNED)
-def test_every_value_is_one_that_the_variant_takes(name, variant):
+def test_every_declared_value_is_valid(name, variant):
     for option, tune in tunes_of(variant).items():
         assert len(set(tune.values)) == len(tune.values) > 0
         for value in tune.values:
@@ -36,7 +36,7 @@ def test_every_value_is_one_that_the_variant_takes(name, variant):
 
 
 @as_subtests("name, variant", TUNED)
-def test_where_quality_is_said_not_to_fall_the_dearest_setting_errs_no_more_than_the_cheapest(name, variant):
+def test_the_most_expensive_setting_of_a_monotone_option_errs_no_more_than_the_cheapest(name, variant):
     tunes = {option: tune for option, tune in tunes_of(variant).items() if tune.monotone}
     cheapest, dearest = (error(name, variant, {o: tune.values[end] for o, tune in tunes.items()}) for end in (0, -1))
     assert dearest <= cheapest

@@ -49,7 +49,7 @@ def test_a_window_as_wide_as_the_sequence_is_exact_attention(mask):
 
 
 @as_subtests("mask", MASKS)
-def test_a_dilated_window_is_a_window_among_positions_that_are_alike(mask):
+def test_a_dilated_window_is_a_window_over_every_nth_position(mask):
     case = _window(600, mask=mask, width=20, dilation=3)
     q, k, v = draw("window", case)
     apart = built("window", _window(200, mask=mask, width=20))

@@ -30,7 +30,7 @@ MECHANISMS: dict[str, Entry] = {
 
 
 def _obeys(name: str, entry: Entry) -> bool:
-    """Whether the laws are run over a mechanism: not if it starts from tokens, is for GPUs only, or is left alone."""
+    """Return whether the laws are run over a mechanism: not if it starts from tokens, needs a GPU, or is `alone`."""
     support = support_of(load(entry.target))
     return support.level == "core" and "cpu" in support.devices and not (name in REFERENCES and REFERENCES[name].alone)
 
@@ -75,7 +75,7 @@ def variant(name: str) -> Any:
 
 
 def case_for(name: str, workload: Case, options: Mapping[str, Option] | None = None, **changes: Any) -> Case:
-    """Make a workload a variant's case, with options under which its sequence is long."""
+    """Return a workload as a variant's case, with options under which its short sequence is long."""
     given = REFERENCES[name].options[0] if options is None else options
     complete = msgspec.structs.asdict(complete_options(variant(name), given))
     return msgspec.structs.replace(workload, variant=name, options=complete, **changes)
@@ -87,7 +87,7 @@ def built(name: str, case: Case) -> Attention:
 
 @functools.cache
 def defines(name: str, workload: str) -> bool:
-    """Whether a variant takes a workload. One that cannot be imported or breaks counts, so that its laws fail."""
+    """Return whether a variant serves a workload. One that fails to import or to build counts: its laws fail."""
     try:
         built(name, case_for(name, WORKLOADS[workload]))
     except Unsupported:
@@ -125,7 +125,7 @@ def _items(keeps: Callable[[str], bool], workloads: tuple[str, ...], *, suffix: 
 
 
 def mask_of(name: str) -> Mask:
-    """Give the mask of attention in full, or, where a mechanism has only its causal form, that."""
+    """Return the full mask, or the causal one for a mechanism that has only its causal form."""
     return Mask() if support_of(variant(name)).full is True else CAUSAL
 
 
@@ -134,7 +134,7 @@ def ties(name: str) -> bool:
 
 
 def breaks(name: str, law: Law) -> bool:
-    """Whether a mechanism says that it does not keep a law."""
+    """Return whether a mechanism declares that it does not keep a law."""
     return law in REFERENCES[name].breaks
 
 
@@ -152,16 +152,25 @@ def draw(name: str, case: Case, *, seed: int = 0) -> Qkv:
 
 
 def leaves(qkv: Qkv) -> list[torch.Tensor]:
-    """List the inputs, one that stands for two once."""
+    """Return the inputs, one that stands for both queries and keys once."""
     return [x for i, x in enumerate(qkv) if all(x is not earlier for earlier in qkv[:i])]
 
 
 def weights_of(attention: Attention) -> list[torch.Tensor]:
-    """List what a mechanism learns."""
+    """Return the parameters of a mechanism."""
     return list(attention.parameters()) if isinstance(attention, torch.nn.Module) else []
 
 
 def assert_near(value: torch.Tensor, true: torch.Tensor, tolerance: float) -> None:
-    """Compare by the relative Frobenius error; what should be nothing at all is measured against 0.001."""
+    """Compare by the relative Frobenius error, or, where the true value is near zero, relative to 0.001."""
     value, true = value.detach().double(), true.detach().double()
-    assert (value - true).norm() <= tolerance * max(true.norm(), 1e-3)
+    error = float((value - true).norm() / max(true.norm(), 1e-3))
+    if error <= tolerance:
+        return
+    value, true = torch.broadcast_tensors(value, true)
+    farthest = (value - true).abs().nan_to_num(nan=torch.inf).argmax()
+    place = tuple(int(i) for i in torch.unravel_index(farthest, true.shape))
+    raise AssertionError(
+        f"off by {error:.3g} of its norm, at most {tolerance:g} allowed; "
+        f"the farthest, at {list(place)}: expected {float(true[place]):.9g}, found {float(value[place]):.9g}"
+    )

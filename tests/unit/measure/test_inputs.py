@@ -82,7 +82,7 @@ def test_every_feature_has_unit_variance(inputs: str) -> None:
 
 
 def near(q_TD: torch.Tensor, k_SD: torch.Tensor) -> torch.Tensor:
-    """Tell which keys are in a query's group: their scores stand far above all others."""
+    """Return which keys are in a query's group: their scores are far above all others."""
     return q_TD @ k_SD.T / math.sqrt(q_TD.shape[-1]) > 0.4 * math.sqrt(q_TD.shape[-1])
 
 

@@ -27,7 +27,7 @@ READINGS = (
 
 @pytest.fixture
 def gpu_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., nvml.Gpu]:
-    """Give a device of UUID abc, on these boards."""
+    """Return a device of UUID abc, on these boards."""
 
     def make(boards: dict[str, Board], **parts: object) -> nvml.Gpu:
         cuda = SimpleNamespace(get_device_properties=lambda _device: SimpleNamespace(uuid="abc"))

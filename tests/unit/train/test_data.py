@@ -15,7 +15,7 @@ FEW = Training(train_examples=40, validation_examples=40, test_examples=40)
 
 
 class Parity:
-    """Give the parity of six bits: of 64 inputs, many are drawn more than once."""
+    """Return the parity of six bits: of 64 inputs, many are drawn more than once."""
 
     form = Form(length=BITS, vocabulary=2, answer="class", outputs=2)
 
@@ -25,7 +25,7 @@ class Parity:
 
 
 class Given:
-    """Give the same examples whatever is asked."""
+    """Return the same examples whatever is asked."""
 
     def __init__(self, form: Form, *given: object) -> None:
         self.form, self.given = form, given

@@ -18,7 +18,7 @@ UNEQUAL = (6, 0, 1, 3, 0, 0, 2, 5)
 
 
 def step(model: Model, training: Training, *, asked: tuple[int, ...] | None = None) -> float:
-    """Take the first step of a training on one batch, and give its loss."""
+    """Return the loss of the first training step on one batch."""
     optimizer = make_optimizer(model.parameters(), training)
     return update(model, examples_of(model.form, asked=asked), training, optimizer=optimizer, step=1)
 

@@ -74,7 +74,7 @@ def examples_of(form: Form, count: int = 8, *, seed: int = 0, asked: Sequence[in
 
 
 class Sign:
-    """Tell whether the first feature is positive on average; with `lie`, the training split says the opposite."""
+    """Ask whether the first feature is positive on average; with `lie`, the training split says the opposite."""
 
     form = Form(length=LENGTH, features=1, answer="class", outputs=2)
 
