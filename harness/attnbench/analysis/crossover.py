@@ -135,7 +135,7 @@ def _crossing(
 
 
 def _interval(span: Sequence[_Ratio]) -> tuple[float | None, float | None]:
-    """Return the lengths between which the band of a span holds zero; the span's ends where it holds zero there."""
+    """Return the lengths between which the band of a span contains zero, or the ends of the span."""
     lower = [(math.log(ratio.length), ratio.low) for ratio in span if ratio.low is not None]
     upper = [(math.log(ratio.length), ratio.high) for ratio in span if ratio.high is not None]
     if len(lower) < 2:

@@ -87,7 +87,7 @@ def fronts(rows: Iterable[Row], objectives: Collection[str] = OBJECTIVES) -> lis
 
 
 def most_telling(several: Sequence[Front]) -> Front | None:
-    """Return the front that represents all: of those that rank the most variants the longest, with the most heads.
+    """Return the front that represents all: of those that rank the most variants, the longest with the most heads.
 
     Between equals, the one whose task is longest and has the most heads.
     """

@@ -52,36 +52,34 @@ class Row(Struct, frozen=True, kw_only=True):
     probe: Probe
     protocol: Protocol
     metric: Annotated[str, Meta(description="what was measured")]
-    status: Annotated[Status, Meta(description="ok, or what became of the case instead")]
+    status: Annotated[Status, Meta(description="ok, or why there is no value")]
     value: Annotated[
-        float | None, _in_unit("the reported figure: median of the process medians, or mean over seeds; null unless ok")
+        float | None, _in_unit("the reported value: median of the process medians, or mean over seeds; null unless ok")
     ] = None
     low: Annotated[float | None, _in_unit("lower end of its 95% interval; null below 3 rounds or seeds")] = None
-    high: Annotated[float | None, _in_unit("upper end of it")] = None
-    unit: Annotated[str, Meta(description="of the figures of this row: a base unit (s, bytes, J), a rate of it, or 1")]
-    samples: Annotated[int, Meta(description="values that the figure is made of, over all rounds")] = 0
-    rounds: Annotated[int, Meta(description="rounds, or seeds, that gave a figure")] = 0
+    high: Annotated[float | None, _in_unit("upper end of the 95% interval")] = None
+    unit: Annotated[str, Meta(description="unit of the row's values: s, bytes, J, a rate, 1, or a plugin's own")]
+    samples: Annotated[int, Meta(description="number of samples behind the value, over all rounds")] = 0
+    rounds: Annotated[int, Meta(description="number of rounds, or seeds, that gave a value")] = 0
     noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, unusable")] = ""
     backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")] = ""
-    detail: Annotated[str, Meta(description="why there is no figure, or which rounds gave none")] = ""
+    detail: Annotated[str, Meta(description="why there is no value, or which rounds gave none")] = ""
     min: Annotated[float | None, _in_unit("smallest sample of all processes")] = None
     p05: Annotated[float | None, _in_unit("5% of all samples lie below")] = None
     p95: Annotated[float | None, _in_unit("95% of all samples lie below")] = None
     iqr: Annotated[float | None, _in_unit("width of the middle half of all samples")] = None
     spread: Annotated[
-        float | None, Meta(description="standard deviation of a repetition over the value", extra={"unit": "share"})
+        float | None, Meta(description="standard deviation of a repetition, over the value", extra={"unit": "share"})
     ] = None
     medians: Annotated[
-        dict[int, float], _in_unit("median of each round's process, by round: what comparisons are made from")
+        dict[int, float], _in_unit("median of each round's process, by round; comparisons are made from these")
     ] = {}
     outliers: Annotated[int, Meta(description="samples beyond Tukey's fences (1.5 IQR) of their process")] = 0
-    flags: Annotated[
-        tuple[str, ...], Meta(description="what to know of the figure: once, few_samples, diverged, ...")
-    ] = ()
-    primary: Annotated[bool, Meta(description="whether this is the metric by which its probe is known in tables")]
-    higher_is_better: Annotated[bool, Meta(description="whether a larger value is a better one")] = False
+    flags: Annotated[tuple[str, ...], Meta(description="remarks on the value: once, few_samples, diverged, ...")] = ()
+    primary: Annotated[bool, Meta(description="whether tables show this metric by default")]
+    higher_is_better: Annotated[bool, Meta(description="whether larger values are better")] = False
     facts: Annotated[
-        dict[str, Option], Meta(description="what the rounds found out besides; where they differ, the last one's")
+        dict[str, Option], Meta(description="what else the rounds recorded; where they differ, the last round's")
     ] = {}
     environment: Annotated[str, Meta(description="key of the last round's environment in the journal")] = ""
 

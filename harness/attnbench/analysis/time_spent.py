@@ -33,7 +33,7 @@ class TimeSpent(Struct, frozen=True, kw_only=True):
         return sum(self.by_kind.values()) + self.between_s
 
     def sentence(self) -> str:
-        """Render it in a line or two."""
+        """Return the times as a sentence."""
         parts = [f"{_NAMES.get(kind, kind)} {duration(seconds)}" for kind, seconds in self.by_kind.items()]
         if self.around_s is not None:
             calls = f"(calls {duration(self.calls_s)}; a median of {duration(self.around_s)} around those of a job)"

@@ -82,7 +82,7 @@ def _print(found: "Comparisons") -> None:
 
 
 def _hold(pairs: "Sequence[Comparison]", conditions: "Sequence[Condition]") -> None:
-    """Exit with 1 where a comparison is what it must not be; say so where none could have been."""
+    """Exit with 1 if a comparison meets a condition; warn if no comparison reached a verdict at all."""
     from attnbench.analysis.conditions import violations
     from attnbench.report.comparison import label
 

@@ -150,7 +150,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
 
 
 class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """Samples of one metric from one process, in base units (s, bytes, J, 1 or a plugin's own) or integer nanoseconds.
+    """Samples of one metric from one process, in a base unit, a plugin's own unit, or integer nanoseconds.
 
     A sample that is not finite is stored as null (JSON has no infinity) under the flag `non_finite`.
     """

@@ -29,7 +29,7 @@ def bound_memory(allowed: int | None) -> None:
 
 
 def prefer_as_victim() -> None:
-    """Ask the kernel to kill this process first, should the machine run out of memory all the same."""
+    """Ask the kernel to kill this process first if the machine runs out of memory."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -77,7 +77,7 @@ class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
 
 
 class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
-    """Read those of a trained model on an example of its task; no heads or layers: all. Answer: a Reading."""
+    """Read a trained model's matrices on an example of its task; no heads or layers: all. Answer: a Reading."""
 
     checkpoint: str
     heads: tuple[int, ...] = ()

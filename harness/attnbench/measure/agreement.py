@@ -168,7 +168,7 @@ def _approximation_errors(own: Tensors, exact: Tensors, *, names: Sequence[str])
 
 
 def _numerical_error(own: Tensors, twin: Callable[[], Tensors], *, seconds: float) -> tuple[Values, Facts]:
-    """Compare with the mechanism's own float64 results; where it does not serve float64 or has no room, say why not."""
+    """Compare with the mechanism's own results in float64, or return the reason why there are none."""
     if seconds > _LONGEST_CALL_S:
         reason = f"left out: a call took {seconds:.1f} s, and in float64 it takes several times that"
         return {}, {"numerical_error": reason}
@@ -188,7 +188,7 @@ def _twin_results(workload: Workload, job: Job, wide: Inputs | Tokens, rows_R: t
 
 
 def _inspected(workload: Workload, *, call_s: float) -> tuple[Values, Facts]:
-    """Measure the masses of the effective weights, and the leak through the mask; say why one is left out."""
+    """Measure the masses of the effective weights and the mask leak; return the reason for each that is left out."""
     values: Values = {}
     left_out: Facts = {}
     for metric, inspect in {"kept_mass": weights.inspect, "mask_leak": leaks.inspect}.items():

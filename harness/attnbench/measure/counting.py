@@ -150,7 +150,7 @@ def _fused_forward(q: Size, k: Size, v: Size, *rest: Any, **named: Any) -> int:
 
 
 def _fused_backward(_grad: Size, q: Size, k: Size, v: Size, *rest: Any, **named: Any) -> int:
-    """Return those of its backward, 5 products for 2, called with (grad, q, k, v, out, lse, dropout_p, is_causal)."""
+    """Return its backward's FLOPs, 5 products for 2, called with (grad, q, k, v, out, lse, dropout_p, is_causal)."""
     return _visible(int(sdpa_flop_count(q, k, v)) * 5 // 2, q, k, is_causal=named.get("is_causal", any(rest[3:4])))
 
 

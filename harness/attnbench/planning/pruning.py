@@ -40,7 +40,7 @@ class Pruner:
             self._too_long.setdefault(_family(job), []).append((job.case.shape, ended))
 
     def reason_to_skip(self, job: Job) -> str | None:
-        """Return why a job need not be done, or None. A twin shares its baseline's fate: alone it shows nothing."""
+        """Return why a job need not be done, or None. A twin is skipped with its baseline: alone it shows nothing."""
         first = msgspec.structs.replace(job, probe=msgspec.structs.replace(job.probe, twin=False))
         closed = self._closed.get(job.question) or self._closed.get(first.question)
         return closed or (self._pruned(job) if self.prune else None)

@@ -32,7 +32,7 @@ def _column(values: Sequence[Value]) -> Coded:
 
 
 def _printable(value: Value) -> Value:
-    """Escape what does not print, and return a boolean as a word: in a dictionary true would be 1."""
+    """Escape unprintable characters, and spell booleans, which a dictionary could not tell from 0 and 1."""
     return plain(value) if isinstance(value, str) else ("no", "yes")[value] if isinstance(value, bool) else value
 
 

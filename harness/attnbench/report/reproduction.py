@@ -16,7 +16,7 @@ Section = dict[str, Any]
 
 
 def reproduction(plan: Plan, environments: Mapping[str, Environment]) -> dict[str, Any]:
-    """Return all of it as JSON values: every field with its value, defaults included."""
+    """Return what a repetition needs, as JSON values: every field, defaults included."""
     return {
         "run": plan.run,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(plan.created_s)),
@@ -38,7 +38,7 @@ def reproduction(plan: Plan, environments: Mapping[str, Environment]) -> dict[st
 
 
 def sections(whole: dict[str, Any]) -> Iterable[Section]:
-    """Arrange it for reading: the run, each protocol, the plugins, each environment."""
+    """Return the facts in sections: the run, each protocol, the plugins, each environment."""
     lists = ("protocols", "variants", "tasks", "environments")
     yield {"": f"run {whole['run']}"} | {name: value for name, value in whole.items() if name not in ("run", *lists)}
     for protocol in whole["protocols"]:

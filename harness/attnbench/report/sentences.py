@@ -143,7 +143,7 @@ def _counted(topic: str, leads: Sequence[Lead], names: VariantNames, *, among: s
 
 
 def _against(comparisons: Sequence[AgainstBaseline], names: VariantNames) -> Iterator[Sentence]:
-    """Yield how the variants compare with the sweep's first one, at the longest length of each setting."""
+    """Yield how variants compare with the sweep's first one, at the longest length of each setting."""
     compared = (against for against in comparisons if against.pairs)
     for passes, group in groupby(compared, lambda against: against.axes["passes"]):
         of_pass = list(group)

@@ -255,5 +255,5 @@ def _folded(name: str, width: int) -> str:
 
 
 def _encodable(text: str, options: ConsoleOptions) -> str:
-    """Escape what the console's encoding lacks."""
+    """Escape characters that the console's encoding cannot represent."""
     return text.encode(options.encoding, "backslashreplace").decode(options.encoding)

@@ -67,7 +67,7 @@ class _Scale(Struct, frozen=True):
 
 
 def picture(lines: Sequence[Sequence[Panel]], visible_TS: Visible, *, caption: str, form: str, log: bool) -> bytes:
-    """Draw lines of panels as a picture of a format. Colours are sizes of weights, without signs; grey is masked.
+    """Draw rows of panels as a picture. Colours show the magnitude of weights, without signs; masked points are grey.
 
     Where a matrix has more than 256 rows or columns each point is the largest of a block of weights, so that no weight
     is lost between points; the picture says so.
@@ -88,12 +88,12 @@ def picture(lines: Sequence[Sequence[Panel]], visible_TS: Visible, *, caption: s
 
 
 def _is_signed(lines: Sequence[Sequence[Panel]]) -> bool:
-    """Return whether there are weights below zero, rounding apart."""
+    """Return whether any weight is negative by more than rounding."""
     return any(panel.matrix_TS.min() < -1e-5 * panel.matrix_TS.max() for line in lines for panel in line)
 
 
 def _shown(matrix_TS: Matrix, visible_TS: Visible, block: int) -> Points:
-    """Return the points of a panel; a masked one that bears weight all the same is shown."""
+    """Return the points of a panel; a masked point with a weight is drawn, as it is a fault."""
     sizes_TS = np.abs(matrix_TS)
     seen_TS = visible_TS | (sizes_TS > sizes_TS.max() * np.finfo(np.float32).eps)
     return np.ma.masked_array(_pooled(sizes_TS, block), _pooled(seen_TS, block) == 0)
@@ -116,7 +116,7 @@ def _scale(shown: Iterable[Points], *, log: bool) -> _Scale:
 
 
 def _broken(lines: Sequence[list[Json]]) -> list[list[Json]]:
-    """Return lines of panels; a single one is broken where it is long."""
+    """Return rows of panels; a single long row is wrapped."""
     (first, *others), across = lines, len(lines[0])
     if others or across <= _ACROSS:
         return list(lines)

@@ -181,7 +181,7 @@ def _one(values: Sequence[T], flag: str) -> T:
 
 
 def _lacking(answer: Recommendation, workload: Sweep, needs: Needs) -> Sweep | None:
-    """Return the sweep that measures every line at this very length; None where all of them are measured."""
+    """Return the sweep that measures what is missing at the workload's length; None if nothing is."""
     lines = [line for line in answer.lines if line.lacks or (line.verdict != "fails" and _extrapolated(line))]
     metrics = [probe for line in lines for probe in (*line.lacks, *_extrapolated(line))]
     variants: str | None = ",".join(map(_spec, lines))

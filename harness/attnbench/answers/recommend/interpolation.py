@@ -1,4 +1,4 @@
-"""Estimates at a length: as measured, interpolated between lengths, or extrapolated a bit beyond as a power law.
+"""Estimates at a length: measured, interpolated between lengths, or extrapolated slightly beyond them by a power law.
 
 Made from rows of one variant that differ in their length alone.
 """

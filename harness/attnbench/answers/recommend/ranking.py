@@ -163,7 +163,7 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
 
 
 def _has_same_keys(rows: Rows, workload: Case) -> bool:
-    """Return whether rows that are not square have as many keys as the workload."""
+    """Return whether rows of cross-attention have the workload's number of keys."""
     shape = workload.shape
     square = workload.passes == "decode" or shape.seq_q == shape.seq_k
     return square or all(row.case.shape.seq_k == shape.seq_k for row in rows.values())

@@ -131,7 +131,7 @@ def _here(value: ReplayedValue, scale: Scale | None) -> Cell:
 
 
 def _notes(table: Replay, values: Sequence[ReplayedValue], *, left_out: Sequence[_Column]) -> Iterator[str]:
-    """Yield the variant for each mechanism, why values are missing, and for what else the paper has values."""
+    """Yield each mechanism's variant, why values are missing, and where else the paper has values."""
     for name, mechanism in table.paper.mechanisms.items():
         if mechanism.reason:
             yield f"{name}: none here, as {mechanism.reason}"

@@ -105,7 +105,7 @@ def _check(request: Request, goal: Goal, specs: Sequence[Spec]) -> None:
 
 
 def _plan(request: Request, executor: Executor, *, specs: Sequence[Spec], goal: Goal) -> Plan:
-    """Plan a search: the dearest settings of each variant come first, and what is timed in the end is planned too."""
+    """Return the plan of a search: the most expensive settings of each variant first, and the timings that end it."""
     resolved = resolve(request, executor)
     _check_one_workload(resolved)
     *candidates, reference = resolved.candidates
