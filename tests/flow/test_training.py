@@ -37,7 +37,7 @@ def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_mode
     words = ("--variants", "vanilla", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
     done = call("run", *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "heads  variant  task (seq)  mqar (16)  mqar (32)" in done.stdout
+    assert "heads  variant / task (seq)  mqar (16)  mqar (32)" in done.stdout
     shown = json.loads(call("show", "latest", "--out", str(tmp_path), "--format", "json", cwd=tmp_path).stdout)
     rows = [row for row in shown if row["metric"] == "accuracy"]
     assert sorted((row["seq_q"], row["heads"], row["head_dim"]) for row in rows) == [

@@ -69,7 +69,7 @@ def test_the_suite_of_a_paper_has_the_variants_that_its_mechanisms_are(paper: st
 
 def test_figures_are_in_base_units_and_empty_where_the_paper_has_none() -> None:
     known = {
-        (each.figure.passes, each.figure.metric, each.mechanism, each.seq): each for each in PAPERS["fa1"].published
+        (each.quantity.passes, each.quantity.metric, each.mechanism, each.seq): each for each in PAPERS["fa1"].published
     }
     assert known["forward", "latency", "PyTorch Attention", 1024].value == pytest.approx(1.27e-3)
     assert known["forward-backward", "memory", "FlashAttention", 128].value == 22e6
