@@ -74,7 +74,7 @@ def test_figures_are_in_base_units_and_empty_where_the_paper_has_none() -> None:
     assert known["forward", "latency", "PyTorch Attention", 1024].value == pytest.approx(1.27e-3)
     assert known["forward-backward", "memory", "FlashAttention", 128].value == 22e6
     assert known["forward", "latency", "PyTorch Attention", 65536].value is None
-    scores = {(each.mechanism, each.figure.task): each.value for each in PAPERS["lra"].published}
+    scores = {(each.mechanism, each.quantity.task): each.value for each in PAPERS["lra"].published}
     assert scores["Reformer", "listops"] == pytest.approx(0.3727)
     assert {each.words for each in PAPERS["mqar"].published if each.mechanism == "Attention"} == {
         "near 1 at every width"
