@@ -99,8 +99,12 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     def axes(self, *, without: Collection[str] = ()) -> Axes:
         """Return the workload by axis: every field but the variant and its options, nested ones included."""
         parts = (self.shape, self.mask, self)
-        left_out = {"shape", "mask", "variant", "options", *without}
-        return {name: getattr(part, name) for part in parts for name in part.__struct_fields__ if name not in left_out}
+        return {
+            name: getattr(part, name)
+            for part in parts
+            for name in part.__struct_fields__
+            if name in AXES and name not in without
+        }
 
     @property
     def differentiates(self) -> bool:
