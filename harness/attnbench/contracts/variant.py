@@ -37,7 +37,9 @@ class Support(Struct, frozen=True, kw_only=True):
     `level` is what the mechanism is called with. "core": (q, k, v); at layer level it stands between the standard
     projections. "layer": tokens (x_BTE), or (x_BTE, y_BSE) for cross-attention unless it refuses that; it returns
     out_BTE and is measured at layer level only. `growth` claims that the time of its full form (or else of its causal
-    form) grows as N^growth from 2048 to 16384 tokens with default options.
+    form) grows as N^growth from 2048 to 16384 tokens with default options. `spans` names the options that count keys
+    (a window's width, a block's size, landmarks): with these in proportion to the sequence, each query sees the same
+    share of its keys at every length.
     """
 
     level: Level = "core"
@@ -53,6 +55,7 @@ class Support(Struct, frozen=True, kw_only=True):
     ties_qk: bool = False
     synchronises: bool = False
     growth: Annotated[float, Meta(ge=0)] | None = None
+    spans: tuple[str, ...] = ()
 
 
 class Attention(Protocol):
@@ -139,6 +142,24 @@ class DropsWeights(Protocol):
     weight_dropout: float
 
 
+class HasReach(Protocol):
+    """Optional static method of a variant that approximates: the share of the keys that a query sees.
+
+    It tells whether a quality measured at one length says anything of another: a mechanism that sees all keys of a
+    short sequence, and few of a long one, loses nothing at the first. Without it the share is unknown, and a quality
+    counts at its own length alone.
+    """
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the expected share of the visible keys that a query's output is computed from, the mean over queries.
+
+        Keys that are pooled count as one for each pool (Linformer: k / S). A mechanism whose state or features weigh
+        every key in the same way at every length (linear attention) has 1.0.
+        """
+        ...
+
+
 _PLAIN_FUNCTION = Support(
     causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
     window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
@@ -152,6 +173,9 @@ def support_of(variant: Any) -> Support:
         return Support(window=True, grouped=True) if inspect.isclass(variant) else _PLAIN_FUNCTION
     if not isinstance(declared, Support):
         raise TypeError(f"{name_of(variant)}.supports is {declared!r}; write supports = attnbench.Support(...)")
+    for name in declared.spans:
+        if name not in options_type(variant).__struct_fields__:
+            raise TypeError(f"{name_of(variant)}.supports: spans names {name!r}, which is no option")
     return declared
 
 
@@ -259,6 +283,22 @@ def has_share(attention: object) -> TypeGuard[Shares]:
 def drops_weights(attention: object) -> TypeGuard[DropsWeights]:
     """Return whether a mechanism can drop attention weights in training."""
     return isinstance(getattr(attention, "weight_dropout", None), float)
+
+
+def reach_of(variant: Any, case: Case) -> float | None:
+    """Return the share of the visible keys that a query sees: 1 for an exact mechanism, None where it is not declared.
+
+    Raises TypeError for a value that is no share.
+    """
+    if support_of(variant).exact:
+        return 1.0
+    declared = getattr(variant, "reach", None)
+    if declared is None:
+        return None
+    share = float(declared(case))
+    if not 0 < share <= 1:
+        raise TypeError(f"{name_of(variant)}.reach(case) gave {share:g}, no share of the keys in (0, 1]")
+    return share
 
 
 def backend_of(attention: Attention) -> str:
