@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnbench.analysis.comparability import Circumstances
 from attnbench.analysis.crossover import Crossover, crossovers
-from attnbench.analysis.pareto import OBJECTIVES, Front, fronts
+from attnbench.analysis.pareto import Front, fronts
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import Growth, growths
 from attnbench.analysis.time_spent import TimeSpent, time_spent
@@ -44,9 +44,12 @@ class Run:
         """Return the lengths at which one variant overtakes another in latency, those that concern the best first."""
         return crossovers(self.rows())
 
-    def pareto(self, objectives: Iterable[str] = OBJECTIVES) -> list[Front]:
-        """Return the variants that no other one beats without loss, for each setting of the sweep and each task."""
-        return fronts(self.rows(), tuple(objectives))
+    def pareto(self, objectives: Iterable[str] | None = None) -> list[Front]:
+        """Return the variants that no other one beats without loss, for each setting of the sweep and each task.
+
+        The default objectives are latency and the most telling quality that the run has.
+        """
+        return fronts(self.rows(), objectives)
 
     def reproduction(self) -> dict[str, Any]:
         """Return what is needed to measure this run again, as JSON values."""

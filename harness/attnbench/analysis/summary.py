@@ -61,7 +61,7 @@ class AgainstBaseline(Struct, frozen=True, kw_only=True):
 class Summary(Struct, frozen=True, kw_only=True):
     """The findings of one run.
 
-    `leads` are of latency, memory and accuracy; `close` of latency among variants within CLOSE of exact attention;
+    `leads` are of latency, memory and accuracy; `close` of latency among variants that are exact or within CLOSE of it;
     `against` compares every variant with the sweep's first; `crossings` have both of their sides shown, `crossed` are
     all; `errors` are those at the longest length of each setting; `rounds` is the largest number of rounds of a
     latency.
@@ -188,11 +188,11 @@ def _against(groups: Sequence[CurveGroup], floors: Sequence[Floor]) -> tuple[Aga
 
 
 def _near_exact(rankings: Iterable[_Ranking], rows: Iterable[Row]) -> list[_Ranking]:
-    """Return the rankings of the variants near exact attention, where that leaves out the best."""
+    """Return the rankings of the variants that are exact, or err little on the same inputs, where the best is not."""
     errors = {_key(row): row.value for row in rows if row.metric == _ERROR and row.value is not None}
     near = []
     for ranking in rankings:
-        kept = tuple(row for row in ranking.rows if errors.get(_key(row), math.inf) <= CLOSE)
+        kept = tuple(row for row in ranking.rows if row.facts.get("exact") or errors.get(_key(row), math.inf) <= CLOSE)
         if kept and kept[0] is not ranking.rows[0]:
             near.append(_Ranking(ranking.axes, ranking.length, kept))
     return near

@@ -134,6 +134,9 @@ PRIMARY: dict[ProbeKind, Metric] = {
     "accuracy": METRICS["accuracy"],
     "energy": METRICS["energy"],
 }
+# The probes of what a mechanism gives up, the most telling first. Their figures belong to the inputs or the task that
+# they were measured on; all others are costs of a workload.
+QUALITIES: tuple[ProbeKind, ...] = ("accuracy", "agreement")
 
 
 def metric_named(name: str) -> Metric:

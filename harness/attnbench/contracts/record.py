@@ -75,7 +75,8 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
     training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
-    those `searched`. `declared` is what a plugin's metric declares of itself.
+    those `searched`. `scaled` are the options used in place of the case's own, if the task is shorter than what is
+    costed: those that count keys are in proportion. `declared` is what a plugin's metric declares of itself.
     """
 
     kind: ProbeKind
@@ -86,6 +87,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     trial: bool = False
     rate: float | None = None
     searched: tuple[float, ...] = ()
+    scaled: dict[str, Option] = {}
     declared: Metric | None = None
     metric_origin: Origin | None = None
 

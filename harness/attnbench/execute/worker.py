@@ -34,7 +34,7 @@ from attnbench.execute.messages import (
     ReadTrained,
     TryVariant,
 )
-from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates
+from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates, regime
 from attnbench.measure.workload import Workload
 from attnbench.plugins import describe, registry
 from attnbench.train import accuracy
@@ -91,14 +91,27 @@ def perform(
         elif memory_bytes is not None and job.case.device.startswith("cuda"):
             whole = torch.cuda.get_device_properties(job.case.device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / whole), job.case.device)
-        if job.probe.kind == "accuracy":
-            return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
-        if job.probe.kind == "metric":
-            return metric.measure(job, figures=figures or {})
-        return PROBES[job.probe.kind](job, report)
+        job = _with_scaled_options(job)
+        outcome = _measured(job, report, checkpoint=checkpoint, figures=figures or {})
+        return msgspec.structs.replace(outcome, facts={**outcome.facts, **regime.facts(job)})
     except Exception as error:
         log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
         return Outcome(status=failure.status_of(error), detail=failure.reason(error), log=log)
+
+
+def _measured(job: Job, report: Report, *, checkpoint: str, figures: Mapping[str, float]) -> Outcome:
+    if job.probe.kind == "accuracy":
+        return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
+    if job.probe.kind == "metric":
+        return metric.measure(job, figures=figures)
+    return PROBES[job.probe.kind](job, report)
+
+
+def _with_scaled_options(job: Job) -> Job:
+    """Return a job with the options that its mechanism is built with at its task's length."""
+    if not job.probe.scaled:
+        return job
+    return msgspec.structs.replace(job, case=msgspec.structs.replace(job.case, options=job.probe.scaled))
 
 
 def _answer(question: Question, report: Report) -> object:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 from attnbench.analysis.groups import group_by
+from attnbench.analysis.regime import is_quality, share
 from attnbench.analysis.rows import Row
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
@@ -52,6 +53,7 @@ def notes(rows: Sequence[Row], names: VariantNames, *, columns: Mapping[ColumnKe
     }
     return (
         *(f"{'; '.join(named)}: {reason}" for reason, named in concerned.items()),
+        *_reaches(rows, names, columns),
         *_sizes(rows, names, columns),
         *_rates(rows, names),
         *_kernels(rows, names),
@@ -99,6 +101,27 @@ def _sentence(kind: str, reasons: list[str]) -> str:
     """Join a kind of trouble with the first of its reasons, which often differ in a number alone."""
     others = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     return f"{': '.join(filter(None, (kind, reasons[0])))}{others}"
+
+
+def _reaches(rows: Sequence[Row], names: VariantNames, columns: Mapping[ColumnKey, str]) -> Iterator[str]:
+    """Yield which share of the keys each variant saw where its quality was measured, and with which scaled options."""
+    several = len(columns) > 1
+    seen = []
+    for row in rows:
+        reach = row.facts.get("reach")
+        if row.value is not None and is_quality(row) and isinstance(reach, float) and reach < 1:
+            at = f" at {columns[column_of(row)]}" if several else ""
+            seen.append((names[row.identity], f"{share(reach)}{at}{_scaled(row)}"))
+    if seen:
+        parts = (f"{name} {' and '.join(shares)}" for name, shares in grouped(seen).items())
+        yield f"share of the keys that a query sees: {', '.join(parts)}; others see all"
+
+
+def _scaled(row: Row) -> str:
+    """Return the options that differ from the variant's own, as they were scaled to the length of the task."""
+    scaled = row.probe.scaled
+    differing = [f"{name}={value}" for name, value in scaled.items() if row.case.options.get(name) != value]
+    return f" ({plain(','.join(differing))})" if differing else ""
 
 
 def _sizes(rows: Sequence[Row], names: VariantNames, columns: Mapping[ColumnKey, str]) -> Iterator[str]:

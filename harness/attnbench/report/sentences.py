@@ -9,6 +9,7 @@ from msgspec import Struct
 from attnbench.analysis.compare import FALSE_SHARE, SMALLEST_EFFECT, Comparison
 from attnbench.analysis.curves import ALONG
 from attnbench.analysis.groups import group_by
+from attnbench.analysis.regime import is_exact_here
 from attnbench.analysis.rows import Row
 from attnbench.analysis.summary import CLOSE, AgainstBaseline, Lead, Summary
 from attnbench.contracts.case import Axes, canonical
@@ -58,7 +59,9 @@ def _too_few(rounds: int) -> Sentence:
 
 def _times(summary: Summary, names: VariantNames) -> Iterator[Sentence]:
     yield from _of_leads("Latency", [lead for lead in summary.leads if lead.metric == "latency"], names)
-    yield from _of_leads("Latency", summary.close, names, among=f"of those whose error is below {CLOSE:.0%}, ")
+    yield from _of_leads(
+        "Latency", summary.close, names, among=f"of those that are exact or err by less than {CLOSE:.0%}, "
+    )
     yield from _against(summary.against, names)
     yield from _crossings(summary, names)
 
@@ -219,7 +222,13 @@ def _score(lead: Lead, names: VariantNames) -> Sentence:
         text = f"{first} has the best {metric}, {ours}; the next is {second} with {theirs} ({rival.why})"
     else:
         text = f"nothing is decided ({rival.why}); {metric} is {ours} for {first} and {theirs} for {second}"
-    return Sentence(topic="Accuracy", text=f"{task}: {text}", claims=lead.sure)
+    exact = [name for row, name in ((lead.best, first), (rival.one, second)) if is_exact_here(row)]
+    note = (
+        f"; at N = {lead.length} {' and '.join(exact)} {'are' if len(exact) > 1 else 'is'} exact attention"
+        if exact
+        else ""
+    )
+    return Sentence(topic="Accuracy", text=f"{task} at N = {lead.length}: {text}{note}", claims=lead.sure)
 
 
 def _missing(rows: Sequence[Row]) -> Iterator[Sentence]:

@@ -5,9 +5,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import msgspec
 
 from attnbench.analysis.groups import group_by
-from attnbench.analysis.pareto import METRICS, OBJECTIVES, Front, ParetoPoint, Standing, fronts, most_telling
+from attnbench.analysis.pareto import Front, ParetoPoint, Standing, fronts, most_telling, shown_metrics
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes
+from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale
 from attnbench.report.axes import TITLES, VariantNames, axis_text, names_of
@@ -15,13 +16,18 @@ from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scal
 from attnbench.report.text import grouped
 
 _HEADINGS = {"approximation_error": "error"}
-_WORDS: dict[Standing, str] = {"": "", "front": "yes", "unsure": "unsure", "dominated": "no"}
+_WORDS: dict[Standing, str] = {
+    "front": "yes",
+    "unsure": "unsure",
+    "dominated": "no",
+    "exact here": "exact here",
+    "other regime": "no verdict",
+}
 _MEANING = (
-    "front: yes, nothing else is at least as {} and better in one of them; unsure, by its figures something is, but no "
+    "front: yes, nothing else is at least as good in {} and better in one; unsure, by its figures something is, but no "
     "test shows it; no, something clearly is"
 )
-_QUALITIES = {"latency": "fast", "accuracy": "accurate", "memory": "small", "approximation_error": "close to exact"}
-_OF_A_MODEL = ("seq_q", "seq_k", "heads")  # the axes that a trained model has of its own
+_OF_A_QUALITY = ("seq_q", "seq_k", "heads")  # the axes that a quality has of its own
 
 
 def blocks(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
@@ -40,19 +46,15 @@ def summaries(rows: Sequence[Row]) -> list[Block]:
 
 def _of_all_metrics(front: Front, rows: Sequence[Row]) -> Front | None:
     """Return the front of the same points in all metrics that they have; None where those are the objectives."""
-    metrics = _metrics(front)
+    metrics = shown_metrics(front)
     if len(metrics) <= len(front.objectives):
         return None
-    setting = (front.run, front.axes, front.exam)
-    return next((other for other in fronts(rows, metrics) if (other.run, other.axes, other.exam) == setting), None)
-
-
-def _metrics(front: Front) -> list[str]:
-    return [name for name in METRICS if any(name in point.rows for point in front.points)]
+    setting = (front.run, front.axes, front.exams)
+    return next((other for other in fronts(rows, metrics) if (other.run, other.axes, other.exams) == setting), None)
 
 
 def _block(front: Front, whole: Front | None, names: VariantNames, *, run: str) -> Block:
-    metrics = _metrics(front)
+    metrics = shown_metrics(front)
     columns = {name: [point.rows[name] for point in front.points if name in point.rows] for name in metrics}
     scales = {name: block_scale(column[0].unit, (row.value for row in column)) for name, column in columns.items()}
     standings = [front, *([whole] if whole else [])]
@@ -61,18 +63,18 @@ def _block(front: Front, whole: Front | None, names: VariantNames, *, run: str) 
             name=names[point.identity],
             cells=(
                 *(_cell(point, name, scales[name], columns[name]) for name in metrics),
-                *(Cell(text=_WORDS[_standing(one, point)]) for one in standings),
+                *(Cell(text=_WORDS.get(_standing(one, point), "")) for one in standings),
             ),
         )
         for point in front.points
     )
     marks = ["front", *([f"of all {len(whole.objectives)}"] if whole else [])]
     return Block(
-        title=f"{f'{plain(run)}: speed' if run else 'Speed'} against accuracy, {front.axes['passes']}",
+        title=f"{f'{plain(run)}: trade-off' if run else 'Trade-off'}, {front.axes['passes']}",
         context=_context(front),
         axes=(),
         across="",
-        columns=(*(with_unit(_HEADINGS.get(name, name), scales[name]) for name in metrics), *marks),
+        columns=(*(with_unit(_HEADINGS.get(name, metric_named(name).words), scales[name]) for name in metrics), *marks),
         groups=(Group(labels=(), lines=tuple(lines)),),
         notes=tuple(_notes(front, names)),
     )
@@ -90,11 +92,12 @@ def _standing(front: Front, point: ParetoPoint) -> Standing:
 
 
 def _context(front: Front) -> str:
-    """Return the sizes of the costs' workload, and those of the score's trained model."""
+    """Return the sizes of the costs' workload, and what each quality was measured on, with its own length."""
     parts = [f"costs at {_sizes(front.axes)}"]
-    if front.exam:
-        own = _sizes({name: value for name, value in front.exam.case.axes().items() if name in _OF_A_MODEL})
-        parts.append(f"accuracy on {plain(front.exam.task)}, whose trained models have lengths of their own: {own}")
+    for name, exam in front.exams.items():
+        own = _sizes({axis: value for axis, value in exam.case.axes().items() if axis in _OF_A_QUALITY})
+        on = plain(exam.task) if exam.task else f"{plain(exam.case.inputs)} inputs"
+        parts.append(f"{metric_named(name).words} on {on} at {own}")
     return "; ".join(parts)
 
 
@@ -109,7 +112,7 @@ def _sizes(axes: Axes) -> str:
 
 
 def _notes(front: Front, names: VariantNames) -> Iterator[str]:
-    yield _MEANING.format(" and as ".join(_QUALITIES[name] for name in OBJECTIVES))
+    yield _MEANING.format(" and ".join(metric_named(name).words for name in front.objectives))
     for standing, verb in (("dominated", "dominated"), ("unsure", "perhaps dominated")):
         points = [point for point in front.points if point.standing == standing]
         by_rivals = grouped(
@@ -117,6 +120,9 @@ def _notes(front: Front, names: VariantNames) -> Iterator[str]:
         )
         if by_rivals:
             yield "; ".join(f"{', '.join(beaten)} {verb} by {rivals}" for rivals, beaten in by_rivals.items())
+    refused = grouped((point.why, names[point.identity]) for point in front.points if point.why)
+    for why, variants in refused.items():
+        yield f"not compared: {', '.join(variants)}: {why}"
 
 
 def _enumerated(names: Iterable[str]) -> str:

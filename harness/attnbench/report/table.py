@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.analysis.aa_floor import aa_floor
+from attnbench.analysis.regime import is_exact_here
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import AxisValue, Identity
 from attnbench.contracts.metrics import Metric, metric_named
@@ -35,7 +36,12 @@ from attnbench.report.growth import GrowthLine, crossing_sentences, growth_lines
 from attnbench.report.notes import aa_floor_note, harness_floor, notes, replicates
 
 _MARKS = {"noisy": "~", "unusable": "!"}
-_MEANINGS = {"~": f"noisy (spread above {CLEAN:.0%})", "!": f"unusable (spread above {NOISY:.0%})"}
+_EXACT_HERE = "="
+_MEANINGS = {
+    "~": f"noisy (spread above {CLEAN:.0%})",
+    "!": f"unusable (spread above {NOISY:.0%})",
+    _EXACT_HERE: "exact attention at this length",
+}
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
 _RANGE = 1e3  # values smaller than the largest by more than this ratio do not choose the unit
 _PERCENT_WITH_DECIMAL, _MOST_PERCENT = 10, 999
@@ -48,7 +54,7 @@ class Cell(Struct, frozen=True, kw_only=True):
     text: str = ""
     number: bool = False
     margin: str = ""  # half of the 95% interval: a share where there is a unit, else in the value's own terms
-    mark: str = ""  # noise
+    mark: str = ""  # noise, or that an approximate mechanism is exact here
     best: bool = False
     tone: Literal["", "good", "bad"] = ""  # of a verdict
 
@@ -227,8 +233,13 @@ def _lines(
 
 
 def best_of(rows: Iterable[Row]) -> float | None:
-    """Return the best of two or more values; None for agreement, where the least rounding is no merit."""
-    ranked = [row for row in rows if row.value is not None and row.probe.kind != "agreement"]
+    """Return the best of two or more values; None for agreement, where the least rounding is no merit.
+
+    What is exact attention at this length alone has earned no merit either.
+    """
+    ranked = [
+        row for row in rows if row.value is not None and not (row.probe.kind == "agreement" or is_exact_here(row))
+    ]
     if len(ranked) < 2:
         return None
     values = [row.value for row in ranked if row.value is not None]
@@ -247,7 +258,8 @@ def cell_of(row: Row, scale: Scale, best: float | None) -> Cell:
     if row.value is None:
         return Cell(text=_word(row))
     cell = number_cell(row.value, scale, row.noise)
-    return msgspec.structs.replace(cell, margin=_margin(row), best=row.value == best)
+    mark = _EXACT_HERE if is_exact_here(row) else cell.mark
+    return msgspec.structs.replace(cell, margin=_margin(row), mark=mark, best=row.value == best and mark != _EXACT_HERE)
 
 
 def _word(row: Row) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from attnbench.analysis.curves import ALONG
 from attnbench.analysis.pareto import Front, ParetoPoint, fronts
+from attnbench.analysis.regime import is_quality
 from attnbench.analysis.rows import Row
+from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import task_of
@@ -12,13 +14,20 @@ from attnbench.report.figure import Axis, Figure, Point, Section, Series, distin
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale, with_unit
+from attnbench.report.text import grouped
 
 _LEAD = (
     "Each variant once, at the longest length that was measured. The line joins those that no other beats in both (the "
-    "Pareto front, by tests); hollow ones are beaten, or may be where rounds cannot tell."
+    "Pareto front, by tests); hollow ones are beaten, or may be where rounds cannot tell. Qualities have lengths "
+    "of their own: what saw more of the keys there than at the length of its cost is not compared."
 )
-_AGAINST = ("approximation_error", "memory")
-_STANDINGS = {"front": "on the front", "unsure": "may be beaten: the rounds cannot tell", "dominated": "beaten in both"}
+_STANDINGS = {
+    "front": "on the front",
+    "unsure": "may be beaten: the rounds cannot tell",
+    "dominated": "beaten in both",
+    "exact here": "not compared",
+    "other regime": "not compared",
+}
 
 
 def by_cost(report: Report) -> Iterator[Section]:
@@ -40,14 +49,14 @@ def by_cost(report: Report) -> Iterator[Section]:
 
 def _fronts(rows: Sequence[Row]) -> Iterator[Front]:
     """Yield the fronts at the longest length of each setting."""
-    primary = {row.metric for row in rows if row.probe.kind == "accuracy" and row.primary and row.value is not None}
+    qualities = {row.metric for row in rows if is_quality(row) and row.primary and row.value is not None}
     longest: dict[object, int] = {}
     for row in rows:
         if row.metric == "latency" and row.value is not None:
             key = _setting(row)
             longest[key] = max(longest.get(key, 0), row.case.length)
-    kept = [row for row in rows if row.probe.kind == "accuracy" or row.case.length == longest.get(_setting(row))]
-    for metric in (*_AGAINST, *sorted(primary)):
+    kept = [row for row in rows if is_quality(row) or row.case.length == longest.get(_setting(row))]
+    for metric in ("memory", *sorted(qualities)):
         yield from fronts(kept, ("latency", metric))
 
 
@@ -61,17 +70,18 @@ def _facets(front: Front, run: int, report: Report) -> dict[str, str]:
 
 
 def _name(front: Front) -> str:
-    metric = plain(front.objectives[1].replace("_", " "))
-    if front.exam is None:
+    name = front.objectives[1]
+    metric, exam = plain(metric_named(name).words), front.exams.get(name)
+    if exam is None:
         return metric
-    return f"{metric} on {plain(task_of(front.exam)[0])} ({front.exam.case.shape.seq_q})"
+    return f"{metric} on {plain(task_of(exam)[0] or f'{exam.case.inputs} inputs')} ({exam.case.length})"
 
 
 def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> Figure:
     points = [point for point in front.points if point.standing]
     metric = front.objectives[1]
     x_scale, y_scale = (_scale(points, name) for name in front.objectives)
-    is_score = front.exam is not None
+    is_share = metric in front.exams and points[0].rows[metric].higher_is_better
     words = [f"{name}-{value}" for name, value in facets.items() if name not in ("against", "pass")]
     first = points[0].rows["latency"]
     drawn = (_point(point, front, run, (x_scale, y_scale), report) for point in points)
@@ -81,7 +91,7 @@ def _figure(front: Front, run: int, facets: dict[str, str], report: Report) -> F
         title=f"{_name(front).capitalize()} against latency, {first.case.passes}, N = {first.case.length}",
         facets=facets,
         x=Axis(title=f"latency ({x_scale.name})", log=True),
-        y=Axis(title=with_unit(plain(metric.replace("_", " ")), y_scale), log=not is_score),
+        y=Axis(title=with_unit(plain(metric.replace("_", " ")), y_scale), log=not is_share),
         series=(*_line(series, points, run), *series),
         notes=tuple(_unranked(front, report)),
     )
@@ -104,14 +114,14 @@ def _point(point: ParetoPoint, front: Front, run: int, scales: tuple[Scale, Scal
     name = report.name(fast, run)
     x_scale, y_scale = scales
     second = f"{plain(other.metric.replace('_', ' '))} {digits(other.value / y_scale.size)} {y_scale.name}".strip()
-    beaten_by = ", ".join(report.names[identity] for identity in point.by)
+    because = point.why or ", ".join(report.names[identity] for identity in point.by)
     return Point(
         x=fast.value / x_scale.size,
         y=other.value / y_scale.size,
         told=(
             *told(fast, x_scale, name=name, place=f"N = {fast.case.length}"),
             second,
-            f"{_STANDINGS[point.standing]}{f': {beaten_by}' if beaten_by else ''}",
+            f"{_STANDINGS[point.standing]}{f': {because}' if because else ''}",
         ),
         label=report.names[point.identity],
         hollow=point.standing != "front",
@@ -130,3 +140,6 @@ def _unranked(front: Front, report: Report) -> Iterator[str]:
     lacking = [report.names[point.identity] for point in front.points if not point.standing]
     if lacking:
         yield f"without a figure for both: {', '.join(lacking)}"
+    refused = grouped((point.why, report.names[point.identity]) for point in front.points if point.why)
+    for why, variants in refused.items():
+        yield f"not compared: {', '.join(variants)}: {why}"

@@ -12,18 +12,23 @@ STEADY = (1.0, 1.001, 0.999, 1.0005, 0.9995)
 SCORES = (0.90, 0.902, 0.898, 0.901, 0.899)
 
 
-def times(variant, seconds, *, rounds=5, noise=1.0, **changes):
+EXACT = {"exact": True, "reach": 1.0}
+
+
+def times(variant, seconds, *, rounds=5, noise=1.0, facts=EXACT, **changes):
     medians = [seconds * (1 + noise * (each - 1)) for each in STEADY[:rounds]]
-    return row(variant, changes.pop("seq", 512), medians, **changes)
+    return row(variant, changes.pop("seq", 512), medians, facts=facts, **changes)
 
 
-def scores(variant, centre, *, seeds=5, **task_options):
+def scores(variant, centre, *, seeds=5, facts=EXACT, scaled=None, **task_options):
     of = accuracy_job(variant, **task_options)
+    of = msgspec.structs.replace(of, probe=msgspec.structs.replace(of.probe, scaled=scaled or {}))
     return rows(
         [
             record(
                 msgspec.structs.replace(of, round=seed),
                 value(centre + score - SCORES[0], "accuracy", "1", higher_is_better=True),
+                facts=facts,
             )
             for seed, score in enumerate(SCORES[:seeds], start=1)
         ]
@@ -71,6 +76,53 @@ def test_fewer_than_three_rounds_or_seeds_dominate_nothing(rounds, seeds):
     assert standings(found) == {"a": "front", "b": "unsure"}
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_equal_figures_of_fewer_than_three_seeds_are_not_taken_for_the_same(seeds):
+    found = [times("a", 1.0), times("b", 2.0), *scores("a", 0.9, seeds=seeds), *scores("b", 0.9, seeds=seeds)]
+    assert standings(found) == {"a": "front", "b": "unsure"}
+
+
+def sees(share):
+    return {"exact": False, "reach": share}
+
+
+def test_what_is_exact_attention_at_the_length_of_its_task_has_no_standing_at_another():
+    found = [times("flash", 2.0, seq=4096), times("sparse", 1.0, seq=4096, facts=sees(0.05))]
+    found += [*scores("flash", 0.8), *scores("sparse", 0.9, facts=sees(1.0) | {"exact_here": True})]
+    (front,) = fronts(found)
+    assert standings(found) == {"flash": "front", "sparse": "exact here"}
+    assert front.points[1].why == "exact attention at N = 64, which says nothing of N = 4096"
+
+
+def test_a_score_counts_only_where_the_mechanism_saw_no_larger_share_of_the_keys_than_at_the_cost():
+    found = [times("flash", 2.0, seq=4096), *scores("flash", 0.8)]
+    found += [times("same", 1.0, seq=4096, facts=sees(0.05)), *scores("same", 0.7, facts=sees(0.05), scaled={"k": 4})]
+    found += [times("more", 1.0, seq=4096, facts=sees(0.05)), *scores("more", 0.9, facts=sees(0.5))]
+    found += [times("mute", 1.0, seq=4096, facts={"exact": False}), *scores("mute", 0.9, facts=sees(0.5))]
+    assert standings(found) == {"flash": "front", "same": "front", "more": "other regime", "mute": "other regime"}
+    reasons = {point.variant: point.why for point in fronts(found)[0].points}
+    assert reasons["more"] == "it sees 50% of the keys at N = 64 and 5.0% at N = 4096"
+    assert reasons["mute"] == "it does not declare which share of the keys it sees at N = 64 and 4096"
+
+
+def test_at_the_length_of_its_task_a_score_counts_whatever_the_mechanism_sees():
+    found = [times("flash", 2.0, seq=64), times("sparse", 1.0, seq=64, facts={"exact": False})]
+    found += [*scores("flash", 0.9), *scores("sparse", 0.7, facts={"exact": False})]
+    assert standings(found) == {"flash": "front", "sparse": "front"}
+
+
+def test_a_variant_that_is_not_compared_dominates_none():
+    found = [
+        times("flash", 2.0, seq=4096),
+        *scores("flash", 0.8),
+        times("vanilla", 3.0, seq=4096),
+        *scores("vanilla", 0.8),
+    ]
+    found += [times("sparse", 1.0, seq=4096, facts=sees(0.05)), *scores("sparse", 0.99, facts=sees(0.5))]
+    got = standings(found)
+    assert got == {"flash": "front", "vanilla": "dominated", "sparse": "other regime"}
+
+
 def test_a_variant_that_clearly_loses_one_objective_dominates_nothing_however_much_it_wins_elsewhere():
     found = planted(a=(1.0, 0.90), b=(50.0, 0.95))
     assert set(standings(found).values()) == {"front"}
@@ -111,12 +163,12 @@ def test_each_point_of_the_sweep_and_each_task_has_a_front_and_the_longest_is_th
         )
     ]
     found_fronts = fronts(found)
-    assert [(front.axes["seq_q"], front.exam.case.length) for front in found_fronts] == [
+    assert [(front.axes["seq_q"], front.exams["accuracy"].case.length) for front in found_fronts] == [
         *((512, 64), (512, 128)),
         *((1024, 64), (1024, 128)),
     ]
     told = most_telling(found_fronts)
-    assert (told.axes["seq_q"], told.exam.case.length) == (1024, 128)
+    assert (told.axes["seq_q"], told.exams["accuracy"].case.length) == (1024, 128)
     assert most_telling([]) is None
 
 

@@ -184,7 +184,11 @@ def test_the_trade_off_shows_each_variant_at_the_longest_length_and_joins_the_fr
     records += [each for name in ("vanilla", "flash", "linformer") for each in agreements(name, (512, 16384))]
     (section,) = by_cost(report(records))
     figure = only(section)
-    assert (figure.name, figure.x.log, figure.y.log) == ("tradeoff-approximation-error-forward", True, True)
+    assert (figure.name, figure.x.log, figure.y.log) == (
+        "tradeoff-approximation-error-on-normal-inputs-16384-forward",
+        True,
+        True,
+    )
     assert figure.title.endswith("N = 16384")
     front = series_named(figure, "Pareto front")
     assert len(front.points) == 2

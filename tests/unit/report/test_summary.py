@@ -44,8 +44,21 @@ def test_each_variant_has_its_figures_and_a_mark_and_the_notes_name_the_dominati
 def test_it_names_the_length_and_heads_of_the_costs_and_of_the_accuracy():
     (block,) = summaries(found())
     assert "costs at seq 512, heads 8, batch 1" in block.context
-    assert "mqar:preset=tiny,length=64,pairs=8" in block.context
-    assert block.context.endswith("lengths of their own: seq 64, heads 4")
+    assert block.context.endswith("accuracy on mqar:preset=tiny,length=64,pairs=8 at seq 64, heads 4")
+
+
+def test_it_says_which_variants_are_not_compared_and_why():
+    shorter = [
+        times("flash", 2e-3, seq=4096),
+        *scores("flash", 0.9),
+        times("linear", 1e-3, seq=4096),
+        *scores("linear", 0.3),
+    ]
+    shorter += [times("sparse", 1e-3, seq=4096, facts={"exact": False, "reach": 0.05})]
+    shorter += scores("sparse", 0.95, facts={"exact": False, "reach": 1.0, "exact_here": True})
+    (block,) = summaries(shorter)
+    assert marks(block)["sparse"] == ("exact here",)
+    assert block.notes[-1] == "not compared: sparse: exact attention at N = 64, which says nothing of N = 4096"
 
 
 def test_it_fits_80_columns_and_is_rendered_in_markdown_and_latex_too():

@@ -1,11 +1,12 @@
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from attnbench.analysis.rows import rows
 from attnbench.contracts.case import Mask
 from attnbench.contracts.record import Measurement, Origin
-from attnbench.report.table import tables
+from attnbench.report.table import legend, tables
 from unit.report.planted import accuracies, accuracy_job, failed, floor, job, record, timings, value
 from unit.report.scenarios import SCENARIOS
 
@@ -377,3 +378,26 @@ def test_energy_has_its_own_block_in_one_unit_and_says_why_a_figure_is_missing()
     assert texts(found) == {"flash": ["12.3"], "linear": ["unsupported"]}
     assert [cell.margin for cell in found.cells] == ["", ""]
     assert any("other processes used the GPU" in note for note in found.notes)
+
+
+def test_a_score_of_what_is_exact_attention_at_its_length_is_marked_and_is_never_the_best():
+    exact, sparse = (accuracies(name, (0.9, 0.91, 0.92)) for name in ("vanilla", "sparse"))
+    exact = with_facts(exact, exact=True, reach=1.0, exact_here=True)
+    sparse = with_facts(sparse, exact=False, reach=1.0, exact_here=True)
+    linear = with_facts(accuracies("linear", (0.2, 0.21, 0.22)), exact=False, reach=1.0, exact_here=False)
+    (block,) = tables(rows([exact, sparse, linear]))
+    cells = {line.name: line.cells[0] for line in block.groups[0].lines}
+    assert [(cell.mark, cell.best) for cell in cells.values()] == [("", True), ("=", False), ("", False)]
+    assert "= exact attention at this length" in legend([block], best="*", replicates=())
+
+
+def test_a_note_names_the_share_of_keys_that_was_seen_and_the_options_that_were_scaled_for_it():
+    of = accuracies("sparse", (0.9,))
+    job = replace(of.job, case=replace(of.job.case, options={"block": 64, "globals": 1}))
+    job = replace(job, probe=replace(job.probe, scaled={"block": 2, "globals": 1}))
+    (block,) = tables(rows([with_facts(replace(of, job=job), exact=False, reach=0.055, exact_here=False)]))
+    assert "share of the keys that a query sees: sparse 5.5% (block=2); others see all" in block.notes
+
+
+def with_facts(record, **facts):
+    return replace(record, outcome=replace(record.outcome, facts=facts))
