@@ -25,10 +25,10 @@ def facts(job: Job) -> dict[str, Option]:
     """
     if job.case.level != "core" or job.derived:
         return {}
-    plugin = registry.load(job.target)
-    exact = support_of(plugin).exact
-    found: dict[str, Option] = {"exact": exact}
+    found: dict[str, Option] = {}
     try:
+        plugin = registry.load(job.target)
+        found["exact"] = exact = support_of(plugin).exact
         reach = reach_of(plugin, job.case)
     except Exception as error:  # a plugin's own count: what was measured stands without it
         return found | {"reach_unknown": failure.reason(error)}
