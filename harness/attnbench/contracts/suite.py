@@ -57,6 +57,22 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
         Names, flag("latency, memory, agreement, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
     ] = None
     tasks: Annotated[Names, flag("Tasks for accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)] = None
+    scale: Annotated[
+        bool | None,
+        flag(
+            "Scale options that count keys to the task: a query sees the share that it sees at the longest --seq",
+            panel=MEASURE,
+            default="on where a cost is measured",
+        ),
+    ] = None
+    match: Annotated[
+        str | None,
+        flag(
+            "Train models of equal parameters or equal state instead of equal width",
+            "parameters|state",
+            panel=MEASURE,
+        ),
+    ] = None
 
     @property
     def given(self) -> frozenset[str]:

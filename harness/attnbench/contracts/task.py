@@ -91,6 +91,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     heads: Annotated[_Count, Meta(description="heads of a layer; must divide the width")] = 2
     width: Annotated[_Count, Meta(description="features of a position between layers (E)")] = 64
     feed_forward: Annotated[_NonNegative, Meta(description="width of the feed-forward block over E; 0: none")] = 4.0
+    match: Annotated[
+        Literal["none", "parameters", "state"],
+        Meta(description="width at which each variant's model equals exact attention's in this; none: the same width"),
+    ] = "none"
     positions: Annotated[
         Literal["none", "sinusoidal", "learned", "rotary"], Meta(description="positional encoding")
     ] = "learned"

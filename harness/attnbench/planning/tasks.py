@@ -6,9 +6,10 @@ from itertools import product
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.contracts.case import Mask, Shape
-from attnbench.contracts.errors import UsageError
+from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.ranges import parse_range
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
@@ -20,6 +21,7 @@ from attnbench.plugins.describe import TaskDescription
 from attnbench.plugins.registry import Entry
 
 _MOST = 1000
+_MATCHES = ("parameters", "state")
 
 
 class PlannedTask(Struct, frozen=True, kw_only=True):
@@ -35,8 +37,15 @@ class PlannedTask(Struct, frozen=True, kw_only=True):
 
 
 def task_specs(sweep: Sweep) -> tuple[Spec, ...]:
-    """Return the tasks that a sweep names; values may be ranges. Raises UsageError."""
-    return () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks", ranges=True)
+    """Return the tasks that a sweep names, with what --match asks of each; values may be ranges. Raises UsageError."""
+    if sweep.match is not None and sweep.match not in _MATCHES:
+        raise UsageError(
+            f"--match: {sweep.match!r} is not one of {', '.join(_MATCHES)}; {suggestion(sweep.match, _MATCHES)}"
+        )
+    named = () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks", ranges=True)
+    if sweep.match is None:
+        return named
+    return tuple(replace(spec, options={"match": sweep.match, **spec.options}) for spec in named)
 
 
 def planned_tasks(sweep: Sweep, executor: Executor) -> tuple[PlannedTask, ...]:

@@ -17,6 +17,7 @@ from attnbench.plugins import registry
 from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import Examples, draw_splits
 from attnbench.train.loop import Trained, Trainer, evaluate, train
+from attnbench.train.matching import matched
 from attnbench.train.measurements import flagged, of_test, of_trial
 from attnbench.train.model import Model
 
@@ -30,12 +31,12 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
     under the flag `diverged`: that of its best weights before, or of the initial ones if none were validated.
     """
     seed, (task, training) = seed_of(job), _task_of(job)
-    model = build_model(job, task, training, seed=seed)
+    file = Checkpoint(checkpoint, job) if checkpoint else None
+    job, training, model = _matched_model(job, task, training, seed=seed)
     progress = _Progress(report)
     model.register_forward_pre_hook(lambda *_: progress.repeat())
     progress.report("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
-    file = Checkpoint(checkpoint, job) if checkpoint else None
     trained = train(Trainer(model, splits, training, seed=seed), report=progress.report, checkpoint=file)
     if file and job.probe.trial:
         file.remove()
@@ -53,10 +54,19 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
             "learning_rate": training.learning_rate,
             "by_loss": trained.by_loss,
             "answers": task.form.count(splits["test"].targets),
+            **({} if training.match == "none" else {"width": training.width}),
             **_searched(job.probe),
             **(file.facts if file else {}),
         },
     )
+
+
+def _matched_model(job: Job, task: Task, training: Training, *, seed: int) -> tuple[Job, Training, Model]:
+    """Return the model at the width that the training asks for, with the job and the training at that width."""
+    job, training = matched(
+        job, task, training, build=lambda job, training: build_model(job, task, training, seed=seed)
+    )
+    return job, training, build_model(job, task, training, seed=seed)
 
 
 def _searched(probe: Probe) -> dict[str, Option]:
@@ -83,7 +93,7 @@ def load_best(checkpoint: Path) -> tuple[Job, Model]:
     if not state["over"]:
         raise ValueError("the training is not over")
     task, training = _task_of(job)
-    model = build_model(job, task, training, seed=seed_of(job))
+    _, _, model = _matched_model(job, task, training, seed=seed_of(job))
     model.load_state_dict(state["kept"])
     return job, model.eval()
 
