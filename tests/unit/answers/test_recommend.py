@@ -21,7 +21,8 @@ def workload(seq=2048, **changes):
 
 
 def planted(noise=1e-3):
-    times = sweep({"vanilla": SLOW, "linear": FAST}, noise=noise, origin=OWN)
+    times = [*sweep({"vanilla": SLOW}, noise=noise, origin=OWN), *sweep({"linear": FAST}, noise=noise, origin=OWN)]
+    times = [replace(row, facts={"exact": row.case.variant == "vanilla", "reach": 1.0}) for row in times]
     sizes = sweep({"vanilla": lambda n: 32 * n * n, "linear": lambda n: 256 * n}, metric="memory", rounds=1)
     errors = rows([*agreements("vanilla", LENGTHS), *agreements("linear", LENGTHS)])
     return [*times, *sizes, *errors]
@@ -118,6 +119,21 @@ def test_accuracy_is_that_of_the_models_of_the_task_whatever_the_length_asked_fo
     assert verdicts(found) == {"vanilla": "meets", "linear": "fails"}
     assert found.answers[0].score.seq == 64
     assert found.lines[1].why == ("accuracy on mqar 0.150, at least 0.900 asked",)
+
+
+def test_a_score_of_a_mechanism_that_saw_more_of_the_keys_is_unknown_at_this_length_and_one_that_fails_still_fails():
+    times = [replace(row, facts={"exact": False, "reach": 64 / row.case.length}) for row in sweep({"sparse": FAST})]
+    needs = Needs(min_accuracy=0.9, task=Spec(name="mqar"))
+    for score, verdict in ((0.99, "unknown"), (0.5, "fails")):
+        trained = [
+            replace(row, facts={"exact": False, "reach": 1.0, "exact_here": True})
+            for row in rows([accuracies("sparse", [score])])
+        ]
+        (line,) = recommend([*times, *trained], workload(), needs).lines
+        assert line.verdict == verdict
+        if verdict == "unknown":
+            said = "exact attention at N = 64, which says nothing of N = 2048"
+            assert line.why == (f"accuracy on mqar is not known at this length: {said}",)
 
 
 def test_where_scores_are_of_several_tasks_one_must_be_named():

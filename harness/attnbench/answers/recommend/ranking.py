@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.analysis.match import is_of
+from attnbench.analysis.regime import refusal
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scores import Adaptation, Score, adaptations, overlap, scored, scores_of, task_of
 from attnbench.analysis.variant import Variant
@@ -33,6 +34,7 @@ class Assessment(Variant, frozen=True, kw_only=True):
 
     `why` names the needs that it fails, or what is not measured; `doubts` what an interval leaves open. `rank` is 1 for
     the fastest that meets the needs; `tied` ones share a rank, as their intervals overlap with that of its first.
+    `flattered` is the reason why its score does not count at the workload's length, where it sees fewer of the keys.
     """
 
     verdict: Verdict
@@ -45,6 +47,7 @@ class Assessment(Variant, frozen=True, kw_only=True):
     memory: LengthEstimate | None = None
     error: LengthEstimate | None = None
     score: Score | None = None
+    flattered: str = ""
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -149,6 +152,7 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
         if _has_same_keys(rows, workload)
     }
     trained = scores_of(of_variant.trained)
+    scored_on_one = len({task_of(row) for row in of_variant.trained}) == 1
     line = Assessment(
         variant=of_variant.row.case.variant,
         options=of_variant.row.case.options,
@@ -157,9 +161,20 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
         latency=estimates.get("latency"),
         memory=estimates.get("memory"),
         error=estimates.get("agreement"),
-        score=trained[0] if len({task_of(row) for row in of_variant.trained}) == 1 else None,
+        score=trained[0] if scored_on_one else None,
+        flattered=_flattered(of_variant, workload) if scored_on_one else "",
     )
     return _judged(line, needs, reasons={probe: _reason(of_variant.failed, probe, workload) for probe in METRICS})
+
+
+def _flattered(of_variant: _VariantRows, workload: Case) -> str:
+    """Return why the latest score does not count at the workload's length, empty if it does or nothing was timed."""
+    timed = of_variant.by_probe.get("latency", {})
+    beyond = [length for length in timed if length >= workload.length]
+    if not timed:
+        return ""
+    why = refusal(timed[min(beyond) if beyond else max(timed)], of_variant.trained[-1])
+    return why.reason if why else ""
 
 
 def _has_same_keys(rows: Rows, workload: Case) -> bool:
@@ -189,8 +204,12 @@ def _judged(line: Assessment, needs: Needs, *, reasons: dict[ProbeKind, str]) ->
     lacks: list[ProbeKind] = []
     for bound in _bounds(line, needs):
         if bound.value is not None:
-            fails += failing(bound)
+            missed = [*failing(bound)]
+            fails += missed
             doubts += doubtful(bound)
+            if bound.probe == "accuracy" and line.flattered and not missed:
+                unknown.append(f"{bound.what} is not known at this length: {line.flattered}")
+                lacks.append(bound.probe)
         elif reasons.get(bound.probe):
             fails.append(reasons[bound.probe])
         else:
