@@ -1,9 +1,21 @@
+from typing import Annotated
+
 import msgspec
 import pytest
+from msgspec import Meta
 from msgspec.structs import replace
 
 from attnbench import Case, Mask, Options, Shape, Support, Unsupported
-from attnbench.contracts.variant import backend_of, build, check_support, complete_options, options_type, support_of
+from attnbench.contracts.variant import (
+    backend_of,
+    build,
+    check_support,
+    complete_options,
+    options_type,
+    scaled,
+    spans_of,
+    support_of,
+)
 
 SHAPE = Shape(batch=1, heads=8, kv_heads=8, seq_q=512, seq_k=512, head_dim=64)
 CASE = Case(variant="mine", shape=SHAPE)
@@ -176,3 +188,21 @@ def test_the_kernel_that_ran_is_named_where_the_variant_tells():
     assert backend_of(built) == ""
     built.backend = "by hand"
     assert backend_of(built) == "by hand"
+
+
+class Spanned:
+    class Options(Options):
+        width: Annotated[int, Meta(ge=4)] = 256
+        landmarks: Annotated[int, Meta(ge=2)] | None = None
+        rounds: int = 3
+
+    supports = Support(spans=("width", "landmarks"))
+
+
+def test_options_that_count_keys_keep_their_share_of_a_shorter_sequence_and_no_others_change():
+    spans = spans_of(Spanned)
+    assert spans == {"width": 4, "landmarks": 2}
+    given = {"width": 256, "landmarks": None, "rounds": 3}
+    assert scaled(given, spans, costed=4096, trained=128) == {"width": 8, "landmarks": None, "rounds": 3}
+    assert scaled(given, spans, costed=65536, trained=128)["width"] == 4  # not below the least that it may be
+    assert scaled(given, spans, costed=128, trained=4096) == given

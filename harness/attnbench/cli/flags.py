@@ -22,19 +22,19 @@ class Only(tuple[str, ...]):
 def command(function: Command) -> Command:
     """Return a command for Typer, with the struct parameters of a function replaced by one option per field."""
     parameters: list[Parameter] = []
-    structs: dict[str, type[Struct]] = {}
+    structs: dict[str, tuple[type[Struct], Only | None]] = {}
     hints = get_type_hints(function, include_extras=True)
     for name, parameter in signature(function).parameters.items():
         kind, *marks = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
         if isinstance(kind, type) and issubclass(kind, Struct):
-            structs[name] = kind
             only = next((mark for mark in marks if isinstance(mark, Only)), None)
+            structs[name] = kind, only
             parameters += [_option(*each) for each in _flags(kind) if only is None or each[0].name in only]
         else:
             parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
 
     def with_structs(**given: Any) -> None:  # Typer passes whatever the signature lists
-        whole = {name: _struct(kind, given) for name, kind in structs.items()}
+        whole = {name: _struct(kind, given, only) for name, (kind, only) in structs.items()}
         function(**{name: whole[name] if name in whole else given[name] for name in hints if name != "return"})
 
     with_structs.__doc__, with_structs.__name__ = function.__doc__, function.__name__
@@ -96,13 +96,16 @@ def _kind(field: FieldInfo) -> type:
     return next((kind for kind in (bool, str, int, float) if kind in choices), str)
 
 
-def _struct(kind: type[Struct], given: dict[str, Any]) -> Struct:
-    """Return a struct of the flags that were given; other fields have their defaults."""
+def _struct(kind: type[Struct], given: dict[str, Any], only: Only | None) -> Struct:
+    """Return a struct of the flags that were given; other fields have their defaults.
+
+    A command may have a flag of its own with the name of a field that is not one of `only`.
+    """
     values: dict[str, Any] = {}
     for field in fields(kind):
-        value = given.get(field.name)
+        value = given.get(field.name) if only is None or field.name in only else None
         if isinstance(field.type, type) and issubclass(field.type, Struct):
-            values[field.name] = _struct(field.type, given)
+            values[field.name] = _struct(field.type, given, only)
         elif value is not None:  # a switch turns its default around
             values[field.name] = not field.default if isinstance(field.default, bool) else value
     return kind(**values)

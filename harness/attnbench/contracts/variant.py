@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Level, Mask, Passes
@@ -185,6 +186,32 @@ def options_type(variant: Any) -> type[Options]:
     if not (inspect.isclass(declared) and issubclass(declared, Options)):
         raise TypeError(f"{name_of(variant)}.Options must be a class derived from attnbench.Options")
     return declared
+
+
+def spans_of(variant: Any) -> dict[str, int]:
+    """Return the options that count keys (`Support.spans`), each with the least value that it may have."""
+    fields = {field.name: field.type for field in msgspec.inspect.type_info(options_type(variant)).fields}  # type: ignore[attr-defined]
+    return {name: _least(fields[name]) for name in support_of(variant).spans}
+
+
+def _least(kind: msgspec.inspect.Type) -> int:
+    several = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    bounds = [one.ge for one in several if isinstance(one, msgspec.inspect.IntType) and one.ge is not None]
+    return max([1, *bounds])
+
+
+def scaled(options: Mapping[str, Any], spans: Mapping[str, int], *, costed: int, trained: int) -> dict[str, Any]:
+    """Return options for `trained` keys with which each query sees the share that it sees of `costed` keys.
+
+    `spans` are as `spans_of` returns them. These options change in proportion, rounded, but not below their least
+    value; those that are null, and all others, stay. Nothing changes for a sequence that is not shorter.
+    """
+    if trained >= costed:
+        return dict(options)
+    return {
+        name: max(spans[name], round(value * trained / costed)) if name in spans and value is not None else value
+        for name, value in options.items()
+    }
 
 
 def complete_options(variant: Any, given: Mapping[str, object]) -> Options:

@@ -7,11 +7,12 @@ from itertools import groupby, product
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.contracts.case import Case
+from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import Metric, ProbeKind, passes_of
 from attnbench.contracts.record import Job, Probe, Protocol
 from attnbench.contracts.stats import FEWEST_REPLICATES
+from attnbench.contracts.variant import scaled
 from attnbench.planning.learning_rates import first_jobs
 from attnbench.planning.metrics import PlannedMetric
 from attnbench.planning.tasks import PlannedTask
@@ -22,12 +23,16 @@ _BY_TRAINING: ProbeKind = "accuracy"
 
 
 class Conditions(Struct, frozen=True, kw_only=True):
-    """What every job of a run has in common. `floor` is timed beside the candidates: the cost of the harness itself."""
+    """What every job of a run has in common. `floor` is timed beside the candidates: the cost of the harness itself.
+
+    `costed` is the longest sequence whose cost is measured, to which trained variants are scaled; 0 where none is.
+    """
 
     device: str
     protocol: Protocol
     floor: Candidate
     seed: int = 0
+    costed: int = 0
 
 
 def plan_jobs(
@@ -164,10 +169,22 @@ def _trainings(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], co
                 passes="",
                 seed=conditions.seed,
             ),
-            probe=Probe(kind="accuracy", task=task.label, task_options=task.options, task_origin=task.origin),
+            probe=Probe(
+                kind="accuracy",
+                task=task.label,
+                task_options=task.options,
+                task_origin=task.origin,
+                scaled=_scaled(candidate, task.shape.seq_k, costed=conditions.costed),
+            ),
             protocol=replace(conditions.protocol, rounds=task.seeds, threads=threads),
             target=candidate.target,
             origin=candidate.origin,
             task_target=task.target,
         )
         yield from first_jobs(training)
+
+
+def _scaled(candidate: Candidate, trained: int, *, costed: int) -> dict[str, Option]:
+    """Return a candidate's options at the length of a task, empty where they are its own."""
+    options = scaled(candidate.options, candidate.spans, costed=costed, trained=trained)
+    return {} if options == candidate.options else options

@@ -1,7 +1,7 @@
 """The plan of a run: a request that is checked, then resolved on its machine, with its plugins as they are."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from msgspec import Struct
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.metrics import QUALITIES, ProbeKind
 from attnbench.contracts.record import Environment, Job
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
@@ -92,6 +92,7 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         protocol=request.protocol,
         floor=candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
+        costed=_costed(swept, probes) if sweep.scale is not False else 0,
     )
     return Resolved(
         machine=machine,
@@ -104,6 +105,12 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         metrics=metrics,
         conditions=conditions,
     )
+
+
+def _costed(swept: Iterable[Case], probes: Iterable[ProbeKind]) -> int:
+    """Return the longest sequence whose cost is measured, 0 where there is none."""
+    costs = any(probe not in QUALITIES for probe in probes)
+    return max((case.shape.seq_k for case in swept), default=0) if costs else 0
 
 
 def plan_run(request: Request, resolved: Resolved, jobs: tuple[Job, ...]) -> Plan:

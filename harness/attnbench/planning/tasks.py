@@ -38,14 +38,13 @@ class PlannedTask(Struct, frozen=True, kw_only=True):
 
 def task_specs(sweep: Sweep) -> tuple[Spec, ...]:
     """Return the tasks that a sweep names, with what --match asks of each; values may be ranges. Raises UsageError."""
-    if sweep.match is not None and sweep.match not in _MATCHES:
-        raise UsageError(
-            f"--match: {sweep.match!r} is not one of {', '.join(_MATCHES)}; {suggestion(sweep.match, _MATCHES)}"
-        )
+    match = sweep.match
+    if match is not None and match not in _MATCHES:
+        raise UsageError(f"--match: {match!r} is not one of {', '.join(_MATCHES)}; {suggestion(match, _MATCHES)}")
     named = () if sweep.tasks is None else parse_specs(sweep.tasks, flag="--tasks", ranges=True)
-    if sweep.match is None:
+    if match is None:
         return named
-    return tuple(replace(spec, options={"match": sweep.match, **spec.options}) for spec in named)
+    return tuple(replace(spec, options={"match": match, **spec.options}) for spec in named)
 
 
 def planned_tasks(sweep: Sweep, executor: Executor) -> tuple[PlannedTask, ...]:

@@ -22,13 +22,17 @@ _ALL = Spec(name="all")  # in place of a variant's name: every installed one tha
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """A variant with complete options, ready to be planned: its name, what to import, and the options it can tune."""
+    """A variant with complete options, ready to be planned: its name, and what to import.
+
+    `tunes` are the options that can be tuned, `spans` those that count keys, with the least value of each.
+    """
 
     name: str
     target: str
     origin: Origin
     options: dict[str, Any]
     tunes: dict[str, Tune] = {}
+    spans: dict[str, int] = {}
 
 
 def variant_specs(sweep: Sweep) -> tuple[Spec, ...]:
@@ -77,7 +81,12 @@ def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Ca
         raise UsageError(f"{flag}: {spec}: {description.mistake}")
     options: dict[str, Any] = dict(spec.options) if description.failure else description.options
     return Candidate(
-        name=entry.name, target=entry.target, origin=description.origin, options=options, tunes=description.tunes
+        name=entry.name,
+        target=entry.target,
+        origin=description.origin,
+        options=options,
+        tunes=description.tunes,
+        spans=description.spans,
     )
 
 

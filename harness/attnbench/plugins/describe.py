@@ -22,7 +22,7 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Support, complete_options, name_of, options_type, support_of
+from attnbench.contracts.variant import Support, complete_options, name_of, options_type, spans_of, support_of
 from attnbench.plugins.registry import Entry, load
 
 D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
@@ -42,7 +42,7 @@ class OptionField(Struct, frozen=True, kw_only=True):
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """A variant: its support, and its options completed from those given.
+    """A variant: its support, and its options completed from those given. `spans` is as `spans_of` returns it.
 
     `failure` says why the plugin could not be imported or read, `mistake` what is wrong with the options given.
     """
@@ -53,6 +53,7 @@ class Description(Struct, frozen=True, kw_only=True):
     fields: tuple[OptionField, ...] = ()
     options: dict[str, Option] = {}
     tunes: dict[str, Tune] = {}
+    spans: dict[str, int] = {}
     failure: str = ""
     mistake: str = ""
 
@@ -93,7 +94,14 @@ def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
         support, fields = support_of(variant), option_fields(options_type(variant))
         origin, tunes = _with_sources(entry, before), tunes_of(variant)
         description = _as_received(
-            Description(summary=_summary(variant), origin=origin, support=support, fields=fields, tunes=tunes)
+            Description(
+                summary=_summary(variant),
+                origin=origin,
+                support=support,
+                fields=fields,
+                tunes=tunes,
+                spans=spans_of(variant),
+            )
         )
     except (Exception, SystemExit) as error:
         return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")

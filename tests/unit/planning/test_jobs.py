@@ -163,3 +163,37 @@ def test_energy_is_measured_once_alone_after_the_timed_rounds_and_a_backward_pas
     assert jobs[-len(energies) :] == tuple(energies)
     assert all(job.timed and job.round == 1 for job in energies)
     assert {job.case.passes for job in energies} == {"forward-backward"}
+
+
+TASK = PlannedTask(
+    label="recall:preset=tiny",
+    target="m:Recall",
+    origin=Origin(),
+    options={"learning_rate": 1e-3, "seeds": 1, "rates": 1},
+    shape=Shape(batch=8, heads=1, kv_heads=1, seq_q=128, seq_k=128, head_dim=64),
+    mask=Mask(),
+    seeds=1,
+)
+SPARSE = Candidate(
+    name="sparse", target="m:Sparse", origin=Origin(), options={"block": 64, "globals": 1}, spans={"block": 1}
+)
+
+
+def trained(*, costed: int) -> Job:
+    sweep = replace(SWEEP, metrics="accuracy", tasks="recall")
+    conditions = replace(CONDITIONS, costed=costed)
+    (job,) = plan_jobs(cases(sweep), probes_of(sweep), candidates=[SPARSE], tasks=[TASK], conditions=conditions)
+    return job
+
+
+def test_a_variant_is_trained_with_the_share_of_keys_that_it_sees_at_the_longest_costed_length() -> None:
+    job = trained(costed=4096)
+    assert job.probe.scaled == {"block": 2, "globals": 1}
+    assert job.case.options == {"block": 64, "globals": 1}
+
+
+@pytest.mark.parametrize("costed", [0, 64, 128])
+def test_options_stay_where_nothing_longer_than_the_task_is_costed(costed: int) -> None:
+    job = trained(costed=costed)
+    assert job.probe.scaled == {}
+    assert "scaled" not in msgspec.to_builtins(job.probe)
