@@ -12,7 +12,7 @@ from attnbench.analysis.rows import Row
 from attnbench.contracts.metrics import QUALITIES
 
 _WHOLE_PERCENT = 0.1
-_ROOM = 1.1  # by which a share may be larger, as options that count keys are whole numbers
+_ROOM = 1.25  # by which a share may be larger: options that count keys are whole numbers, and a global key stays one
 
 
 class Refusal(Struct, frozen=True):

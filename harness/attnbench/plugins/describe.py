@@ -22,7 +22,7 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Support, complete_options, name_of, options_type, spans_of, support_of
+from attnbench.contracts.variant import Span, Support, complete_options, name_of, options_type, spans_of, support_of
 from attnbench.plugins.registry import Entry, load
 
 D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
@@ -53,7 +53,7 @@ class Description(Struct, frozen=True, kw_only=True):
     fields: tuple[OptionField, ...] = ()
     options: dict[str, Option] = {}
     tunes: dict[str, Tune] = {}
-    spans: dict[str, int] = {}
+    spans: dict[str, Span] = {}
     failure: str = ""
     mistake: str = ""
 
