@@ -22,6 +22,7 @@ OTHER = {
     "passes": "backward",
     "level": "layer",
     "inputs": "outliers",
+    "inputs_digest": "0123456789abcdef",
     "shape_name": "bert-base",
     "seed": 1,
 }

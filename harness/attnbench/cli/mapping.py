@@ -16,6 +16,7 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.flags import MEASURE, SWEEP
 from attnbench.contracts.suite import Sweep, overlay
 from attnbench.contracts.text import plain
+from attnbench.planning import captures
 from attnbench.planning.request import Request
 from attnbench.store import RESULTS, find_run
 
@@ -110,9 +111,12 @@ def _trained(
 def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") -> "tuple[list[Map], str]":
     from attnbench.answers.map.matrices import one_case
 
-    case = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
+    sweep = overlay(_USUAL, request.sweep)
+    captures.check_flags(request.sweep, sweep)
+    case = one_case(sweep, seed=request.seed)
+    path = captures.paths(sweep).get(case.inputs_digest, "")
     with _reader() as reader:
-        return list(reader.drawn(specs, case, selection)), _caption(case)
+        return list(reader.drawn(specs, case, selection, inputs_path=path)), _caption(case)
 
 
 @contextmanager

@@ -113,7 +113,10 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 # gc=False: runs have 100,000 of these; they hold no cycles, and tracking them takes a third of the loading time.
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The work of one process: one probe of one case in one round. `target` is the import path of the variant."""
+    """The work of one process: one probe of one case in one round. `target` is the import path of the variant.
+
+    `inputs_path` is where its captured inputs are, which the case knows by their digest.
+    """
 
     case: Case
     probe: Probe
@@ -124,6 +127,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     round: int = 1
     attempt: int = 1
     metric_target: str = ""
+    inputs_path: str = ""
 
     @property
     def key(self) -> str:

@@ -52,7 +52,10 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     window: Annotated[Range, flag("Keys that a query sees, its own included", "RANGE", default="all")] = None
     passes: Annotated[Names, flag("forward, backward, forward-backward, decode (one token)", "NAME,...")] = None
     level: Annotated[Names, flag("core (the mechanism alone), layer (with projections)", "NAME,...")] = None
-    inputs: Annotated[Names, flag("normal, clustered (in groups), outliers (large features)", "NAME,...")] = None
+    inputs: Annotated[
+        Names,
+        flag("normal, clustered (in groups), outliers (large features), or a model's: minilm, file:PATH", "NAME,..."),
+    ] = None
     metrics: Annotated[
         Names, flag("latency, memory, agreement, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
     ] = None

@@ -68,12 +68,16 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
 
 
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
-    """Read a variant's effective attention matrices on inputs drawn for `case`; no heads: all. Answer: a Reading."""
+    """Read a variant's effective attention matrices on the inputs of `case`; no heads: all. Answer: a Reading.
+
+    `inputs_path` is where captured inputs are.
+    """
 
     target: str
     case: Case
     heads: tuple[int, ...]
     path: str
+    inputs_path: str = ""
 
 
 class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):

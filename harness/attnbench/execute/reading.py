@@ -42,7 +42,7 @@ def read(question: Question, report: Report) -> Reading:
 
 def _read_drawn(question: ReadMatrices, report: Report) -> Reading:
     case = question.case
-    callee = Callee(case, registry.load(question.target))
+    callee = Callee(case, registry.load(question.target), inputs_path=question.inputs_path)
     layers = [(0, callee.attention, at_core(callee.draw(1)[0]))]
     return _read(layers, question, mask=case.mask, seed=case.seed, report=report)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case
 from attnbench.contracts.variant import InvalidOutput, Unsupported
+from attnbench.measure import captured
 from attnbench.measure.inputs import Inputs, Tokens, draw, draw_tokens
 from attnbench.measure.layer import Layer, leaves
 
@@ -23,8 +25,9 @@ class Callee:
     Raises Unsupported.
     """
 
-    def __init__(self, case: Case, plugin: Any) -> None:
+    def __init__(self, case: Case, plugin: Any, *, inputs_path: str = "") -> None:
         self.case, self.plugin, self.support = case, plugin, variant.support_of(plugin)
+        self.inputs_path = inputs_path
         wraps = case.level == "layer" and self.support.level == "core"
         self.attention = variant.build(plugin, replace(case, level="core") if wraps else case)
         self.layer = _layer(case, self.attention, tied=self.support.ties_qk) if wraps else None
@@ -40,7 +43,9 @@ class Callee:
         return list(self.mechanism.parameters()) if isinstance(self.mechanism, torch.nn.Module) else []
 
     def draw(self, sets: int) -> tuple[Inputs, ...] | tuple[Tokens, ...]:
-        """Draw sets of inputs: tokens at layer level, else queries, keys and values."""
+        """Draw sets of inputs: tokens at layer level, else queries, keys and values; or read captured ones."""
+        if self.inputs_path:
+            return captured.read(self.case, Path(self.inputs_path), sets=sets, tied=self.support.ties_qk)
         if self.case.level == "layer":
             return draw_tokens(self.case, sets=sets)
         return draw(self.case, sets=sets, tied=self.support.ties_qk)

@@ -1,7 +1,7 @@
 """The jobs of a run, and the order in which they run: a case for every variant, in rounds that are each shuffled."""
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 
 from msgspec import Struct
@@ -26,6 +26,7 @@ class Conditions(Struct, frozen=True, kw_only=True):
     """What every job of a run has in common. `floor` is timed beside the candidates: the cost of the harness itself.
 
     `costed` is the longest sequence whose cost is measured, to which trained variants are scaled; 0 where none is.
+    `captures` are the paths of captured inputs by digest.
     """
 
     device: str
@@ -33,6 +34,7 @@ class Conditions(Struct, frozen=True, kw_only=True):
     floor: Candidate
     seed: int = 0
     costed: int = 0
+    captures: Mapping[str, str] = {}
 
 
 def plan_jobs(
@@ -134,6 +136,7 @@ def _measured(
             protocol=protocol,
             target=candidate.target,
             origin=candidate.origin,
+            inputs_path=conditions.captures.get(case.inputs_digest, ""),
         )
 
 

@@ -14,6 +14,7 @@ from attnbench.contracts.record import Environment, Job
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor
+from attnbench.planning import captures
 from attnbench.planning.cases import cases
 from attnbench.planning.jobs import Conditions, plan_jobs
 from attnbench.planning.machine import describe_machine, spare_bytes
@@ -93,6 +94,7 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         floor=candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
         costed=_costed(swept, probes) if sweep.scale is not False else 0,
+        captures=captures.paths(sweep),
     )
     return Resolved(
         machine=machine,
@@ -143,6 +145,7 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
         if request.fit:
             assert narrow is not None, "a search for the longest context begins with lengths of its own"
             sweep, fit = narrow(sweep, request.sweep)
+        _check_captures(request, sweep)
         cases(sweep)
         probes_of(sweep)
     except UsageError as mistake:
@@ -152,3 +155,12 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
             raise
         raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
     return sweep, fit
+
+
+def _check_captures(request: Request, sweep: Sweep) -> None:
+    """Raise UsageError for flags that contradict captured inputs, and searches over lengths that they do not have."""
+    captures.check_flags(request.sweep, sweep)
+    if captures.paths(sweep):
+        for flag, asked in (("--refine", request.refine), ("--fit", request.fit)):
+            if asked:
+                raise UsageError(f"{flag}: a capture has one length; leave {flag} out, or draw the inputs")

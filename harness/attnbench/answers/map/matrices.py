@@ -67,8 +67,8 @@ class Reader(Struct, frozen=True):
     executor: Executor
     folder: Path
 
-    def drawn(self, specs: Sequence[Spec], case: Case, selection: Selection) -> Iterator[Map]:
-        """Yield the matrices of each variant on inputs drawn for a case.
+    def drawn(self, specs: Sequence[Spec], case: Case, selection: Selection, *, inputs_path: str = "") -> Iterator[Map]:
+        """Yield the matrices of each variant on inputs drawn for a case, or captured ones.
 
         Raises UsageError for an unknown variant, option or head, before any matrix is read.
         """
@@ -79,7 +79,9 @@ class Reader(Struct, frozen=True):
         candidates = [candidate(spec, self.executor, flag=FLAG) for spec in specs]
         for index, (spec, one) in enumerate(zip(specs, candidates, strict=True)):
             of = replace(case, variant=one.name, options=one.options)
-            question = ReadMatrices(target=one.target, case=of, heads=heads, path=self._path(index))
+            question = ReadMatrices(
+                target=one.target, case=of, heads=heads, path=self._path(index), inputs_path=inputs_path
+            )
             yield self._read(question, spec, of=of, origin=one.origin)
 
     def trained(self, specs: Sequence[Spec], run: Path, selection: Selection, *, task: str | None) -> Iterator[Map]:
