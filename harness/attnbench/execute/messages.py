@@ -57,7 +57,8 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     """Perform a job. Answer: an Outcome.
 
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
-    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists; empty for none.
+    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists, or of the training of
+    the exact model that a swap begins with; empty for none.
     `figures` are those of the job's case that a derived metric is computed from.
     """
 
@@ -68,12 +69,16 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
 
 
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
-    """Read a variant's effective attention matrices on inputs drawn for `case`; no heads: all. Answer: a Reading."""
+    """Read a variant's effective attention matrices on the inputs of `case`; no heads: all. Answer: a Reading.
+
+    `inputs_path` is the file of captured inputs, empty for those that are drawn.
+    """
 
     target: str
     case: Case
     heads: tuple[int, ...]
     path: str
+    inputs_path: str = ""
 
 
 class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):

@@ -37,7 +37,7 @@ from attnbench.execute.messages import (
 from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates, regime
 from attnbench.measure.workload import Workload
 from attnbench.plugins import describe, registry
-from attnbench.train import accuracy
+from attnbench.train import accuracy, swap
 
 Report = Callable[[str], None]
 
@@ -102,6 +102,8 @@ def perform(
 def _measured(job: Job, report: Report, *, checkpoint: str, figures: Mapping[str, float]) -> Outcome:
     if job.probe.kind == "accuracy":
         return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
+    if job.probe.kind == "swap":
+        return swap.measure(job, report, base=Path(job.base_path or checkpoint))
     if job.probe.kind == "metric":
         return metric.measure(job, figures=figures)
     return PROBES[job.probe.kind](job, report)
