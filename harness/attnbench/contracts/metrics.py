@@ -71,6 +71,16 @@ def _learned(name: str, title: str, *, higher: bool = False) -> Metric:
     return Metric(name=name, title=title, probe="accuracy", higher_is_better=higher, replicates="seeds")
 
 
+# Multiples of the training length at which a trained model may be tested. Each has a metric of its own, as a column
+# of a table is a length that models were trained at: `accuracy_4x` beside `accuracy` is the same weights.
+BEYOND = (2, 4, 8)
+
+
+def accuracy_beyond(factor: int) -> str:
+    """Return the name of the metric of a test at a multiple of the training length."""
+    return f"accuracy_{factor}x"
+
+
 # In the order of rows and tables.
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -111,6 +121,10 @@ METRICS: dict[str, Metric] = {
         _agreement("hidden_mass", "largest share of a row's weight on hidden keys"),
         _agreement("mask_leak", "largest change of an output when hidden tokens change"),
         _learned("accuracy", "accuracy", higher=True),
+        *(
+            _learned(accuracy_beyond(factor), f"accuracy at {factor} times the training length", higher=True)
+            for factor in BEYOND
+        ),
         _learned("bits_per_byte", "bits per byte"),
         _learned("generalisation_gap", "generalisation gap"),
         _learned("mse", "mse"),

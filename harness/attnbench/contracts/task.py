@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import BEYOND
 from attnbench.contracts.variant import Options, options_type
 
 if TYPE_CHECKING:
@@ -128,6 +129,15 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     validation_examples: Annotated[_Count, Meta(description="sequences that choose the best weights")] = 1000
     test_examples: Annotated[_Count, Meta(description="sequences that the score is reported on")] = 1000
     seeds: Annotated[_Count, Meta(description="trainings from different seeds")] = 1
+    beyond: Annotated[
+        Literal[1, 2, 4, 8],
+        Meta(description="longest test beyond the training length, as a multiple of it; 1: none"),
+    ] = 1
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """The multiples of the training length at which the trained model is tested too."""
+        return tuple(factor for factor in BEYOND if factor <= self.beyond)
 
     @property
     def part(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
+from attnbench.contracts.metrics import accuracy_beyond
 from attnbench.contracts.record import TRIAL_METRIC, Measurement
 from attnbench.contracts.task import Form
 from attnbench.train.loop import Score, Trained
@@ -27,6 +28,11 @@ def of_test(form: Form, tested: Score, learned: Score, trained: Trained, *, para
     yield _measurement("steps_to_best", float(trained.best.step) if trained.curve else 0.0)
     yield _measurement("parameters", parameters)
     yield from _curves(trained)
+
+
+def of_longer(factor: int, tested: Score) -> Measurement:
+    """Return the measurement of a score at a multiple of the training length."""
+    return _measurement(accuracy_beyond(factor), tested.accuracy, higher=True)
 
 
 def of_trial(trained: Trained) -> Iterator[Measurement]:
