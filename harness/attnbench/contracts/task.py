@@ -42,6 +42,7 @@ class Form(Struct, frozen=True, kw_only=True):
     With a `context_length` there is a second sequence, of another modality, to which the inputs attend: tokens below
     `context_vocabulary` [count, context_length], or `context_features` numbers a position. `bits_per` marks a language
     model, whose loss is reported in bits per token or byte and whose best weights are those of the lowest loss.
+    `compressed` tokens are all decoded from the state of the last position.
     """
 
     length: _Count
@@ -55,6 +56,7 @@ class Form(Struct, frozen=True, kw_only=True):
     context_vocabulary: _SizeOrZero = 0
     context_features: _SizeOrZero = 0
     bits_per: Literal["", "token", "byte"] = ""
+    compressed: bool = False
 
     def __post_init__(self) -> None:
         if (self.vocabulary > 0) == (self.features > 0):
@@ -69,6 +71,8 @@ class Form(Struct, frozen=True, kw_only=True):
             )
         if self.bits_per and self.answer != "tokens":
             raise ValueError(f"a task's form counts bits per {self.bits_per} (bits_per=) where its answers are tokens")
+        if self.compressed and self.answer != "tokens":
+            raise ValueError("a task's form is compressed=true where its answers are tokens")
 
     @property
     def mask(self) -> Mask:
