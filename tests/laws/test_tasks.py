@@ -90,7 +90,7 @@ def test_a_task_that_is_tested_beyond_its_length_asks_there_in_the_same_form(nam
     for factor in training.factors:
         longer = longer_of(task, factor)
         examples = drawn(longer, 5, split="test")
-        assert longer.form.length == pytest.approx(factor * task.form.length, rel=0.1)
+        assert longer.form.length == pytest.approx(factor * task.form.length, rel=0.2)
         assert (examples.targets[:, task.form.length :] != IGNORE).any(dim=1).all()
 
 
