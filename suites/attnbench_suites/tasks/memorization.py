@@ -19,8 +19,8 @@ class Memorization:
     uniformly, each followed by the same marker, and at the marker the model must answer with the value of the key just
     before. Keys are the lower half of the vocabulary, values the upper, the marker is its last token.
 
-    The facts must go into weights: mostly those of the feed-forward, as mixing need only look one position back. A
-    mechanism that scores low does not keep neighbours apart, or leaves the feed-forward too little to work on.
+    The facts must go into weights, mostly those of the feed-forward, and mixing need only look one position back: a low
+    score means that a mechanism blurs neighbours.
 
     `paper` has the published baseline: vocabulary 256, 32 positions, 256 training examples. It differs from it in the
     model as `in-context-recall` does, and its steps are as many as there, not 200 epochs of 256 examples.

@@ -29,7 +29,7 @@ class PhoneBook:
 
     The paper asks pretrained language models, in text with two entries repeated as examples; here everything is a
     token, the separators are left out, and the model is trained on the task, so that small ones can learn it. `paper`
-    has books of up to 64 entries, within the paper's range, with numbers of 10 digits; the model is ours.
+    has the published 10 digits; the size of the book, the model and its training are ours.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
