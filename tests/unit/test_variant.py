@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from attnbench import Case, Mask, Options, Shape, Support, Unsupported
 from attnbench.contracts.variant import (
+    Span,
     backend_of,
     build,
     check_support,
@@ -192,7 +193,7 @@ def test_the_kernel_that_ran_is_named_where_the_variant_tells():
 
 class Spanned:
     class Options(Options):
-        width: Annotated[int, Meta(ge=4)] = 256
+        width: Annotated[int, Meta(ge=4, multiple_of=2)] = 256
         landmarks: Annotated[int, Meta(ge=2)] | None = None
         rounds: int = 3
 
@@ -201,8 +202,9 @@ class Spanned:
 
 def test_options_that_count_keys_keep_their_share_of_a_shorter_sequence_and_no_others_change():
     spans = spans_of(Spanned)
-    assert spans == {"width": 4, "landmarks": 2}
+    assert spans == {"width": Span(4, 2), "landmarks": Span(2)}
     given = {"width": 256, "landmarks": None, "rounds": 3}
     assert scaled(given, spans, costed=4096, trained=128) == {"width": 8, "landmarks": None, "rounds": 3}
     assert scaled(given, spans, costed=65536, trained=128)["width"] == 4  # not below the least that it may be
+    assert scaled(given, spans, costed=4096, trained=150)["width"] == 10  # 9.4, and even
     assert scaled(given, spans, costed=128, trained=4096) == given

@@ -13,7 +13,7 @@ from attnbench.contracts.metrics import BEYOND, QUALITIES, accuracy_beyond
 
 _LONGER = tuple(map(accuracy_beyond, BEYOND))  # of sequences longer than those at which `exact_here` was measured
 _WHOLE_PERCENT = 0.1
-_ROOM = 1.1  # by which a share may be larger, as options that count keys are whole numbers
+_ROOM = 1.25  # by which a share may be larger: options that count keys are whole numbers, and a global key stays one
 
 
 class Refusal(Struct, frozen=True):

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, TypeGuard, cast
 
 import msgspec
-import msgspec.inspect
 from msgspec import Meta, Struct
+from msgspec.inspect import IntType, Type, UnionType
+from msgspec.inspect import type_info as inspect_type
 
 from attnbench.contracts.case import Case, Dtype, Level, Mask, Passes
 
@@ -188,28 +189,39 @@ def options_type(variant: Any) -> type[Options]:
     return declared
 
 
-def spans_of(variant: Any) -> dict[str, int]:
-    """Return the options that count keys (`Support.spans`), each with the least value that it may have."""
-    fields = {field.name: field.type for field in msgspec.inspect.type_info(options_type(variant)).fields}  # type: ignore[attr-defined]
-    return {name: _least(fields[name]) for name in support_of(variant).spans}
+class Span(Struct, frozen=True):
+    """The values that an option which counts keys may have: multiples, from the least on."""
+
+    least: int = 1
+    multiple_of: int = 1
+
+    def nearest(self, value: float) -> int:
+        """Return the value that is nearest."""
+        return max(self.least, round(value / self.multiple_of) * self.multiple_of)
 
 
-def _least(kind: msgspec.inspect.Type) -> int:
-    several = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
-    bounds = [one.ge for one in several if isinstance(one, msgspec.inspect.IntType) and one.ge is not None]
-    return max([1, *bounds])
+def spans_of(variant: Any) -> dict[str, Span]:
+    """Return the options that count keys (`Support.spans`), with the values that each may have."""
+    fields = {field.name: field.type for field in inspect_type(options_type(variant)).fields}  # type: ignore[attr-defined] # a struct's
+    return {name: _span(fields[name]) for name in support_of(variant).spans}
 
 
-def scaled(options: Mapping[str, Any], spans: Mapping[str, int], *, costed: int, trained: int) -> dict[str, Any]:
+def _span(kind: Type) -> Span:
+    several = kind.types if isinstance(kind, UnionType) else (kind,)
+    whole = next((one for one in several if isinstance(one, IntType)), IntType())
+    return Span(max(1, whole.ge or 1), whole.multiple_of or 1)
+
+
+def scaled(options: Mapping[str, Any], spans: Mapping[str, Span], *, costed: int, trained: int) -> dict[str, Any]:
     """Return options for `trained` keys with which each query sees the share that it sees of `costed` keys.
 
-    `spans` are as `spans_of` returns them. These options change in proportion, rounded, but not below their least
-    value; those that are null, and all others, stay. Nothing changes for a sequence that is not shorter.
+    `spans` are as `spans_of` returns them. These options change in proportion, to the nearest value that they may have;
+    those that are null, and all others, stay. Nothing changes for a sequence that is not shorter.
     """
     if trained >= costed:
         return dict(options)
     return {
-        name: max(spans[name], round(value * trained / costed)) if name in spans and value is not None else value
+        name: spans[name].nearest(value * trained / costed) if name in spans and value is not None else value
         for name, value in options.items()
     }
 

@@ -11,6 +11,7 @@ from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.contracts.tunes import Tune
+from attnbench.contracts.variant import Span
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeVariant
 from attnbench.plugins import registry
@@ -24,7 +25,7 @@ _ALL = Spec(name="all")  # in place of a variant's name: every installed one tha
 class Candidate(Struct, frozen=True, kw_only=True):
     """A variant with complete options, ready to be planned: its name, and what to import.
 
-    `tunes` are the options that can be tuned, `spans` those that count keys, with the least value of each.
+    `tunes` are the options that can be tuned, `spans` those that count keys.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     origin: Origin
     options: dict[str, Any]
     tunes: dict[str, Tune] = {}
-    spans: dict[str, int] = {}
+    spans: dict[str, Span] = {}
 
 
 def variant_specs(sweep: Sweep) -> tuple[Spec, ...]:

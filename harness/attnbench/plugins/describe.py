@@ -23,7 +23,7 @@ from attnbench.contracts.longer import check_beyond
 from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Support, complete_options, name_of, options_type, spans_of, support_of
+from attnbench.contracts.variant import Span, Support, complete_options, name_of, options_type, spans_of, support_of
 from attnbench.plugins.registry import Entry, load
 
 D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
@@ -54,7 +54,7 @@ class Description(Struct, frozen=True, kw_only=True):
     fields: tuple[OptionField, ...] = ()
     options: dict[str, Option] = {}
     tunes: dict[str, Tune] = {}
-    spans: dict[str, int] = {}
+    spans: dict[str, Span] = {}
     failure: str = ""
     mistake: str = ""
 

@@ -39,8 +39,32 @@ class Mqar:
         vocabulary: Annotated[int, Meta(ge=4, description="the blank, keys (lower half), values (upper half)")] = 8192
         power: Annotated[float, Meta(gt=0, description="a gap g has weight g^(power - 1); 1 is uniform")] = 0.01
         causal: Annotated[bool, Meta(description="no position sees a later one, as in the paper")] = True
+        mixed: Annotated[
+            bool, Meta(description="training examples hold from 1 to all pairs: few are learned first")
+        ] = False
 
     presets: ClassVar = {
+        "recall": {
+            "length": 128,
+            "pairs": 16,
+            "vocabulary": 128,
+            "causal": True,
+            "mixed": True,
+            "heads": 2,
+            "width": 64,
+            "feed_forward": 0.0,
+            "tied": True,
+            "steps": 2000,
+            "batch": 64,
+            "learning_rate": 2e-3,
+            "beta2": 0.95,
+            "validate_every": 50,
+            "enough": 0.99,
+            "seeds": 3,
+            "train_examples": 20_000,
+            "validation_examples": 256,
+            "test_examples": 512,
+        },
         "tiny": {
             "length": 32,
             "pairs": 4,
@@ -124,8 +148,11 @@ class Mqar:
         )
 
     def examples(self, split: str, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw inputs_NT and targets_NT (IGNORE where no key is queried); all splits have the same distribution."""
-        del split
+        """Draw inputs_NT and targets_NT (IGNORE where no key is queried).
+
+        All splits have the same distribution, but for training examples that are mixed: a quarter of these holds all
+        pairs, the others from 1 to all, each number equally likely; the pairs that are left out are blank.
+        """
         options, pairs = self.options, self.options.pairs
         half = options.vocabulary // 2
         keys_NP = 1 + distinct(count, pairs, half - 1, generator)
@@ -137,4 +164,20 @@ class Mqar:
         inputs_NT[:, 0 : 2 * pairs : 2] = keys_NP
         inputs_NT[:, 1 : 2 * pairs : 2] = values_NP
         asked_NP = 2 * pairs + 2 * places_NP
-        return inputs_NT.scatter_(1, asked_NP, keys_NP), targets_NT.scatter_(1, asked_NP, values_NP)
+        inputs_NT.scatter_(1, asked_NP, keys_NP)
+        targets_NT.scatter_(1, asked_NP, values_NP)
+        if options.mixed and split == "train":
+            held_N1 = torch.randint(1, pairs + 1, (count, 1), generator=generator)
+            held_N1[: count // 4] = pairs
+            left_out_NP = torch.arange(pairs) >= held_N1
+            for places in (torch.arange(0, 2 * pairs, 2).expand(count, -1), asked_NP):
+                _blank(inputs_NT, places, left_out_NP)
+            _blank(inputs_NT, torch.arange(1, 2 * pairs, 2).expand(count, -1), left_out_NP)
+            targets_NT.scatter_(1, asked_NP, torch.where(left_out_NP, IGNORE, values_NP))
+        return inputs_NT, targets_NT
+
+
+def _blank(inputs_NT: Tensor, places_NP: Tensor, left_out_NP: Tensor) -> None:
+    """Blank some of the places of each row, in place."""
+    kept_NP = inputs_NT.gather(1, places_NP)
+    inputs_NT.scatter_(1, places_NP, torch.where(left_out_NP, BLANK, kept_NP))

@@ -10,6 +10,7 @@ from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Origin
 from attnbench.contracts.suite import Sweep
+from attnbench.contracts.variant import Span
 from attnbench.planning.cases import cases
 from attnbench.planning.jobs import Conditions, in_running_order, plan_jobs
 from attnbench.planning.metrics import probes_of
@@ -175,7 +176,7 @@ TASK = PlannedTask(
     seeds=1,
 )
 SPARSE = Candidate(
-    name="sparse", target="m:Sparse", origin=Origin(), options={"block": 64, "globals": 1}, spans={"block": 1}
+    name="sparse", target="m:Sparse", origin=Origin(), options={"block": 64, "globals": 1}, spans={"block": Span()}
 )
 
 

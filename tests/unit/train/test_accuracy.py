@@ -28,7 +28,7 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 PAIRED = f"{PLUGINS / 'paired_task.py'}:Fetch"
 FIRST, RICH = f"{PLUGINS / 'first_task.py'}:Largest", f"{PLUGINS / 'rich_task.py'}:Total"
 SIZES = {"length": 16, "pairs": 2, "vocabulary": 16, "width": 8, "steps": 6, "batch": 8, "validate_every": 2}
-MQAR = {**SIZES, "train_examples": 40, "validation_examples": 20, "test_examples": 30}
+MQAR = {**SIZES, "preset": "tiny", "train_examples": 40, "validation_examples": 20, "test_examples": 30}
 
 
 @pytest.fixture(autouse=True)

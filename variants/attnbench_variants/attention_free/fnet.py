@@ -21,6 +21,7 @@ from attnbench import Case, Support
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.reach import all_keys
 
 
 class FNet(torch.nn.Module):
@@ -39,6 +40,7 @@ class FNet(torch.nn.Module):
         grouped="it mixes the values alone, so that there is one value head for each head of the output",
         growth=1.15,  # N log N is 1.12 from 2048 to 16384 tokens
     )
+    reach = staticmethod(all_keys)
     backend = f"torch-fft {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:

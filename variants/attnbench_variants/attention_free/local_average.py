@@ -27,6 +27,7 @@ from attnbench_variants.blocks.flop_counts import executed_with
 from attnbench_variants.blocks.fused_kernels import TORCH
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.ring_cache import RingCache, State
 
 # Of 16, 32 and 64 the fastest on a CPU: small triangles of ones are multiplied at the speed of memory.
@@ -50,6 +51,7 @@ class LocalAverage:
         window="its window is its own: set its option width instead",
         grouped=True,
         growth=1,
+        spans=("width",),
     )
     backend = f"torch-matmul {TORCH}"
 
@@ -78,6 +80,12 @@ class LocalAverage:
         (v_BGWD,), after = self._cache.with_next(state, v_BG1D)
         out_BG1D = v_BGWD.mean(dim=2, keepdim=True, dtype=wide_dtype(v_BGWD.dtype)).to(v_BGWD.dtype)
         return per_query_head(out_BG1D, q_BH1D.shape[1]), after
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys whose values are averaged."""
+        width = msgspec.convert(case.options, LocalAverage.Options).width
+        return share_seen(case, lambda i, j: (i - j).abs() < width)
 
     @staticmethod
     def flops(case: Case) -> int:

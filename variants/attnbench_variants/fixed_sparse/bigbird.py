@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
@@ -46,13 +47,22 @@ class BigBird(BlockLocal):
 
     tunes: ClassVar = {"random": Tune((1, 3, 6, 12, 24)), "neighbours": Tune("1..16")}
     supports = Support(
-        window="its pattern is its own: set block, globals, neighbours and random instead", grouped=True, growth=1
+        window="its pattern is its own: set block, globals, neighbours and random instead",
+        grouped=True,
+        growth=1,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
         layout = _layout(case, options)
         self.lists = _lists(case, layout, options)
         super().__init__(case, layout, self.lists)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in global and random blocks and those around a query's own."""
+        options = msgspec.convert(case.options, BigBird.Options)
+        return share_seen(case, _layout(case, options).sees, further=options.random * options.block)
 
     @staticmethod
     def flops(case: Case) -> int:

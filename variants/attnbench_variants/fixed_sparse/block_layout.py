@@ -29,6 +29,12 @@ class Layout:
         self.lead = start - self.first_row
         self.shown = self.hubs + (self.before + 1 + self.after) * block
 
+    def sees(self, i_R1: torch.Tensor, j_S: torch.Tensor) -> torch.Tensor:
+        """Return which keys are global or in the blocks around a query's own, or all for a global one: [R, S]."""
+        i, j = ((position - self.hubs).div(self.block, rounding_mode="floor") for position in (i_R1, j_S))
+        near = (i - j <= self.before) & (j - i <= self.after)
+        return near | (j_S < self.hubs) | (i_R1 < self.hubs)
+
     def query_blocks(self, q_XTD: torch.Tensor) -> torch.Tensor:
         """Cut the local queries into blocks, q_XNCD, the first and the last one filled up."""
         rows = self.blocks * self.rows

@@ -25,6 +25,7 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune, Unsupported
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_lists import Lists, draw_distinct
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
@@ -49,12 +50,24 @@ class BlockSparse(BlockLocal):
     # N log N is about N^1.15 where a row has 7 to 11 blocks, that is from 4096 to 65536 positions.
     tunes: ClassVar = {"pattern": Tune(("random",)), "density": Tune((0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0))}
     supports = Support(
-        window="its pattern is its own: set block, pattern and density instead", grouped=True, growth=1.15
+        window="its pattern is its own: set block, pattern and density instead",
+        grouped=True,
+        growth=1.15,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
         layout, self.lists = _pattern(case, options)
         super().__init__(case, layout, self.lists)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's own block and its partners."""
+        options = msgspec.convert(case.options, BlockSparse.Options)
+        if options.density is not None:
+            own = share_seen(case, lambda i, j: i // options.block == j // options.block)
+            return max(options.density, own)
+        return share_seen(case, lambda i, j: _are_partners(i // options.block, j // options.block))
 
     @staticmethod
     def flops(case: Case) -> int:
@@ -71,6 +84,12 @@ def _pattern(case: Case, options: BlockSparse.Options) -> tuple[Layout, Lists]:
     else:
         numbers = _random(layout, options.density, heads=case.shape.heads, seed=case.seed)
     return layout, Lists(numbers.to(case.device), layout.block, 0, case.shape.seq_k)
+
+
+def _are_partners(i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
+    """Return which blocks are a butterfly's partners, or the same: their numbers differ in one bit at most."""
+    differing = i ^ j
+    return (differing & (differing - 1)) == 0
 
 
 def _butterfly(layout: Layout) -> torch.Tensor:

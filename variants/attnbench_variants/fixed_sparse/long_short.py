@@ -36,6 +36,7 @@ from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.weights import generator, learned, uniform
 from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
@@ -58,7 +59,10 @@ class LongShort(torch.nn.Module):
 
     tunes: ClassVar = {"width": Tune("32..2048"), "rank": Tune("1..64", monotone=False)}
     supports = Support(
-        window="it sees landmarks of the whole sequence: set its option width instead", grouped=True, growth=1
+        window="it sees landmarks of the whole sequence: set its option width instead",
+        grouped=True,
+        growth=1,
+        spans=("width", "rank", "segment"),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -80,6 +84,20 @@ class LongShort(torch.nn.Module):
         k_XSD, v_XSD, k_XED, v_XED = (per_query_head(x, heads).flatten(0, 1) for x in (*near, *far))
         shared = Shared(k_XED, v_XED, self._segments.steps)
         return self._windows(q_BHTD.flatten(0, 1), k_XSD, v_XSD, shared=shared).view(q_BHTD.shape)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys near a query, and of landmarks, each as one key."""
+        options = msgspec.convert(case.options, LongShort.Options)
+        width, rank, segment = options.width, options.rank, options.segment
+        if case.mask.causal:
+            return share_seen(case, lambda i, j: i - j < width, further=lambda i: i // segment * rank)
+        margin = width // 2
+        return share_seen(
+            case,
+            lambda i, j: (j >= i // width * width - margin) & (j < (i // width + 1) * width + margin),
+            further=rank,
+        )
 
     @staticmethod
     def flops(case: Case) -> int:

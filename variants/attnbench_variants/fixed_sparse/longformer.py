@@ -34,6 +34,7 @@ from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last, visible_keys
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
 from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
@@ -54,7 +55,10 @@ class Longformer(DecodesInWindow):
 
     tunes: ClassVar = {"width": Tune("32..4096")}
     supports = Support(
-        window="its pattern is its own: set its options width and globals instead", grouped=True, growth=1
+        window="its pattern is its own: set its options width and globals instead",
+        grouped=True,
+        growth=1,
+        spans=("width",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -76,6 +80,15 @@ class Longformer(DecodesInWindow):
         q_XED, q_XTD = _split(q_XTD, self._sizes.queries)
         rows = [*self._global_rows(q_XED, k_XSD, v_XSD), self._local_rows(q_XTD, k_XSD, v_XSD)]
         return torch.cat(rows, dim=1).view(q_BHTD.shape)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's window and at global positions."""
+        options = msgspec.convert(case.options, Longformer.Options)
+        half, step, hubs = options.width // 2 * options.dilation, options.dilation, options.globals
+        return share_seen(
+            case, lambda i, j: (((i - j).abs() <= half) & ((i - j) % step == 0)) | (j < hubs) | (i < hubs)
+        )
 
     @staticmethod
     def flops(case: Case) -> int:

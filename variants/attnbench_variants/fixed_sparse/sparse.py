@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.fixed_sparse.block_layout import Layout
 from attnbench_variants.fixed_sparse.block_local import BlockLocal, count_block_local
 
@@ -34,11 +35,19 @@ class Sparse(BlockLocal):
 
     tunes: ClassVar = {"block": Tune("16..1024"), "neighbours": Tune("1..8")}
     supports = Support(
-        window="its pattern is its own: set block, globals and neighbours instead", grouped=True, growth=1
+        window="its pattern is its own: set block, globals and neighbours instead",
+        grouped=True,
+        growth=1,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, _layout(case, options))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in global blocks and the blocks around a query's own."""
+        return share_seen(case, _layout(case, msgspec.convert(case.options, Sparse.Options)).sees)
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -31,6 +31,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, StrideBlocks, hidden_as
 
 # Rows that read the summaries of earlier blocks together: with fewer there are more products, with more a larger share
@@ -52,6 +53,13 @@ class SparseFixed(Factorised):
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, _Fixed(case, options))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's own block, and at the ends of others."""
+        options = msgspec.convert(case.options, SparseFixed.Options)
+        stride = StrideBlocks(case, options.stride).stride
+        return share_seen(case, lambda i, j: (i // stride == j // stride) | (j % stride >= stride - options.c))
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -26,6 +26,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.lse_kernels import Chunks
 from attnbench_variants.blocks.merging import Part
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.fixed_sparse.factorised import Factorised, Stride, StrideBlocks, hidden_as
 
 
@@ -41,6 +42,12 @@ class SparseStrided(Factorised):
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__(case, _Strided(case, options.stride))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys less than a stride away, or whole strides."""
+        stride = StrideBlocks(case, msgspec.convert(case.options, SparseStrided.Options).stride).stride
+        return share_seen(case, lambda i, j: ((i - j).abs() <= stride) | ((i - j) % stride == 0))
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -26,6 +26,7 @@ from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.ring_cache import DecodesInWindow, RingCache
 from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Windows
@@ -43,7 +44,12 @@ class Window(DecodesInWindow):
         dilation: Annotated[int, Meta(ge=1, description="distance between the keys of a window; 1 leaves no gaps")] = 1
 
     tunes: ClassVar = {"width": Tune("32..4096")}
-    supports = Support(window="its window is its own: set its option width instead", grouped=True, growth=1)
+    supports = Support(
+        window="its window is its own: set its option width instead",
+        grouped=True,
+        growth=1,
+        spans=("width",),
+    )
 
     def __init__(self, case: Case, options: Options) -> None:
         require_queries_last(case)
@@ -58,6 +64,13 @@ class Window(DecodesInWindow):
         heads = q_BHTD.shape[1]
         q_XTD, k_XSD, v_XSD = (per_query_head(x, heads).flatten(0, 1) for x in (q_BHTD, k_BGSD, v_BGSD))
         return self._attend(q_XTD, k_XSD, v_XSD).view(q_BHTD.shape)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys that lie in a query's window."""
+        options = msgspec.convert(case.options, Window.Options)
+        span, step = options.width * options.dilation, options.dilation
+        return share_seen(case, lambda i, j: ((i - j).abs() < span) & ((i - j) % step == 0))
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -34,6 +34,7 @@ from torch import Tensor
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.reach import share_found
 from attnbench_variants.hashing.lsh import bucket_factors, draw_rotations, hash_order, hash_vectors
 from attnbench_variants.hashing.shared_qk import attend_shared_qk
 from attnbench_variants.hashing.sorted_chunks import ChunkLayout
@@ -60,6 +61,7 @@ class Reformer(torch.nn.Module):
         grouped="queries are the keys too, so every query head needs a key head of its own",
         ties_qk=True,
         growth=1,
+        spans=("bucket",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -96,6 +98,12 @@ class Reformer(torch.nn.Module):
         layout = ChunkLayout(tokens, min(self.options.bucket, tokens), causal=self.causal, like=v_XND)
         order_XRN = hash_order(buckets_BHRN.flatten(0, 1))
         return attend_shared_qk(qk_XND, v_XND, order_XRN, layout=layout, kernel=self.kernel).view_as(v_BHND)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the expected share of the keys in a query's chunk and the one before, of any round."""
+        options = msgspec.convert(case.options, Reformer.Options)
+        return share_found(2 * options.bucket / case.shape.seq_k, options.rounds)
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -46,6 +46,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.weights import generator, normal
 from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
 
@@ -65,7 +66,10 @@ class Sinkhorn(torch.nn.Module):
 
     tunes: ClassVar = {"block": Tune("16..1024")}
     supports = Support(
-        window="which blocks a query sees is learned, not a window of positions", grouped=True, growth=1.25
+        window="which blocks a query sees is learned, not a window of positions",
+        grouped=True,
+        growth=1.25,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -101,6 +105,16 @@ class Sinkhorn(torch.nn.Module):
         balance = causally_balanced if self.causal else balanced
         logits_XMM: Tensor = scores_XMM / self.options.temperature
         return balance(logits_XMM, iterations=self.options.iterations)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's own block, and of as many mixed ones."""
+        block = msgspec.convert(case.options, Sinkhorn.Options).block
+        return share_seen(
+            case,
+            lambda i, j: i // block == j // block,
+            further=lambda i: block * (i // block > 0) if case.mask.causal else torch.full_like(i, block),
+        )
 
     @staticmethod
     def flops(case: Case) -> int:

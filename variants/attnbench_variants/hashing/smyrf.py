@@ -36,6 +36,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.reach import share_found
 from attnbench_variants.blocks.weights import generator
 from attnbench_variants.hashing.clusters import Clusters, Orders, attend_in_clusters
 from attnbench_variants.hashing.hash_rounds import Qkv
@@ -59,6 +60,7 @@ class Smyrf(torch.nn.Module):
         window="which keys are near is decided by their hashes, not by a window of positions",
         grouped=True,
         growth=1,
+        spans=("cluster",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -93,6 +95,12 @@ class Smyrf(torch.nn.Module):
         q_XTR = q_XTD @ of_vector_DR + (radius_X11 - q_square_XT1).sqrt() * of_query_R
         k_XSR = k_XSD @ of_vector_DR + (radius_X11 - k_square_XS1).sqrt() * of_key_R
         return Orders(hash_order(q_XTR.mT), hash_order(k_XSR.mT))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the expected share of the keys in a query's cluster of any round."""
+        options = msgspec.convert(case.options, Smyrf.Options)
+        return share_found(options.cluster / case.shape.seq_k, options.rounds)
 
     @staticmethod
     def flops(case: Case) -> int:

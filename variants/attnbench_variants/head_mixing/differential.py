@@ -26,6 +26,7 @@ from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.flop_counts import executed_visible
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.exact.flash import first_that_runs
 
@@ -44,6 +45,7 @@ class Differential(torch.nn.Module):
         ] = "head"
 
     supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, growth=2)
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

@@ -21,6 +21,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import TORCH
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import visible_keys
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.blocks.weights import generator, learned, normal
 
 # Scores of a block of queries: on a CPU they stay in the cache, unless that left too few queries for fast products.
@@ -32,6 +33,7 @@ class TalkingHeads(torch.nn.Module):
     """Talking-heads attention: softmax(P_l q k^T) P_w v, with learned H x H matrices (Shazeer et al. 2020)."""
 
     supports = Support(window=True, grouped=True, growth=2)
+    reach = staticmethod(all_keys)
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case) -> None:

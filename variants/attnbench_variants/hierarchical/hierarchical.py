@@ -32,6 +32,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
 
 
@@ -52,6 +53,7 @@ class Hierarchical:
         cross="a coarse query stands for its whole cluster, so that queries and keys are the positions of one sequence",
         grouped=True,
         growth=1,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -71,6 +73,19 @@ class Hierarchical:
         for fine in reversed(finer):
             coarse = _merged(fine, coarse)
         return coarse[0].to(q_BHTD.dtype).view(q_BHTD.shape)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's block and those next to it, and of far clusters."""
+        block = msgspec.convert(case.options, Hierarchical.Options).block
+        coarser = len(clusters_at_levels(case.shape.seq_k, block)) - 1
+        sides = 1 if case.mask.causal else 2
+        near = share_seen(
+            case,
+            lambda i, j: (i // block - j // block).abs() <= 1,
+            further=coarser * sides * block * 3 // 4,  # half a block to one block of clusters a level and side
+        )
+        return near if coarser else 1.0
 
     @staticmethod
     def flops(case: Case) -> int:

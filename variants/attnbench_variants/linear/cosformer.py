@@ -25,6 +25,7 @@ import torch
 from attnbench import Case, Support
 from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.linear.feature_attention import FeatureAttention, FeatureMap, count_by_features
 
 
@@ -56,6 +57,7 @@ class Cosformer(FeatureAttention):
     supports = Support(
         window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
     )
+    reach = staticmethod(all_keys)
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case) -> None:

@@ -33,6 +33,7 @@ from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide, wide_dtype
 from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.linear.feature_attention import FeatureAttention, FeatureMap, count_by_features
 
 
@@ -85,6 +86,7 @@ class Performer(FeatureAttention):
     supports = Support(
         window="a sum over all earlier keys cannot forget those that leave a window", grouped=True, growth=1
     )
+    reach = staticmethod(all_keys)
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, options: Options) -> None:

@@ -11,6 +11,7 @@ from torch.nn.functional import rms_norm
 from attnbench import Case, Support
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.linear.decayed_pairs import products_by_halves
 from attnbench_variants.linear.scan import CHUNK, Writes, attend_by_recurrence, state_after, step
 
@@ -33,6 +34,7 @@ class Recurrent(torch.nn.Module, ABC):
         grouped=True,
         growth=1,
     )
+    reach = staticmethod(all_keys)
     backend = f"torch-matmul {TORCH}"
 
     def __init__(self, case: Case, *, normed: bool, scaled: bool = True) -> None:

@@ -49,6 +49,7 @@ class Linformer(torch.nn.Module):
         window="each projected column mixes keys of the whole sequence, so that none can be left out",
         grouped=True,
         growth=1,
+        spans=("k",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -84,6 +85,11 @@ class Linformer(torch.nn.Module):
         if self.project_values is not self.project_keys:
             for_values_BKE = _project(self.project_values, y_BSE)
         return self._fused(q_BHTD, projections.keys(for_keys_BKE), projections.values(for_values_BKE))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the projected columns over the keys that they mix."""
+        return min(1.0, msgspec.convert(case.options, Linformer.Options).k / case.shape.seq_k)
 
     @staticmethod
     def flops(case: Case) -> int:

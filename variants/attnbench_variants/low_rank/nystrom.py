@@ -59,6 +59,7 @@ class Nystrom(torch.nn.Module):
         window="each landmark stands for a stretch of the whole sequence, so that no key can be left out",
         grouped=True,
         growth=1,
+        spans=("landmarks",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -94,6 +95,12 @@ class Nystrom(torch.nn.Module):
         z_BHLM = _pseudo_inverse(_softmax_scores(q_BHMD, k_BHLD), self._options.iterations)
         values_BHLD = (z_BHLM @ read_BHMD.to(z_BHLM.dtype)).to(q_BHTD.dtype)
         return self._fused(q_BHTD, k_BHLD, values_BHLD)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the landmarks over the keys that they stand for."""
+        landmarks = msgspec.convert(case.options, Nystrom.Options).landmarks
+        return min(1.0, landmarks / case.shape.seq_k)
 
     @staticmethod
     def flops(case: Case) -> int:

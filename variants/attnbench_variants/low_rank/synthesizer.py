@@ -39,6 +39,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import TORCH, Fused
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import visible_keys, visible_pairs
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.low_rank.synthetic_scores import Dense, FactorizedDense, FactorizedRandom, Random, factors
 
 # Scores of a run of queries: on a CPU few enough to stay in the cache and in the heap.
@@ -70,6 +71,7 @@ class Synthesizer(torch.nn.Module):
         grouped=True,
         growth=2,
     )
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

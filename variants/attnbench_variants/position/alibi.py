@@ -22,6 +22,7 @@ from attnbench import Case, Support
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.flop_counts import executed_pairs
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.position.distance_bias import BiasedAttention, shown_pairs
 
 
@@ -34,6 +35,7 @@ class Alibi:
         slope_scale: Annotated[float, Meta(ge=0, description="what all slopes are multiplied by; 0: no bias")] = 1.0
 
     supports = Support(window=True, grouped=True, growth=2)
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         self._attention = BiasedAttention(case, scale=case.shape.head_dim**-0.5)

@@ -24,6 +24,7 @@ from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.blocks.weights import generator, learned, uniform
 from attnbench_variants.position.relative_vectors import Relations, Vectors, attend_to_near_and_far
 
@@ -38,6 +39,7 @@ class Shaw(torch.nn.Module):
         shared: Annotated[bool, Meta(description="one pair of vectors for all heads (section 3.3)")] = False
 
     supports = Support(window=True, grouped=True, growth=2)
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

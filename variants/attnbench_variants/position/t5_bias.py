@@ -27,6 +27,7 @@ from msgspec import Meta
 from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed_pairs
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.position.distance_bias import BiasedAttention, shown_pairs
 
@@ -44,6 +45,7 @@ class T5Bias(torch.nn.Module):
         scale: Annotated[bool, Meta(description="divide scores by sqrt(head dim); T5's own code does not")] = True
 
     supports = Support(window=True, grouped=True, growth=2)
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

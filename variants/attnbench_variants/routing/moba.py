@@ -36,6 +36,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.blocks.masks import require_queries_last
+from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.routing.chosen_blocks import Blocks, attend_to_blocks
 
 # Scores of queries with blocks at a time: on a CPU they stay in its cache; elsewhere few launches count.
@@ -57,6 +58,7 @@ class Moba:
         grouped=True,
         synchronises=True,
         growth=1,
+        spans=("block",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -89,6 +91,13 @@ class Moba:
         gate_XTN = (q_XTD @ means_XND.mT).masked_fill_(barred_TN, -torch.inf)
         top = gate_XTN.topk(self._chosen, dim=-1, sorted=False)
         return top.indices.masked_fill_(top.values == -torch.inf, len(block_N))
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the share of the visible keys in a query's own block and the chosen ones."""
+        options = msgspec.convert(case.options, Moba.Options)
+        block = options.block
+        return share_seen(case, lambda i, j: i // block == j // block, further=(options.topk - 1) * block)
 
     @staticmethod
     def flops(case: Case) -> int:

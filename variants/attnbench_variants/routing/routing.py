@@ -39,6 +39,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.fused_kernels import Fused
+from attnbench_variants.blocks.reach import share_found
 from attnbench_variants.blocks.weights import generator
 
 # Products of tokens with centroids at a time: on a CPU they stay in its cache; elsewhere few launches count.
@@ -66,6 +67,7 @@ class Routing:
         grouped="queries are the keys too, so every query head needs a key head of its own",
         ties_qk=True,
         growth=1.25,
+        spans=("window",),
     )
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -112,6 +114,12 @@ class Routing:
 
     def _nearest(self, product_XCN: Tensor) -> Tensor:
         return product_XCN.topk(self._taken, dim=-1, sorted=False).indices.sort(dim=-1).values
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        """Return the expected share of the keys that a query shares a cluster with, drawn at random."""
+        clusters, taken = sizes(case.shape, msgspec.convert(case.options, Routing.Options))
+        return share_found((taken / case.shape.seq_k) ** 2, clusters)
 
     @staticmethod
     def flops(case: Case) -> int:
