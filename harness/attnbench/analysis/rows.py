@@ -13,7 +13,7 @@ from attnbench.analysis.groups import group_by
 from attnbench.analysis.samples import Statistics, statistics_of
 from attnbench.contracts import stats
 from attnbench.contracts.case import Case, Identity, Option, Passes
-from attnbench.contracts.metrics import METRICS, Metric, ProbeKind, metric_named
+from attnbench.contracts.metrics import BEYOND, METRICS, Metric, ProbeKind, accuracy_beyond, metric_named
 from attnbench.contracts.record import (
     ENOUGH,
     PENDING,
@@ -33,7 +33,8 @@ _HARNESS = "attnbench"  # the distribution of the empty variant: a user's plugin
 _METRIC_ORDER = {name: index for index, name in enumerate(METRICS)}
 _PROBE_ORDER = get_args(ProbeKind)
 _PASS_ORDER = get_args(Passes)
-_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no value
+# A fact of that name is the reason why there is no value.
+_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak", *map(accuracy_beyond, BEYOND))
 
 
 def _in_unit(description: str) -> Meta:

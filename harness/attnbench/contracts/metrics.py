@@ -76,6 +76,16 @@ def _learned(name: str, title: str, *, higher: bool = False) -> Metric:
     return Metric(name=name, title=title, probe="accuracy", higher_is_better=higher, replicates="seeds")
 
 
+# Multiples of the training length at which a trained model may be tested. Each has a metric of its own, as a column
+# of a table is a length that models were trained at: `accuracy_4x` beside `accuracy` is the same weights.
+BEYOND = (2, 4, 8)
+
+
+def accuracy_beyond(factor: int) -> str:
+    """Return the name of the metric of a test at a multiple of the training length."""
+    return f"accuracy_{factor}x"
+
+
 # In the order of rows and tables.
 METRICS: dict[str, Metric] = {
     metric.name: metric
@@ -123,6 +133,10 @@ METRICS: dict[str, Metric] = {
         _swapped("swap_excess", "loss once swapped, above the exact model's"),
         _swapped("tuned_excess", "loss once swapped and fine-tuned, above the exact model's"),
         _learned("accuracy", "accuracy", higher=True),
+        *(
+            _learned(accuracy_beyond(factor), f"accuracy at {factor} times the training length", higher=True)
+            for factor in BEYOND
+        ),
         _learned("bits_per_byte", "bits per byte"),
         _learned("generalisation_gap", "generalisation gap"),
         _learned("mse", "mse"),

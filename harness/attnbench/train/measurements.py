@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
+from attnbench.contracts.metrics import accuracy_beyond
 from attnbench.contracts.record import TRIAL_METRIC, Measurement
 from attnbench.contracts.task import Form
 from attnbench.train.loop import Score, Trained
@@ -35,6 +36,11 @@ def of_swap(own: Score, swapped: Score, tuned: Score) -> Iterator[Measurement]:
         yield _measurement(f"{name}_accuracy", score.accuracy, higher=True)
         yield _measurement(f"{name}_loss", score.loss)
         yield _measurement(f"{name}_excess", score.loss - own.loss)
+
+
+def of_longer(factor: int, tested: Score) -> Measurement:
+    """Return the measurement of a score at a multiple of the training length."""
+    return _measurement(accuracy_beyond(factor), tested.accuracy, higher=True)
 
 
 def of_trial(trained: Trained) -> Iterator[Measurement]:
