@@ -74,7 +74,8 @@ class Swap(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How an exact model is swapped: in which layers (all where empty), and for how many steps it is then fine-tuned.
 
     The first `exact_tokens` queries attend exactly. `base` is the hash of the file with the model, empty where the run
-    trains it. `model` is a pretrained one instead, a folder or a package, whose loss is that on the file `text`.
+    trains it. `model` is a pretrained one instead, a folder or a package, whose loss is that on the first `tokens` of
+    the file `text`; then `base` is the hash of that.
     """
 
     steps: Annotated[int, Meta(ge=0)] = 200
@@ -84,6 +85,7 @@ class Swap(Struct, frozen=True, kw_only=True, omit_defaults=True):
     base: str = ""
     model: str = ""
     text: str = ""
+    tokens: Annotated[int, Meta(ge=2)] = 1024
 
 
 class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -69,12 +69,17 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     swap: Annotated[
         str | None,
         flag(
-            "Fine-tuning after a swap: steps, learning_rate; layers to swap (0+2); first exact_tokens",
+            "How to swap: fine-tuning steps, learning_rate; layers=0+2; first exact_tokens; tokens of --text",
             "OPTION=VALUE,...",
             panel=MEASURE,
-            default="steps=200",
+            default="steps=200,tokens=1024",
         ),
     ] = None
+    model: Annotated[
+        str | None,
+        flag("Pretrained model to swap in: a folder, or an installed package that has one", "DIR", panel=MEASURE),
+    ] = None
+    text: Annotated[str | None, flag("Text that the pretrained model reads", "FILE", panel=MEASURE)] = None
     scale: Annotated[
         bool | None,
         flag(

@@ -30,6 +30,13 @@ class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
     entry: Entry
 
 
+class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
+    """Describe the attention of a pretrained model on so many tokens. Answer: a Case without a variant."""
+
+    model: str
+    tokens: int
+
+
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
     """Describe this machine and its `device`. Answer: an Environment."""
 
@@ -115,6 +122,7 @@ Question = (
     DescribeVariant
     | DescribeTask
     | DescribeMetric
+    | DescribeModel
     | DescribeMachine
     | MeasureRates
     | TryVariant

@@ -15,7 +15,7 @@ from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.variant import scaled
 from attnbench.planning.learning_rates import first_jobs
 from attnbench.planning.metrics import PlannedMetric
-from attnbench.planning.swaps import base_for
+from attnbench.planning.swaps import PlannedModel, base_for
 from attnbench.planning.tasks import PlannedTask
 from attnbench.planning.variants import Candidate
 from attnbench.plugins.exact import base_of
@@ -27,8 +27,8 @@ class Conditions(Struct, frozen=True, kw_only=True):
     """What every job of a run has in common. `floor` is timed beside the candidates: the cost of the harness itself.
 
     `costed` is the longest sequence whose cost is measured, to which trained variants are scaled; 0 where none is.
-    `swap` says how exact models are swapped. `worst` is judged beside the candidates: the floor of every quality.
-    `paths` are the files of captured inputs, by the names that cases have for them.
+    `swap` says how exact models are swapped, `model` which pretrained one. `worst` is judged beside the candidates: the
+    floor of every quality. `paths` are the files of captured inputs, by the names that cases have for them.
     """
 
     device: str
@@ -37,6 +37,7 @@ class Conditions(Struct, frozen=True, kw_only=True):
     seed: int = 0
     costed: int = 0
     swap: Swap = Swap()
+    model: PlannedModel | None = None
     worst: Candidate | None = None
     paths: dict[str, str] = {}
 
@@ -72,7 +73,7 @@ def plan_jobs(
     if "agreement" in probes:
         once += _measured(Probe(kind="agreement"), cases if compared is None else compared, judged, conditions)
     tasks = tuple(tasks)
-    swaps = list(_swaps(judged, tasks, conditions)) if "swap" in probes else []
+    swaps = [*_swaps(judged, tasks, conditions), *_in_a_model(judged, conditions)] if "swap" in probes else []
     bases = {base.key: base for job in swaps if (base := base_of(job))}
     training = list(_trainings(candidates, tasks, conditions)) if "accuracy" in probes else []
     others = [job for metric in metrics for job in _of_plugin(metric, cases, candidates, conditions)]
@@ -190,6 +191,31 @@ def _swaps(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], condit
                 base_path=str(base.path) if base else "",
             )
             yield from (replace(job, round=seed) for seed in range(1, seeds + 1))
+
+
+def _in_a_model(candidates: Sequence[Candidate], conditions: Conditions) -> Iterator[Job]:
+    """Yield the swaps in the pretrained model, which is one replicate."""
+    model = conditions.model
+    for candidate in candidates if model is not None else ():
+        assert model is not None
+        yield Job(
+            case=replace(
+                model.case,
+                variant=candidate.name,
+                options=candidate.options,
+                device=conditions.device,
+                seed=conditions.seed,
+            ),
+            probe=Probe(
+                kind="swap",
+                task=model.name,
+                swap=model.swap,
+                scaled=_scaled(candidate, model.case.shape.seq_k, costed=conditions.costed),
+            ),
+            protocol=replace(conditions.protocol, rounds=1, threads=1),
+            target=candidate.target,
+            origin=candidate.origin,
+        )
 
 
 def _trainings(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:

@@ -20,7 +20,7 @@ from attnbench.planning.machine import describe_machine, spare_bytes
 from attnbench.planning.metrics import PlannedMetric, needed_probes, planned_metrics, probes_of
 from attnbench.planning.request import Request
 from attnbench.planning.suites import apply_flags, find_suite
-from attnbench.planning.swaps import parse_swap
+from attnbench.planning.swaps import check_model, parse_swap, planned_model
 from attnbench.planning.tasks import PlannedTask, planned_tasks, task_specs
 from attnbench.planning.variants import Candidate, candidate, candidates, check_names, variant_specs
 from attnbench.plugins import registry
@@ -66,7 +66,10 @@ def check(request: Request, *, narrow: Narrow | None = None) -> None:
     refuse_what_captures_fix(request.sweep)
     sweep, _ = _sweep(request, "cpu", narrow)
     parse_swap(sweep.swap)
+    check_model(sweep)
     trained = [kind for kind in probes_of(sweep) if kind in TRAINED]
+    if sweep.model is not None and "swap" in trained:
+        trained.remove("swap")
     if trained and sweep.tasks is None:
         raise UsageError(
             f"--tasks: {trained[0]} is measured on a task; name one, or leave {trained[0]} out of --metrics"
@@ -103,6 +106,7 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         floor=candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
         swap=parse_swap(sweep.swap),
+        model=planned_model(sweep, executor) if "swap" in probes else None,
         worst=candidate(Spec(name=WORST), executor) if WORST in registry.entries("variants") else None,
         paths={capture.name: str(capture.path) for capture in captures or shipped()},
         costed=_costed(swept, probes) if sweep.scale is not False else 0,

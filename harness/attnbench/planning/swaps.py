@@ -8,17 +8,21 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from attnbench.contracts.case import Option
+from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Swap
+from attnbench.contracts.suite import Sweep
 from attnbench.contracts.task import Training
+from attnbench.execute.executor import Executor
+from attnbench.execute.messages import DescribeModel
 from attnbench.planning.tasks import PlannedTask
 from attnbench.plugins import registry
 
 # What decides a model's shape and what it was trained on; a task's own options do, too.
 _OF_A_MODEL = ("layers", "heads", "width", "feed_forward", "positions", "norm", "tied", "match")
-_TYPED = ("steps", "learning_rate", "layers", "exact_tokens")
+_TYPED = ("steps", "learning_rate", "layers", "exact_tokens", "tokens")
 
 
 class Base(Struct, frozen=True, kw_only=True):
@@ -53,6 +57,36 @@ def parse_swap(text: str | None) -> Swap:
         return msgspec.convert(given, Swap, strict=False)
     except msgspec.ValidationError as error:
         raise UsageError(f"--swap: {text}: {error}") from error
+
+
+class PlannedModel(Struct, frozen=True, kw_only=True):
+    """A pretrained model to swap in: its attention's case on the text, and how it is swapped."""
+
+    name: str
+    case: Case
+    swap: Swap
+
+
+def planned_model(sweep: Sweep, executor: Executor) -> PlannedModel | None:
+    """Return the pretrained model of a sweep, as a child describes it; None where it names none. Raises UsageError."""
+    swap = parse_swap(sweep.swap)
+    if sweep.model is None:
+        return None
+    assert sweep.text is not None, "check_model refuses a model without a text"
+    content = Path(sweep.text).expanduser().read_bytes()
+    case = executor.ask(DescribeModel(model=sweep.model, tokens=swap.tokens), Case)
+    text = str(Path(sweep.text).expanduser().resolve())
+    whole = replace(swap, model=sweep.model, text=text, base=sha256(content).hexdigest()[:16], steps=0)
+    return PlannedModel(name=Path(sweep.model).name, case=case, swap=whole)
+
+
+def check_model(sweep: Sweep) -> None:
+    """Raise UsageError where one of --model and --text is missing, or the text is no file."""
+    if (sweep.model is None) != (sweep.text is None):
+        given, missing = ("--model", "--text") if sweep.text is None else ("--text", "--model")
+        raise UsageError(f"{missing}: {given} is given without it; a pretrained model is swapped on a text")
+    if sweep.text is not None and not Path(sweep.text).expanduser().is_file():
+        raise UsageError(f"--text: there is no file {sweep.text!r}; name a text to read")
 
 
 def base_for(task: PlannedTask) -> Base | None:

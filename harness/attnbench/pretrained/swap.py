@@ -103,8 +103,9 @@ class Mechanisms:
         return self.built[layer]
 
 
-def case_of(pretrained: Pretrained, tokens: int) -> Case:
-    """Return the case of a model's attention on a text, without a variant."""
+def case_of(where: str, tokens: int) -> Case:
+    """Return the case of a causal model's attention on so many tokens, without a variant. Raises UsageError."""
+    pretrained = load(where)
     config = pretrained.model.config
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
