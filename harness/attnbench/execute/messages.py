@@ -1,6 +1,6 @@
 """The messages between the parent and its child processes. All of them travel as JSON, never as pickle."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -97,6 +97,42 @@ class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
     path: str
 
 
+class Capture(Struct, frozen=True, kw_only=True, tag="capture"):
+    """Write a model's captured inputs to the file `path`; no layers: all. Answer: a Captured.
+
+    `model` is a folder, a GGUF file, an installed distribution, or a training's checkpoint, which has no `text` and no
+    `length`. `name` replaces the model's own.
+    """
+
+    model: str
+    text: str = ""
+    length: int = 0
+    layers: tuple[int, ...] = ()
+    precision: Literal["float32", "float16"] = "float32"
+    name: str = ""
+    path: str
+
+
+class Captured(Struct, frozen=True, kw_only=True):
+    """What a capture holds. `error` is the largest by which exact attention on a layer misses the model's own output.
+
+    It is relative, in the Frobenius norm, before the tensors are rounded to the file's precision.
+    """
+
+    path: str
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tokens: int
+    causal: bool
+    scale: float
+    model: str
+    text: str
+    licence: str
+    error: float
+
+
 class HeadRead(Struct, frozen=True, kw_only=True):
     """A head whose matrix was read, with its distances from exact attention's, as `measure.maps.distances` has them."""
 
@@ -129,6 +165,7 @@ Question = (
     | Perform
     | ReadMatrices
     | ReadTrained
+    | Capture
 )
 
 

@@ -19,9 +19,10 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import Unsupported
-from attnbench.execute import limits, reading
+from attnbench.execute import capturing, limits, reading
 from attnbench.execute.messages import (
     Answer,
+    Capture,
     DescribeMachine,
     DescribeMetric,
     DescribeModel,
@@ -142,6 +143,8 @@ def _answer(question: Question, report: Report) -> object:
             return _try(target, case)
         case ReadMatrices() | ReadTrained():
             return reading.read(question, report)
+        case Capture():
+            return capturing.capture(question, report)
         case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures):
             limits.prefer_as_victim()
             return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)

@@ -1,109 +1,234 @@
-"""Queries, keys and values of a pretrained model's self-attention on a text, written as a file of inputs."""
+"""Capture the queries, keys and values that a model's attention is called with, and write them to a file.
 
-# B batch, H heads, G key/value heads, T positions, D head dimension
-from collections.abc import Callable, Sequence
+A capture is a safetensors file: `{layer}.q` [B, H, T, D], `{layer}.k` and `{layer}.v` [B, G, S, D]. Scores are
+`scale` q k^T with the tensors as they are stored, rotated and all; `Meta` lists the metadata.
+"""
+
+# B batch, H heads, G key/value heads, T queries, S keys, D head dimension
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import torch
 from msgspec import Struct
-from safetensors.torch import save_file
 
 from attnbench.contracts.case import Mask
 from attnbench.contracts.errors import UsageError
-from attnbench.measure.reference import exact_attention
-from attnbench.pretrained.loading import Pretrained, load
+from attnbench.measure.reference import exact_attention, visible
+from attnbench.pretrained import loading
+from attnbench.train import capture as trained
 
-_NAME = "attnbench-capture"
-_CLOSE = 1e-5  # of the model's own output: what exact attention on the captured tensors may differ by
-_HALF = 2**15  # the largest size that float16 holds with room
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Precision = Literal["float32", "float16"]
+Report = Callable[[str], None]
+
+INTERFACE = "attnbench-capture"  # the name under which transformers calls `_Recorder`
+MOST_ERROR = 1e-5
 
 
-class Layer(Struct, frozen=True, eq=False):
-    """What a layer's attention was called with: tensors after their positions were added, and the scale of scores."""
+class Meta(Struct, frozen=True, kw_only=True):
+    """A capture's metadata; safetensors holds each field as text.
 
-    q_BHTD: torch.Tensor
-    k_BGTD: torch.Tensor
-    v_BGTD: torch.Tensor
+    `causal` is "true" or "false", `scale` that of the model's scores, `tokens` the length of the sequence, `text` the
+    name of what was read, `licence` the model's.
+    """
+
+    causal: bool
+    scale: float
+    model: str
+    text: str
+    licence: str
+    tokens: int
+
+    def as_text(self) -> dict[str, str]:
+        """Return the fields as safetensors holds them."""
+        values = msgspec.structs.asdict(self)
+        return {
+            key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            for key, value in values.items()
+        }
+
+
+class Captured(Struct, frozen=True, kw_only=True):
+    """The captured layers by number, their metadata, and by how much attention on them misses the model's own."""
+
+    layers: dict[int, Heads]
+    meta: Meta
+    error: float
+
+
+class _Call(Struct, frozen=True, eq=False):
+    """One call of a model's attention: q_BHTD, k_BGSD, v_BGSD, what the mask adds to scores, and the output."""
+
+    tensors: Heads
+    bias: torch.Tensor | None
     scale: float
     out_BHTD: torch.Tensor
 
 
-class Text(Struct, frozen=True, kw_only=True):
-    """What a model reads: a text, its name and its licence, and how many tokens of it."""
+def from_pretrained(
+    source: loading.Source, text: Path, *, length: int, layers: tuple[int, ...], report: Report
+) -> Captured:
+    """Run a pretrained model on the first `length` tokens of a text, and return what its attention was called with.
 
-    content: str
-    source: str
-    licence: str = ""
-    tokens: int
-
-
-def capture(
-    where: str, text: Text, *, layers: Sequence[int], to: Path, report: Callable[[str], None]
-) -> dict[str, Any]:
-    """Capture layers of a model on the first tokens of a text, write them in float16, and return what was written.
-
-    Raises UsageError for a layer that does not exist, and for a model whose attention is not softmax(q k^T scale) v
-    under a full or a causal mask: exact attention on the captured tensors must give the model's own output to 1e-5.
+    Raises UsageError for a text that is too short, a layer that does not exist, and attention that q, k, v, a scale and
+    a causal mask do not describe.
     """
-    report("loading the model")
-    pretrained = load(where)
-    found = capture_layers(pretrained, pretrained.tokens(text.content, text.tokens))
-    chosen = layers or range(len(found))
-    missing = [layer for layer in chosen if layer >= len(found)]
-    if missing:
-        raise UsageError(f"--layers: there is no {missing[0]}; {pretrained.name} has {len(found)}, numbered from 0")
-    for layer in chosen:
-        report(f"checking layer {layer}")
-        _check(found[layer], layer, causal=pretrained.causal)
-    metadata = {
-        "causal": "true" if pretrained.causal else "false",
-        "scale": repr(found[chosen[0]].scale),
-        "model": pretrained.name,
-        "text": text.source,
-        "licence": text.licence,
-        "tokens": str(text.tokens),
+    report(f"loading {source.name}")
+    recorder = _register()
+    model, tokenizer = loading.load(source, attention=INTERFACE)
+    if model.config.is_encoder_decoder:
+        raise UsageError(f"{loading.FLAG}: {source.name} has an encoder and a decoder; give a model that has one")
+    ids = loading.tokens_of(model, tokenizer, text, length)
+    report(f"running {source.name} on {length} tokens")
+    with torch.no_grad():
+        model(input_ids=ids)
+    calls = _chosen(recorder.calls, layers, name=source.name)
+    causal = {number: _is_causal(call.bias, length, layer=number) for number, call in calls.items()}
+    kinds = {
+        (causal[number], call.scale, call.tensors[0].shape, call.tensors[1].shape) for number, call in calls.items()
     }
-    save_file({name: x for layer in chosen for name, x in _named(found[layer], layer).items()}, to, metadata=metadata)
-    return {**metadata, "layers": [*chosen], "bytes": to.stat().st_size}
+    if len(kinds) > 1:
+        raise UsageError("--layers: these layers differ in mask, scale or heads; capture one kind of layer a file")
+    first = next(iter(calls))
+    meta = Meta(
+        causal=causal[first],
+        scale=calls[first].scale,
+        model=source.name,
+        text=text.name,
+        licence=source.licence,
+        tokens=length,
+    )
+    error = max(_checked(call, causal=meta.causal, layer=number) for number, call in calls.items())
+    return Captured(layers={number: call.tensors for number, call in calls.items()}, meta=meta, error=error)
 
 
-@torch.no_grad()
-def capture_layers(pretrained: Pretrained, ids_BT: torch.Tensor) -> list[Layer]:
-    """Return the calls of a model's self-attention on tokens, layer by layer."""
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+def from_checkpoint(checkpoint: Path, *, layers: tuple[int, ...]) -> Captured:
+    """Run a model that attnbench trained on a test example of its task, and return what its attention was called with.
 
-    found: list[Layer] = []
+    Raises UsageError for a file that is no finished training, and for a layer that does not exist.
+    """
+    try:
+        job, captured = trained.capture(checkpoint)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{loading.FLAG}: {str(checkpoint)!r} is no finished training: {error}") from error
+    mask = job.case.mask
+    if mask.window is not None:
+        raise UsageError(f"{loading.FLAG}: {str(checkpoint)!r} attends within a window, which a capture does not hold")
+    chosen = _chosen(dict(enumerate(captured)), layers, name=str(checkpoint))
+    q_BHTD = captured[0].tensors[0]
+    meta = Meta(
+        causal=mask.causal,
+        scale=q_BHTD.shape[-1] ** -0.5,
+        model=f"{job.case.variant} trained on {job.probe.task}",
+        text="a test example",
+        licence="the trained model's own",
+        tokens=q_BHTD.shape[2],
+    )
+    return Captured(layers={number: one.tensors for number, one in chosen.items()}, meta=meta, error=0.0)
 
-    def attend(module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **given: Any) -> Any:
-        out_BTHD, weights = sdpa_attention_forward(module, q, k, v, mask, **given)
-        scale = given.get("scaling") or q.shape[-1] ** -0.5
-        found.append(Layer(q.clone(), k.clone(), v.clone(), float(scale), out_BTHD.transpose(1, 2).clone()))
-        return out_BTHD, weights
 
-    AttentionInterface.register(_NAME, attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)  # without it every mask would be dropped
-    pretrained.model.set_attn_implementation(_NAME)
-    pretrained.model(input_ids=ids_BT)
-    return found
+def write(captured: Captured, path: Path, *, precision: Precision) -> None:
+    """Write a capture. Raises UsageError where the file cannot be written."""
+    from safetensors.torch import save
+
+    dtype = getattr(torch, precision)
+    tensors = {
+        f"{layer}.{name}": tensor.to(dtype).contiguous()
+        for layer, heads in captured.layers.items()
+        for name, tensor in zip("qkv", heads, strict=True)
+    }
+    largest = max(float(tensor.abs().max()) for tensor in tensors.values())
+    if not largest < float("inf"):
+        raise UsageError(f"--dtype: a captured value is too large for {precision}; write --dtype float32")
+    try:
+        path.write_bytes(save(tensors, metadata=captured.meta.as_text()))
+    except OSError as error:
+        raise UsageError(f"--output: {path} cannot be written ({error.strerror}); name another file") from None
 
 
-def _check(layer: Layer, number: int, *, causal: bool) -> None:
-    q_BHTD = layer.q_BHTD.double() * (layer.scale * layer.q_BHTD.shape[-1] ** 0.5)
-    out_BHTD = exact_attention(q_BHTD, layer.k_BGTD.double(), layer.v_BGTD.double(), mask=Mask(causal=causal))
-    error = float((out_BHTD - layer.out_BHTD).norm() / layer.out_BHTD.norm())
-    if not error <= _CLOSE:
-        mask = "causal" if causal else "full"
-        raise UsageError(
-            f"MODEL: attention of layer {number} is not softmax(q k^T scale) v under a {mask} mask: it differs by "
-            f"{error:.2g}; capture another layer or model"
+class _Recorder:
+    """The attention that transformers calls: the model's own, whose arguments and output are kept by layer."""
+
+    def __init__(self) -> None:
+        self.calls: dict[int, _Call] = {}
+
+    # The arguments beyond these are each model's own (soft-caps, sinks, biases), so they are passed on unread.
+    def __call__(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **others: Any,
+    ) -> Any:
+        own = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        if own is None:
+            raise UsageError(f"{loading.FLAG}: {type(module).__name__} has no plain form to check a capture against")
+        result = own(module, query, key, value, attention_mask, **others)
+        number = getattr(module, "layer_idx", None)
+        scale = others.get("scaling")
+        self.calls[len(self.calls) if number is None else number] = _Call(
+            (query, key, value),
+            attention_mask,
+            query.shape[-1] ** -0.5 if scale is None else float(scale),
+            result[0].transpose(1, 2),
         )
+        return result
 
 
-def _named(layer: Layer, number: int) -> dict[str, torch.Tensor]:
-    named = {"q": layer.q_BHTD, "k": layer.k_BGTD, "v": layer.v_BGTD}
-    if max(float(x.abs().max()) for x in named.values()) > _HALF:
-        raise UsageError(f"--layers: values of layer {number} are too large for float16; choose another")
-    return {f"{number}.{name}": x.half().contiguous() for name, x in named.items()}
+def _register() -> _Recorder:
+    """Register a recorder as an attention of transformers, given the masks of the plain form, which hide nothing."""
+    transformers = loading.require_transformers()
+    from transformers.masking_utils import AttentionMaskInterface, eager_mask
+
+    recorder = _Recorder()
+    transformers.AttentionInterface.register(INTERFACE, recorder)
+    AttentionMaskInterface.register(INTERFACE, eager_mask)
+    return recorder
+
+
+def _chosen(found: Mapping[int, Any], layers: tuple[int, ...], *, name: str) -> dict[int, Any]:
+    """Return the chosen layers, or all of them."""
+    if not found:
+        raise UsageError(f"{loading.FLAG}: {name} does not call its attention by transformers' interface; give another")
+    for layer in layers:
+        if layer not in found:
+            raise UsageError(
+                f"--layers: there is no {layer}; layers with attention are {', '.join(map(str, sorted(found)))}"
+            )
+    return {layer: found[layer] for layer in layers or sorted(found)}
+
+
+def _is_causal(bias: torch.Tensor | None, length: int, *, layer: int) -> bool:
+    """Return whether a mask, as it is added to scores, is causal; without one, all keys are visible."""
+    if bias is None or not bias.any():
+        return False
+    rows = torch.arange(length)
+    wanted = visible(Mask(causal=True), rows, queries=length, keys=length)
+    shown = bias == 0
+    hides = (bias <= torch.finfo(bias.dtype).min) | shown
+    if bool(hides.all()) and bool((shown == wanted).all()):
+        return True
+    raise UsageError(
+        f"--layers: layer {layer} has a mask that is neither full nor causal (a window or a bias); choose another layer"
+    )
+
+
+def _checked(call: _Call, *, causal: bool, layer: int) -> float:
+    """Return by how much exact attention on a call's tensors misses the model's own output. Raises UsageError."""
+    q_BHTD, k_BGSD, v_BGSD = (tensor.double() for tensor in call.tensors)
+    if k_BGSD.shape != v_BGSD.shape or q_BHTD.shape[-1] != k_BGSD.shape[-1]:
+        raise UsageError(f"--layers: in layer {layer} keys and values differ in size, which a capture does not hold")
+    scaled_BHTD = q_BHTD * (call.scale * q_BHTD.shape[-1] ** 0.5)
+    out_BHTD = exact_attention(scaled_BHTD, k_BGSD, v_BGSD, mask=Mask(causal=causal))
+    error = float((out_BHTD - call.out_BHTD).norm() / out_BHTD.norm())
+    if not error <= MOST_ERROR:
+        raise UsageError(
+            f"--layers: attention on what layer {layer} is called with misses the model's own by {error:.2g}: it has "
+            "biases, soft-caps or sinks, which a capture does not hold; choose another layer or model"
+        )
+    return error

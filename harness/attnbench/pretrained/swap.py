@@ -12,9 +12,8 @@ from torch.nn.functional import cross_entropy
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Job, Outcome
-from attnbench.contracts.variant import Unsupported
 from attnbench.plugins import registry
-from attnbench.pretrained.loading import Pretrained, load
+from attnbench.pretrained import loading
 from attnbench.train.loop import Score
 from attnbench.train.measurements import of_swap
 
@@ -24,19 +23,17 @@ _NAME = "attnbench-swap"
 def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     """Return the loss per token, in nats, of a language model on a text, swapped and its own; nothing is trained.
 
-    Raises Unsupported for a model that is not a causal language model, and where the mechanism does not serve it.
+    Raises Unsupported where the mechanism does not serve it, UsageError for a model or a text that cannot be read.
     """
     swap = job.probe.swap
     assert swap is not None
     report("loading the model")
-    pretrained = load(swap.model)
-    if not pretrained.causal:
-        raise Unsupported(f"{pretrained.name} is no causal language model: it has no loss on a text")
-    ids_BT = pretrained.tokens(Path(swap.text).read_text(encoding="utf-8"), job.case.shape.seq_q)
-    own = _score(pretrained, ids_BT)
+    model, tokenizer = loading.load(loading.locate(swap.model), attention="sdpa", head=True)
+    ids_BT = loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens)
+    own = _score(model, ids_BT)
     report("swapping")
     mechanisms = Mechanisms(job, registry.load(job.target))
-    swapped = _swapped_score(pretrained, ids_BT, mechanisms)
+    swapped = _swapped_score(model, ids_BT, mechanisms)
     return Outcome(
         status="ok",
         measurements=tuple(each for each in of_swap(own, swapped, swapped) if each.metric.startswith("swap_")),
@@ -78,7 +75,8 @@ class Mechanisms:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         if self.layers and module.layer_idx not in self.layers:
-            return sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)
+            out_BTHD, _ = sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)
+            return out_BTHD, None
         dim, heads = q_BHTD.shape[-1], q_BHTD.shape[1]
         q_BHTD = q_BHTD * ((given.get("scaling") or dim**-0.5) * dim**0.5)
         k_BHTD, v_BHTD = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_BGTD, v_BGTD))
@@ -104,29 +102,29 @@ class Mechanisms:
 
 
 def case_of(where: str, tokens: int) -> Case:
-    """Return the case of a causal model's attention on so many tokens, without a variant. Raises UsageError."""
-    pretrained = load(where)
-    config = pretrained.model.config
+    """Return the case of a language model's attention on so many tokens, without a variant. Raises UsageError."""
+    model, _ = loading.load(loading.locate(where), attention="sdpa", head=True)
+    config = model.config
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     shape = Shape(batch=1, heads=heads, kv_heads=heads, seq_q=tokens, seq_k=tokens, head_dim=dim)
-    return Case(variant="", shape=shape, mask=Mask(causal=pretrained.causal), passes="")
+    return Case(variant="", shape=shape, mask=Mask(causal=True), passes="")
 
 
-def _swapped_score(pretrained: Pretrained, ids_BT: torch.Tensor, mechanisms: Mechanisms) -> Score:
+def _swapped_score(model: Any, ids_BT: torch.Tensor, mechanisms: Mechanisms) -> Score:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
     AttentionInterface.register(_NAME, mechanisms)
     AttentionMaskInterface.register(_NAME, sdpa_mask)  # without it every mask would be dropped
-    pretrained.model.set_attn_implementation(_NAME)
-    return _score(pretrained, ids_BT)
+    model.set_attn_implementation(_NAME)
+    return _score(model, ids_BT)
 
 
 @torch.no_grad()
-def _score(pretrained: Pretrained, ids_BT: torch.Tensor) -> Score:
+def _score(model: Any, ids_BT: torch.Tensor) -> Score:
     """Return a language model's score of each token but the first, given all before it."""
-    logits_BTV = pretrained.model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits[:, :-1].float()
     targets_N = ids_BT[:, 1:].flatten()
     answers_NV = logits_BTV.flatten(0, 1)
     loss, right = cross_entropy(answers_NV, targets_N), (answers_NV.argmax(-1) == targets_N).float().mean()
