@@ -60,7 +60,7 @@ class Mechanisms:
     @property
     def backend(self) -> str:
         """The kernel that ran."""
-        return variant.backend_of(next(iter(self.built.values())))
+        return variant.backend_of(next(iter(self.built.values()))) if self.built else ""
 
     @property
     def parameters(self) -> int:
