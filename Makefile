@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench growth learning speed parity readme clean
+.PHONY: demo test test-all check bench growth learning speed parity readme checkpoints clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -54,6 +54,10 @@ readme: .venv/ready
 	for plan in $(REFERENCES); do run=$$(dirname $$plan); \
 	$(BIN)/attnbench report $$run -o $$run/report.html --figures $$run/figures --figure-formats svg || exit; done
 	$(BIN)/python docs/make.py
+
+# The exact models that ship for swaps, trained again: about ten minutes.
+checkpoints: .venv/ready
+	$(BIN)/python suites/make_checkpoints.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import TyperException
 
 from attnbench.cli import (
+    capture,
     compare,
     doctor,
     flags,
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, flags.Command] = {
     "recommend": recommend.recommend,
     "tune": tune.tune,
     "map": mapping.map_matrices,
+    "capture": capture.capture,
     "replay": replay.replay,
     "list": listing.list_things,
     "verify": verify.verify,

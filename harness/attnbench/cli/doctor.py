@@ -26,6 +26,7 @@ Verdict = Literal["ok", "missing", "broken"]
 _EXTRAS = {
     "xformers": ("xFormers' kernels for flash", "pip install 'attnbench[xformers]' (needs a CUDA device)"),
     "flash-attn": ("the flash-attn kernels for flash", "pip install 'attnbench[flash-attn]' (needs a CUDA device)"),
+    "transformers": ("pretrained models to capture", "pip install 'attnbench[transformers]'"),
     "pyarrow": ("Parquet files", "pip install 'attnbench[parquet]'"),
 }
 

@@ -110,9 +110,9 @@ def _trained(
 def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") -> "tuple[list[Map], str]":
     from attnbench.answers.map.matrices import one_case
 
-    case = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
+    case, path = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
     with _reader() as reader:
-        return list(reader.drawn(specs, case, selection)), _caption(case)
+        return list(reader.drawn(specs, case, selection, inputs_path=path)), _caption(case)
 
 
 @contextmanager

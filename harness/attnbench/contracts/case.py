@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 Passes = Literal["", "forward", "backward", "forward-backward", "decode"]
 Level = Literal["core", "layer"]
-Inputs = Literal["normal", "clustered", "outliers"]
+DRAWN = ("normal", "clustered", "outliers")
 Option = bool | int | float | str | None
 AxisValue = bool | int | str | None
 Axes = dict[str, AxisValue]  # by name, as `Case.axes` returns them
@@ -74,7 +74,12 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
         Level, Meta(title="level", extra={"flag": "--level"}, description="the mechanism alone, or with projections")
     ] = "core"
     inputs: Annotated[
-        Inputs, Meta(title="inputs", extra={"flag": "--inputs"}, description="how queries, keys and values are drawn")
+        str,
+        Meta(
+            title="inputs",
+            extra={"flag": "--inputs"},
+            description="how queries, keys and values are drawn, or the capture and the layer that they are from",
+        ),
     ] = "normal"
     shape_name: Annotated[
         str, Meta(title="shape", extra={"flag": "--shapes"}, description="the shape's name where the suite lists it")

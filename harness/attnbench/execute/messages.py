@@ -1,6 +1,6 @@
 """The messages between the parent and its child processes. All of them travel as JSON, never as pickle."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +30,13 @@ class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
     entry: Entry
 
 
+class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
+    """Describe the attention of a pretrained model on so many tokens. Answer: a Case without a variant."""
+
+    model: str
+    tokens: int
+
+
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
     """Describe this machine and its `device`. Answer: an Environment."""
 
@@ -57,7 +64,8 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     """Perform a job. Answer: an Outcome.
 
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
-    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists; empty for none.
+    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists, or of the training of
+    the exact model that a swap begins with; empty for none.
     `figures` are those of the job's case that a derived metric is computed from.
     """
 
@@ -68,12 +76,16 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
 
 
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
-    """Read a variant's effective attention matrices on inputs drawn for `case`; no heads: all. Answer: a Reading."""
+    """Read a variant's effective attention matrices on the inputs of `case`; no heads: all. Answer: a Reading.
+
+    `inputs_path` is the file of captured inputs, empty for those that are drawn.
+    """
 
     target: str
     case: Case
     heads: tuple[int, ...]
     path: str
+    inputs_path: str = ""
 
 
 class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
@@ -83,6 +95,42 @@ class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
     heads: tuple[int, ...] = ()
     layers: tuple[int, ...] = ()
     path: str
+
+
+class Capture(Struct, frozen=True, kw_only=True, tag="capture"):
+    """Write a model's captured inputs to the file `path`; no layers: all. Answer: a Captured.
+
+    `model` is a folder, a GGUF file, an installed distribution, or a training's checkpoint, which has no `text` and no
+    `length`. `name` replaces the model's own.
+    """
+
+    model: str
+    text: str = ""
+    length: int = 0
+    layers: tuple[int, ...] = ()
+    precision: Literal["float32", "float16"] = "float32"
+    name: str = ""
+    path: str
+
+
+class Captured(Struct, frozen=True, kw_only=True):
+    """What a capture holds. `error` is the largest by which exact attention on a layer misses the model's own output.
+
+    It is relative, in the Frobenius norm, before the tensors are rounded to the file's precision.
+    """
+
+    path: str
+    layers: tuple[int, ...]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tokens: int
+    causal: bool
+    scale: float
+    model: str
+    text: str
+    licence: str
+    error: float
 
 
 class HeadRead(Struct, frozen=True, kw_only=True):
@@ -110,12 +158,14 @@ Question = (
     DescribeVariant
     | DescribeTask
     | DescribeMetric
+    | DescribeModel
     | DescribeMachine
     | MeasureRates
     | TryVariant
     | Perform
     | ReadMatrices
     | ReadTrained
+    | Capture
 )
 
 

@@ -43,7 +43,7 @@ def read(question: Question, report: Report) -> Reading:
 def _read_drawn(question: ReadMatrices, report: Report) -> Reading:
     case = question.case
     callee = Callee(case, registry.load(question.target))
-    layers = [(0, callee.attention, at_core(callee.draw(1)[0]))]
+    layers = [(0, callee.attention, at_core(callee.draw(1, path=question.inputs_path)[0]))]
     return _read(layers, question, mask=case.mask, seed=case.seed, report=report)
 
 

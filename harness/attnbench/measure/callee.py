@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case
 from attnbench.contracts.variant import InvalidOutput, Unsupported
+from attnbench.measure import captured
 from attnbench.measure.inputs import Inputs, Tokens, draw, draw_tokens
 from attnbench.measure.layer import Layer, leaves
 
@@ -39,8 +41,10 @@ class Callee:
         """The weights of what the case's level calls."""
         return list(self.mechanism.parameters()) if isinstance(self.mechanism, torch.nn.Module) else []
 
-    def draw(self, sets: int) -> tuple[Inputs, ...] | tuple[Tokens, ...]:
-        """Draw sets of inputs: tokens at layer level, else queries, keys and values."""
+    def draw(self, sets: int, *, path: str = "") -> tuple[Inputs, ...] | tuple[Tokens, ...]:
+        """Draw sets of inputs: tokens at layer level, else queries, keys and values; or read them from a capture."""
+        if path:
+            return captured.load(self.case, Path(path), sets=sets, tied=self.support.ties_qk)
         if self.case.level == "layer":
             return draw_tokens(self.case, sets=sets)
         return draw(self.case, sets=sets, tied=self.support.ties_qk)

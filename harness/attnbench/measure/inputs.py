@@ -170,7 +170,7 @@ def _formed(normals: list[torch.Tensor], case: Case, index: int) -> list[torch.T
             return normals
         case "clustered":
             return _clustered(normals, generator)
-        case "outliers":
+        case _:
             return _with_outliers(normals, generator, per_outlier=_FEATURES_PER_OUTLIER[case.level])
 
 

@@ -27,12 +27,12 @@ class Workload:
     The outputs of the first calls are watched: examined, and judged after the timing.
     """
 
-    def __init__(self, case: Case, plugin: Any, *, sets: int = _SETS) -> None:
+    def __init__(self, case: Case, plugin: Any, *, sets: int = _SETS, inputs_path: str = "") -> None:
         _check_measured(case.device)
         self.case, self.callee = case, Callee(case, plugin)
         self.support, self.attention = self.callee.support, self.callee.attention
         self.differentiates = case.differentiates
-        self.sets = self.callee.draw(sets)
+        self.sets = self.callee.draw(sets, path=inputs_path)
         self._checksums = [checksum(*inputs.tensors) for inputs in self.sets]
         self._differentiated = [self.callee.differentiated(inputs) for inputs in self.sets]
         self._arguments = [self.callee.arguments(inputs) for inputs in self.sets]
@@ -44,7 +44,7 @@ class Workload:
     @classmethod
     def of(cls, job: Job, *, sets: int = _SETS) -> "Workload":
         """Return the workload of a job, with its variant imported and built. Raises Unsupported."""
-        return cls(job.case, registry.load(job.target), sets=sets)
+        return cls(job.case, registry.load(job.target), sets=sets, inputs_path=job.inputs_path)
 
     @property
     def backend(self) -> str:

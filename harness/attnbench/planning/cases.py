@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.case import DRAWN, Case, Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.ranges import parse_choices, parse_range
 from attnbench.contracts.suite import LINKABLE, Sweep, flag_of, overlay
@@ -33,7 +33,7 @@ def _axes(*structs: type[Struct]) -> tuple[str, ...]:
 _OF_A_SHAPE = ("seq", "width", "tokens", *_axes(Shape, Mask))
 AXES_OF_A_CASE = _axes(Case)
 # The words that an axis takes; all other axes take whole numbers, or are switches.
-_WORDS: dict[str, tuple[str, ...]] = {
+_WORDS: dict[str, tuple[str, ...]] = {"inputs": DRAWN} | {
     name: tuple(word for word in get_args(hint) if word)
     for struct in (Shape, Mask, Case)
     for name, hint in get_type_hints(struct).items()

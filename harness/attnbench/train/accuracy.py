@@ -31,7 +31,7 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
     Raises Unsupported where the variant does not serve the task. A training that diverges has a score like any other,
     under the flag `diverged`: that of its best weights before, or of the initial ones if none were validated.
     """
-    seed, (task, training) = seed_of(job), _task_of(job)
+    seed, (task, training) = seed_of(job), task_of(job)
     file = Checkpoint(checkpoint, job) if checkpoint else None
     job, training, model = _matched_model(job, task, training, seed=seed)
     progress = _Progress(report)
@@ -108,13 +108,14 @@ def load_best(checkpoint: Path) -> tuple[Job, Model]:
     job, state = read(checkpoint)
     if not state["over"]:
         raise ValueError("the training is not over")
-    task, training = _task_of(job)
+    task, training = task_of(job)
     _, _, model = _matched_model(job, task, training, seed=seed_of(job))
     model.load_state_dict(state["kept"])
     return job, model.eval()
 
 
-def _task_of(job: Job) -> tuple[Task, Training]:
+def task_of(job: Job) -> tuple[Task, Training]:
+    """Return the task of a job with its training, at the job's own learning rate."""
     plugin = registry.load(job.task_target)
     settings = settings_of(plugin, job.probe.task_options)
     training = settings.training

@@ -84,6 +84,14 @@ def encode(job: Job, state: dict[str, Any]) -> bytes:
     return b"%s %08x\n%s" % (_MAGIC, zlib.crc32(data), data)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file exists and begins as a checkpoint does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
 def read(path: Path) -> tuple[Job, dict[str, Any]]:
     """Return a file's job and the state of its training, tensors on the CPU. Nothing in the file is executed.
 

@@ -30,6 +30,14 @@ def of_test(form: Form, tested: Score, learned: Score, trained: Trained, *, para
     yield from _curves(trained)
 
 
+def of_swap(own: Score, swapped: Score, tuned: Score) -> Iterator[Measurement]:
+    """Yield the measurements of a swapped model, as it is and after fine-tuning, and against the exact model's own."""
+    for name, score in (("swap", swapped), ("tuned", tuned)):
+        yield _measurement(f"{name}_accuracy", score.accuracy, higher=True)
+        yield _measurement(f"{name}_loss", score.loss)
+        yield _measurement(f"{name}_excess", score.loss - own.loss)
+
+
 def of_longer(factor: int, tested: Score) -> Measurement:
     """Return the measurement of a score at a multiple of the training length."""
     return _measurement(accuracy_beyond(factor), tested.accuracy, higher=True)
