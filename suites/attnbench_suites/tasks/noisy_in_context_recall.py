@@ -21,6 +21,7 @@ class NoisyInContextRecall(InContextRecall):
         "tiny": {
             **InContextRecall.presets["tiny"],
             "length": 32,
+            "steps": 2000,
             "vocabulary": 32,
             "noise_vocabulary": 16,
             "noise": 0.2,
