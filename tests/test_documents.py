@@ -125,7 +125,7 @@ def test_every_column_of_rows_is_documented_in_its_place_with_a_meaning() -> Non
 
 
 def test_every_metric_that_the_code_names_is_explained() -> None:
-    explained = set(re.findall(r"`([a-z_]+)`", FORMAT.read_text()))
+    explained = set(re.findall(r"`([a-z0-9_]+)`", FORMAT.read_text()))
     sources = "".join(path.read_text() for path in (ROOT / "harness").rglob("*.py"))
     named = set(re.findall(r"""(?:\bfigure\(|\bmetric=)"([a-z_]+)\"""", sources))
     assert ({*METRICS} | named) - explained - {"validation_curve"} == set()

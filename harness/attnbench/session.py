@@ -24,6 +24,7 @@ from attnbench.planning.plan import prepare
 from attnbench.planning.pruning import Pruner
 from attnbench.planning.request import Request
 from attnbench.planning.resume import renew
+from attnbench.plugins.exact import base_of
 from attnbench.report.reported import rows_of
 from attnbench.store import Plan, Store
 
@@ -127,13 +128,15 @@ class Session(Struct, frozen=True):
     def measure(self, jobs: Sequence[Job], *, further: Further, retry_failed: bool = False) -> None:
         """Measure jobs, then what their records call for: learning rates, lengths around crossings, searches.
 
-        Metrics that are derived from other figures come last.
+        Swaps of models that the run trains come after their training, and metrics derived from other figures last.
         """
         records = self.store.records()
         history = [record for record in records if record.outcome.status == "ok" or not retry_failed]
         self.notify(self._opened(jobs, records))
         self.measure_rates()
-        self.perform([job for job in jobs if not job.derived], history=history)
+        waiting = [job for job in jobs if base_of(job)]
+        self.perform([job for job in jobs if not job.derived and job not in waiting], history=history)
+        self.perform(waiting, history=history)
         self.search_learning_rates()
         self.refine()
         self.pursue(further)

@@ -12,6 +12,7 @@ import torch
 from torch import Generator
 
 from attnbench import IGNORE, Form
+from attnbench.contracts.longer import check_beyond, longer_of
 from attnbench.contracts.task import Split, Task, Training, presets_of
 from attnbench.plugins.describe import TaskDescription, describe_task
 from attnbench.plugins.registry import load
@@ -79,6 +80,18 @@ def test_examples_match_their_form_and_no_input_is_in_two_splits(name: str, pres
     splits = draw_splits(task, training, seed=0, device="cpu")
     rows = [shown(splits[split]) for split in SPLITS]
     assert len(set.union(*rows)) == sum(map(len, rows))
+
+
+@pytest.mark.parametrize("name", TASKS)
+@as_subtests("preset", presets)
+def test_a_task_that_is_tested_beyond_its_length_asks_there_in_the_same_form(name: str, preset: str) -> None:
+    task, training = built(name, preset=preset)
+    check_beyond(task, training)
+    for factor in training.factors:
+        longer = longer_of(task, factor)
+        examples = drawn(longer, 5, split="test")
+        assert longer.form.length == pytest.approx(factor * task.form.length, rel=0.2)
+        assert (examples.targets[:, task.form.length :] != IGNORE).any(dim=1).all()
 
 
 def shown(examples: Examples) -> set[bytes]:

@@ -22,7 +22,7 @@ class Rich:
         name: str = ""
         share: bool = True
 
-    supports = Support(dtypes=("float32",), devices=("cpu",), causal="it looks ahead", cross=False)
+    supports = Support(dtypes=("float32",), devices=("cpu",), causal="it looks ahead", cross=False, spans=("size",))
     backend = "by hand"
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -31,3 +31,7 @@ class Rich:
 
     def __call__(self, q, k, v):
         return first_value(q, k, v)
+
+    @staticmethod
+    def reach(case: Case) -> float:
+        return 1 / case.shape.seq_k

@@ -22,7 +22,6 @@ OTHER = {
     "passes": "backward",
     "level": "layer",
     "inputs": "outliers",
-    "inputs_digest": "0123456789abcdef",
     "shape_name": "bert-base",
     "seed": 1,
 }

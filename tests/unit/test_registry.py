@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Origin
-from attnbench.contracts.variant import Support, Unsupported, build
+from attnbench.contracts.variant import Span, Support, Unsupported, build
 from attnbench.plugins.describe import Description, OptionField, describe_variant
 from attnbench.plugins.registry import entries, find, load
 from distributions import PLAIN, forget_imports, lay_out
@@ -185,7 +185,10 @@ def test_a_plugin_is_described_with_its_options_and_its_support():
         "size": "int", "rate": "float", "mode": "fast|slow", "limit": "int|none", "name": "str", "share": "bool",
     }  # fmt: skip
     assert found.options == {"size": 4, "rate": 0.5, "mode": "fast", "limit": None, "name": "", "share": True}
-    assert found.support == Support(dtypes=("float32",), devices=("cpu",), causal="it looks ahead", cross=False)
+    assert found.spans == {"size": Span()}
+    assert found.support == Support(
+        dtypes=("float32",), devices=("cpu",), causal="it looks ahead", cross=False, spans=("size",)
+    )
 
 
 def test_a_plain_function_is_a_plugin():

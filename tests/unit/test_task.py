@@ -62,6 +62,11 @@ def test_bits_are_counted_per_token_and_of_nothing_else() -> None:
         Form(length=8, features=1, answer="class", outputs=2, bits_per="byte")
 
 
+def test_only_tokens_are_decoded_from_one_state() -> None:
+    with pytest.raises(ValueError, match="compressed=true where its answers are tokens"):
+        Form(length=8, features=1, answer="class", outputs=2, compressed=True)
+
+
 def test_what_is_best_is_told_by_the_loss_of_numbers_and_of_a_language_model() -> None:
     assert Form(length=8, features=1, answer="number").by_loss
     assert msgspec.structs.replace(TOKENS, bits_per="byte").by_loss

@@ -9,8 +9,9 @@ from typing import Literal
 from msgspec import Struct
 
 from attnbench.analysis.rows import Row
-from attnbench.contracts.metrics import QUALITIES
+from attnbench.contracts.metrics import BEYOND, QUALITIES, accuracy_beyond
 
+_LONGER = tuple(map(accuracy_beyond, BEYOND))  # of sequences longer than those at which `exact_here` was measured
 _WHOLE_PERCENT = 0.1
 _ROOM = 1.25  # by which a share may be larger: options that count keys are whole numbers, and a global key stays one
 
@@ -29,7 +30,7 @@ def is_quality(row: Row) -> bool:
 
 def is_exact_here(row: Row) -> bool:
     """Return whether a mechanism that approximates was exact attention where its quality was measured."""
-    return bool(row.facts.get("exact_here")) and not row.facts.get("exact")
+    return bool(row.facts.get("exact_here")) and not row.facts.get("exact") and row.metric not in _LONGER
 
 
 def refusal(cost: Row, quality: Row) -> Refusal | None:

@@ -13,7 +13,7 @@ from attnbench.analysis.groups import group_by
 from attnbench.analysis.samples import Statistics, statistics_of
 from attnbench.contracts import stats
 from attnbench.contracts.case import Case, Identity, Option, Passes
-from attnbench.contracts.metrics import METRICS, Metric, ProbeKind, metric_named
+from attnbench.contracts.metrics import BEYOND, METRICS, Metric, ProbeKind, accuracy_beyond, metric_named
 from attnbench.contracts.record import (
     ENOUGH,
     PENDING,
@@ -26,14 +26,15 @@ from attnbench.contracts.record import (
     Record,
     Status,
 )
-from attnbench.plugins.empty import FLOOR
+from attnbench.plugins.empty import FLOOR, WORST
 
 TWIN = "_twin"  # suffix of the metrics of the baseline's second measurement
 _HARNESS = "attnbench"  # the distribution of the empty variant: a user's plugin may have the same name
 _METRIC_ORDER = {name: index for index, name in enumerate(METRICS)}
 _PROBE_ORDER = get_args(ProbeKind)
 _PASS_ORDER = get_args(Passes)
-_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak")  # a fact of that name is the reason why there is no value
+# A fact of that name is the reason why there is no value.
+_MAY_LACK = ("numerical_error", "kept_mass", "mask_leak", *map(accuracy_beyond, BEYOND))
 
 
 def _in_unit(description: str) -> Meta:
@@ -101,6 +102,11 @@ class Row(Struct, frozen=True, kw_only=True):
         return self.probe.label
 
     @property
+    def is_floor(self) -> bool:
+        """Whether the row is the floor of a quality, which is measured beside every variant."""
+        return self.case.variant == WORST and self.origin.distribution == _HARNESS
+
+    @property
     def is_harness(self) -> bool:
         """Whether the row is the harness's own cost, which every run measures."""
         return self.case.variant == FLOOR and self.origin.distribution == _HARNESS
@@ -159,7 +165,8 @@ def _drafts(question: _Question) -> Iterator[tuple[Row, Mapping[int, Measurement
     leading = base.metric if base.metric in metrics else next(iter(metrics), base.metric)
     lacking = [metric for metric in _MAY_LACK if metrics and metric in base.facts and metric not in metrics]
     for metric, by_round in metrics.items():
-        yield replace(base, metric=metric, primary=base.primary and metric == leading), by_round
+        shown = metric == leading or metric_named(metric).shown
+        yield replace(base, metric=metric, primary=base.primary and shown), by_round
     for metric in lacking:
         primary = base.primary and metric == leading
         yield replace(base, metric=metric, primary=primary, detail=str(base.facts[metric])), {}

@@ -16,6 +16,7 @@ from attnbench.analysis.groups import group_by
 from attnbench.analysis.match import Pair
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, Identity
+from attnbench.contracts.metrics import TRAINED
 from attnbench.contracts.record import PENDING
 
 CLOSE = 0.01  # a relative error against exact attention below which a mechanism may take its place
@@ -209,7 +210,7 @@ def _setting(row: Row | Comparison) -> _Key:
 
 def _score_rankings(rows: Iterable[Row]) -> list[_Ranking]:
     """Return the rankings of the scores of trained models, by task, length and model."""
-    scores = [row for row in rows if row.probe.kind == "accuracy" and row.primary and row.value is not None]
+    scores = [row for row in rows if row.probe.kind in TRAINED and row.primary and row.value is not None]
     groups = group_by(scores, lambda row: (row.task, *_setting(row), row.case.length)).values()
     return [_Ranking({}, group[0].case.length, _best_first(group)) for group in groups]
 

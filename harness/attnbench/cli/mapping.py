@@ -16,7 +16,6 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.flags import MEASURE, SWEEP
 from attnbench.contracts.suite import Sweep, overlay
 from attnbench.contracts.text import plain
-from attnbench.planning import captures
 from attnbench.planning.request import Request
 from attnbench.store import RESULTS, find_run
 
@@ -111,10 +110,7 @@ def _trained(
 def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") -> "tuple[list[Map], str]":
     from attnbench.answers.map.matrices import one_case
 
-    sweep = overlay(_USUAL, request.sweep)
-    captures.check_flags(request.sweep, sweep)
-    case = one_case(sweep, seed=request.seed)
-    path = captures.paths(sweep).get(case.inputs_digest, "")
+    case, path = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
     with _reader() as reader:
         return list(reader.drawn(specs, case, selection, inputs_path=path)), _caption(case)
 

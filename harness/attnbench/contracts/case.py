@@ -10,13 +10,13 @@ from msgspec import Meta, Struct
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 Passes = Literal["", "forward", "backward", "forward-backward", "decode"]
 Level = Literal["core", "layer"]
+DRAWN = ("normal", "clustered", "outliers")
 Option = bool | int | float | str | None
 AxisValue = bool | int | str | None
 Axes = dict[str, AxisValue]  # by name, as `Case.axes` returns them
 Identity = tuple[str, str, str]  # a variant, its options as canonical JSON, and its origin
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
-DRAWN = ("normal", "clustered", "outliers")  # kinds of inputs that are drawn; any others are captured
 
 Size = Annotated[int, Meta(ge=1, le=2**31)]
 
@@ -75,16 +75,16 @@ class Case(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     ] = "core"
     inputs: Annotated[
         str,
-        Meta(title="inputs", extra={"flag": "--inputs"}, description="how they are drawn, or the name of a capture"),
-    ] = DRAWN[0]
+        Meta(
+            title="inputs",
+            extra={"flag": "--inputs"},
+            description="how queries, keys and values are drawn, or the capture and the layer that they are from",
+        ),
+    ] = "normal"
     shape_name: Annotated[
         str, Meta(title="shape", extra={"flag": "--shapes"}, description="the shape's name where the suite lists it")
     ] = ""
     seed: Annotated[int, Meta(title="seed", extra={"flag": "--seed"}, description="of inputs, weights and order")] = 0
-    inputs_digest: Annotated[
-        str,
-        Meta(title="inputs digest", extra={"flag": "--inputs"}, description="of a capture's file, or empty"),
-    ] = ""
 
     @property
     def key(self) -> str:

@@ -7,7 +7,7 @@ from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Passes
 
-ProbeKind = Literal["latency", "memory", "agreement", "accuracy", "energy", "metric"]
+ProbeKind = Literal["latency", "memory", "agreement", "swap", "accuracy", "energy", "metric"]
 Replicates = Literal["rounds", "seeds", "none"]
 
 
@@ -16,7 +16,7 @@ class Metric(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `replicates` is what repeats it: rounds, which are tested for differences; seeds, which are averaged; or nothing,
     where one value is exact. `passes` maps a swept pass to the passes in which the metric is measured instead. `needs`
-    names the metrics that a plugin's metric is derived from.
+    names the metrics that a plugin's metric is derived from. `shown` ones stand in tables beside their probe's first.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Metric(Struct, frozen=True, kw_only=True, omit_defaults=True):
     passes: dict[Passes, tuple[Passes, ...]] = {}
     is_share: bool = False  # between 0 and 1: drawn on a linear axis
     needs: tuple[str, ...] = ()
+    shown: bool = False
 
     @property
     def words(self) -> str:
@@ -67,8 +68,22 @@ def _agreement(name: str, title: str, *, higher: bool = False, share: bool = Fal
     return Metric(name=name, title=title, probe="agreement", higher_is_better=higher, passes=_BOTH, is_share=share)
 
 
+def _swapped(name: str, title: str, *, higher: bool = False, shown: bool = False) -> Metric:
+    return Metric(name=name, title=title, probe="swap", higher_is_better=higher, replicates="seeds", shown=shown)
+
+
 def _learned(name: str, title: str, *, higher: bool = False) -> Metric:
     return Metric(name=name, title=title, probe="accuracy", higher_is_better=higher, replicates="seeds")
+
+
+# Multiples of the training length at which a trained model may be tested. Each has a metric of its own, as a column
+# of a table is a length that models were trained at: `accuracy_4x` beside `accuracy` is the same weights.
+BEYOND = (2, 4, 8)
+
+
+def accuracy_beyond(factor: int) -> str:
+    """Return the name of the metric of a test at a multiple of the training length."""
+    return f"accuracy_{factor}x"
 
 
 # In the order of rows and tables.
@@ -106,11 +121,22 @@ METRICS: dict[str, Metric] = {
         _agreement("approximation_error_dk", "approximation error of dk"),
         _agreement("approximation_error_dq", "approximation error of dq"),
         _agreement("approximation_error_dv", "approximation error of dv"),
+        _agreement("approximation_error_heads", "approximation error of single heads: their median"),
         _agreement("approximation_error_output", "approximation error of the output"),
         _agreement("cosine", "mean cosine with exact attention", higher=True, share=True),
         _agreement("hidden_mass", "largest share of a row's weight on hidden keys"),
         _agreement("mask_leak", "largest change of an output when hidden tokens change"),
+        _swapped("swap_accuracy", "accuracy of an exact model once swapped", higher=True),
+        _swapped("tuned_accuracy", "accuracy once swapped and fine-tuned", higher=True, shown=True),
+        _swapped("swap_loss", "loss of an exact model once swapped"),
+        _swapped("tuned_loss", "loss once swapped and fine-tuned"),
+        _swapped("swap_excess", "loss once swapped, above the exact model's"),
+        _swapped("tuned_excess", "loss once swapped and fine-tuned, above the exact model's"),
         _learned("accuracy", "accuracy", higher=True),
+        *(
+            _learned(accuracy_beyond(factor), f"accuracy at {factor} times the training length", higher=True)
+            for factor in BEYOND
+        ),
         _learned("bits_per_byte", "bits per byte"),
         _learned("generalisation_gap", "generalisation gap"),
         _learned("mse", "mse"),
@@ -131,12 +157,15 @@ PRIMARY: dict[ProbeKind, Metric] = {
     "latency": METRICS["latency"],
     "memory": METRICS["memory"],
     "agreement": METRICS["approximation_error"],
+    "swap": METRICS["swap_accuracy"],
     "accuracy": METRICS["accuracy"],
     "energy": METRICS["energy"],
 }
 # The probes of what a mechanism gives up, the most telling first. Their figures belong to the inputs or the task that
 # they were measured on; all others are costs of a workload.
-QUALITIES: tuple[ProbeKind, ...] = ("accuracy", "agreement")
+QUALITIES: tuple[ProbeKind, ...] = ("swap", "accuracy", "agreement")
+# Those that train models on a task: their jobs are not timed.
+TRAINED: tuple[ProbeKind, ...] = ("swap", "accuracy")
 
 
 def metric_named(name: str) -> Metric:

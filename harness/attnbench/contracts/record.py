@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Option, digest
-from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
+from attnbench.contracts.metrics import METRICS, PRIMARY, TRAINED, Metric, ProbeKind
 
 SCHEMA = 1
 
@@ -70,13 +70,32 @@ class Protocol(Struct, frozen=True, kw_only=True, omit_defaults=True):
     allocator: Allocator = "default"
 
 
+class Swap(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an exact model is swapped: in which layers (all where empty), and for how many steps it is then fine-tuned.
+
+    The first `exact_tokens` queries attend exactly. `base` is the hash of the file with the model, empty where the run
+    trains it. `model` is a pretrained one instead, a folder or a package, whose loss is that on the first `tokens` of
+    the file `text`; then `base` is the hash of that.
+    """
+
+    steps: Annotated[int, Meta(ge=0)] = 200
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
+    layers: tuple[int, ...] = ()
+    exact_tokens: Annotated[int, Meta(ge=0)] = 0
+    base: str = ""
+    model: str = ""
+    text: str = ""
+    tokens: Annotated[int, Meta(ge=2)] = 1024
+
+
 class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is measured of a case; an accuracy probe names its task with complete options.
 
     `twin` marks the second of two identical measurements, from which a run derives its A/A floor. `trial` marks a
     training that only rates a learning rate; `rate` is the learning rate where it is not the task's own, chosen from
     those `searched`. `scaled` are the options used in place of the case's own, if the task is shorter than what is
-    costed: those that count keys are in proportion. `declared` is what a plugin's metric declares of itself.
+    costed: those that count keys are in proportion. `base` marks the training of an exact model that swaps begin with.
+    `declared` is what a plugin's metric declares of itself.
     """
 
     kind: ProbeKind
@@ -88,6 +107,8 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rate: float | None = None
     searched: tuple[float, ...] = ()
     scaled: dict[str, Option] = {}
+    swap: Swap | None = None
+    base: bool = False
     declared: Metric | None = None
     metric_origin: Origin | None = None
 
@@ -101,7 +122,7 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def primary(self) -> bool:
         """Whether tables show this probe by default."""
-        return not (self.twin or self.trial)
+        return not (self.twin or self.trial or self.base)
 
     @property
     def label(self) -> str:
@@ -115,7 +136,8 @@ class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The work of one process: one probe of one case in one round. `target` is the import path of the variant.
 
-    `inputs_path` is where its captured inputs are, which the case knows by their digest.
+    `base_path` is the file of the exact model that a swap begins with, where it ships with a package, `inputs_path`
+    that of captured inputs.
     """
 
     case: Case
@@ -127,6 +149,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     round: int = 1
     attempt: int = 1
     metric_target: str = ""
+    base_path: str = ""
     inputs_path: str = ""
 
     @property
@@ -137,7 +160,7 @@ class Job(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     @property
     def timed(self) -> bool:
         """Whether other work on the machine would change the result; training is not timed."""
-        return self.probe.kind != "accuracy"
+        return self.probe.kind not in TRAINED
 
     @property
     def timed_round(self) -> int:

@@ -54,12 +54,32 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
     level: Annotated[Names, flag("core (the mechanism alone), layer (with projections)", "NAME,...")] = None
     inputs: Annotated[
         Names,
-        flag("normal, clustered (in groups), outliers (large features), or a model's: minilm, file:PATH", "NAME,..."),
+        flag(
+            "normal, clustered (in groups), outliers (large features), a capture, or file:PATH of one",
+            "NAME,...",
+            default="normal; for agreement, captures",
+        ),
     ] = None
     metrics: Annotated[
-        Names, flag("latency, memory, agreement, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
+        Names, flag("latency, memory, agreement, swap, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
     ] = None
-    tasks: Annotated[Names, flag("Tasks for accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)] = None
+    tasks: Annotated[
+        Names, flag("Tasks for swap and accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)
+    ] = None
+    swap: Annotated[
+        str | None,
+        flag(
+            "How to swap: fine-tuning steps, learning_rate; layers=0+2; first exact_tokens; tokens of --text",
+            "OPTION=VALUE,...",
+            panel=MEASURE,
+            default="steps=200,tokens=1024",
+        ),
+    ] = None
+    model: Annotated[
+        str | None,
+        flag("Pretrained model to swap in: a folder, or an installed package that has one", "DIR", panel=MEASURE),
+    ] = None
+    text: Annotated[str | None, flag("Text that the pretrained model reads", "FILE", panel=MEASURE)] = None
     scale: Annotated[
         bool | None,
         flag(

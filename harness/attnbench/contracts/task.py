@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError, suggestion
+from attnbench.contracts.metrics import BEYOND
 from attnbench.contracts.variant import Options, options_type
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Form(Struct, frozen=True, kw_only=True):
     With a `context_length` there is a second sequence, of another modality, to which the inputs attend: tokens below
     `context_vocabulary` [count, context_length], or `context_features` numbers a position. `bits_per` marks a language
     model, whose loss is reported in bits per token or byte and whose best weights are those of the lowest loss.
+    `compressed` tokens are all decoded from the state of the last position.
     """
 
     length: _Count
@@ -54,6 +56,7 @@ class Form(Struct, frozen=True, kw_only=True):
     context_vocabulary: _SizeOrZero = 0
     context_features: _SizeOrZero = 0
     bits_per: Literal["", "token", "byte"] = ""
+    compressed: bool = False
 
     def __post_init__(self) -> None:
         if (self.vocabulary > 0) == (self.features > 0):
@@ -68,6 +71,8 @@ class Form(Struct, frozen=True, kw_only=True):
             )
         if self.bits_per and self.answer != "tokens":
             raise ValueError(f"a task's form counts bits per {self.bits_per} (bits_per=) where its answers are tokens")
+        if self.compressed and self.answer != "tokens":
+            raise ValueError("a task's form is compressed=true where its answers are tokens")
 
     @property
     def mask(self) -> Mask:
@@ -128,6 +133,15 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     validation_examples: Annotated[_Count, Meta(description="sequences that choose the best weights")] = 1000
     test_examples: Annotated[_Count, Meta(description="sequences that the score is reported on")] = 1000
     seeds: Annotated[_Count, Meta(description="trainings from different seeds")] = 1
+    beyond: Annotated[
+        Literal[1, 2, 4, 8],
+        Meta(description="longest test beyond the training length, as a multiple of it; 1: none"),
+    ] = 1
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """The multiples of the training length at which the trained model is tested too."""
+        return tuple(factor for factor in BEYOND if factor <= self.beyond)
 
     @property
     def part(self) -> int:

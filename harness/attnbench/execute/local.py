@@ -18,6 +18,7 @@ from attnbench.execute.children import Exit, ForkServer, ServerLost
 from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Progressed, Started, no_figures
 from attnbench.execute.messages import Perform, Progress, Question
 from attnbench.execute.spawn import Spawner
+from attnbench.plugins.exact import base_of
 from attnbench.store import checkpoint_path
 
 T = TypeVar("T")
@@ -113,7 +114,8 @@ class LocalExecutor:
             memory = limits.available_bytes()
         share = memory // self.slots if memory is not None and _is_parallel(job) else memory
         running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
-        checkpoint = str(checkpoint_path(folder, job)) if folder and job.probe.kind == "accuracy" else ""
+        keeper = base_of(job) or job
+        checkpoint = str(checkpoint_path(folder, keeper)) if folder and keeper.probe.kind == "accuracy" else ""
         question = Perform(job=job, memory_bytes=share, checkpoint=checkpoint, figures=figures)
         try:
             self._running[self._ask(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running

@@ -30,6 +30,13 @@ class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
     entry: Entry
 
 
+class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
+    """Describe the attention of a pretrained model on so many tokens. Answer: a Case without a variant."""
+
+    model: str
+    tokens: int
+
+
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):
     """Describe this machine and its `device`. Answer: an Environment."""
 
@@ -57,7 +64,8 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     """Perform a job. Answer: an Outcome.
 
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
-    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists; empty for none.
+    `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists, or of the training of
+    the exact model that a swap begins with; empty for none.
     `figures` are those of the job's case that a derived metric is computed from.
     """
 
@@ -70,7 +78,7 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
 class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
     """Read a variant's effective attention matrices on the inputs of `case`; no heads: all. Answer: a Reading.
 
-    `inputs_path` is where captured inputs are.
+    `inputs_path` is the file of captured inputs, empty for those that are drawn.
     """
 
     target: str
@@ -150,6 +158,7 @@ Question = (
     DescribeVariant
     | DescribeTask
     | DescribeMetric
+    | DescribeModel
     | DescribeMachine
     | MeasureRates
     | TryVariant

@@ -42,8 +42,8 @@ def read(question: Question, report: Report) -> Reading:
 
 def _read_drawn(question: ReadMatrices, report: Report) -> Reading:
     case = question.case
-    callee = Callee(case, registry.load(question.target), inputs_path=question.inputs_path)
-    layers = [(0, callee.attention, at_core(callee.draw(1)[0]))]
+    callee = Callee(case, registry.load(question.target))
+    layers = [(0, callee.attention, at_core(callee.draw(1, path=question.inputs_path)[0]))]
     return _read(layers, question, mask=case.mask, seed=case.seed, report=report)
 
 

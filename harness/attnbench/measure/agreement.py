@@ -17,7 +17,7 @@ from attnbench.contracts.case import Option
 from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import InvalidOutput, Unsupported
-from attnbench.measure import failure, leaks, weights
+from attnbench.measure import captured, failure, leaks, weights
 from attnbench.measure.callee import Attend, Callee
 from attnbench.measure.effective import repeatable, rounding, summation
 from attnbench.measure.inputs import Inputs, Tokens
@@ -71,13 +71,17 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     twin = partial(_twin_results, workload, job, wide, rows_R)
     numerical, left_out = _numerical_error(own, twin, seconds=seconds)
     values = _approximation_errors(own, exact, names=names) | numerical | inspected
+    measurements = [
+        measurement(metric_named(name), [value], flags=flags.get(name, ())) for name, value in values.items()
+    ]
+    if isinstance(inputs, Inputs):
+        measurements.append(measurement(metric_named("approximation_error_heads"), errors_of_heads(own[0], exact[0])))
+    source = captured.source_of(job.inputs_path) if job.inputs_path else {}
     return Outcome(
         status="ok",
-        measurements=tuple(
-            measurement(metric_named(name), [value], flags=flags.get(name, ())) for name, value in values.items()
-        ),
+        measurements=tuple(measurements),
         backend=workload.backend,
-        facts={"rows": len(rows_R)} | left_out | uninspected,
+        facts={"rows": len(rows_R)} | source | left_out | uninspected,
     )
 
 
@@ -86,6 +90,12 @@ def relative_error(results: Sequence[torch.Tensor], exact: Sequence[torch.Tensor
     difference = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(results, exact, strict=True))
     size = sum(float(b.double().square().sum()) for b in exact)
     return math.sqrt(difference / size) if size else math.sqrt(difference)
+
+
+def errors_of_heads(out_BHRD: torch.Tensor, exact_BHRD: torch.Tensor) -> list[float]:
+    """Return the relative error of the output of each head of each sequence, in float64."""
+    pairs = zip(out_BHRD.flatten(0, 1), exact_BHRD.flatten(0, 1), strict=True)
+    return [relative_error([out_RD], [exact_RD]) for out_RD, exact_RD in pairs]
 
 
 def cosine(results: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> float:

@@ -25,9 +25,8 @@ class Callee:
     Raises Unsupported.
     """
 
-    def __init__(self, case: Case, plugin: Any, *, inputs_path: str = "") -> None:
+    def __init__(self, case: Case, plugin: Any) -> None:
         self.case, self.plugin, self.support = case, plugin, variant.support_of(plugin)
-        self.inputs_path = inputs_path
         wraps = case.level == "layer" and self.support.level == "core"
         self.attention = variant.build(plugin, replace(case, level="core") if wraps else case)
         self.layer = _layer(case, self.attention, tied=self.support.ties_qk) if wraps else None
@@ -42,10 +41,10 @@ class Callee:
         """The weights of what the case's level calls."""
         return list(self.mechanism.parameters()) if isinstance(self.mechanism, torch.nn.Module) else []
 
-    def draw(self, sets: int) -> tuple[Inputs, ...] | tuple[Tokens, ...]:
-        """Draw sets of inputs: tokens at layer level, else queries, keys and values; or read captured ones."""
-        if self.inputs_path:
-            return captured.read(self.case, Path(self.inputs_path), sets=sets, tied=self.support.ties_qk)
+    def draw(self, sets: int, *, path: str = "") -> tuple[Inputs, ...] | tuple[Tokens, ...]:
+        """Draw sets of inputs: tokens at layer level, else queries, keys and values; or read them from a capture."""
+        if path:
+            return captured.load(self.case, Path(path), sets=sets, tied=self.support.ties_qk)
         if self.case.level == "layer":
             return draw_tokens(self.case, sets=sets)
         return draw(self.case, sets=sets, tied=self.support.ties_qk)

@@ -1,55 +1,67 @@
-"""A mechanism's inputs as a model's attention was given them, read from a capture."""
+"""Queries, keys and values of a model, from a file in place of those that are drawn."""
 
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension
-import hashlib
 import math
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
-from attnbench.contracts.case import Case, seed_for
+from attnbench.contracts.case import Case, Option, seed_for
 from attnbench.contracts.variant import Unsupported
-from attnbench.measure.inputs import Inputs, placed
+from attnbench.measure.inputs import Inputs
 
 
-def read(case: Case, path: Path, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
-    """Read the layer that a case names from its capture; cotangents are standard normals drawn from the seed.
+def load(case: Case, path: Path, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
+    """Return sets of a layer's queries, keys and values, in the case's dtype and on its device.
 
-    Queries are multiplied so that a scale of 1 / sqrt(D) gives the model's scores. Keys and values are repeated for
-    each query head unless the case groups heads. Decoding takes the last query. With `tied`, keys are the queries.
-
-    The first set is the capture. A further one has the features of q, k and v rolled by one more: scores stay as they
-    are and outputs have other numbers, so an answer that is kept between calls shows, and every call does real work.
-
-    Raises ValueError where the file is not the one that was planned, Unsupported where queries cannot be tied to keys.
+    The file holds `LAYER.q` [B, H, T, D], `LAYER.k` and `LAYER.v` [B, G, S, D], and the scale of its scores, which is
+    folded into the queries where it is not 1 / sqrt(D). Keys of shared heads are repeated where the case has as many
+    as query heads. In decoding the query is the last one. With `tied`, keys are the queries themselves. Further sets
+    are the first one's heads in another order, or where there is one head its positions in reverse. The cotangent is
+    drawn. Raises Unsupported at layer level: a capture has no tokens.
     """
-    q, k, v = _layer(case, path)
-    if tied and q.shape[2] != k.shape[2]:
-        raise Unsupported("queries and keys of different lengths cannot be one tensor")
-    if case.passes == "decode":
-        q = q[:, :, -1:]
-    drawn = torch.randn(q.shape, generator=torch.Generator().manual_seed(seed_for(case.seed, "cotangent")))
-    return tuple(_rolled(q, k, v, drawn, case=case, by=index, tied=tied) for index in range(sets))
+    if case.level == "layer":
+        raise Unsupported("captured queries, keys and values have no tokens: measure them with --level core")
+    q_BHTD, k_BGSD, v_BGSD = _tensors(case, path)
+    if case.shape.seq_q == 1:
+        q_BHTD = q_BHTD[:, :, -1:]
+    group = case.shape.kv_heads // k_BGSD.shape[1]
+    k_BGSD, v_BGSD = (x.repeat_interleave(group, dim=1) for x in (k_BGSD, v_BGSD))
+    generator = torch.Generator().manual_seed(seed_for(case.seed, "cotangent"))
+    cotangent = torch.randn(q_BHTD.shape, generator=generator) if case.differentiates else q_BHTD[:0]
+    several = (_reordered((q_BHTD, k_BGSD, v_BGSD), index) for index in range(sets))
+    return tuple(_placed(tensors, cotangent, case, tied=tied) for tensors in several)
 
 
-def _layer(case: Case, path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the layer's tensors in float32, with scale and groups as the case has them."""
-    from safetensors import safe_open
+def source_of(path: str) -> dict[str, Option]:
+    """Return the facts of a capture: the model that it is from, and the text that the model read."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    return {"captured_in": metadata.get("model", ""), "captured_on": metadata.get("text", "")}
 
-    if hashlib.sha256(path.read_bytes()).hexdigest()[:16] != case.inputs_digest:
-        raise ValueError(f"{path} has changed since the run was planned; start a new run")
-    with safe_open(path, "pt") as file:
-        layers = sorted({int(key.partition(".")[0]) for key in file.keys()})  # noqa: SIM118 - it is no mapping
-        layer = layers[0] if len(layers) == 1 else int(case.inputs.rpartition(":")[2])
-        q, k, v = (file.get_tensor(f"{layer}.{name}").float() for name in "qkv")
+
+def _tensors(case: Case, path: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    layer = case.inputs.rpartition(":")[2]
+    with safe_open(path, framework="pt") as file:
+        q_BHTD, k_BGSD, v_BGSD = (file.get_tensor(f"{layer}.{name}").float() for name in "qkv")
         scale = float(file.metadata()["scale"])
-    times = case.shape.kv_heads // k.shape[1]
-    return q * (scale * math.sqrt(q.shape[3])), k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
+    return q_BHTD * (scale * math.sqrt(q_BHTD.shape[-1])), k_BGSD, v_BGSD
 
 
-def _rolled(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, grad: torch.Tensor, *, case: Case, by: int, tied: bool
-) -> Inputs:
-    q_BHTD, k_BGSD, v_BGSD = (placed(tensor.roll(by, dims=3), case) for tensor in (q, k, v))
-    cotangent = grad.to(q_BHTD) if case.differentiates else torch.zeros_like(q_BHTD[:0])
-    return Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, cotangent=cotangent)
+def _reordered(tensors: tuple[torch.Tensor, ...], index: int) -> tuple[torch.Tensor, ...]:
+    """Return the tensors with their heads rolled by whole groups, so that each query head keeps its keys."""
+    groups = tensors[1].shape[1]
+    if not index:
+        return tensors
+    if groups == 1:
+        return tuple(x.flip(2) for x in tensors)
+    return tuple(x.roll(index * x.shape[1] // groups, dims=1) for x in tensors)
+
+
+def _placed(tensors: tuple[torch.Tensor, ...], cotangent: torch.Tensor, case: Case, *, tied: bool) -> Inputs:
+    dtype = getattr(torch, case.dtype)
+    q, k, v, grad = (x.to(device=case.device, dtype=dtype, copy=True).contiguous() for x in (*tensors, cotangent))
+    for tensor in (q, k, v):
+        tensor.requires_grad_(case.differentiates)
+    return Inputs(q_BHTD=q, k_BGSD=q if tied else k, v_BGSD=v, cotangent=grad)

@@ -122,8 +122,8 @@ def draw(case: Case, *, sets: int, tied: bool = False) -> tuple[Inputs, ...]:
     keys = (shape.batch, shape.kv_heads, shape.seq_k, shape.head_dim)
     drawn = []
     for index, (q, k, v, *grads) in enumerate(_normals(case, (queries, keys, keys), sets=sets)):
-        q_BHTD, k_BGSD = (placed(tensor, case) for tensor in _formed([q, k], case, index))
-        v_BGSD, cotangent = placed(v, case), _cotangent(grads, q_BHTD)
+        q_BHTD, k_BGSD = (_placed(tensor, case) for tensor in _formed([q, k], case, index))
+        v_BGSD, cotangent = _placed(v, case), _cotangent(grads, q_BHTD)
         drawn.append(Inputs(q_BHTD=q_BHTD, k_BGSD=q_BHTD if tied else k_BGSD, v_BGSD=v_BGSD, cotangent=cotangent))
     return tuple(drawn)
 
@@ -140,7 +140,7 @@ def draw_tokens(case: Case, *, sets: int) -> tuple[Tokens, ...]:
     drawn = []
     for index, normals in enumerate(_normals(case, [(shape.batch, 1, length, width) for length in lengths], sets=sets)):
         tokens = _formed(normals[: len(lengths)], case, index)
-        x, *others = (placed(tensor.squeeze(1), case) for tensor in tokens)
+        x, *others = (_placed(tensor.squeeze(1), case) for tensor in tokens)
         cotangent = _cotangent([grad.squeeze(1) for grad in normals[len(lengths) :]], x)
         if decodes:
             x, others = x[:, -1:].clone(), [x]
@@ -165,11 +165,13 @@ def _normals(case: Case, sizes: Sizes, *, sets: int) -> list[list[torch.Tensor]]
 def _formed(normals: list[torch.Tensor], case: Case, index: int) -> list[torch.Tensor]:
     """Transform normals_BHNF as `case.inputs` says; the last tensor has the key/value heads that the others share."""
     generator = torch.Generator().manual_seed(seed_for(case.seed, case.inputs, index))
-    if case.inputs == "clustered":
-        return _clustered(normals, generator)
-    if case.inputs == "outliers":
-        return _with_outliers(normals, generator, per_outlier=_FEATURES_PER_OUTLIER[case.level])
-    return normals
+    match case.inputs:
+        case "normal":
+            return normals
+        case "clustered":
+            return _clustered(normals, generator)
+        case _:
+            return _with_outliers(normals, generator, per_outlier=_FEATURES_PER_OUTLIER[case.level])
 
 
 def _clustered(normals: list[torch.Tensor], generator: torch.Generator) -> list[torch.Tensor]:
@@ -202,7 +204,7 @@ def _with_outliers(normals: list[torch.Tensor], generator: torch.Generator, *, p
     ]
 
 
-def placed(tensor: torch.Tensor, case: Case) -> torch.Tensor:
+def _placed(tensor: torch.Tensor, case: Case) -> torch.Tensor:
     """Return a copy on the case's device, rounded to its dtype: every dtype starts from the same numbers."""
     placed = tensor.to(device=case.device, dtype=getattr(torch, case.dtype), copy=True)
     return placed.requires_grad_(case.differentiates)

@@ -4,7 +4,7 @@ import torch
 from msgspec.structs import replace
 
 from attnbench.contracts.case import Case, Option
-from attnbench.contracts.metrics import ProbeKind
+from attnbench.contracts.metrics import TRAINED
 from attnbench.contracts.record import Job
 from attnbench.contracts.variant import reach_of, support_of
 from attnbench.measure import failure
@@ -13,8 +13,6 @@ from attnbench.measure.effective import repeatable, rounding
 from attnbench.measure.reference import exact_attention
 from attnbench.plugins import registry
 
-# Trained models are short: there a mechanism may be exact attention, whatever it is at the lengths that it is for.
-_TRAINED: tuple[ProbeKind, ...] = ("accuracy",)
 _ROOM = 16  # roundings, as a mechanism may sum in another order
 
 
@@ -34,7 +32,7 @@ def facts(job: Job) -> dict[str, Option]:
         return found | {"reach_unknown": failure.reason(error)}
     if reach is not None:
         found["reach"] = reach
-    if job.probe.kind in _TRAINED:
+    if job.probe.kind in TRAINED:  # they are short: a mechanism may be exact there, whatever it is at other lengths
         found["exact_here"] = exact or is_exact_at(job.case, plugin)
     return found
 

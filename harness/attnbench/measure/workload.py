@@ -29,10 +29,10 @@ class Workload:
 
     def __init__(self, case: Case, plugin: Any, *, sets: int = _SETS, inputs_path: str = "") -> None:
         _check_measured(case.device)
-        self.case, self.callee = case, Callee(case, plugin, inputs_path=inputs_path)
+        self.case, self.callee = case, Callee(case, plugin)
         self.support, self.attention = self.callee.support, self.callee.attention
         self.differentiates = case.differentiates
-        self.sets = self.callee.draw(sets)
+        self.sets = self.callee.draw(sets, path=inputs_path)
         self._checksums = [checksum(*inputs.tensors) for inputs in self.sets]
         self._differentiated = [self.callee.differentiated(inputs) for inputs in self.sets]
         self._arguments = [self.callee.arguments(inputs) for inputs in self.sets]

@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.case import DRAWN, Case, Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.ranges import parse_choices, parse_range
 from attnbench.contracts.suite import LINKABLE, Sweep, flag_of, overlay
-from attnbench.planning.captures import CapturedInputs, inputs_of, paths
 
 Point = dict[str, Any]  # a value for each axis; None where the sweep leaves it open
 
@@ -32,9 +31,9 @@ def _axes(*structs: type[Struct]) -> tuple[str, ...]:
 
 
 _OF_A_SHAPE = ("seq", "width", "tokens", *_axes(Shape, Mask))
-AXES_OF_A_CASE = tuple(name for name in _axes(Case) if name != "inputs")
+AXES_OF_A_CASE = _axes(Case)
 # The words that an axis takes; all other axes take whole numbers, or are switches.
-_WORDS: dict[str, tuple[str, ...]] = {
+_WORDS: dict[str, tuple[str, ...]] = {"inputs": DRAWN} | {
     name: tuple(word for word in get_args(hint) if word)
     for struct in (Shape, Mask, Case)
     for name, hint in get_type_hints(struct).items()
@@ -50,15 +49,7 @@ def cases(sweep: Sweep) -> tuple[Case, ...]:
     shaped = tuple(islice(shapes(sweep), MOST_SHAPES + 1))
     if len(shaped) > MOST_SHAPES:
         raise UsageError(f"--seq: with the other axes it makes more than {MOST_SHAPES} shapes; narrow a range")
-    swept = (
-        _given_inputs(sweep, _at(point, case), inputs)
-        for inputs in inputs_of(sweep)
-        for point in _points(sweep, AXES_OF_A_CASE)
-        for case in shaped
-    )
-    if not paths(sweep):
-        return tuple(swept)
-    return tuple({case.key: case for case in swept}.values())  # a capture has one shape, whatever is swept
+    return tuple(_at(point, case) for point in _points(sweep, AXES_OF_A_CASE) for case in shaped)
 
 
 def shapes(sweep: Sweep) -> Iterator[Case]:
@@ -101,28 +92,6 @@ def _values(axis: str, text: str | int | bool | None) -> tuple[Any, ...]:
 def _at(point: Point, case: Case) -> Case:
     shape = replace(case.shape, seq_q=1) if point["passes"] == "decode" else case.shape  # one token against all keys
     return replace(case, shape=shape, **_given(Case, point))
-
-
-def _given_inputs(sweep: Sweep, case: Case, inputs: str | CapturedInputs) -> Case:
-    """Return a case with its inputs; a capture fixes the sizes and the mask, and has one head for each query head.
-
-    The file's own number of key heads is kept where --kv-heads asks for it. A window applies to captures, too.
-    """
-    if isinstance(inputs, str):
-        return replace(case, inputs=inputs)
-    if case.level == "layer":
-        raise UsageError(f"--level: {inputs.name} holds queries, keys and values, and no tokens to project; use core")
-    sizes = inputs.sizes
-    shape = Shape(
-        batch=sizes["batch"],
-        heads=sizes["heads"],
-        kv_heads=sizes["kv_heads"] if str(sweep.kv_heads) == str(sizes["kv_heads"]) else sizes["heads"],
-        seq_q=1 if case.passes == "decode" else sizes["seq"],
-        seq_k=sizes["seq_k"],
-        head_dim=sizes["head_dim"],
-    )
-    mask = replace(inputs.mask, window=case.mask.window)
-    return replace(case, shape=shape, mask=mask, shape_name="", inputs=inputs.name, inputs_digest=inputs.digest)
 
 
 def _shape(point: Point) -> Shape:

@@ -1,7 +1,7 @@
 """The jobs of a run, and the order in which they run: a case for every variant, in rounds that are each shuffled."""
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, product
 
 from msgspec import Struct
@@ -9,24 +9,26 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import Metric, ProbeKind, passes_of
-from attnbench.contracts.record import Job, Probe, Protocol
+from attnbench.contracts.metrics import TRAINED, Metric, ProbeKind, passes_of
+from attnbench.contracts.record import Job, Probe, Protocol, Swap
 from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.variant import scaled
 from attnbench.planning.learning_rates import first_jobs
 from attnbench.planning.metrics import PlannedMetric
+from attnbench.planning.swaps import PlannedModel, base_for
 from attnbench.planning.tasks import PlannedTask
 from attnbench.planning.variants import Candidate
+from attnbench.plugins.exact import base_of
 
 _IN_ROUNDS: ProbeKind = "latency"
-_BY_TRAINING: ProbeKind = "accuracy"
 
 
 class Conditions(Struct, frozen=True, kw_only=True):
     """What every job of a run has in common. `floor` is timed beside the candidates: the cost of the harness itself.
 
     `costed` is the longest sequence whose cost is measured, to which trained variants are scaled; 0 where none is.
-    `captures` are the paths of captured inputs by digest.
+    `swap` says how exact models are swapped, `model` which pretrained one. `worst` is judged beside the candidates: the
+    floor of every quality. `paths` are the files of captured inputs, by the names that cases have for them.
     """
 
     device: str
@@ -34,7 +36,14 @@ class Conditions(Struct, frozen=True, kw_only=True):
     floor: Candidate
     seed: int = 0
     costed: int = 0
-    captures: Mapping[str, str] = {}
+    swap: Swap = Swap()
+    model: PlannedModel | None = None
+    worst: Candidate | None = None
+    paths: dict[str, str] = {}
+
+    def judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return candidates with the floor of quality, the last unless it is asked for."""
+        return [*candidates, *([self.worst] if self.worst is not None and self.worst not in candidates else [])]
 
 
 def plan_jobs(
@@ -45,9 +54,11 @@ def plan_jobs(
     tasks: Iterable[PlannedTask],
     metrics: Iterable[PlannedMetric] = (),
     conditions: Conditions,
+    compared: Sequence[Case] | None = None,
 ) -> tuple[Job, ...]:
     """Return all jobs, variants in the order asked: timed rounds, what is measured once, training, plugins' metrics.
 
+    `compared` are the cases in which agreement is measured, by default those of everything else.
     Raises UsageError where there is nothing to measure.
     """
     timed = list(_timed(cases, candidates, conditions)) if _IN_ROUNDS in probes else []
@@ -55,13 +66,20 @@ def plan_jobs(
     once = [
         job
         for kind in probes
-        if kind not in (_IN_ROUNDS, _BY_TRAINING)
+        if kind not in (_IN_ROUNDS, "agreement", *TRAINED)
         for job in _measured(Probe(kind=kind), cases, candidates, conditions)
     ]
-    training = list(_trainings(candidates, tasks, conditions)) if _BY_TRAINING in probes else []
+    judged = conditions.judged(candidates)
+    if "agreement" in probes:
+        once += _measured(Probe(kind="agreement"), cases if compared is None else compared, judged, conditions)
+    tasks = tuple(tasks)
+    swaps = [*_swaps(judged, tasks, conditions), *_in_a_model(judged, conditions)] if "swap" in probes else []
+    bases = {base.key: base for job in swaps if (base := base_of(job))}
+    training = list(_trainings(candidates, tasks, conditions)) if "accuracy" in probes else []
     others = [job for metric in metrics for job in _of_plugin(metric, cases, candidates, conditions)]
     # One axis may repeat another's shapes.
-    jobs = tuple({job.key: job for job in (*rounds, *once, *training, *others)}.values())
+    trained = (*bases.values(), *swaps, *training)
+    jobs = tuple({job.key: job for job in (*rounds, *once, *trained, *others)}.values())
     if not jobs:
         raise UsageError("--metrics: nothing is left to measure; name at least one metric, and --tasks for accuracy")
     return jobs
@@ -136,7 +154,7 @@ def _measured(
             protocol=protocol,
             target=candidate.target,
             origin=candidate.origin,
-            inputs_path=conditions.captures.get(case.inputs_digest, ""),
+            inputs_path=conditions.paths.get(case.inputs.rpartition(":")[0], ""),
         )
 
 
@@ -158,33 +176,82 @@ def _in_passes_of(metric: Metric, cases: Iterable[Case]) -> Iterator[Case]:
             yield from (replace(case, passes=passes) for case in block)
 
 
-def _trainings(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:
-    threads = 1 if conditions.device == "cpu" else conditions.protocol.threads
-    for task, candidate in product(tasks, candidates):
-        training = Job(
-            case=Case(
+def _swaps(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:
+    """Yield the swaps of each task's exact models, one a seed: those that ship for it, or else those the run trains."""
+    for task in tasks:
+        base = base_for(task)
+        swap = replace(conditions.swap, base=base.digest if base else "")
+        seeds = base.seeds if base else task.seeds
+        for candidate in candidates:
+            job = _on_a_task("swap", candidate, task, conditions)
+            job = replace(
+                job,
+                probe=replace(job.probe, swap=swap),
+                protocol=replace(job.protocol, rounds=seeds),
+                base_path=str(base.path) if base else "",
+            )
+            yield from (replace(job, round=seed) for seed in range(1, seeds + 1))
+
+
+def _in_a_model(candidates: Sequence[Candidate], conditions: Conditions) -> Iterator[Job]:
+    """Yield the swaps in the pretrained model, which is one replicate."""
+    model = conditions.model
+    for candidate in candidates if model is not None else ():
+        assert model is not None
+        yield Job(
+            case=replace(
+                model.case,
                 variant=candidate.name,
                 options=candidate.options,
-                shape=task.shape,
-                mask=task.mask,
-                dtype="bfloat16" if conditions.device.startswith("cuda") else "float32",
                 device=conditions.device,
-                passes="",
                 seed=conditions.seed,
             ),
             probe=Probe(
-                kind="accuracy",
-                task=task.label,
-                task_options=task.options,
-                task_origin=task.origin,
-                scaled=_scaled(candidate, task.shape.seq_k, costed=conditions.costed),
+                kind="swap",
+                task=model.name,
+                swap=model.swap,
+                scaled=_scaled(candidate, model.case.shape.seq_k, costed=conditions.costed),
             ),
-            protocol=replace(conditions.protocol, rounds=task.seeds, threads=threads),
+            protocol=replace(conditions.protocol, rounds=1, threads=1),
             target=candidate.target,
             origin=candidate.origin,
-            task_target=task.target,
         )
-        yield from first_jobs(training)
+
+
+def _trainings(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:
+    for task, candidate in product(tasks, candidates):
+        yield from first_jobs(_on_a_task("accuracy", candidate, task, conditions))
+
+
+def _on_a_task(kind: ProbeKind, candidate: Candidate, task: PlannedTask, conditions: Conditions) -> Job:
+    """Return the job of a candidate's first seed on a task; on a CPU it has one thread."""
+    return Job(
+        case=Case(
+            variant=candidate.name,
+            options=candidate.options,
+            shape=task.shape,
+            mask=task.mask,
+            dtype="bfloat16" if conditions.device.startswith("cuda") else "float32",
+            device=conditions.device,
+            passes="",
+            seed=conditions.seed,
+        ),
+        probe=Probe(
+            kind=kind,
+            task=task.label,
+            task_options=task.options,
+            task_origin=task.origin,
+            scaled=_scaled(candidate, task.shape.seq_k, costed=conditions.costed),
+        ),
+        protocol=replace(
+            conditions.protocol,
+            rounds=task.seeds,
+            threads=1 if conditions.device == "cpu" else conditions.protocol.threads,
+        ),
+        target=candidate.target,
+        origin=candidate.origin,
+        task_target=task.target,
+    )
 
 
 def _scaled(candidate: Candidate, trained: int, *, costed: int) -> dict[str, Option]:

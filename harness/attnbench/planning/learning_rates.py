@@ -55,7 +55,7 @@ class _Search(Struct):
 def _searches(jobs: Iterable[Job]) -> list[_Search]:
     searches: dict[str, _Search] = {}
     for job in jobs:
-        if job.probe.kind == "accuracy":
+        if job.probe.kind == "accuracy" and not job.probe.base:
             search = searches.setdefault(digest(job.case, _searched_for(job).probe, job.origin), _Search())
             (search.trials if job.probe.trial else search.seeds).append(job)
     return [search for search in searches.values() if search.trials]

@@ -9,22 +9,22 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.metrics import QUALITIES, ProbeKind
+from attnbench.contracts.metrics import QUALITIES, TRAINED, ProbeKind
 from attnbench.contracts.record import Environment, Job
 from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor
-from attnbench.planning import captures
-from attnbench.planning.cases import cases
+from attnbench.planning.inputs import refuse_what_captures_fix, shipped, swept_cases, usual_cases
 from attnbench.planning.jobs import Conditions, plan_jobs
 from attnbench.planning.machine import describe_machine, spare_bytes
 from attnbench.planning.metrics import PlannedMetric, needed_probes, planned_metrics, probes_of
 from attnbench.planning.request import Request
 from attnbench.planning.suites import apply_flags, find_suite
+from attnbench.planning.swaps import check_model, parse_swap, planned_model
 from attnbench.planning.tasks import PlannedTask, planned_tasks, task_specs
 from attnbench.planning.variants import Candidate, candidate, candidates, check_names, variant_specs
 from attnbench.plugins import registry
-from attnbench.plugins.empty import FLOOR
+from attnbench.plugins.empty import FLOOR, WORST
 from attnbench.store import Fit, Plan, new_run_id
 
 _REFINED = 3  # times that lengths are added around crossings
@@ -40,6 +40,7 @@ class Resolved(Struct, frozen=True, kw_only=True):
     sweep: Sweep
     fit: Fit | None
     cases: tuple[Case, ...]
+    compared: tuple[Case, ...]
     probes: tuple[ProbeKind, ...]
     candidates: tuple[Candidate, ...]
     tasks: tuple[PlannedTask, ...]
@@ -55,15 +56,24 @@ class Resolved(Struct, frozen=True, kw_only=True):
             tasks=self.tasks,
             metrics=self.metrics,
             conditions=self.conditions,
+            compared=self.compared,
         )
 
 
 def check(request: Request, *, narrow: Narrow | None = None) -> None:
     """Check what can be checked without starting a process. Raises UsageError."""
     request.check()
+    refuse_what_captures_fix(request.sweep)
     sweep, _ = _sweep(request, "cpu", narrow)
-    if "accuracy" in probes_of(sweep) and sweep.tasks is None:
-        raise UsageError("--tasks: accuracy is measured on a task; name one, or leave accuracy out of --metrics")
+    parse_swap(sweep.swap)
+    check_model(sweep)
+    trained = [kind for kind in probes_of(sweep) if kind in TRAINED]
+    if sweep.model is not None and "swap" in trained:
+        trained.remove("swap")
+    if trained and sweep.tasks is None:
+        raise UsageError(
+            f"--tasks: {trained[0]} is measured on a task; name one, or leave {trained[0]} out of --metrics"
+        )
     check_names(variant_specs(sweep))
     for spec in task_specs(sweep):
         registry.find(spec.name, "tasks", flag="--tasks")
@@ -80,7 +90,9 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
     check(request, narrow=narrow)
     machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device, narrow)
-    swept, metrics = cases(sweep), planned_metrics(sweep, executor)
+    swept, captures = swept_cases(sweep)
+    compared = usual_cases(swept) if sweep.inputs is None else swept
+    metrics = planned_metrics(sweep, executor)
     probes = tuple(dict.fromkeys((*probes_of(sweep), *needed_probes(metrics))))
     for dtype in dict.fromkeys(case.dtype for case in swept):
         if dtype not in machine.device_dtypes:
@@ -93,17 +105,21 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         protocol=request.protocol,
         floor=candidate(Spec(name=FLOOR), executor),
         seed=request.seed,
+        swap=parse_swap(sweep.swap),
+        model=planned_model(sweep, executor) if "swap" in probes else None,
+        worst=candidate(Spec(name=WORST), executor) if WORST in registry.entries("variants") else None,
+        paths={capture.name: str(capture.path) for capture in captures or shipped()},
         costed=_costed(swept, probes) if sweep.scale is not False else 0,
-        captures=captures.paths(sweep),
     )
     return Resolved(
         machine=machine,
         sweep=sweep,
         fit=fit,
         cases=swept,
+        compared=compared,
         probes=probes,
         candidates=candidates(sweep, executor),
-        tasks=planned_tasks(sweep, executor) if "accuracy" in probes else (),
+        tasks=planned_tasks(sweep, executor) if any(kind in TRAINED for kind in probes) else (),
         metrics=metrics,
         conditions=conditions,
     )
@@ -145,8 +161,7 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
         if request.fit:
             assert narrow is not None, "a search for the longest context begins with lengths of its own"
             sweep, fit = narrow(sweep, request.sweep)
-        _check_captures(request, sweep)
-        cases(sweep)
+        swept_cases(sweep)
         probes_of(sweep)
     except UsageError as mistake:
         flag, _, rest = str(mistake).partition(":")
@@ -155,12 +170,3 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
             raise
         raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
     return sweep, fit
-
-
-def _check_captures(request: Request, sweep: Sweep) -> None:
-    """Raise UsageError for flags that contradict captured inputs, and searches over lengths that they do not have."""
-    captures.check_flags(request.sweep, sweep)
-    if captures.paths(sweep):
-        for flag, asked in (("--refine", request.refine), ("--fit", request.fit)):
-            if asked:
-                raise UsageError(f"{flag}: a capture has one length; leave {flag} out, or draw the inputs")

@@ -27,6 +27,7 @@ _MATCHES = ("parameters", "state")
 class PlannedTask(Struct, frozen=True, kw_only=True):
     """A task with complete options, ready to be planned; it determines the shape and mask of the trained model."""
 
+    name: str
     label: str
     target: str
     origin: Origin
@@ -80,6 +81,7 @@ def _planned(spec: Spec, executor: Executor) -> PlannedTask:
     if description.mistake or description.failure or description.shape is None:
         raise UsageError(f"--tasks: {spec}: {description.mistake or description.failure}")
     return PlannedTask(
+        name=entry.name,
         label=description.label,
         target=entry.target,
         origin=description.origin,

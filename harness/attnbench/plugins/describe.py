@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from attnbench.contracts import task
 from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.longer import check_beyond
 from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
@@ -126,13 +127,15 @@ def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
         return TaskDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
     try:
         settings = task.settings_of(plugin, given)
-        form = task.build_task(plugin, settings).form
+        built = task.build_task(plugin, settings)
+        shape = task.shape_of(built.form, settings.training)
+        check_beyond(built, settings.training)
         completed = replace(
             description,
             options=_finite(settings.flat),
             label=settings.label(entry.name),
-            shape=task.shape_of(form, settings.training),
-            mask=form.mask,
+            shape=shape,
+            mask=built.form.mask,
             seeds=settings.training.seeds,
         )
         return _as_received(completed)

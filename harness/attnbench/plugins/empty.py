@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOOR = "empty"  # its entry point's name
+WORST = "uniform"  # that of the variant which looks at no query and no key: the floor of every quality
 
 
 class Empty:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from attnbench.contracts.errors import UsageError, is_text, suggestion
 from attnbench.contracts.record import Origin
 
-Group = Literal["variants", "tasks", "suites", "metrics", "papers", "inputs"]
+Group = Literal["variants", "tasks", "suites", "metrics", "papers", "checkpoints", "inputs"]
 
 
 class Entry(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""Pretrained models by `transformers`: queries, keys and values captured in them. For child processes only."""

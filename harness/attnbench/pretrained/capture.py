@@ -81,21 +81,16 @@ def from_pretrained(
     model, tokenizer = loading.load(source, attention=INTERFACE)
     if model.config.is_encoder_decoder:
         raise UsageError(f"{loading.FLAG}: {source.name} has an encoder and a decoder; give a model that has one")
-    ids = _tokens(tokenizer, text, length, most=getattr(model.config, "max_position_embeddings", None))
+    ids = loading.tokens_of(model, tokenizer, text, length)
     report(f"running {source.name} on {length} tokens")
     with torch.no_grad():
         model(input_ids=ids)
     calls = _chosen(recorder.calls, layers, name=source.name)
     causal = {number: _is_causal(call.bias, length, layer=number) for number, call in calls.items()}
-    if (
-        len(
-            {
-                (causal[number], call.scale, call.tensors[0].shape, call.tensors[1].shape)
-                for number, call in calls.items()
-            }
-        )
-        > 1
-    ):
+    kinds = {
+        (causal[number], call.scale, call.tensors[0].shape, call.tensors[1].shape) for number, call in calls.items()
+    }
+    if len(kinds) > 1:
         raise UsageError("--layers: these layers differ in mask, scale or heads; capture one kind of layer a file")
     first = next(iter(calls))
     meta = Meta(
@@ -194,20 +189,6 @@ def _register() -> _Recorder:
     transformers.AttentionInterface.register(INTERFACE, recorder)
     AttentionMaskInterface.register(INTERFACE, eager_mask)
     return recorder
-
-
-def _tokens(tokenizer: Any, text: Path, length: int, *, most: int | None) -> torch.Tensor:
-    """Return the ids of the first tokens of a text, with those that the model puts around it, [1, T]."""
-    if most is not None and length > most:
-        raise UsageError(f"--seq: the model takes at most {most} tokens; give --seq {most} or less")
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--text: {str(text)!r} cannot be read as UTF-8: {error}") from None
-    ids = tokenizer(content, truncation=True, max_length=length, padding=False)["input_ids"]
-    if len(ids) < length:
-        raise UsageError(f"--text: {str(text)!r} has {len(ids)} tokens, fewer than --seq {length}; give a longer text")
-    return torch.tensor(ids)[None]
 
 
 def _chosen(found: Mapping[int, Any], layers: tuple[int, ...], *, name: str) -> dict[int, Any]:

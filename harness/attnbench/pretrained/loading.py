@@ -8,11 +8,14 @@ import os
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from attnbench.contracts.errors import UsageError, suggestion
+
+if TYPE_CHECKING:
+    import torch
 
 FLAG = "MODEL"
 _CONFIG, _CARD = "config.json", "README.md"
@@ -72,6 +75,24 @@ def load(source: Source, *, attention: str, head: bool = False) -> tuple[Any, An
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{FLAG}: transformers cannot load {source.name}: {reason}") from error
+
+
+def tokens_of(model: Any, tokenizer: Any, text: Path, length: int) -> "torch.Tensor":
+    """Return the ids of the first tokens of a text, with those that the model puts around it, [1, T].
+
+    Raises UsageError for a text that is too short, and for more tokens than the model takes.
+    """
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and length > most:
+        raise UsageError(f"--seq: the model takes at most {most} tokens; give --seq {most} or less")
+    try:
+        content = text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--text: {str(text)!r} cannot be read as UTF-8: {error}") from None
+    ids = tokenizer(content, truncation=True, max_length=length, padding=False)["input_ids"]
+    if len(ids) < length:
+        raise UsageError(f"--text: {str(text)!r} has {len(ids)} tokens, fewer than --seq {length}; give a longer text")
+    return importlib.import_module("torch").tensor(ids)[None]  # type: ignore[no-any-return]
 
 
 def require_transformers() -> Any:

@@ -23,12 +23,7 @@ VariantNames = Mapping[Identity, str]  # as `variant_labels` returns them
 _Options = Mapping[str, Option]
 
 _STRUCTS: tuple[type[Struct], ...] = (Shape, Mask, Case)
-_ELSEWHERE = (
-    "passes",
-    "seq_q",
-    "shape_name",
-    "inputs_digest",
-)  # shown in a block's title or a column's heading, or by its name
+_ELSEWHERE = ("passes", "seq_q", "shape_name")  # shown in a block's title or a column's heading
 _SELF_EXPLAINING = ("dtype", "device")  # shown without their title, and also where they have their default
 _TWINS = {"seq_k": "seq_q", "kv_heads": "heads"}  # equal unless the sweep says otherwise
 _MOST_LISTED = 8

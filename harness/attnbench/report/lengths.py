@@ -9,6 +9,7 @@ from attnbench.analysis.curves import Curve, curve_groups
 from attnbench.analysis.groups import group_by
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, canonical
+from attnbench.contracts.metrics import TRAINED
 from attnbench.contracts.text import plain, with_options
 from attnbench.contracts.units import Scale
 from attnbench.report.axes import TITLES, axis_text, task_of
@@ -25,6 +26,7 @@ _LEADS = {
     "memory": "Peak above the inputs during one call; lower is better.",
     "agreement": "How far the output is from exact attention's on the same inputs; an error of 1 is as large as the "
     "output itself.",
+    "swap": "Scores of exact models with each variant in place of their attention; bars are 95% intervals over seeds.",
     "accuracy": "Scores of models trained with each variant; bars are 95% intervals over seeds.",
     "energy": "Joules that the whole board took for one call; lower is better.",
     "metric": "Metrics of installed plugins.",
@@ -105,7 +107,7 @@ def _without_length(row: Row) -> Row:
 
 def _is_log(metric: str, rows: Iterable[Row]) -> bool:
     about = next(row.about for row in rows if row.metric == metric)
-    return not about.is_share and about.probe != "accuracy"
+    return not about.is_share and about.probe not in TRAINED
 
 
 def _figures(panels: Sequence[_Panel], report: Report) -> tuple[Drawn, ...]:

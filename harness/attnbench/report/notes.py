@@ -53,6 +53,7 @@ def notes(rows: Sequence[Row], names: VariantNames, *, columns: Mapping[ColumnKe
     }
     return (
         *(f"{'; '.join(named)}: {reason}" for reason, named in concerned.items()),
+        *_inputs(rows, names),
         *_reaches(rows, names, columns),
         *_sizes(rows, names, columns),
         *_rates(rows, names),
@@ -101,6 +102,23 @@ def _sentence(kind: str, reasons: list[str]) -> str:
     """Join a kind of trouble with the first of its reasons, which often differ in a number alone."""
     others = f" (and {len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     return f"{': '.join(filter(None, (kind, reasons[0])))}{others}"
+
+
+def _inputs(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
+    """Yield what agreement was measured on, and which variant is the floor."""
+    compared = [row for row in rows if row.probe.kind == "agreement" and row.value is not None]
+    sources = dict.fromkeys(
+        (row.case.inputs, row.facts.get("captured_in"), row.facts.get("captured_on")) for row in compared
+    )
+    for inputs, model, text in sources:
+        if model:
+            layer = inputs.rpartition(":")[2]
+            yield f"inputs {plain(inputs)}: layer {plain(layer)} of {plain(str(model))}, on {plain(str(text))}"
+        elif inputs == "normal" and any(not row.facts.get("exact") for row in compared):
+            yield "normal inputs spread attention over all keys: they test kernels, and do not rank approximations"
+    floors = dict.fromkeys(names[row.identity] for row in rows if row.is_floor)
+    if floors:
+        yield f"{', '.join(floors)}: the floor, the mean of the visible values, which looks at no query and no key"
 
 
 def _reaches(rows: Sequence[Row], names: VariantNames, columns: Mapping[ColumnKey, str]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from attnbench.analysis.regime import is_exact_here
 from attnbench.analysis.rows import Row
 from attnbench.analysis.summary import CLOSE, AgainstBaseline, Lead, Summary
 from attnbench.contracts.case import Axes, canonical
+from attnbench.contracts.metrics import TRAINED
 from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import digits
@@ -45,7 +46,7 @@ def sentences(summary: Summary, names: VariantNames) -> list[Sentence]:
         ),
         *_of_leads("Memory", [lead for lead in summary.leads if lead.metric == "memory"], names),
         *_errors(summary.errors, names),
-        *(_score(lead, names) for lead in summary.leads if lead.best.probe.kind == "accuracy"),
+        *(_score(lead, names) for lead in summary.leads if lead.best.probe.kind in TRAINED),
         *_missing(summary.missing),
         *_how_sure(summary),
     ]

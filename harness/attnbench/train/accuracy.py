@@ -16,6 +16,7 @@ from attnbench.contracts.task import Split, Task, Training, build_task, settings
 from attnbench.plugins import registry
 from attnbench.train.checkpoint import Checkpoint, read
 from attnbench.train.data import Examples, draw_splits
+from attnbench.train.longer import Build, measure_longer
 from attnbench.train.loop import Trained, Trainer, evaluate, train
 from attnbench.train.matching import matched
 from attnbench.train.measurements import flagged, of_test, of_trial
@@ -30,22 +31,24 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
     Raises Unsupported where the variant does not serve the task. A training that diverges has a score like any other,
     under the flag `diverged`: that of its best weights before, or of the initial ones if none were validated.
     """
-    seed, (task, training) = seed_of(job), _task_of(job)
+    seed, (task, training) = seed_of(job), task_of(job)
     file = Checkpoint(checkpoint, job) if checkpoint else None
     job, training, model = _matched_model(job, task, training, seed=seed)
     progress = _Progress(report)
-    model.register_forward_pre_hook(lambda *_: progress.repeat())
+    model.register_forward_pre_hook(progress.repeat)
     progress.report("drawing the examples")
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     trained = train(Trainer(model, splits, training, seed=seed), report=progress.report, checkpoint=file)
     if file and job.probe.trial:
         file.remove()
     measurements = of_trial(trained) if job.probe.trial else _tested(model, splits, trained, training)
+    build = _builder(job, training, seed=seed, progress=progress)
+    beyond, missing = ((), {}) if job.probe.trial else measure_longer(model, task, training, seed=seed, build=build)
     weights_kept = training.weight_dropout > 0 and not all(map(variant.drops_weights, model.mechanisms))
     flags = {"diverged": trained.diverged, "weights_kept": weights_kept, "edge_rate": _on_an_edge(job.probe)}
     return Outcome(
         status="ok",
-        measurements=flagged(measurements, *(flag for flag, is_raised in flags.items() if is_raised)),
+        measurements=flagged((*measurements, *beyond), *(flag for flag, is_raised in flags.items() if is_raised)),
         backend=variant.backend_of(model.mechanisms[0]),
         facts={
             "parameters": model.size,
@@ -55,6 +58,7 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
             "by_loss": trained.by_loss,
             "answers": task.form.count(splits["test"].targets),
             **({} if training.match == "none" else {"width": training.width}),
+            **missing,
             **_searched(job.probe),
             **(file.facts if file else {}),
         },
@@ -80,6 +84,18 @@ def _tested(model: Model, splits: dict[Split, Examples], trained: Trained, train
     return of_test(model.form, tested, learned, trained, parameters=model.size)
 
 
+def _builder(job: Job, training: Training, *, seed: int, progress: "_Progress") -> Build:
+    """Return a function that builds a job's model for a task of another length."""
+
+    def build(task: Task, batch: int) -> Model:
+        shape = replace(job.case.shape, batch=batch, seq_q=task.form.length, seq_k=task.form.length)
+        model = build_model(replace(job, case=replace(job.case, shape=shape)), task, training, seed=seed)
+        model.register_forward_pre_hook(progress.repeat)
+        return model
+
+    return build
+
+
 def _on_an_edge(probe: Probe) -> bool:
     return bool(probe.searched) and probe.rate in (min(probe.searched), max(probe.searched))
 
@@ -92,13 +108,14 @@ def load_best(checkpoint: Path) -> tuple[Job, Model]:
     job, state = read(checkpoint)
     if not state["over"]:
         raise ValueError("the training is not over")
-    task, training = _task_of(job)
+    task, training = task_of(job)
     _, _, model = _matched_model(job, task, training, seed=seed_of(job))
     model.load_state_dict(state["kept"])
     return job, model.eval()
 
 
-def _task_of(job: Job) -> tuple[Task, Training]:
+def task_of(job: Job) -> tuple[Task, Training]:
+    """Return the task of a job with its training, at the job's own learning rate."""
     plugin = registry.load(job.task_target)
     settings = settings_of(plugin, job.probe.task_options)
     training = settings.training
@@ -117,8 +134,8 @@ class _Progress:
         self._text, self._reported_s = text, time.monotonic()
         self._report(text)
 
-    def repeat(self) -> None:
-        """Report the last text again, if it was a second ago or more."""
+    def repeat(self, *_call: object) -> None:
+        """Before a call of the model: report the last text again, if it was a second ago or more."""
         if time.monotonic() - self._reported_s >= 1:
             self.report(self._text)
 

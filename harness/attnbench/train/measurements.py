@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
+from attnbench.contracts.metrics import accuracy_beyond
 from attnbench.contracts.record import TRIAL_METRIC, Measurement
 from attnbench.contracts.task import Form
 from attnbench.train.loop import Score, Trained
@@ -27,6 +28,19 @@ def of_test(form: Form, tested: Score, learned: Score, trained: Trained, *, para
     yield _measurement("steps_to_best", float(trained.best.step) if trained.curve else 0.0)
     yield _measurement("parameters", parameters)
     yield from _curves(trained)
+
+
+def of_swap(own: Score, swapped: Score, tuned: Score) -> Iterator[Measurement]:
+    """Yield the measurements of a swapped model, as it is and after fine-tuning, and against the exact model's own."""
+    for name, score in (("swap", swapped), ("tuned", tuned)):
+        yield _measurement(f"{name}_accuracy", score.accuracy, higher=True)
+        yield _measurement(f"{name}_loss", score.loss)
+        yield _measurement(f"{name}_excess", score.loss - own.loss)
+
+
+def of_longer(factor: int, tested: Score) -> Measurement:
+    """Return the measurement of a score at a multiple of the training length."""
+    return _measurement(accuracy_beyond(factor), tested.accuracy, higher=True)
 
 
 def of_trial(trained: Trained) -> Iterator[Measurement]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnbench.contracts.task import IGNORE, Form, Training
 from attnbench.contracts.variant import Attention, InvalidOutput, drops_weights
+from attnbench.train.decoder import Decoder
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
 
 
@@ -123,6 +124,7 @@ class Model(nn.Module):
         self.blocks = nn.ModuleList(Residual(block, training) for block in blocks)
         self.norm = nn.LayerNorm(width) if training.norm == "pre" else nn.Identity()
         self.head = _linear(width, form.outputs, bias=not training.tied)
+        self.decoder = Decoder(form.length, width) if form.compressed else None
         if training.tied and isinstance(self.embed, nn.Embedding):
             self.head.weight = self.embed.weight
 
@@ -146,8 +148,10 @@ class Model(nn.Module):
         """Return the answers, [N, C], or [N] for numbers, and their targets [N].
 
         Tokens are answered where the target is not IGNORE. A class or number is read from the mean of all positions, or
-        in a causal model from the last, the only one that sees all others.
+        in a causal model from the last, the only one that sees all others; so are tokens that a form has compressed.
         """
+        if self.decoder is not None:
+            x_BTE = self.decoder(x_BTE[:, -1])
         if self.form.answer == "tokens":
             scored_BT = targets != IGNORE
             return self.head(x_BTE[scored_BT]), targets[scored_BT]

@@ -42,6 +42,9 @@ class BytesRetrieval:
     needs it (`pip install 'attnbench[hub]'`). The archive is several GB and the download shows no progress, so raise
     `--timeout` for it.
 
+    Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
+    results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
+
     `paper` has the published 4 layers, 4 heads, width 128, 5000 steps of batch 32, and 8192 positions for twice 4000
     bytes. It also differs in that the answer is read from the mean of all positions, padding is an ordinary token
     rather than masked, and the rate decays by a cosine after the warm-up, which in the published code is longer than

@@ -34,6 +34,9 @@ class BytesText:
     or from the hub, downloaded when a case first needs them (`pip install 'attnbench[hub]'`). Every tenth training
     review is held out for validation.
 
+    Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
+    results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
+
     `paper` follows Long Range Arena: 4096 bytes (the paper's length; its code is configured for 1000), 4 layers, 4
     heads, width 256, 20,000 steps of batch 32 up to the same peak rate. It differs in that weights are selected on
     held-out training reviews rather than on the test set, the answer is read from the mean of all positions rather than

@@ -26,6 +26,10 @@ class Copying:
     every position sees all others, so that mechanisms without a causal form can take part; the markers reveal nothing,
     so the task stays the same.
 
+    MAD's selective copying (Poli et al. 2024, "Mechanistic design", appendix B) is this task but for its question, one
+    marker followed by blanks, and for where tokens lie: `--tasks copying:preset=paper,length=256` has its baseline's
+    sizes.
+
     `paper` has the published 4096 positions, vocabulary of 16, 16 tokens to copy, 2 layers of width 64, and 400,000
     steps of batch 64 at a constant rate of 1e-4. It differs in that the 16 answers are among the 4096 positions rather
     than after them, the blank and the marker are among the 16 tokens of the vocabulary, and 100,000 examples are reused

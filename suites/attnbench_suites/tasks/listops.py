@@ -28,6 +28,9 @@ class Listops:
     A model must match brackets at any distance and carry values up through as many levels as they nest: with
     `depth=10`, as published, operators nest 9 deep.
 
+    Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
+    results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
+
     `paper` has the published 96,000 training examples, 2000 for validation and 2000 for testing, 5000 steps of batch
     32, 4 layers, 8 heads and width 512. It differs in that lengths are 512 to 2048 tokens rather than 501 to 1999, so
     that blocks whose sizes are powers of two fit (`shortest=501,length=1999` has the published ones); the answer is

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from attnbench import IGNORE, Form
 from attnbench import Options as BaseOptions
+from attnbench_suites.tasks.drawing import distinct
 
 BLANK = 0
 
@@ -154,8 +155,8 @@ class Mqar:
         """
         options, pairs = self.options, self.options.pairs
         half = options.vocabulary // 2
-        keys_NP = 1 + _distinct(count, pairs, half - 1, generator)
-        values_NP = half + _distinct(count, pairs, options.vocabulary - half, generator)
+        keys_NP = 1 + distinct(count, pairs, half - 1, generator)
+        values_NP = half + distinct(count, pairs, options.vocabulary - half, generator)
         gaps_W = torch.arange(1, (options.length - 2 * pairs) // 2 + 1, dtype=torch.float64)
         places_NP = torch.multinomial((gaps_W ** (options.power - 1)).expand(count, -1), pairs, generator=generator)
         inputs_NT = torch.full((count, options.length), BLANK)
@@ -180,15 +181,3 @@ def _blank(inputs_NT: Tensor, places_NP: Tensor, left_out_NP: Tensor) -> None:
     """Blank some of the places of each row, in place."""
     kept_NP = inputs_NT.gather(1, places_NP)
     inputs_NT.scatter_(1, places_NP, torch.where(left_out_NP, BLANK, kept_NP))
-
-
-def _distinct(count: int, size: int, below: int, generator: Generator) -> Tensor:
-    """Draw `count` rows of `size` distinct integers, each ordered choice equally likely.
-
-    Floyd's algorithm (Bentley and Floyd 1987) on all rows at once, then a shuffle within each row.
-    """
-    drawn = torch.full((count, size), -1)
-    for column, top in enumerate(range(below - size, below)):
-        new = torch.randint(top + 1, (count, 1), generator=generator)
-        drawn[:, column : column + 1] = torch.where((drawn == new).any(1, keepdim=True), top, new)
-    return drawn.gather(1, torch.rand(count, size, generator=generator).argsort(1))

@@ -33,6 +33,9 @@ class Pathfinder:
     of dots gives the answer away: not the distance between the dots, nor how much is drawn, nor where. A model must hop
     from dash to dash.
 
+    Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
+    results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
+
     `paper` follows Long Range Arena's Pathfinder of 32 x 32 pixels (Tay et al. 2020, section 2.2.5) and its published
     configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`. It
     differs in that drawings are made at their final size (dashes on the pixel grid, eight headings, three shades)

@@ -34,6 +34,9 @@ class Pixels:
     come from `path`, a folder with the files of CIFAR-10's binary version, or from the hub, downloaded when a case
     first needs them (170 MB; `pip install 'attnbench[hub]'`).
 
+    Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
+    results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
+
     `paper` is Long Range Arena's published configuration: 1 layer of 1 head, width 32, 200 epochs. It differs in that
     the class is read from the mean of all positions rather than from a class token. `tiny` reads patches of 4 x 4
     pixels.

@@ -121,6 +121,7 @@ def test_tokens_make_the_batch_and_width_makes_the_head_dimension() -> None:
 def test_accuracy_has_the_shape_of_its_task_and_a_job_for_each_seed() -> None:
     shape = Shape(batch=64, heads=2, kv_heads=2, seq_q=64, seq_k=64, head_dim=32)
     task = PlannedTask(
+        name="recall",
         label="recall:preset=tiny",
         target="t:Recall",
         origin=Origin(),
@@ -167,6 +168,7 @@ def test_energy_is_measured_once_alone_after_the_timed_rounds_and_a_backward_pas
 
 
 TASK = PlannedTask(
+    name="recall",
     label="recall:preset=tiny",
     target="m:Recall",
     origin=Origin(),

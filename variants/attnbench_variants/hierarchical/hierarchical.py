@@ -33,7 +33,7 @@ from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.lse_kernels import kernel_for
 from attnbench_variants.blocks.reach import share_seen
-from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, levels
+from attnbench_variants.hierarchical.levels import attend_at_level, clusters_at_levels, far_clusters, levels
 
 
 class Hierarchical:
@@ -76,16 +76,13 @@ class Hierarchical:
 
     @staticmethod
     def reach(case: Case) -> float:
-        """Return the share of the visible keys in a query's block and those next to it, and of far clusters."""
+        """Return the share of the visible keys in a query's block and its neighbours, and of far clusters."""
         block = msgspec.convert(case.options, Hierarchical.Options).block
-        coarser = len(clusters_at_levels(case.shape.seq_k, block)) - 1
-        sides = 1 if case.mask.causal else 2
-        near = share_seen(
+        return share_seen(
             case,
             lambda i, j: (i // block - j // block).abs() <= 1,
-            further=coarser * sides * block * 3 // 4,  # half a block to one block of clusters a level and side
+            further=lambda i: far_clusters(i, case.shape.seq_k, block=block, causal=case.mask.causal),
         )
-        return near if coarser else 1.0
 
     @staticmethod
     def flops(case: Case) -> int:

@@ -30,6 +30,18 @@ def clusters_at_levels(positions: int, block: int) -> list[int]:
     return counts
 
 
+def far_clusters(i_R1: torch.Tensor, positions: int, *, block: int, causal: bool) -> torch.Tensor:
+    """Return the number of clusters that queries at positions i read at all levels above the positions: [R, 1]."""
+    count_R1 = torch.zeros_like(i_R1)
+    for level, clusters in enumerate(clusters_at_levels(positions, block)[1:], start=1):
+        c_R1, c_N = i_R1 >> level, torch.arange(clusters)
+        within = (c_R1 // block - c_N // block).abs() <= 1
+        seen_below = (c_R1 // (block // 2) - c_N // (block // 2)).abs() <= 1
+        earlier = (c_N < c_R1) | (not causal)
+        count_R1 = count_R1 + (within & ~seen_below & earlier).sum(1, keepdim=True)
+    return count_R1
+
+
 def levels(
     q_XND: torch.Tensor, k_XND: torch.Tensor, v_XND: torch.Tensor, *, block: int, causal: bool
 ) -> Iterator[Level]:

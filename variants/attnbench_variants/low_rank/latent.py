@@ -30,6 +30,7 @@ from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide, wide_dtype
 from attnbench_variants.blocks.fused_kernels import TORCH
+from attnbench_variants.blocks.reach import all_keys
 from attnbench_variants.blocks.weights import generator, learned, normal
 from attnbench_variants.exact.flash import first_that_runs
 
@@ -66,6 +67,7 @@ class Latent(torch.nn.Module):
         grouped="all heads share one latent, so that there are no key heads to group",
         growth=1.9,  # the projections, which are linear, are a quarter of all products at 2048 tokens
     )
+    reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
         super().__init__()

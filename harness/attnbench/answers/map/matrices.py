@@ -16,7 +16,7 @@ from attnbench.contracts.specs import Spec
 from attnbench.contracts.suite import Sweep
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import Reading, ReadMatrices, ReadTrained
-from attnbench.planning.cases import cases
+from attnbench.planning.inputs import path_of, swept_cases
 from attnbench.planning.variants import candidate
 from attnbench.store import Store, checkpoint_path
 
@@ -50,15 +50,18 @@ class Selection(Struct, frozen=True, kw_only=True):
     layers: tuple[int, ...] = ()
 
 
-def one_case(sweep: Sweep, *, seed: int) -> Case:
-    """Return the case that matrices are read for, on the CPU and without a variant. Raises UsageError."""
-    swept = cases(sweep)
+def one_case(sweep: Sweep, *, seed: int) -> tuple[Case, str]:
+    """Return the case that matrices are read for, on the CPU and without a variant, and the file of captured inputs.
+
+    Raises UsageError.
+    """
+    swept, captures = swept_cases(sweep)
     inputs = list(dict.fromkeys(case.inputs for case in swept))
     if len(inputs) > 1:
         raise UsageError(f"--inputs: a map is of one kind of inputs; name one of {', '.join(inputs)}")
     if len(swept) > 1:
         raise UsageError("--seq: a map is of one shape and one mask; give --seq, --heads and the like one value each")
-    return replace(swept[0], seed=seed)
+    return replace(swept[0], seed=seed), path_of(swept[0], captures)
 
 
 class Reader(Struct, frozen=True):
@@ -68,7 +71,7 @@ class Reader(Struct, frozen=True):
     folder: Path
 
     def drawn(self, specs: Sequence[Spec], case: Case, selection: Selection, *, inputs_path: str = "") -> Iterator[Map]:
-        """Yield the matrices of each variant on inputs drawn for a case, or captured ones.
+        """Yield the matrices of each variant on the inputs of a case, drawn or read from a file.
 
         Raises UsageError for an unknown variant, option or head, before any matrix is read.
         """

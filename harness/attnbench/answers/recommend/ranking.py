@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.analysis.match import is_of
-from attnbench.analysis.regime import refusal
+from attnbench.analysis.regime import is_quality, refusal
 from attnbench.analysis.rows import Row
 from attnbench.analysis.scores import Adaptation, Score, adaptations, overlap, scored, scores_of, task_of
 from attnbench.analysis.variant import Variant
@@ -90,7 +90,7 @@ def recommend(
     Of two rows of one length the later counts; of two sources of a plugin the later alone. `variants` limits the
     ranking. Raises UsageError where an accuracy is asked for and several tasks have one.
     """
-    rows = [row for row in rows if not row.is_harness and _is_named(row, variants)]
+    rows = [row for row in rows if not (row.is_harness or _only_judged(row)) and _is_named(row, variants)]
     trainings = scored(rows, needs.task)
     _check_one_task(trainings, needs)
     tried = [row for row in rows if _fits(row, workload)]
@@ -107,6 +107,11 @@ def recommend(
         heads_and_layers=tuple(adaptations(trainings)),
         elsewhere=() if tried else tuple(_elsewhere(rows, workload)),
     )
+
+
+def _only_judged(row: Row) -> bool:
+    """Return whether a row is that of the floor of a quality, which nobody asked for."""
+    return row.is_floor and is_quality(row)
 
 
 def _is_named(row: Row, variants: Sequence[Spec] | None) -> bool:

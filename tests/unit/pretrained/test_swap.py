@@ -1,0 +1,80 @@
+"""Swaps in a small language model with random weights, made here."""
+
+import msgspec
+import pytest
+import torch
+from msgspec.structs import replace
+
+from attnbench.contracts.errors import UsageError
+from attnbench.contracts.record import Job, Probe, Protocol, Swap
+from attnbench.contracts.suite import Sweep
+from attnbench.contracts.variant import complete_options
+from attnbench.planning.swaps import check_model, parse_swap
+from attnbench.plugins.registry import find, load
+from unit.train.toys import silently
+
+transformers = pytest.importorskip("transformers")
+
+from attnbench.pretrained import swap  # noqa: E402 - it needs transformers
+from unit.pretrained.test_capture import SIZES, WORDS, llama, text  # noqa: E402 - likewise
+
+TOKENS = 32
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llama")
+    llama(folder)  # for its tokenizer
+    torch.manual_seed(1)
+    config = transformers.LlamaConfig(vocab_size=len(WORDS), num_key_value_heads=2, **SIZES)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    text(folder)
+    return folder
+
+
+def swapped(folder, name, *, layers=(), **given):
+    target = find(name, "variants", flag="").target
+    options = msgspec.structs.asdict(complete_options(load(target), given))
+    case = replace(swap.case_of(str(folder), TOKENS), variant=name, options=options)
+    how = Swap(model=str(folder), text=str(folder / "text.txt"), tokens=TOKENS, layers=layers)
+    job = Job(case=case, probe=Probe(kind="swap", swap=how), protocol=Protocol(), target=target)
+    outcome = swap.measure(job, silently)
+    return {each.metric: each.values[0] for each in outcome.measurements} | outcome.facts
+
+
+@pytest.mark.parametrize("exact", ["vanilla", "flash"])
+def test_exact_attention_swapped_in_gives_the_model_its_own_loss_with_grouped_heads_too(folder, exact):
+    found = swapped(folder, exact)
+    assert found["swap_loss"] == pytest.approx(found["exact_loss"], abs=1e-4)
+    assert found["answers"] == TOKENS - 1
+
+
+def test_the_shape_of_the_case_is_that_of_the_model_with_its_keys_repeated(folder):
+    case = swap.case_of(str(folder), TOKENS)
+    assert (case.shape.heads, case.shape.kv_heads, case.shape.head_dim, case.mask.causal) == (4, 4, 16, True)
+
+
+def test_a_mechanism_in_some_layers_changes_the_loss_less_than_in_all(folder):
+    none, one, every = (abs(swapped(folder, "uniform", layers=layers)["swap_excess"]) for layers in ((9,), (1,), ()))
+    assert none == pytest.approx(0, abs=1e-6)
+    assert none < one != every
+
+
+def test_parameters_that_nothing_has_trained_are_counted(folder):
+    assert swapped(folder, "shaw")["untrained_parameters"] > 0
+    assert swapped(folder, "linear")["untrained_parameters"] == 0
+
+
+def test_a_model_without_a_text_and_a_text_that_is_no_file_are_refused():
+    with pytest.raises(UsageError, match="--text: --model is given without it"):
+        check_model(Sweep(model="here"))
+    with pytest.raises(UsageError, match="there is no file 'nowhere'"):
+        check_model(Sweep(model="here", text="nowhere"))
+
+
+def test_options_of_a_swap_are_parsed_and_an_unknown_one_is_refused_with_the_nearest():
+    assert parse_swap("steps=50,layers=0+2,exact_tokens=4") == Swap(steps=50, layers=(0, 2), exact_tokens=4)
+    with pytest.raises(UsageError, match="did you mean 'layers'"):
+        parse_swap("layer=3")
+    with pytest.raises(UsageError, match="--swap: steps=-1"):
+        parse_swap("steps=-1")
