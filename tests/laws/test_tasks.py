@@ -52,7 +52,7 @@ def test_every_preset_of_a_task_can_be_planned(name: str, preset: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_has_the_presets_tiny_small_and_paper(name: str) -> None:
-    assert tuple(presets(name)) == ("tiny", "small", "paper")
+    assert {"tiny", "small", "paper"} <= {*presets(name)}
     for preset, promised in {"tiny": (1, 1), "small": (3, 3), "paper": (4, 5)}.items():
         training = built(name, preset=preset)[1]
         assert (training.rates, training.seeds) == promised, preset
@@ -214,7 +214,7 @@ def test_sizes_that_do_not_fit_one_another_are_refused_by_name(options: dict[str
 
 # Trainings.
 
-SIZES = {"length": 12, "pairs": 2, "vocabulary": 16, "width": 32, "heads": 1}
+SIZES = {"preset": "tiny", "length": 12, "pairs": 2, "vocabulary": 16, "width": 32, "heads": 1}
 BUDGET = {"steps": 300, "validate_every": 50, "enough": 0.98, "learning_rate": 5e-3}
 COUNTS = {"train_examples": 3000, "validation_examples": 300, "test_examples": 1200}
 VALUES = 8

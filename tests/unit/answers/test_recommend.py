@@ -136,6 +136,18 @@ def test_a_score_of_a_mechanism_that_saw_more_of_the_keys_is_unknown_at_this_len
             assert line.why == (f"accuracy on mqar is not known at this length: {said}",)
 
 
+@pytest.mark.parametrize(("reach", "verdict"), [(0.5, "unknown"), (0.02, "meets")])
+def test_an_error_on_captured_inputs_counts_where_the_mechanism_saw_no_more_of_the_keys_than_at_this_length(
+    reach, verdict
+):
+    times = [replace(row, facts={"exact": False, "reach": 0.03}) for row in sweep({"sparse": FAST})]
+    (error,) = [row for row in rows(agreements("linear", [512])) if row.metric == "approximation_error"]
+    case = replace(error.case, variant="sparse", inputs="minilm:1")
+    captured = replace(error, case=case, origin=times[0].origin, facts={"exact": False, "reach": reach})
+    (line,) = recommend([*times, captured], workload(), Needs(max_error=0.9)).lines
+    assert (line.verdict, line.error.lengths) == (verdict, (512,))
+
+
 def test_where_scores_are_of_several_tasks_one_must_be_named():
     trained = rows([accuracies("vanilla", [0.9]), accuracies("vanilla", [0.5], pairs=32)])
     with pytest.raises(UsageError, match="--task"):

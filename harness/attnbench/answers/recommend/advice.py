@@ -105,7 +105,8 @@ def recommend(
     variants = parse_specs(sweep.variants, flag="--variants") if sweep.variants else None
     answer = recommend_from(evidence.rows, workload, needs, variants=variants)
     if measure and (lacking := _lacking(answer, sweep, needs)):
-        asked = replace(request, sweep=lacking, device=evidence.device)
+        # Errors are measured on captured inputs, as everywhere, unless others are named.
+        asked = replace(request, sweep=replace(lacking, inputs=request.sweep.inputs), device=evidence.device)
         with Store.open(session.start(asked, sources.out, notify, further=further), write=False) as store:
             evidence.add(store)
         answer = recommend_from(evidence.rows, workload, needs, variants=variants)

@@ -4,10 +4,10 @@ A row counts if its case agrees with the workload in all but the variant and the
 reported as not measured; no variant is ranked by a guess.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from attnbench.analysis.match import is_of
@@ -17,7 +17,7 @@ from attnbench.analysis.scores import Adaptation, Score, adaptations, overlap, s
 from attnbench.analysis.variant import Variant
 from attnbench.answers.recommend.interpolation import LengthEstimate, Rows, estimate_at
 from attnbench.answers.recommend.needs import Bound, Needs, doubtful, failing
-from attnbench.contracts.case import Case
+from attnbench.contracts.case import DRAWN, Case
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import ProbeKind, passes_of
 from attnbench.contracts.record import PENDING, Status
@@ -34,7 +34,8 @@ class Assessment(Variant, frozen=True, kw_only=True):
 
     `why` names the needs that it fails, or what is not measured; `doubts` what an interval leaves open. `rank` is 1 for
     the fastest that meets the needs; `tied` ones share a rank, as their intervals overlap with that of its first.
-    `flattered` is the reason why its score does not count at the workload's length, where it sees fewer of the keys.
+    `flattered` are reasons why its error or its score does not count at the workload's length, where it sees fewer of
+    the keys, by probe.
     """
 
     verdict: Verdict
@@ -47,7 +48,7 @@ class Assessment(Variant, frozen=True, kw_only=True):
     memory: LengthEstimate | None = None
     error: LengthEstimate | None = None
     score: Score | None = None
-    flattered: str = ""
+    flattered: dict[ProbeKind, str] = field(default_factory=dict)
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
@@ -74,10 +75,14 @@ class Recommendation(Struct, frozen=True, kw_only=True):
 
 
 class _VariantRows(Struct):
-    """The rows of one variant: the workload's by probe and length, those of trainings, and those that failed."""
+    """The rows of one variant: the workload's by probe and length, those of trainings, and those that failed.
+
+    `captured` is its latest error on inputs of a model, at a length of their own.
+    """
 
     row: Row
     by_probe: dict[ProbeKind, dict[int, Row]] = {}
+    captured: Row | None = None
     trained: list[Row] = []
     failed: list[Row] = []
 
@@ -126,11 +131,20 @@ def _check_one_task(trainings: Sequence[Row], needs: Needs) -> None:
 
 def _fits(row: Row, workload: Case) -> bool:
     """Return whether a row agrees with the workload, at any length."""
+    if _is_captured(row, workload):
+        return True
     if row.probe.kind not in METRICS or row.case.passes != passes_of(row.probe.metric, [workload.passes])[-1]:
         return False
     square = (row.case.shape.seq_q == row.case.shape.seq_k) == (workload.shape.seq_q == workload.shape.seq_k)
     same = row.case.axes(without=_FREE) == workload.axes(without=_FREE)
     return same and (row.case.passes == "decode" or square)
+
+
+def _is_captured(row: Row, workload: Case) -> bool:
+    """Return whether a row is an error on captured inputs under the workload's mask."""
+    same = (row.case.mask, row.case.dtype, row.case.device) == (workload.mask, workload.dtype, workload.device)
+    is_error = row.metric == METRICS["agreement"] and row.case.passes == passes_of(row.about, [workload.passes])[0]
+    return same and is_error and row.case.inputs not in DRAWN and workload.inputs in DRAWN
 
 
 def _by_variant(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[Row]) -> list[_VariantRows]:
@@ -145,6 +159,8 @@ def _by_variant(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[R
             of_variant.trained.append(row)
         elif row.value is None:
             of_variant.failed.append(row)
+        elif row.case.inputs not in DRAWN:
+            of_variant.captured = row
         elif row.metric == METRICS[row.probe.kind]:
             of_variant.by_probe.setdefault(row.probe.kind, {})[row.case.length] = row
     return list(variants.values())
@@ -156,8 +172,13 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
         for probe, rows in of_variant.by_probe.items()
         if _has_same_keys(rows, workload)
     }
-    trained = scores_of(of_variant.trained)
+    captured, trained = of_variant.captured, scores_of(of_variant.trained)
     scored_on_one = len({task_of(row) for row in of_variant.trained}) == 1
+    judged: dict[ProbeKind, Row] = {"accuracy": of_variant.trained[-1]} if scored_on_one else {}
+    if captured is not None:
+        length = captured.case.length
+        estimates["agreement"] = estimate_at({length: captured}, length, extrapolate=False)
+        judged["agreement"] = captured
     line = Assessment(
         variant=of_variant.row.case.variant,
         options=of_variant.row.case.options,
@@ -167,19 +188,20 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
         memory=estimates.get("memory"),
         error=estimates.get("agreement"),
         score=trained[0] if scored_on_one else None,
-        flattered=_flattered(of_variant, workload) if scored_on_one else "",
+        flattered=_flattered(of_variant, judged, workload),
     )
     return _judged(line, needs, reasons={probe: _reason(of_variant.failed, probe, workload) for probe in METRICS})
 
 
-def _flattered(of_variant: _VariantRows, workload: Case) -> str:
-    """Return why the latest score does not count at the workload's length, empty if it does or nothing was timed."""
+def _flattered(of_variant: _VariantRows, judged: Mapping[ProbeKind, Row], workload: Case) -> dict[ProbeKind, str]:
+    """Return why qualities do not count at the workload's length, by probe; nothing where nothing was timed."""
     timed = of_variant.by_probe.get("latency", {})
-    beyond = [length for length in timed if length >= workload.length]
     if not timed:
-        return ""
-    why = refusal(timed[min(beyond) if beyond else max(timed)], of_variant.trained[-1])
-    return why.reason if why else ""
+        return {}
+    beyond = [length for length in timed if length >= workload.length]
+    cost = timed[min(beyond) if beyond else max(timed)]
+    reasons = {probe: refusal(cost, row) for probe, row in judged.items()}
+    return {probe: why.reason for probe, why in reasons.items() if why is not None}
 
 
 def _has_same_keys(rows: Rows, workload: Case) -> bool:
@@ -212,9 +234,9 @@ def _judged(line: Assessment, needs: Needs, *, reasons: dict[ProbeKind, str]) ->
             missed = [*failing(bound)]
             fails += missed
             doubts += doubtful(bound)
-            if bound.probe == "accuracy" and line.flattered and not missed:
-                unknown.append(f"{bound.what} is not known at this length: {line.flattered}")
-                lacks.append(bound.probe)
+            if bound.probe in line.flattered and bound.bound is not None and not missed:
+                unknown.append(f"{bound.what} is not known at this length: {line.flattered[bound.probe]}")
+                lacks += [bound.probe] if bound.probe == "accuracy" else []
         elif reasons.get(bound.probe):
             fails.append(reasons[bound.probe])
         else:
