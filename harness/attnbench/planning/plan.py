@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.contracts.case import Case
+from attnbench.contracts.case import DRAWN, Case
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import QUALITIES, TRAINED, ProbeKind
 from attnbench.contracts.record import Environment, Job
@@ -158,6 +158,7 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
     suite = find_suite(request.suite).for_device(device)
     try:
         sweep, fit = apply_flags(suite, request.sweep), None
+        _refuse_searches_on_captures(request, sweep)
         if request.fit:
             assert narrow is not None, "a search for the longest context begins with lengths of its own"
             sweep, fit = narrow(sweep, request.sweep)
@@ -170,3 +171,10 @@ def _sweep(request: Request, device: str, narrow: Narrow | None) -> tuple[Sweep,
             raise
         raise UsageError(f"--suite: {request.suite!r}: {field}:{rest}") from None
     return sweep, fit
+
+
+def _refuse_searches_on_captures(request: Request, sweep: Sweep) -> None:
+    """Raise UsageError for a search over lengths on captured inputs: every length would be the same case."""
+    for flag, asked in (("--refine", request.refine), ("--fit", request.fit)):
+        if asked and any(word.strip() not in DRAWN for word in (sweep.inputs or DRAWN[0]).split(",")):
+            raise UsageError(f"{flag}: captured inputs have one length; leave {flag} out, or draw the inputs")

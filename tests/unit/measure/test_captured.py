@@ -2,16 +2,21 @@
 
 import pytest
 import torch
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from safetensors.torch import save_file
 
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep
-from attnbench.contracts.variant import Unsupported
+from attnbench.contracts.variant import Unsupported, build, complete_options
 from attnbench.measure import captured
+from attnbench.measure.agreement import relative_error
 from attnbench.measure.reference import exact_attention
 from attnbench.planning.inputs import find_capture, refuse_what_captures_fix, shipped, swept_cases, usual_cases
+from attnbench.planning.plan import check
+from attnbench.planning.request import Request
+from attnbench.plugins import registry
 
 SHAPE = Shape(batch=1, heads=4, kv_heads=4, seq_q=6, seq_k=6, head_dim=8)
 
@@ -130,3 +135,39 @@ def test_every_shipped_capture_names_its_model_its_text_and_its_licence():
         listed = (capture.path.parent / "README.md").read_text()
         assert capture.path.name in listed
         assert "LICENSE.Apache-2.0.txt" in listed
+
+
+@pytest.mark.parametrize("search", ["fit", "refine"])
+def test_a_search_over_lengths_is_refused_on_a_capture_which_has_one(search):
+    flag = f"--{search}: captured inputs have one length"
+    with pytest.raises(UsageError, match=flag):
+        check(
+            Request(sweep=Sweep(inputs="normal,smollm2"), **{search: True}), narrow=lambda sweep, _flags: (sweep, None)
+        )
+
+
+def error_on(inputs, spec):
+    """Return a variant's error on a shipped capture against exact attention in float64 on the same."""
+    capture, mechanism = find_capture(inputs), parse_specs(spec, flag="")[0]
+    plugin = registry.load(registry.find(mechanism.name, "variants", flag="").target)
+    ((layer, shape),) = capture.shapes.items()
+    at = Case(
+        variant=mechanism.name,
+        options=asdict(complete_options(plugin, mechanism.options)),
+        shape=replace(shape, kv_heads=shape.heads),
+        mask=capture.mask,
+        inputs=f"{inputs}:{layer}",
+    )
+    (first,) = captured.load(at, capture.path, sets=1)
+    with torch.no_grad():
+        out = build(plugin, at)(*first.tensors)
+    return relative_error([out], [exact_attention(*first.widened().tensors, mask=at.mask)])
+
+
+def test_the_shipped_captures_tell_apart_what_drawn_normals_do_not():
+    assert error_on("smollm2", "longformer:width=64") < 0.8 * error_on("smollm2", "window:width=256")
+    for inputs in ("smollm2", "minilm"):
+        floor = error_on(inputs, "uniform")
+        assert error_on(inputs, "linear") == pytest.approx(floor, rel=0.05)
+        assert error_on(inputs, "bigbird:block=64") < 0.25 * floor
+        assert error_on(inputs, "vanilla") < 1e-5
