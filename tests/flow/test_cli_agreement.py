@@ -6,7 +6,7 @@ from pathlib import Path
 from helpers.command import SMALL, call
 
 LEAKING = Path(__file__).parent.parent / "plugins" / "leaking.py"
-RUN = ("run", *SMALL, "--metrics", "agreement", "--causal", "--variants")
+RUN = ("run", *SMALL, "--inputs", "normal", "--metrics", "agreement", "--causal", "--variants")
 
 
 def test_kept_mass_is_shown_when_it_is_asked_for_and_a_leak_under_the_errors(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_installed_metrics_are_listed_beside_the_harness_s_own(site: str, tmp_pa
 @as_subtests(
     "named, sentence",
     [
-        ("latency,tokens", "'tokens' is not one of latency, memory, agreement, accuracy, energy"),
+        ("latency,tokens", "'tokens' is not one of latency, memory, agreement, swap, accuracy, energy"),
         (f"{PLUGIN}:Missing", "has no 'Missing'"),
         (f"{PLUGIN}:NoMethod", "NoMethod has no measure()"),
         (f"{PLUGIN}:NeedsUnknown", "needs 'speed'"),

@@ -41,7 +41,7 @@ def test_a_sweep_ends_with_the_table_and_the_path_of_its_results(sweep: Sweep) -
 def test_json_is_one_array_of_tidy_rows_and_nothing_else_on_standard_output(tmp_path: Path) -> None:
     done = attnbench("run", "--variants", "vanilla", *SMALL, "--metrics", "latency,agreement", "--json", cwd=tmp_path)
     rows = json.loads(done.stdout)
-    assert {row["variant"] for row in rows} == {"vanilla", "empty"}
+    assert {row["variant"] for row in rows} == {"vanilla", "empty", "uniform"}
     for row in rows:
         assert tuple(row)[: len(COLUMNS)] == COLUMNS
         assert row["status"] == "ok"
@@ -152,7 +152,7 @@ def test_heads_and_passes_are_swept(tmp_path: Path) -> None:
 
 
 def test_accuracy_is_measured_in_the_same_run_in_the_shape_of_its_task(tmp_path: Path) -> None:
-    task = "mqar:steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
+    task = "mqar:preset=tiny,steps=2,batch=4,train_examples=8,validation_examples=8,test_examples=8"
     words = ("--metrics", "accuracy", "--tasks", task, "--json")
     done = call("run", "--variants", "flash,linformer", *SMALL, *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -25,7 +25,7 @@ class Slow:
 """
 SIZES = "length=16,pairs=2,vocabulary=16,width=16,layers=1,batch=16"
 COUNTS = "train_examples=500,validation_examples=64,test_examples=64"
-TASK = f"mqar:{SIZES},{COUNTS},steps=200,validate_every=10,dropout=0.1,enough=2"
+TASK = f"mqar:preset=tiny,{SIZES},{COUNTS},steps=200,validate_every=10,dropout=0.1,enough=2"
 WORDS = ("run", "--variants", "./mine.py:Slow", "--metrics", "accuracy", "--tasks", TASK, "--threads", "1")
 
 
@@ -33,7 +33,7 @@ SMALL = "pairs=2,vocabulary=16,width=16,layers=1,batch=16,steps=4,validate_every
 
 
 def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_models_of_one_size(tmp_path: Path) -> None:
-    task = f"mqar:length=16..32,heads=1,2,{SMALL}"
+    task = f"mqar:preset=tiny,length=16..32,heads=1,2,{SMALL}"
     words = ("--variants", "vanilla", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
     done = call("run", *words, "--out", str(tmp_path), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_ranges_in_a_task_make_a_training_for_each_length_and_head_count_in_mode
 
 @pytest.mark.exhaustive
 def test_a_search_ends_with_the_mean_over_seeds_at_each_variant_s_best_rate_or_with_its_reason(tmp_path: Path) -> None:
-    task = f"mqar:length=16,causal=true,rates=3,seeds=3,{SMALL}"
+    task = f"mqar:preset=tiny,length=16,causal=true,rates=3,seeds=3,{SMALL}"
     words = ("--variants", "flash,linformer", "--metrics", "accuracy", "--tasks", task, "--threads", "1")
     done = call("run", *words, "--out", str(tmp_path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
