@@ -28,6 +28,7 @@ from attnbench.contracts.variant import complete_options, reach_of, support_of
 from attnbench.planning.suites import find_suite
 from attnbench.plugins.describe import option_fields
 from attnbench.report import reference
+from attnbench.report.summary import blocks, summaries
 from attnbench.report.table import Block, tables
 from attnbench.report.terminal import Tables
 from attnbench.store.lines import SCHEMAS, EnvironmentSeen, Plan, RatesSeen
@@ -122,11 +123,11 @@ def newest() -> Run:
 
 
 def example() -> str:
-    """Render the latency and memory of the reference run, without the notes below them."""
+    """Render the latency and the trade-off of the reference run, without the notes below them."""
     run = newest()
     bare = [
         msgspec.structs.replace(block, growth=(), crossings=(), notes=(), floor="")
-        for block in tables(run.rows(), ("latency", "memory"))
+        for block in (*tables(run.rows(), ("latency",)), *summaries(run.rows()))
     ]
     picture = f"![Latency over sequence length, forward]({run.path.relative_to(ROOT).as_posix()}/{FIGURE})"
     return f"{_described(run)}\n\n{_printed(bare)}\n\n{picture}\n"
@@ -135,7 +136,7 @@ def example() -> str:
 def reference_run() -> str:
     """Render the tables of the reference run as a terminal of 80 columns shows them."""
     run = newest()
-    return f"{_described(run)}\n\n{_printed(tables(run.rows()))}\n"
+    return f"{_described(run)}\n\n{_printed(blocks(run.rows()))}\n"
 
 
 def _described(run: Run) -> str:

@@ -37,13 +37,16 @@ def refusal(cost: Row, quality: Row) -> Refusal | None:
     """Return why a quality does not count for a cost of the same variant, or None where it does.
 
     An exact mechanism loses nothing at any length. The quality of another one counts if it was measured at the length
-    of the cost with the same options, or if it saw no larger share of the keys than at that length.
+    of the cost with the same options, with options that were scaled to the quality's length from that one or a longer
+    one, or if it saw no larger share of the keys than at the length of the cost.
     """
     here, there = quality.case.length, cost.case.length
     if cost.facts.get("exact") or (here == there and not quality.probe.scaled):
         return None
     if is_exact_here(quality):
         return Refusal("exact here", f"exact attention at N = {here}, which says nothing of N = {there}")
+    if there <= _ROOM * _scaled_from(quality):
+        return None
     at_quality, at_cost = quality.facts.get("reach"), cost.facts.get("reach")
     if not isinstance(at_quality, float | int) or not isinstance(at_cost, float | int):
         return Refusal("other regime", f"it does not declare which share of the keys it sees at N = {here} and {there}")
@@ -51,6 +54,17 @@ def refusal(cost: Row, quality: Row) -> Refusal | None:
         shares = f"{share(at_quality)} of the keys at N = {here} and {share(at_cost)} at N = {there}"
         return Refusal("other regime", f"it sees {shares}")
     return None
+
+
+def _scaled_from(quality: Row) -> float:
+    """Return the length from which options were scaled to that of a quality, by the least change; 0 if none were."""
+    options = quality.case.options
+    factors = [
+        float(own) / float(new)
+        for name, new in quality.probe.scaled.items()
+        if (own := options.get(name)) != new and isinstance(own, int | float) and isinstance(new, int | float) and new
+    ]
+    return quality.case.length * min(factors, default=0.0)
 
 
 def share(value: float) -> str:

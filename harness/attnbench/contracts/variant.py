@@ -42,6 +42,10 @@ class Support(Struct, frozen=True, kw_only=True):
     form) grows as N^growth from 2048 to 16384 tokens with default options. `spans` names the options that count keys
     (a window's width, a block's size, landmarks): with these in proportion to the sequence, each query sees the same
     share of its keys at every length.
+
+    A trained model asks for the rest. `positions`: the mechanism carries positions of its own, and the model adds none.
+    `rotated_parts`: rotary positions turn so many equal parts of a head each by itself. `layer` names the option that
+    is the number of the model's layer, from 1.
     """
 
     level: Level = "core"
@@ -58,6 +62,9 @@ class Support(Struct, frozen=True, kw_only=True):
     synchronises: bool = False
     growth: Annotated[float, Meta(ge=0)] | None = None
     spans: tuple[str, ...] = ()
+    positions: bool = False
+    rotated_parts: Annotated[int, Meta(ge=1)] = 1
+    layer: str = ""
 
 
 class Attention(Protocol):
@@ -162,6 +169,18 @@ class HasReach(Protocol):
         ...
 
 
+class Redraws(Protocol):
+    """Optional method of a mechanism with random parts that change while a model is trained."""
+
+    def redraw(self, seed: int | None, /) -> None:
+        """Draw the random parts anew from a seed, for the next call of a training; None: as they are without training.
+
+        The trained model calls it before each call, with a seed of torch's global generator, and with None in
+        evaluation. Nothing else does, so that all other measurements are of the case's own seed.
+        """
+        ...
+
+
 _PLAIN_FUNCTION = Support(
     causal="a plain function f(q, k, v) is not told the mask; write a class, whose constructor is given the case",
     window="a plain function f(q, k, v) is not told the window; write a class, whose constructor is given the case",
@@ -175,9 +194,10 @@ def support_of(variant: Any) -> Support:
         return Support(window=True, grouped=True) if inspect.isclass(variant) else _PLAIN_FUNCTION
     if not isinstance(declared, Support):
         raise TypeError(f"{name_of(variant)}.supports is {declared!r}; write supports = attnbench.Support(...)")
-    for name in declared.spans:
+    named = {"spans": declared.spans, "layer": (declared.layer,) if declared.layer else ()}
+    for field, name in ((field, name) for field, names in named.items() for name in names):
         if name not in options_type(variant).__struct_fields__:
-            raise TypeError(f"{name_of(variant)}.supports: spans names {name!r}, which is no option")
+            raise TypeError(f"{name_of(variant)}.supports: {field} names {name!r}, which is no option")
     return declared
 
 
@@ -322,6 +342,11 @@ def has_share(attention: object) -> TypeGuard[Shares]:
 def drops_weights(attention: object) -> TypeGuard[DropsWeights]:
     """Return whether a mechanism can drop attention weights in training."""
     return isinstance(getattr(attention, "weight_dropout", None), float)
+
+
+def has_redraw(attention: object) -> TypeGuard[Redraws]:
+    """Return whether a mechanism has random parts that change while a model is trained."""
+    return callable(getattr(attention, "redraw", None))
 
 
 def reach_of(variant: Any, case: Case) -> float | None:

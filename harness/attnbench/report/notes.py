@@ -54,6 +54,7 @@ def notes(rows: Sequence[Row], names: VariantNames, *, columns: Mapping[ColumnKe
     return (
         *(f"{'; '.join(named)}: {reason}" for reason, named in concerned.items()),
         *_inputs(rows, names),
+        *_own_positions(rows, names),
         *_reaches(rows, names, columns),
         *_sizes(rows, names, columns),
         *_rates(rows, names),
@@ -119,6 +120,17 @@ def _inputs(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
     floors = dict.fromkeys(names[row.identity] for row in rows if row.is_floor)
     if floors:
         yield f"{', '.join(floors)}: the floor, the mean of the visible values, which looks at no query and no key"
+
+
+def _own_positions(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
+    """Yield which variants carry positions of their own, so that the trained model added none."""
+    own = dict.fromkeys(
+        names[row.identity]
+        for row in rows
+        if row.value is not None and row.facts.get("positions") not in (None, row.probe.task_options.get("positions"))
+    )
+    if own:
+        yield f"positions are the mechanism's own, and the model adds none: {', '.join(own)}"
 
 
 def _reaches(rows: Sequence[Row], names: VariantNames, columns: Mapping[ColumnKey, str]) -> Iterator[str]:

@@ -76,7 +76,7 @@ def _block(front: Front, whole: Front | None, names: VariantNames, *, run: str) 
         across="",
         columns=(*(with_unit(_HEADINGS.get(name, metric_named(name).words), scales[name]) for name in metrics), *marks),
         groups=(Group(labels=(), lines=tuple(lines)),),
-        notes=tuple(_notes(front, names)),
+        notes=tuple(_notes(front, whole, names)),
     )
 
 
@@ -111,7 +111,7 @@ def _sizes(axes: Axes) -> str:
     return ", ".join(sizes)
 
 
-def _notes(front: Front, names: VariantNames) -> Iterator[str]:
+def _notes(front: Front, whole: Front | None, names: VariantNames) -> Iterator[str]:
     yield _MEANING.format(" and ".join(metric_named(name).words for name in front.objectives))
     for standing, verb in (("dominated", "dominated"), ("unsure", "perhaps dominated")):
         points = [point for point in front.points if point.standing == standing]
@@ -120,9 +120,14 @@ def _notes(front: Front, names: VariantNames) -> Iterator[str]:
         )
         if by_rivals:
             yield "; ".join(f"{', '.join(beaten)} {verb} by {rivals}" for rivals, beaten in by_rivals.items())
+    yield from _refusals(front, "not compared", names)
+    if whole is not None:
+        yield from _refusals(whole, f"of all {len(whole.objectives)} not compared", names)
+
+
+def _refusals(front: Front, what: str, names: VariantNames) -> Iterator[str]:
     refused = grouped((point.why, names[point.identity]) for point in front.points if point.why)
-    for why, variants in refused.items():
-        yield f"not compared: {', '.join(variants)}: {why}"
+    return (f"{what}: {', '.join(variants)}: {why}" for why, variants in refused.items())
 
 
 def _enumerated(names: Iterable[str]) -> str:

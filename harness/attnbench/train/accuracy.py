@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
             "learning_rate": training.learning_rate,
             "by_loss": trained.by_loss,
             "answers": task.form.count(splits["test"].targets),
+            "positions": training.positions,
             **({} if training.match == "none" else {"width": training.width}),
             **missing,
             **_searched(job.probe),
@@ -119,6 +121,9 @@ def task_of(job: Job) -> tuple[Task, Training]:
     plugin = registry.load(job.task_target)
     settings = settings_of(plugin, job.probe.task_options)
     training = settings.training
+    # A swapped model keeps the positions that it was trained with.
+    if job.probe.kind == "accuracy" and variant.support_of(registry.load(job.target)).positions:
+        training = replace(training, positions="none")
     if job.probe.rate is not None:
         training = replace(training, learning_rate=job.probe.rate)
     return build_task(plugin, settings), training
@@ -165,12 +170,25 @@ def build_model(job: Job, task: Task, training: Training, *, seed: int) -> Model
     crossing = _mechanisms(plugin, context, seeds=cross_seeds)
     torch.manual_seed(seed + layers + len(crossing))  # the rest starts the same, however much a variant has drawn
     dtype = getattr(torch, job.case.dtype)
-    model = Model(form, training, mechanisms, crossing=crossing, ties_qk=support.ties_qk, dtype=dtype)
+    model = Model(
+        form,
+        training,
+        mechanisms,
+        crossing=crossing,
+        ties_qk=support.ties_qk,
+        rotated_parts=support.rotated_parts,
+        dtype=dtype,
+    )
     return model.to(device=job.case.device, dtype=torch.float32)  # a variant's own weights are trained in float32 too
 
 
 def _mechanisms(plugin: Any, case: Case, *, seeds: Iterable[int]) -> list[variant.Attention]:
-    mechanisms = [variant.build(plugin, replace(case, seed=seed)) for seed in seeds]
+    option = variant.support_of(plugin).layer
+    numbered = ({**case.options, option: number} if option else case.options for number in count(1))
+    mechanisms = [
+        variant.build(plugin, replace(case, seed=seed, options=options))
+        for seed, options in zip(seeds, numbered, strict=False)
+    ]
     for later in mechanisms[1:]:
         if variant.has_share(later):
             later.share(mechanisms[0])

@@ -4,6 +4,8 @@
 import copy
 import math
 from collections.abc import Callable, Iterable
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import msgspec
@@ -218,13 +220,15 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training)
     """Return Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019).
 
     Weight decay applies to matrices and embeddings, not to vectors such as biases and the scales of norms, as is usual
-    since GPT-2.
+    since GPT-2; nor to parameters that a mechanism marks with `_no_weight_decay`, as is usual for gates and decays of
+    recurrent ones (Gu and Dao 2023, "Mamba", and flash-linear-attention).
     """
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
     weights = list(parameters)
+    decays = [weight.ndim > 1 and not getattr(weight, "_no_weight_decay", False) for weight in weights]
     groups = [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": training.weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+        {"params": [*compress(weights, decays)], "weight_decay": training.weight_decay},
+        {"params": [*compress(weights, map(not_, decays))], "weight_decay": 0.0},
     ]
     return kind(groups, lr=training.learning_rate, betas=(0.9, training.beta2))
 

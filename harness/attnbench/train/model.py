@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnbench.contracts.task import IGNORE, Form, Training
-from attnbench.contracts.variant import Attention, InvalidOutput, drops_weights
+from attnbench.contracts.variant import Attention, InvalidOutput, drops_weights, has_redraw
 from attnbench.train.decoder import Decoder
 from attnbench.train.positions import Learned, Rotary, Sinusoidal
 
@@ -32,6 +32,7 @@ class MultiHead(nn.Module):
         *qk_BHTD, v_BHTD = _heads(self.split(x_BTE), self.heads, x_BTE.shape[-1])
         rotated_BHTD = [_rotated(self.rotary, x_BHTD) for x_BHTD in qk_BHTD]
         _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
+        _redraw(self.mechanism, training=self.training)
         return cast("Tensor", self.join(_attended(self.mechanism, rotated_BHTD[0], rotated_BHTD[-1], v_BHTD)))
 
 
@@ -54,6 +55,7 @@ class Cross(nn.Module):
         (q_BHTD,) = _heads(self.ask(x_BTE), self.heads, x_BTE.shape[-1])
         k_BHSD, v_BHSD = _heads(self.split(y_BSE), self.heads, x_BTE.shape[-1])
         _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
+        _redraw(self.mechanism, training=self.training)
         return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _rotated(self.rotary, k_BHSD), v_BHSD)))
 
 
@@ -103,6 +105,7 @@ class Model(nn.Module):
         *,
         crossing: Sequence[Attention] = (),
         ties_qk: bool,
+        rotated_parts: int = 1,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -112,7 +115,8 @@ class Model(nn.Module):
         self.positions = _positions(form.length, training)
         self.dropout = nn.Dropout(training.dropout)
         self.context = Context(form, training) if form.context_length else None
-        rotary, rotary_context = _rotary(form.length, training), _rotary(form.context_length, training)
+        lengths = (form.length, form.context_length)
+        rotary, rotary_context = (_rotary(length, training, parts=rotated_parts) for length in lengths)
         blocks: list[nn.Module] = []
         for layer, mechanism in enumerate(mechanisms):
             blocks.append(MultiHead(mechanism, rotary, training, tied=ties_qk))
@@ -173,6 +177,12 @@ def _drop_weights(mechanism: Attention, share: float) -> None:
         mechanism.weight_dropout = share
 
 
+def _redraw(mechanism: Attention, *, training: bool) -> None:
+    """Have a mechanism draw its random parts anew in training, from torch's generator, which checkpoints hold."""
+    if has_redraw(mechanism):
+        mechanism.redraw(int(torch.randint(2**31, ())) if training else None)
+
+
 def _attended(mechanism: Attention, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor) -> Tensor:
     """Call the variant, check its output, and join the heads: [B, T, E]. Raises InvalidOutput."""
     out_BHTD = mechanism(q_BHTD, k_BHSD, v_BHSD)
@@ -203,8 +213,9 @@ def _positions(length: int, training: Training) -> nn.Module:
             return nn.Identity()
 
 
-def _rotary(length: int, training: Training) -> Rotary | None:
-    return Rotary(length, training.width // training.heads) if training.positions == "rotary" else None
+def _rotary(length: int, training: Training, *, parts: int) -> Rotary | None:
+    head_dim = training.width // training.heads
+    return Rotary(length, head_dim, parts=parts) if training.positions == "rotary" else None
 
 
 def _feed_forward(training: Training) -> nn.Module:

@@ -1,6 +1,6 @@
 """Positional encodings of the trained model: added to the embedding, or applied to queries and keys."""
 
-# B batch, H heads, T positions, E width, D head dimension
+# B batch, H heads, T positions, E width, D head dimension, P parts of a head
 import torch
 from torch import Tensor, nn
 
@@ -38,20 +38,23 @@ class Rotary(nn.Module):
     """Rotate each pair of features by an angle that grows with the position (Su et al. 2021, equation 15).
 
     The product of a rotated query and a rotated key depends on their distance alone. Feature i is paired with feature
-    i + D / 2, not with its neighbour.
+    i + D / 2, not with its neighbour. With several `parts`, each part of a head is rotated by itself.
     """
 
-    def __init__(self, length: int, head_dim: int) -> None:
+    def __init__(self, length: int, head_dim: int, *, parts: int = 1) -> None:
         super().__init__()
+        self.parts, head_dim = parts, head_dim // parts
         angles_TD = _angles(length, head_dim // 2).repeat(1, 2)
         self.register_buffer("cos_TD", angles_TD.cos().float(), persistent=False)
         self.register_buffer("sin_TD", angles_TD.sin().float(), persistent=False)
 
     def forward(self, q_BHTD: Tensor) -> Tensor:
         """Return rotated queries or keys."""
-        first, second = q_BHTD.chunk(2, dim=-1)
-        orthogonal_BHTD = torch.cat((-second, first), dim=-1)
-        rotated_BHTD = q_BHTD * self.get_buffer("cos_TD") + orthogonal_BHTD * self.get_buffer("sin_TD")
+        part_BHPTD = q_BHTD.unflatten(-1, (self.parts, -1)).movedim(-2, 2)
+        first, second = part_BHPTD.chunk(2, dim=-1)
+        orthogonal_BHPTD = torch.cat((-second, first), dim=-1)
+        rotated_BHPTD = part_BHPTD * self.get_buffer("cos_TD") + orthogonal_BHPTD * self.get_buffer("sin_TD")
+        rotated_BHTD: Tensor = rotated_BHPTD.movedim(2, -2).flatten(-2)
         return rotated_BHTD.to(q_BHTD.dtype)
 
 

@@ -105,6 +105,19 @@ def test_a_score_counts_only_where_the_mechanism_saw_no_larger_share_of_the_keys
     assert reasons["mute"] == "it does not declare which share of the keys it sees at N = 64 and 4096"
 
 
+def test_a_score_with_options_scaled_from_the_length_of_the_cost_counts_under_another_mask_too():
+    def trained(**scaled):
+        (first, *others) = scores("sparse", 0.7, facts=sees(0.17), scaled=scaled)
+        of = msgspec.structs.replace(first.case, options={"block": 64})
+        return [msgspec.structs.replace(each, case=of) for each in (first, *others) if each.metric == "accuracy"]
+
+    found = [times("flash", 2.0, seq=4096), *scores("flash", 0.8)]
+    cost = times("sparse", 1.0, seq=4096, facts=sees(0.06))
+    cost = msgspec.structs.replace(cost, case=msgspec.structs.replace(cost.case, options={"block": 64}))
+    assert standings([*found, cost, *trained(block=1)])["sparse"] == "front"
+    assert standings([*found, cost, *trained(block=4)])["sparse"] == "other regime"
+
+
 def test_at_the_length_of_its_task_a_score_counts_whatever_the_mechanism_sees():
     found = [times("flash", 2.0, seq=64), times("sparse", 1.0, seq=64, facts={"exact": False})]
     found += [*scores("flash", 0.9), *scores("sparse", 0.7, facts={"exact": False})]

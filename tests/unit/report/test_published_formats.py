@@ -19,7 +19,7 @@ from attnbench.report.summary import blocks
 from attnbench.runs import Run
 from unit.report.golden import check_csv, check_json, check_text, same
 
-REFERENCE = Path(__file__).parents[3] / "results" / "server-2-cores" / "20261127-024030-9rg2"
+REFERENCE = Path(__file__).parents[2] / "golden" / "reference" / "20261127-024030-9rg2"  # of version 0.1.0
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,12 @@ def normal(*sizes: int, deviation: float, generator: torch.Generator) -> torch.T
     return torch.randn(sizes, dtype=torch.float64, generator=generator) * deviation
 
 
+def undecayed(weights: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Mark a parameter as one without weight decay, as flash-linear-attention marks gates and decays."""
+    weights._no_weight_decay = True  # type: ignore[attr-defined]  # noqa: SLF001 - the name in use elsewhere
+    return weights
+
+
 def learned(case: Case, weights: torch.Tensor) -> torch.nn.Parameter:
     """Return weights as a parameter of the case's dtype, on its device."""
     return torch.nn.Parameter(weights.to(getattr(torch, case.dtype)).to(case.device))

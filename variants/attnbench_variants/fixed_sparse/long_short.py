@@ -37,7 +37,7 @@ from attnbench_variants.blocks.flop_counts import executed
 from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
 from attnbench_variants.blocks.reach import share_seen
-from attnbench_variants.blocks.weights import generator, learned, uniform
+from attnbench_variants.blocks.weights import generator, learned, undecayed, uniform
 from attnbench_variants.fixed_sparse.window_pattern import WindowPattern, band, pairs_of
 from attnbench_variants.fixed_sparse.windows import Shared, Step, Windows
 
@@ -125,8 +125,8 @@ class _Norms(torch.nn.Module):
 
     def __init__(self, groups: int, dim: int) -> None:
         super().__init__()
-        self.gain = torch.nn.Parameter(torch.ones(groups, 1, dim))
-        self.shift = torch.nn.Parameter(torch.zeros(groups, 1, dim))
+        self.gain = undecayed(torch.nn.Parameter(torch.ones(groups, 1, dim)))
+        self.shift = undecayed(torch.nn.Parameter(torch.zeros(groups, 1, dim)))
 
     def forward(self, x_BGSD: torch.Tensor) -> torch.Tensor:
         """Normalise: x_BGSD."""

@@ -69,9 +69,8 @@ class Reformer(torch.nn.Module):
         self.options = options
         self.causal = case.mask.causal
         self.kernel = kernel_for(torch.device(case.device))
-        buckets = -(-case.shape.seq_q // options.bucket)
-        rotations = draw_rotations(case.shape.head_dim, options.rounds, buckets=buckets, seed=case.seed)
-        self.rotations = [rotation_DRF.to(case.device) for rotation_DRF in rotations]
+        self._case = case
+        self.rotations = self._own = self._rotations(case.seed)
 
     @property
     def backend(self) -> str:
@@ -82,6 +81,16 @@ class Reformer(torch.nn.Module):
         """Attend: out_BHTD. Gradients go to q, as query and as key, and to v; k is assumed to be q."""
         del k_BHSD
         return self.attend(q_BHTD, v_BHSD, self.buckets(q_BHTD))
+
+    def redraw(self, seed: int | None) -> None:
+        """Draw the hashes anew for a call of a training, as the authors' code does: fixed ones would be learned."""
+        self.rotations = self._own if seed is None else self._rotations(seed)
+
+    def _rotations(self, seed: int) -> list[Tensor]:
+        shape = self._case.shape
+        buckets = -(-shape.seq_q // self.options.bucket)
+        drawn = draw_rotations(shape.head_dim, self.options.rounds, buckets=buckets, seed=seed)
+        return [rotation_DRF.to(self._case.device) for rotation_DRF in drawn]
 
     @torch.no_grad()
     def buckets(self, qk_BHND: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ Where the paper leaves a choice, or is changed:
 
 - The sorting network reads keys, one linear layer for all heads, as in the authors' code for Long Range Arena; in the
   paper it reads the layer's input, which attention itself is not given. It starts normal, of variance 1 / D.
-- No Gumbel noise, which the paper adds in training: the answer is a function of the inputs. The defaults of temperature
-  and iterations are those of the public port, which calls them the paper's best.
-- `balance=softmax` stops after the rows: P = softmax over a block's places, as Long Range Arena's code by default. A
-  place's shares do not sum to one then. (That code attends to the own and the sorted block in two softmaxes and adds
-  what they give, where one is the paper's.)
+- Gumbel noise is added to the scores of places while a model is trained, as in the paper (section 3.2.2), and nowhere
+  else: the answer is a function of the inputs. The defaults of temperature and iterations are those of the public port,
+  which calls them the paper's best.
+- `balance=softmax` stops after the rows and has no noise: P = softmax over a block's places, as Long Range Arena's code
+  by default. A place's shares do not sum to one then. (That code attends to the own and the sorted block in two
+  softmaxes and adds what they give, where one is the paper's.)
 - A block's own place is not open to it where causal, so that its last tokens do not reach its first.
 - Causally a block's row sums to one over the places up to each one, not over all: later places' columns depend on later
   blocks, and would leak them.
@@ -55,6 +56,7 @@ from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_bal
 
 # Elements of the keys laid out for one call on a CPU: copies that stay in the cache cost half of those that do not.
 _CACHED_ELEMENTS = 2**20
+_LEAST_UNIFORM = 1e-12  # whose logarithm is finite, twice
 
 
 class Sinkhorn(torch.nn.Module):
@@ -92,6 +94,7 @@ class Sinkhorn(torch.nn.Module):
         places_DM = normal(shape.head_dim, self.blocks, deviation=deviation, generator=generator(case))
         self.places_DM = torch.nn.Parameter(places_DM)
         self.bias_M = torch.nn.Parameter(torch.zeros(self.blocks, dtype=torch.float64))
+        self._noise_seed: int | None = None
 
     def forward(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor) -> Tensor:
         """Attend: out_BHTD."""
@@ -109,11 +112,22 @@ class Sinkhorn(torch.nn.Module):
         """Return log P, float32 or wider: the share of each block (row) that moves to a place (column)."""
         dtype = wide_dtype(k_XMCD.dtype)
         scores_XMM = k_XMCD.sum(dim=2, dtype=dtype) @ self.places_DM.to(dtype) + self.bias_M.to(dtype)
-        logits_XMM: Tensor = scores_XMM / self.options.temperature
         if self.options.balance == "softmax":
-            return rows_balanced(logits_XMM, causal=self.causal)
+            return rows_balanced(scores_XMM / self.options.temperature, causal=self.causal)
         balance = causally_balanced if self.causal else balanced
+        logits_XMM: Tensor = (scores_XMM + self._noise(scores_XMM)) / self.options.temperature
         return balance(logits_XMM, iterations=self.options.iterations)
+
+    def redraw(self, seed: int | None) -> None:
+        """Add Gumbel noise of a seed to the scores in the next call, or none."""
+        self._noise_seed = seed
+
+    def _noise(self, scores_XMM: Tensor) -> Tensor | float:
+        if self._noise_seed is None:
+            return 0.0
+        draws = torch.Generator().manual_seed(self._noise_seed)
+        uniform_XMM = torch.rand(scores_XMM.shape, generator=draws, dtype=torch.float64).clamp(min=_LEAST_UNIFORM)
+        return -(-uniform_XMM.log()).clamp(min=_LEAST_UNIFORM).log().to(scores_XMM)
 
     @staticmethod
     def reach(case: Case) -> float:

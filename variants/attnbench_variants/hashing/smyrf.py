@@ -67,8 +67,8 @@ class Smyrf(torch.nn.Module):
         super().__init__()
         self.options = options
         self.kernel = kernel_for(torch.device(case.device))
-        size = case.shape.head_dim + 2, options.rounds
-        self.directions_DR = torch.randn(size, generator=generator(case)).to(case.device)
+        self._size, self._device = (case.shape.head_dim + 2, options.rounds), case.device
+        self.directions_DR = self._own_DR = torch.randn(self._size, generator=generator(case)).to(case.device)
 
     @property
     def backend(self) -> str:
@@ -84,6 +84,14 @@ class Smyrf(torch.nn.Module):
         clusters = Clusters(q_XTD.shape[1], k_XSD.shape[1], size=self.options.cluster, like=v_XSD)
         out_XTD = attend_in_clusters(Qkv(q_XTD, k_XSD, v_XSD), orders, clusters=clusters, kernel=self.kernel)
         return out_XTD.view_as(q_BHTD)
+
+    def redraw(self, seed: int | None) -> None:
+        """Draw the directions anew for a call of a training, as the authors' code does at every call."""
+        if seed is None:
+            self.directions_DR = self._own_DR
+            return
+        draws = torch.Generator().manual_seed(seed)
+        self.directions_DR = torch.randn(self._size, generator=draws).to(self._device)
 
     @torch.no_grad()
     def _orders(self, q_XTD: Tensor, k_XSD: Tensor) -> Orders:

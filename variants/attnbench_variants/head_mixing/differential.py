@@ -27,7 +27,7 @@ from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide
 from attnbench_variants.blocks.flop_counts import executed_visible
 from attnbench_variants.blocks.reach import all_keys
-from attnbench_variants.blocks.weights import generator, learned, normal
+from attnbench_variants.blocks.weights import generator, learned, normal, undecayed
 from attnbench_variants.exact.flash import first_that_runs
 
 _EPSILON = 1e-5
@@ -44,7 +44,7 @@ class Differential(torch.nn.Module):
             Literal["head", "none"], Meta(description="root mean square norm of each head's output, or none")
         ] = "head"
 
-    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, growth=2)
+    supports = Support(devices=("cpu", "cuda"), window=True, grouped=True, growth=2, rotated_parts=2, layer="layer")
     reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -55,7 +55,7 @@ class Differential(torch.nn.Module):
         self.backend = self._kernel.name
         self._start = 0.8 - 0.6 * math.exp(-0.3 * (options.layer - 1))
         drawn_22d = normal(2, 2, case.shape.head_dim // 2, deviation=0.1, generator=generator(case))
-        self.exponents = learned(case, drawn_22d)
+        self.exponents = undecayed(learned(case, drawn_22d))
         self.scale = learned(case, torch.ones(case.shape.head_dim)) if options.norm == "head" else None
 
     @property

@@ -27,7 +27,7 @@ from torch.nn.functional import softplus
 
 from attnbench import Case
 from attnbench_variants.blocks.dtypes import wide
-from attnbench_variants.blocks.weights import generator, learned
+from attnbench_variants.blocks.weights import generator, learned, undecayed
 from attnbench_variants.linear.delta_rule import DeltaRule, weights_of_a_key
 from attnbench_variants.linear.recurrence import operations
 from attnbench_variants.linear.scan import Writes
@@ -46,8 +46,9 @@ class GatedDeltaNet(DeltaRule):
         strengths_G11 = _STRONGEST * (1 - torch.rand(case.shape.kv_heads, 1, 1, generator=draws, dtype=torch.float64))
         low, high = (math.log(step) for step in _STEPS)
         steps_G11 = torch.empty_like(strengths_G11).uniform_(low, high, generator=draws).exp()
-        self.log_strength = learned(case, strengths_G11.log())
-        self.gate_bias = learned(case, steps_G11 + torch.log(-torch.expm1(-steps_G11)))  # softplus of it is the step
+        self.log_strength = undecayed(learned(case, strengths_G11.log()))
+        # softplus of the bias is the step
+        self.gate_bias = undecayed(learned(case, steps_G11 + torch.log(-torch.expm1(-steps_G11))))
 
     def gates(self, k_BGSD: torch.Tensor) -> torch.Tensor:
         """Return log a_t, at most 0, in float32 or wider: [B, G, S, 1]."""

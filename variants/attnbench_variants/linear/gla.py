@@ -28,7 +28,7 @@ from torch.nn.functional import logsigmoid
 from attnbench import Case
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.dtypes import wide
-from attnbench_variants.blocks.weights import generator, learned, uniform
+from attnbench_variants.blocks.weights import generator, learned, undecayed, uniform
 from attnbench_variants.linear.recurrence import Norm, Recurrent, operations
 from attnbench_variants.linear.scan import Writes
 
@@ -50,7 +50,7 @@ class GatedLinearAttention(Recurrent):
         narrow, wider = dim**-0.5, options.rank**-0.5
         self.gate_down = learned(case, uniform(heads, dim, options.rank, bound=narrow, generator=draws))
         self.gate_up = learned(case, uniform(heads, options.rank, dim, bound=wider, generator=draws))
-        self.gate_bias = learned(case, uniform(heads, 1, dim, bound=wider, generator=draws))
+        self.gate_bias = undecayed(learned(case, uniform(heads, 1, dim, bound=wider, generator=draws)))
 
     def gates(self, k_BGSD: torch.Tensor) -> torch.Tensor:
         """Return log a_t, at most 0, in float32 or wider: [B, G, S, D]."""

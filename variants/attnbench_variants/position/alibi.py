@@ -34,7 +34,7 @@ class Alibi:
 
         slope_scale: Annotated[float, Meta(ge=0, description="what all slopes are multiplied by; 0: no bias")] = 1.0
 
-    supports = Support(window=True, grouped=True, growth=2)
+    supports = Support(window=True, grouped=True, growth=2, positions=True)
     reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:

@@ -38,7 +38,7 @@ class Shaw(torch.nn.Module):
         clip: Annotated[int, Meta(ge=1, description="distance from which on all keys have the same vector")] = 16
         shared: Annotated[bool, Meta(description="one pair of vectors for all heads (section 3.3)")] = False
 
-    supports = Support(window=True, grouped=True, growth=2)
+    supports = Support(window=True, grouped=True, growth=2, positions=True)
     reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:

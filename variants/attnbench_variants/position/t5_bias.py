@@ -28,7 +28,7 @@ from attnbench import Case, Support, Unsupported
 from attnbench import Options as BaseOptions
 from attnbench_variants.blocks.flop_counts import executed_pairs
 from attnbench_variants.blocks.reach import all_keys
-from attnbench_variants.blocks.weights import generator, learned, normal
+from attnbench_variants.blocks.weights import generator, learned, normal, undecayed
 from attnbench_variants.position.distance_bias import BiasedAttention, shown_pairs
 
 
@@ -44,7 +44,7 @@ class T5Bias(torch.nn.Module):
         distance: Annotated[int, Meta(ge=2, description="distance from which on all share a bucket")] = 128
         scale: Annotated[bool, Meta(description="divide scores by sqrt(head dim); T5's own code does not")] = True
 
-    supports = Support(window=True, grouped=True, growth=2)
+    supports = Support(window=True, grouped=True, growth=2, positions=True)
     reach = staticmethod(all_keys)
 
     def __init__(self, case: Case, options: Options) -> None:
@@ -56,11 +56,15 @@ class T5Bias(torch.nn.Module):
         self._bucket_L = bucket(self._attention.distance_L, options, causal=case.mask.causal)
         deviation = (shape.heads * shape.head_dim) ** -0.5
         bias_HU = normal(shape.heads, options.buckets, deviation=deviation, generator=generator(case))
-        self.bias_HU = learned(case, bias_HU)
+        self.bias_HU = undecayed(learned(case, bias_HU))
 
     def forward(self, q_BHTD: torch.Tensor, k_BGSD: torch.Tensor, v_BGSD: torch.Tensor) -> torch.Tensor:
         """Attend: out_BHTD."""
         return self._attention(q_BHTD, k_BGSD, v_BGSD, self.bias_HU[:, self._bucket_L])
+
+    def share(self, first: "T5Bias") -> None:
+        """Use the biases of a model's first layer: all layers share one table (section 2.1)."""
+        self.bias_HU = first.bias_HU
 
     @staticmethod
     def flops(case: Case) -> int:
