@@ -20,6 +20,7 @@ from rich.console import Console
 
 from attnbench import Case, Mask, Run, Shape
 from attnbench.analysis.rows import Row
+from attnbench.answers.replay.paper import Mechanism
 from attnbench.answers.replay.replays import find_paper
 from attnbench.contracts.record import SCHEMA, Record
 from attnbench.contracts.task import Training
@@ -117,6 +118,37 @@ def papers() -> str:
     return _table(("paper", "published table"), lines)
 
 
+def replays() -> str:
+    """Render what each paper's mechanisms are there and here, with the source and every difference; then its tasks'."""
+    return "\n".join(_replay(point.name) for point in _points("papers"))
+
+
+def _replay(name: str) -> str:
+    paper = find_paper(name).paper
+    lines = [
+        (mechanism, one.published, _variants(one), one.note or one.reason or "none known", one.source)
+        for mechanism, one in paper.mechanisms.items()
+    ]
+    table = _table(("mechanism", "published", "here", "differences", "source"), lines)
+    notes = [f"- {figure.task or figure.metric}: {figure.note}" for figure in paper.figures if figure.note]
+    intro = textwrap.fill(f"{paper.title}: {paper.source}.", _COLUMNS, break_on_hyphens=False, break_long_words=False)
+    whole = textwrap.fill(f"There: {paper.note}.", _COLUMNS, break_on_hyphens=False, break_long_words=False)
+    parts = [f"## {name}", intro, whole, table.rstrip(), "\n".join(map(_item, notes))]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(text, _COLUMNS, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def _variants(of: Mechanism) -> str:
+    """Write the variant of a mechanism, and those for single tasks."""
+    if not of.variant:
+        return "none"
+    others = (f"{task}: `{variant}`" for task, variant in of.by_task.items())
+    return "; ".join((f"`{of.variant}`", *others))
+
+
 def newest() -> Run:
     """Return the newest of the reference runs, which are results/MACHINE/RUN."""
     return Run(max((plan.parent for plan in ROOT.glob("results/*/*/plan.json")), key=lambda path: path.name))
@@ -197,6 +229,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "training": training,
     "suites": suites,
     "papers": papers,
+    "replays": replays,
     "example": example,
     "reference-run": reference_run,
 }

@@ -115,8 +115,8 @@ def test_tasks_are_listed_with_their_presets_and_options(tmp_path: Path) -> None
     tasks = json.loads(call("list", "tasks", "--details", "--json", cwd=tmp_path).stdout)
     assert {"mqar", "listops", "digits"} <= {task["name"] for task in tasks}
     presets = {task["name"]: task["presets"] for task in tasks}
-    assert presets.pop("mqar") == "recall, tiny, small, paper"
-    assert set(presets.values()) == {"tiny, small, paper"}
+    assert presets.pop("mqar") == "recall, tiny, small, large"
+    assert set(presets.values()) == {"tiny, small, paper", "tiny, small, large"}
     assert all(any(option.startswith("layers=") for option in task["options"]) for task in tasks)
 
 

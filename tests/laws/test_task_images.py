@@ -192,7 +192,7 @@ def has_hub(monkeypatch: pytest.MonkeyPatch, load_dataset: Any) -> None:
 
 def test_without_the_package_and_a_path_the_plan_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
-    mistake = describe_task(TASKS["pixels"], {"preset": "paper"}).mistake
+    mistake = describe_task(TASKS["pixels"], {"preset": "large"}).mistake
     assert mistake.startswith(
         "CIFAR-10 (uoft-cs/cifar10) is downloaded by the package datasets, which is not installed: "
         "pip install 'attnbench[hub]', or give path=FOLDER with data_batch_1.bin, "
@@ -209,9 +209,9 @@ def test_a_folder_without_the_files_or_with_half_a_file_is_refused(colours: Any,
         ours(colours.path, "test")
 
 
-def test_the_preset_paper_of_pixels_is_long_range_arenas() -> None:
-    task, training = built("pixels", preset="paper")
+def test_the_preset_large_of_pixels_has_long_range_arenas_sizes() -> None:
+    task, training = built("pixels", preset="large")
     assert (task.form.length, task.form.vocabulary, task.form.outputs) == (1024, 256, 10)
-    assert (training.layers, training.heads, training.width, training.feed_forward) == (1, 1, 32, 2)
+    assert (training.layers, training.heads, training.width, training.feed_forward) == (1, 8, 128, 1)
     assert (training.batch, training.steps // (45_000 // 256), training.learning_rate) == (256, 200, 5e-4)
     assert training.seeds == 5

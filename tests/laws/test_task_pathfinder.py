@@ -138,9 +138,9 @@ def test_paths_for_which_there_is_no_room_are_refused_by_name() -> None:
         Pathfinder(Pathfinder.Options(side=16, dashes=3, patch=5))
 
 
-def test_the_preset_paper_of_pathfinder_has_long_range_arenas_sizes() -> None:
-    task, training = built("pathfinder", preset="paper")
+def test_the_preset_large_of_pathfinder_has_long_range_arenas_sizes() -> None:
+    task, training = built("pathfinder", preset="large")
     assert (task.form.length, task.form.outputs) == (1024, 2)
-    assert (training.layers, training.heads, training.width) == (1, 4, 128)
+    assert (training.layers, training.heads, training.width) == (4, 4, 32)
     assert (training.train_examples, training.steps // (160_000 // 512)) == (160_000, 200)
     assert Pathfinder(Pathfinder.Options(side=128)).form.length == 128**2  # Path-X

@@ -33,7 +33,9 @@ def replay(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Size of the tasks: tiny, small or paper; default: tiny.", metavar="NAME", show_default=False
+            help="Size of the tasks: tiny, small or paper (or nearly the paper's); default: tiny.",
+            metavar="NAME",
+            show_default=False,
         ),
     ] = None,
     request: Annotated[Request, Only(("seq", *MACHINE, "rounds", "time_budget"))],
@@ -62,7 +64,13 @@ def replay(
         return
     without = replays.lacking(installed, preset or _PRESET)
     sweep = replays.sweep_of(installed, preset or _PRESET, request.sweep.seq, without=without)
-    asked = replace(request, suite=installed.paper.suite, sweep=sweep, command=tuple(sys.argv[1:]))
+    asked = replace(
+        request,
+        suite=installed.paper.suite,
+        sweep=sweep,
+        command=tuple(sys.argv[1:]),
+        roles=replays.roles_of(installed),
+    )
     with display() as notify:
         path = api.measure(asked, out, notify).path
     _show(replays.beside(installed, path, without=without), as_json=json)

@@ -64,7 +64,7 @@ class Sweep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
         Names, flag("latency, memory, agreement, swap, accuracy, energy, or a plugin's", "NAME,...", panel=MEASURE)
     ] = None
     tasks: Annotated[
-        Names, flag("Tasks for swap and accuracy: mqar:preset=paper,layers=2", "NAME,...", panel=MEASURE)
+        Names, flag("Tasks for swap and accuracy: mqar:preset=small,layers=2", "NAME,...", panel=MEASURE)
     ] = None
     swap: Annotated[
         str | None,

@@ -1,6 +1,7 @@
 """The contract of a task: examples that are a pure function of a seed, and the options of its model and training.
 
-A task is a class built from its options, with a `form` and a method `examples`; `presets` and `Options` are optional.
+A task is a class built from its options, with a `form` and a method `examples`; `presets` and `Options` are optional,
+and so is `renamed`, the former names of presets with the new ones.
 """
 
 import inspect
@@ -189,6 +190,12 @@ def settings_of(task: Any, given: Mapping[str, object]) -> Settings:
     """
     presets = presets_of(task)
     preset = str(given.get("preset", next(iter(presets))))
+    renamed: Mapping[str, str] = getattr(task, "renamed", {})
+    if preset in renamed:
+        raise UsageError(
+            f"preset {preset!r} is called {renamed[preset]!r} now, as it is not quite the published one; "
+            f"write preset={renamed[preset]}"
+        )
     if preset not in presets:
         raise UsageError(f"no preset is called {preset!r}; {suggestion(preset, presets)}")
     base = _convert(task, presets[preset])

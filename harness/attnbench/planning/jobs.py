@@ -141,7 +141,8 @@ def _measured(
 ) -> Iterator[Job]:
     in_rounds = probe.kind != "energy" and probe.metric.replicates == "rounds"  # energy repeats itself in one process
     protocol = conditions.protocol if in_rounds else replace(conditions.protocol, rounds=1)
-    for case, candidate in product(_in_passes_of(probe.metric, cases), candidates):
+    costed = [candidate for candidate in candidates if candidate.role.costs]
+    for case, candidate in product(_in_passes_of(probe.metric, cases), costed):
         yield Job(
             case=replace(
                 case,
@@ -220,7 +221,8 @@ def _in_a_model(candidates: Sequence[Candidate], conditions: Conditions) -> Iter
 
 def _trainings(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:
     for task, candidate in product(tasks, candidates):
-        yield from first_jobs(_on_a_task("accuracy", candidate, task, conditions))
+        if candidate.role.tasks is None or task.name in candidate.role.tasks:
+            yield from first_jobs(_on_a_task("accuracy", candidate, task, conditions))
 
 
 def _on_a_task(kind: ProbeKind, candidate: Candidate, task: PlannedTask, conditions: Conditions) -> Job:

@@ -13,6 +13,7 @@ from attnbench.contracts.ranges import parse_bytes, parse_duration
 from attnbench.contracts.record import ALLOCATORS, Allocator, Profile, Protocol
 from attnbench.contracts.suite import Sweep
 from attnbench.measure.processor import cores
+from attnbench.planning.variants import Role
 
 PROFILES: dict[Profile, Protocol] = {
     "quick": Protocol(profile="quick", rounds=1),
@@ -60,6 +61,7 @@ class Request(Struct, frozen=True, kw_only=True):
         Allocator, flag("C heap: default, or retained (never returned to the system)", "NAME", panel=HOW)
     ] = "default"
     command: tuple[str, ...] = ()
+    roles: dict[str, Role] = {}
 
     @property
     def budget_s(self) -> float | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from attnbench.contracts.case import digest
 from attnbench.contracts.errors import UsageError
@@ -24,6 +25,13 @@ _TRIED_KEYS = 4096  # the length for which options that follow it are checked
 _ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
+class Role(Struct, frozen=True, kw_only=True):
+    """What a variant is measured for: the tasks that it is trained on, by name (none: all), and costs."""
+
+    tasks: tuple[str, ...] | None = None
+    costs: bool = True
+
+
 class Candidate(Struct, frozen=True, kw_only=True):
     """A variant with complete options, ready to be planned: its name, and what to import.
 
@@ -37,6 +45,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     tunes: dict[str, Tune] = {}
     spans: dict[str, Span] = {}
     by_length: dict[str, ByLength] = {}
+    role: Role = Role()
 
     def options_at(self, keys: int) -> dict[str, Any]:
         """Return the options for a number of keys."""
@@ -72,9 +81,13 @@ def check_names(specs: Iterable[Spec]) -> None:
             )
 
 
-def candidates(sweep: Sweep, executor: Executor) -> tuple[Candidate, ...]:
-    """Return the variants of a sweep with complete options, each once. Raises UsageError."""
-    asked = (candidate(spec, executor) for spec in variant_specs(sweep))
+def candidates(sweep: Sweep, executor: Executor, roles: Mapping[str, Role]) -> tuple[Candidate, ...]:
+    """Return the variants of a sweep with complete options, each once. Raises UsageError.
+
+    `roles` has the variants, as they are typed, that are not measured for everything.
+    """
+    everything = Role()
+    asked = (replace(candidate(spec, executor), role=roles.get(str(spec), everything)) for spec in variant_specs(sweep))
     return tuple({digest(one): one for one in asked}.values())
 
 

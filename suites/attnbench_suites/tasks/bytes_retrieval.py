@@ -89,6 +89,8 @@ class BytesRetrieval:
             "layers": 4,
             "heads": 4,
             "width": 128,
+            "positions": "sinusoidal",
+            "beta2": 0.98,
             "dropout": 0.1,
             "weight_dropout": 0.1,
             "steps": 5000,

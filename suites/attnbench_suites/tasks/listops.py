@@ -32,11 +32,12 @@ class Listops:
     results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
 
     `paper` has the published 96,000 training examples, 2000 for validation and 2000 for testing, 5000 steps of batch
-    32, 4 layers, 8 heads and width 512. It differs in that lengths are 512 to 2048 tokens rather than 501 to 1999, so
-    that blocks whose sizes are powers of two fit (`shortest=501,length=1999` has the published ones); the answer is
-    read from the mean of all positions rather than from a class token, and padding is an ordinary token rather than
-    masked; the rate is 1e-3 with a linear warm-up and a cosine decay rather than 0.05 with an inverse square root
-    decay; and equal expressions never occur in different splits, though they may within one.
+    32, 4 layers, 8 heads and width 512 (the code's; the paper says 6 layers), sinusoidal positions. It differs in that
+    lengths are 512 to 2048 tokens rather than 501 to 1999, so that blocks whose sizes are powers of two fit
+    (`shortest=501,length=1999` has the published ones); the answer is read from the mean of all positions rather than
+    from a class token, and padding is an ordinary token rather than masked; the rate is 1e-3 with a linear warm-up and
+    a cosine decay rather than 0.05 with an inverse square root decay; and equal expressions never occur in different
+    splits, though they may within one.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -94,6 +95,8 @@ class Listops:
             "heads": 8,
             "width": 512,
             "feed_forward": 2.0,
+            "positions": "sinusoidal",
+            "beta2": 0.98,
             "steps": 5000,
             "batch": 32,
             "learning_rate": 1e-3,

@@ -22,13 +22,14 @@ class Mqar:
     other positions are blank. Keys come from the lower half of the vocabulary and values from the upper half, without
     repetition within a sequence.
 
-    Attention looks the key up; a mechanism with a state of fixed size must hold all pairs in it. `paper` is causal, as
+    Attention looks the key up; a mechanism with a state of fixed size must hold all pairs in it. `large` is causal, as
     published. In the other presets every position sees all others, so that mechanisms without a causal form can take
     part; the task stays the same, since a value is shown only in its own pair.
 
-    `paper` is the longest configuration of the paper's figure 2: 2 layers, 1 head, no feed-forward block, tied output,
+    `large` has the sizes of the longest configuration that the paper's code runs for figure 2 (256 tokens;
+    zoology/experiments/iclr24_zoology_figure2/configs.py): 2 layers, 1 head, no feed-forward block, tied output,
     100,000 examples for 64 epochs. It differs in that weights are selected on validation examples rather than on the
-    test set, the rate decays by step rather than by epoch, and attention weights have no dropout.
+    test set, and the rate decays by step rather than by epoch.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
@@ -43,6 +44,7 @@ class Mqar:
             bool, Meta(description="training examples hold from 1 to all pairs: few are learned first")
         ] = False
 
+    renamed: ClassVar = {"paper": "large"}
     presets: ClassVar = {
         "recall": {
             "length": 128,
@@ -105,7 +107,7 @@ class Mqar:
             "validation_examples": 512,
             "test_examples": 1024,
         },
-        "paper": {
+        "large": {
             "length": 256,
             "pairs": 16,
             "vocabulary": 8192,
@@ -115,6 +117,7 @@ class Mqar:
             "feed_forward": 0.0,
             "tied": True,
             "dropout": 0.1,
+            "weight_dropout": 0.1,
             "steps": 25_024,
             "batch": 256,
             "learning_rate": 1e-3,

@@ -36,19 +36,19 @@ class Pathfinder:
     Most of what Long Range Arena rewards is short-range (Miralles-Gonzalez et al. 2025, "On the locality bias and
     results in the Long Range Arena"): a high score here does not show that a mechanism reaches far.
 
-    `paper` follows Long Range Arena's Pathfinder of 32 x 32 pixels (Tay et al. 2020, section 2.2.5) and its published
-    configuration: 1 layer of 4 heads, width 128, 200 epochs of 160,000 drawings. Its Path-X is `side=128,dashes=14`. It
-    differs in that drawings are made at their final size (dashes on the pixel grid, eight headings, three shades)
-    rather than shrunk from 300 x 300; a path of 7 dashes spans 20 of 32 pixels, while one of their hardest, of 14
-    dashes, spans half the side; of the `distractors` as many are drawn as fit, each a third as long; and heads split
-    the model's full width.
+    `large` follows Long Range Arena's Pathfinder of 32 x 32 pixels (Tay et al. 2020, section 2.2.5) and its code for
+    the Transformer (image/configs/pathfinder32/transformer_base.py): 4 layers of 4 heads, width 32, 200 epochs of
+    160,000 drawings. Its Path-X is `side=128,dashes=14`. It differs in that drawings are made at their final size
+    (dashes on the pixel grid, eight headings, three shades) rather than shrunk from 300 x 300; a path of 7 dashes spans
+    20 of 32 pixels, while one of their hardest, of 14 dashes, spans half the side; of the `distractors` as many are
+    drawn as fit, each a third as long; and heads share the whole width rather than 16 features.
 
     `tiny` is deliberately easy, so that attention learns it in a minute: 16 x 16 pixels in patches of 4 x 4, paths of 3
     dashes, no distractors.
     """
 
     class Options(BaseOptions, frozen=True, kw_only=True):
-        """What is drawn; the defaults are those of `paper`."""
+        """What is drawn; the defaults are those of `large`."""
 
         side: Annotated[int, Meta(ge=8, le=256, description="side of the drawing in pixels")] = 32
         patch: Annotated[int, Meta(ge=1, description="side of a patch in pixels; 1: pixels are tokens")] = 1
@@ -58,6 +58,7 @@ class Pathfinder:
         distractors: Annotated[int, Meta(ge=0, description="shorter paths, as many as fit")] = 6
         bend: Annotated[float, Meta(ge=0, le=1, description="share of dashes that turn by 45 degrees")] = 0.5
 
+    renamed: ClassVar = {"paper": "large"}
     presets: ClassVar = {
         "tiny": {
             "side": 16,
@@ -88,16 +89,17 @@ class Pathfinder:
             "rates": 3,
             "seeds": 3,
         },
-        "paper": {
+        "large": {
             "side": 32,
             "patch": 1,
             "dashes": 7,
             "distractors": 6,
-            "layers": 1,
+            "layers": 4,
             "heads": 4,
-            "width": 128,
+            "width": 32,
             "feed_forward": 1.0,
             "positions": "sinusoidal",
+            "beta2": 0.98,
             "dropout": 0.2,
             "weight_dropout": 0.1,
             "steps": 62_400,

@@ -83,6 +83,20 @@ def test_an_option_that_follows_the_length_is_matched_by_its_value_at_each_lengt
     assert [each.value for each in found.figures] == [1.0, 2.0]
 
 
+def test_a_mechanism_has_the_rows_of_the_variant_that_it_is_on_a_task():
+    other = Mechanism(variant="flash", by_task={"mqar:length=64,pairs=8": "blocks"})
+    recall = replace(RECALL, task="mqar:length=64,pairs=8")
+    paper = replace(PAPER, figures=(LATENCY, recall), mechanisms={"Fast": other})
+    measured = [
+        row("flash", 512, [2.0] * 3),
+        *rows([accuracies("flash", [0.25], seq=64), accuracies("blocks", [0.75], seq=64)]),
+    ]
+    published = [times("Fast", 1.0), Published(mechanism="Fast", quantity=recall, value=0.9)]
+    latency, accuracy = replay(paper, published, measured, machine={}, lacking={}).figures
+    assert (latency.variant, latency.value) == ("flash", 2.0)
+    assert (accuracy.variant, accuracy.value) == ("blocks", 0.75)
+
+
 def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_have_a_reason():
     recall = Published(mechanism="Fast", quantity=RECALL, value=0.9)
     measured = rows([failed(job("blocks"), "oom_host", "it needs 9 GiB")])

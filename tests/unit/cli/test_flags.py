@@ -100,5 +100,5 @@ def test_flags_beside_those_that_go_together_are_refused_by_name_also_at_their_d
 
 
 def test_every_argument_of_run_in_python_is_a_flag_of_the_command_line() -> None:
-    known = {*Sweep.__struct_fields__, *Request.__struct_fields__} - {"sweep", "command"}
+    known = {*Sweep.__struct_fields__, *Request.__struct_fields__} - {"sweep", "command", "roles"}
     assert set(Flags.__annotations__) <= known

@@ -17,7 +17,7 @@ from attnbench.planning.jobs import Conditions, in_running_order, plan_jobs
 from attnbench.planning.metrics import probes_of
 from attnbench.planning.request import PROFILES
 from attnbench.planning.tasks import PlannedTask
-from attnbench.planning.variants import Candidate
+from attnbench.planning.variants import Candidate, Role
 
 SWEEP = Sweep(variants="a,b", seq="512..2048", heads=8, head_dim=64, batch=1)
 A, B = (Candidate(name=name, target=f"m:{name}", origin=Origin(), options={}) for name in "ab")
@@ -43,6 +43,21 @@ def test_an_option_that_follows_the_length_has_its_value_at_each_length_and_no_o
     jobs = plan_jobs(cases(SWEEP), ["memory"], candidates=[follows, B], tasks=[], conditions=CONDITIONS)
     found = {job.case.shape.seq_k: job.case.options for job in jobs if job.case.variant == "a"}
     assert found == {length: options | {"k": k} for length, k in ((512, 64), (1024, 128), (2048, 128))}
+
+
+def test_a_variant_with_a_role_is_trained_on_its_tasks_only_and_costs_are_not_measured_unless_they_are_its_part() -> (
+    None
+):
+    other = replace(TASK, name="riddles", label="riddles:preset=tiny")
+    candidates = [
+        replace(A, role=Role(tasks=("riddles",), costs=False)),
+        replace(B, role=Role(tasks=(TASK.name,))),
+    ]
+    jobs = plan_jobs(
+        cases(SWEEP), ["memory", "accuracy"], candidates=candidates, tasks=[TASK, other], conditions=CONDITIONS
+    )
+    found = {(job.case.variant, job.probe.kind, job.probe.task) for job in jobs}
+    assert found == {("a", "accuracy", other.label), ("b", "accuracy", TASK.label), ("b", "memory", "")}
 
 
 def test_a_job_has_the_key_that_it_has_when_its_plan_is_read_back() -> None:

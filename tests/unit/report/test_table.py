@@ -300,9 +300,9 @@ def test_a_preset_is_in_a_heading_only_where_tasks_differ_in_it():
         )
 
     assert block([scored("mqar:preset=tiny")]).columns == ("mqar (64)",)
-    several = ["mqar:preset=tiny", "mqar:preset=tiny,layers=4", "mqar:preset=paper"]
+    several = ["mqar:preset=tiny", "mqar:preset=tiny,layers=4", "mqar:preset=large"]
     assert block([scored(task) for task in several]).columns == (
-        "mqar:preset=paper (64)",
+        "mqar:preset=large (64)",
         "mqar:preset=tiny (64)",
         "mqar:preset=tiny,layers=4 (64)",
     )

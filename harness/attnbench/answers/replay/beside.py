@@ -15,6 +15,8 @@ from attnbench.contracts.text import option_text
 
 ABSENT = "not in this run"
 
+_Place = tuple[str, str]  # a mechanism, and a figure's task
+
 
 class ReplayedValue(Struct, frozen=True, kw_only=True):
     """A published value and this run's, in base units; each null with the words for why.
@@ -70,9 +72,12 @@ def replay(
 
     `machine` has the conditions of the run's machine, by the paper's names; `lacking` the reason why a task has no row.
     """
-    specs = {name: _spec(one.variant) for name, one in paper.mechanisms.items() if one.variant}
-    ours = {name: _rows_of(name, specs, rows) for name in specs}
-    values = [_replayed(one, paper, ours.get(one.mechanism, []), lacking) for one in published]
+    tasks = dict.fromkeys(one.quantity.task for one in published)
+    specs = {
+        (name, task): _spec(one.on(task)) for name, one in paper.mechanisms.items() if one.variant for task in tasks
+    }
+    ours = {of: _rows_of(of, specs, rows) for of in specs}
+    values = [_replayed(one, paper, ours.get((one.mechanism, one.quantity.task), []), lacking) for one in published]
     baseline = {_setting(value): value for value in values if value.mechanism == paper.baseline}
     return Replay(
         paper=paper,
@@ -91,9 +96,9 @@ def _spec(text: str) -> Spec:
     return spec
 
 
-def _rows_of(name: str, specs: Mapping[str, Spec], rows: Iterable[Row]) -> list[Row]:
+def _rows_of(of: _Place, specs: Mapping[_Place, Spec], rows: Iterable[Row]) -> list[Row]:
     """Return the rows with the options of a mechanism, without those of a mechanism with more of these options."""
-    own = specs[name]
+    own = specs[of]
     closer = [spec for spec in specs.values() if spec.name == own.name and own.options.items() < spec.options.items()]
     matching = [row for row in rows if row.case.variant == own.name and _has(row, own)]
     rest = [row for row in matching if not any(_has(row, spec) for spec in closer)]
@@ -113,7 +118,7 @@ def _replayed(published: Published, paper: Paper, rows: Iterable[Row], lacking: 
     row = min(matching, key=lambda row: len(_typed_options(row)), default=None)
     draft = ReplayedValue(
         mechanism=published.mechanism,
-        variant=mechanism.variant if mechanism else "",
+        variant=mechanism.on(quantity.task) if mechanism else "",
         metric=quantity.metric,
         passes=quantity.passes,
         task=quantity.task,
@@ -155,7 +160,7 @@ def _setting(value: ReplayedValue) -> tuple[object, ...]:
 
 
 def _with_ratios(value: ReplayedValue, baseline: ReplayedValue | None) -> ReplayedValue:
-    if baseline is None:
+    if baseline is None or value.seq is None:
         return value
     published, ours = _ratio(value.published, baseline.published), _ratio(value.value, baseline.value)
     return replace(value, published_ratio=published, ratio=ours)

@@ -18,18 +18,22 @@ from attnbench.contracts.toml import read_file
 class Quantity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published quantity: where its values stand in the table, and which metric it is here.
 
-    The values are in column `value` of the lines in which `where` holds, times `scale` in base units. `seq` is the
-    column with their length; `task` is their task with its distinguishing options. `conditions` are those of the paper,
-    by the names that options and columns have here.
+    The values are in column `value` of the lines in which `where` holds, times `scale` in base units, or `scale` over
+    them where they are `rates`. `seq` is the column with their length; `task` is their task with its distinguishing
+    options. `conditions` are those of the paper, by the names that options and columns have here. `table` is another
+    table than the paper's; `presets` has the task's own names for the presets that replay knows.
     """
 
     metric: str
     value: str
     scale: float = 1.0
+    rates: bool = False
+    table: str = ""
     where: dict[str, str] = {}
     passes: Passes = ""
     seq: str = ""
     task: str = ""
+    presets: dict[str, str] = {}
     conditions: dict[str, Option] = {}
     note: str = ""
 
@@ -37,11 +41,14 @@ class Quantity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The variant for a published mechanism, as `--variants` takes it, or the reason why there is none.
 
-    `source` is the place in the paper or in its code that the options come from, `note` how the variant differs.
+    `by_task` has another variant for single tasks, as figures name them. `published` is the paper's mechanism in words,
+    `source` the place in the paper or in its code that says so, and `note` how the variant differs.
     """
 
     variant: str = ""
     reason: str = ""
+    by_task: dict[str, str] = {}
+    published: str = ""
     source: str = ""
     note: str = ""
 
@@ -49,11 +56,16 @@ class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if bool(self.variant) == bool(self.reason):
             raise ValueError("a mechanism has a variant, or the reason why there is none")
 
+    def on(self, task: str) -> str:
+        """Return the variant on a task, or for costs where there is none."""
+        return self.by_task.get(task, self.variant)
+
 
 class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A paper's table: its source, its conditions, and the suite to run to repeat it.
 
     `mechanism` is the table's column of names; `baseline` is the mechanism that ratios are relative to at each length.
+    `shapes` are those of the suite to run, all if none is named.
     """
 
     title: str
@@ -63,6 +75,7 @@ class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     table: str
     mechanism: str
     baseline: str = ""
+    shapes: str = ""
     conditions: dict[str, Option] = {}
     figures: tuple[Quantity, ...]
     mechanisms: dict[str, Mechanism]
@@ -71,6 +84,10 @@ class Paper(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.baseline and self.baseline not in self.mechanisms:
             hint = suggestion(self.baseline, self.mechanisms)
             raise ValueError(f"baseline {self.baseline!r} is no mechanism; {hint}")
+        tasks = {figure.task for figure in self.figures if figure.task}
+        for task in [task for mechanism in self.mechanisms.values() for task in mechanism.by_task]:
+            if task not in tasks:
+                raise ValueError(f"by_task: no figure is of the task {task!r}; {suggestion(task, tasks)}")
 
 
 class Published(Struct, frozen=True, kw_only=True):
@@ -86,30 +103,36 @@ class Published(Struct, frozen=True, kw_only=True):
 def read_paper(path: Path) -> tuple[Paper, tuple[Published, ...]]:
     """Read a paper's file and the table beside it. Raises UsageError that names the file and the mistake."""
     paper = read_file(path, Paper, flag="replay")
-    table = path.parent / paper.table
-    try:
-        lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
-        return paper, tuple(_published(paper, lines))
-    except OSError as error:
-        raise UsageError(f"replay: {str(table)!r} cannot be read: {error.strerror}") from error
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"replay: {str(table)!r}: {error.args[0]}") from error
-
-
-def _published(paper: Paper, lines: list[dict[str, str]]) -> Iterator[Published]:
-    """Yield the table's values by quantity, in the order of its lines. Raises KeyError for a missing column."""
+    published: list[Published] = []
     for quantity in paper.figures:
-        for line in lines:
-            if all(_cell(line, column) == wanted for column, wanted in quantity.where.items()):
-                text = _cell(line, quantity.value)
-                number = _number(text)
-                yield Published(
-                    mechanism=_cell(line, paper.mechanism),
-                    quantity=quantity,
-                    seq=int(_cell(line, quantity.seq)) if quantity.seq else None,
-                    value=None if number is None else number * quantity.scale,
-                    words="" if number is not None else text,
-                )
+        table = path.parent / (quantity.table or paper.table)
+        try:
+            lines = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
+            published += _published(paper, quantity, lines)
+        except OSError as error:
+            raise UsageError(f"replay: {str(table)!r} cannot be read: {error.strerror}") from error
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"replay: {str(table)!r}: {error.args[0]}") from error
+    return paper, tuple(published)
+
+
+def _published(paper: Paper, quantity: Quantity, lines: list[dict[str, str]]) -> Iterator[Published]:
+    """Yield a quantity's values, in the order of its table's lines. Raises KeyError for a missing column."""
+    for line in lines:
+        if all(_cell(line, column) == wanted for column, wanted in quantity.where.items()):
+            text = _cell(line, quantity.value)
+            number = _number(text)
+            yield Published(
+                mechanism=_cell(line, paper.mechanism),
+                quantity=quantity,
+                seq=int(_cell(line, quantity.seq)) if quantity.seq else None,
+                value=None if number is None else _in_base_units(number, quantity),
+                words="" if number is not None else text,
+            )
+
+
+def _in_base_units(number: float, quantity: Quantity) -> float:
+    return quantity.scale / number if quantity.rates else number * quantity.scale
 
 
 def _cell(line: Mapping[str, str], column: str) -> str:

@@ -11,10 +11,11 @@ from attnbench.answers.replay.beside import Replay, replay, task_of
 from attnbench.answers.replay.paper import Paper, Published
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Environment
-from attnbench.contracts.specs import Spec
+from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Range, Sweep
 from attnbench.execute.local import LocalExecutor
 from attnbench.planning.tasks import describe_task
+from attnbench.planning.variants import Role
 from attnbench.plugins import registry
 from attnbench.report.reported import rows_of
 from attnbench.store import Store
@@ -73,7 +74,12 @@ def sweep_of(installed: InstalledPaper, preset: str, seq: Range, *, without: Ite
         raise UsageError(f"replay: no task of {installed.name} can be trained here; see attnbench list tasks")
     named = installed.paper.mechanisms
     first = [named[installed.paper.baseline]] if installed.paper.baseline else []
-    variants = dict.fromkeys(each.variant for each in (*first, *named.values()) if each.variant)
+    variants = dict.fromkeys(
+        variant
+        for each in (*first, *named.values())
+        if each.variant
+        for variant in (each.variant, *each.by_task.values())
+    )
     passes = dict.fromkeys(figure.passes for figure in figures if figure.passes)
     return Sweep(
         variants=",".join(variants),
@@ -81,7 +87,23 @@ def sweep_of(installed: InstalledPaper, preset: str, seq: Range, *, without: Ite
         passes=",".join(passes) or None,
         metrics=",".join(dict.fromkeys(figure.metric for figure in figures)),
         tasks=",".join(tasks) or None,
+        shapes=installed.paper.shapes or None,
+        scale=False,  # a mechanism's options are the paper's, at every length
     )
+
+
+def roles_of(installed: InstalledPaper) -> dict[str, Role]:
+    """Return what each variant is measured for, where a mechanism has another variant for a task."""
+    tasks = {text: _with_preset(text, installed.paper, "").name for text in installed.tasks}
+    roles: dict[str, Role] = {}
+    for one in installed.paper.mechanisms.values():
+        if one.by_task:
+            others = tuple(name for text, name in tasks.items() if text not in one.by_task)
+            roles |= {variant: Role(tasks=(), costs=False) for variant in one.by_task.values()}
+            roles[one.variant] = Role(tasks=others)
+            for text, variant in one.by_task.items():
+                roles[variant] = Role(tasks=(*(roles[variant].tasks or ()), tasks[text]), costs=False)
+    return {str(parse_specs(variant, flag="replay")[0]): role for variant, role in roles.items()}
 
 
 def beside(installed: InstalledPaper, run: Path, *, without: dict[str, str]) -> Replay:
@@ -96,7 +118,7 @@ def beside(installed: InstalledPaper, run: Path, *, without: dict[str, str]) -> 
 def _with_preset(text: str, of: Paper, preset: str) -> Spec:
     figure = next(figure for figure in of.figures if figure.task == text)
     spec = task_of(figure)
-    return Spec(name=spec.name, options={"preset": preset} | spec.options)
+    return Spec(name=spec.name, options={"preset": figure.presets.get(preset, preset)} | spec.options)
 
 
 def _machine(environment: Environment) -> dict[str, str]:

@@ -135,8 +135,10 @@ def _notes(table: Replay, values: Sequence[ReplayedValue], *, left_out: Sequence
     for name, mechanism in table.paper.mechanisms.items():
         if mechanism.reason:
             yield f"{name}: none here, as {mechanism.reason}"
-        elif ":" in mechanism.variant or mechanism.note:
-            yield "; ".join(filter(None, (f"{name} is {mechanism.variant} here", mechanism.note)))
+        elif ":" in mechanism.variant or mechanism.by_task or mechanism.note:
+            tasks = grouped((variant, task) for task, variant in mechanism.by_task.items())
+            others = [f"for {' and '.join(of)} {variant}" for variant, of in tasks.items()]
+            yield "; ".join(filter(None, (f"{name} is {mechanism.variant} here", *others, mechanism.note)))
     missing = (
         value
         for value in values
