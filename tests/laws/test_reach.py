@@ -36,10 +36,10 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "nystrom": [{"landmarks": 12, "conv": 0}],
     "reformer": [{"bucket": 6, "rounds": 1}, {"bucket": 6, "rounds": 3}],
     "routing": [{"window": 8, "clusters": 12}],
-    "sinkhorn": [{"block": 8}],
+    "sinkhorn": [{"block": 8}, {"block": 8, "balance": "softmax"}],
     "smyrf": [{"cluster": 8, "rounds": 1}, {"cluster": 8, "rounds": 3}],
     "sparse": [{"block": 4}, {"block": 4, "globals": 0, "neighbours": 2}],
-    "sparse-fixed": [{"stride": 8, "c": 2}],
+    "sparse-fixed": [{"stride": 8, "c": 2}, {"stride": 8, "c": 2, "causal": True}],
     "sparse-strided": [{"stride": 8}],
     "window": [{"width": 5}, {"width": 5, "dilation": 3}],
 }

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attnbench import Mask, Shape, Unsupported
 from attnbench_variants.hashing import sinkhorn
-from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
+from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced, rows_balanced
 from helpers.subtests import as_subtests
 from laws.memory import peak_bytes
 from laws.workloads import WORKLOADS, assert_near, built, case_for, draw, variant
@@ -47,6 +47,14 @@ def test_rows_and_columns_come_to_sum_to_one():
     ones = torch.ones(3, 9, dtype=torch.float64)
     assert_near(shares.sum(dim=1), ones, 1e-12)
     assert_near(shares.sum(dim=2), ones, 1e-9)
+
+
+def test_by_rows_each_block_is_shared_out_over_the_places_that_it_may_move_to():
+    scores = torch.randn(2, 5, 5, dtype=torch.float64)
+    assert_near(rows_balanced(scores, causal=False).exp().sum(dim=2), torch.ones(2, 5, dtype=torch.float64), 1e-12)
+    causal = rows_balanced(scores, causal=True).exp()
+    assert not causal.tril().any()
+    assert_near(causal.sum(dim=2)[:, :-1], torch.ones(2, 4, dtype=torch.float64), 1e-12)
 
 
 def test_well_separated_scores_become_a_permutation():

@@ -49,6 +49,16 @@ def test_fewer_queries_than_keys_are_the_last_rows_wherever_the_first_one_lies(n
     assert_near(built(name, fewer)(q[:, :, -queries:], k, v), expected, 1e-12)
 
 
+@as_subtests("queries", [21, 5])
+def test_the_fixed_pattern_that_is_causal_by_option_is_that_of_a_causal_workload(queries):
+    by_option = _case("sparse-fixed", 21, queries=queries, stride=4, c=2, causal=False)
+    by_option = msgspec.structs.replace(by_option, options=by_option.options | {"causal": True})
+    by_mask = _case("sparse-fixed", 21, queries=queries, stride=4, c=2, causal=True)
+    qkv = draw("sparse-fixed", by_mask)
+    assert torch.equal(built("sparse-fixed", by_option)(*qkv), built("sparse-fixed", by_mask)(*qkv))
+    assert variant("sparse-fixed").flops(by_option) == variant("sparse-fixed").flops(by_mask)
+
+
 @pytest.mark.parametrize(
     ("name", "seen"),
     [("sparse-strided", [2, 6, *range(10, 15)]), ("sparse-fixed", [3, 7, 11, 12, 13, 14])],

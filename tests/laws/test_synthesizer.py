@@ -16,10 +16,10 @@ FORMS = ["dense", "factorized-dense", "random", "factorized-random"]
 CAUSAL = Mask(causal=True)
 
 
-def _case(form, length, *, queries=None, mask=None, dtype="float64", passes="", **sizes):
+def _case(form, length, *, queries=None, mask=None, dtype="float64", passes="", mixed=False, **sizes):
     shape = msgspec.structs.replace(WORKLOADS["full"].shape, seq_q=queries or length, seq_k=length, **sizes)
     given = {"shape": shape, "mask": mask or Mask(), "dtype": dtype, "passes": passes}
-    return case_for("synthesizer", WORKLOADS["full"], {"form": form}, **given)
+    return case_for("synthesizer", WORKLOADS["full"], {"form": form, "dot_product": mixed}, **given)
 
 
 def _learned(case):
@@ -33,9 +33,10 @@ def _learned(case):
 @as_subtests("queries", [1, 19, 21])
 @as_subtests("mask", [Mask(), CAUSAL])
 @as_subtests("form", FORMS)
-def test_the_output_equals_the_slow_formulation_whatever_the_weights(form, mask, queries, monkeypatch):
+@as_subtests("mixed", [False, True])
+def test_the_output_equals_the_slow_formulation_whatever_the_weights(form, mask, queries, mixed, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)  # so that there are several runs of queries
-    case = _case(form, 21, queries=queries, mask=mask, kv_heads=1)
+    case = _case(form, 21, queries=queries, mask=mask, mixed=mixed, kv_heads=1)
     attention, qkv = _learned(case), draw("synthesizer", case)
     true = REFERENCES["synthesizer"].attend(attention, *qkv, case)
     assert_near(attention(*qkv), true, 1e-12)
@@ -48,6 +49,13 @@ def test_keys_are_never_read_and_queries_only_where_scores_are_dense(form):
     out = attention(q, k, v)
     assert torch.equal(attention(q, torch.full_like(k, torch.nan), v), out)
     assert torch.equal(attention(-q, k, v), out) == form.endswith("random")
+
+
+def test_with_random_scores_of_zero_the_mixture_with_dot_products_is_exact_attention():
+    case = _case("random", 21, mask=CAUSAL, mixed=True)
+    attention, qkv = built("synthesizer", case), draw("synthesizer", case)
+    attention.scores.scores_HTS.data.zero_()
+    assert_near(attention(*qkv), built("vanilla", msgspec.structs.replace(case, options={}))(*qkv), 1e-12)
 
 
 @as_subtests("form", ["random", "factorized-random"])
@@ -125,9 +133,10 @@ def test_a_window_is_refused():
 @as_subtests("mask", [Mask(), CAUSAL])
 @as_subtests("queries", [19, 21])
 @as_subtests("passes", ["forward", "forward-backward"])
-def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes, monkeypatch):
+@as_subtests("mixed", [False, True])
+def test_the_operations_are_those_that_torch_counts(form, mask, queries, passes, mixed, monkeypatch):
     monkeypatch.setattr(synthesizer, "_CPU_SCORES", 150)
-    case = _case(form, 21, queries=queries, mask=mask, passes=passes, kv_heads=1)
+    case = _case(form, 21, queries=queries, mask=mask, passes=passes, mixed=mixed, kv_heads=1)
     attention, qkv = built("synthesizer", case), draw("synthesizer", case)
 
     def call():

@@ -9,6 +9,8 @@ from references.reference import Reference
 
 def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) -> Tensor:
     def features(x: Tensor) -> Tensor:
+        if case.options["kernel"] == "relu-deterministic":
+            return x.clamp(min=0) + 1e-3
         projected = x @ attention.directions_DF
         if case.options["kernel"] == "relu":
             return projected.relu() + 1e-3
@@ -20,4 +22,5 @@ def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, case: Case) ->
     return row_by_row(row, q, k, v, case)
 
 
-REFERENCES = {"performer": Reference(attend, options=({"features": 6}, {"features": 6, "kernel": "relu"}, {}))}
+OPTIONS = ({"features": 6}, {"features": 6, "kernel": "relu"}, {"kernel": "relu-deterministic"}, {})
+REFERENCES = {"performer": Reference(attend, options=OPTIONS)}

@@ -13,7 +13,7 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
     stride, c = case.options["stride"] or 32 * math.ceil(k.shape[2] ** 0.5 / 32), case.options["c"]
 
     def sees(i: int, j: int) -> bool:
-        if case.mask.causal and j > i:
+        if (case.mask.causal or case.options["causal"]) and j > i:
             return False
         return i // stride == j // stride or j % stride >= stride - c
 
@@ -29,6 +29,7 @@ REFERENCES = {
             {"stride": 1, "c": 1},
             {"stride": 8, "c": 8},
             {"stride": 6, "c": 9},
+            {"stride": 5, "c": 3, "causal": True},
             {},
         ),
     )

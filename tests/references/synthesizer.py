@@ -15,6 +15,8 @@ def attend(attention: Attention, q: torch.Tensor, k: torch.Tensor, v: torch.Tens
         seen = keys - queries + t + 1 if case.mask.causal else keys
         of_head = {name: weight[h] for name, weight in learned.items()}
         scores = SCORES[case.options["form"]](of_head, q[b, h, t], t, keys)[:seen]
+        if case.options["dot_product"]:
+            scores = scores + k[b, h // (heads // groups), :seen] @ q[b, h, t] / q.shape[3] ** 0.5
         weights = (scores - scores.max()).exp()
         rows.append((weights[:, None] * v[b, h // (heads // groups), :seen]).sum(dim=0) / weights.sum())
     return torch.stack(rows).view(q.shape)
@@ -55,6 +57,8 @@ REFERENCES = {
             {"form": "factorized-dense"},
             {"form": "random"},
             {"form": "factorized-random", "rank": 3},
+            {"form": "random", "dot_product": True},
+            {"form": "dense", "dot_product": True},
         ),
     )
 }

@@ -7,6 +7,7 @@ import pytest
 from attnbench.answers.replay.paper import read_paper
 from attnbench.answers.replay.replays import absent, find_paper, sweep_of
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.lengths import options_at, parse_by_length
 from attnbench.contracts.metrics import PRIMARY
 from attnbench.contracts.specs import parse_specs
 from attnbench.planning.plan import check
@@ -45,8 +46,19 @@ def test_a_published_mechanism_is_a_variant_whose_options_are_valid_or_has_a_rea
     mechanism = PAPERS[paper].paper.mechanisms[name]
     if mechanism.variant:
         (spec,) = parse_specs(mechanism.variant, flag="variant")
-        found = describe_variant(find(spec.name, "variants", flag="variant"), spec.options)
-        assert (found.failure, found.mistake) == ("", "")
+        rules = {option: rule for option, text in spec.options.items() if (rule := parse_by_length(text))}
+        for length in (1024, 4096):
+            options = options_at(dict(spec.options), rules, length)
+            found = describe_variant(find(spec.name, "variants", flag="variant"), options)
+            assert (found.failure, found.mistake) == ("", "")
+
+
+@pytest.mark.parametrize(("length", "k"), [(128, 16), (512, 64), (2048, 256), (65536, 256)])
+def test_the_options_of_flashattentions_appendix_are_an_eighth_of_the_length_and_at_most_256(length, k) -> None:
+    (spec,) = parse_specs(PAPERS["fa1"].paper.mechanisms["Linformer"].variant, flag="variant")
+    rule = parse_by_length(spec.options["k"])
+    assert rule is not None
+    assert rule.at(length) == k
 
 
 @pytest.mark.parametrize("paper", PAPERS)

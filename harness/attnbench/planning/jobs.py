@@ -146,7 +146,7 @@ def _measured(
             case=replace(
                 case,
                 variant=candidate.name,
-                options=candidate.options,
+                options=candidate.options_at(case.shape.seq_k),
                 device=conditions.device,
                 seed=conditions.seed,
             ),
@@ -202,7 +202,7 @@ def _in_a_model(candidates: Sequence[Candidate], conditions: Conditions) -> Iter
             case=replace(
                 model.case,
                 variant=candidate.name,
-                options=candidate.options,
+                options=candidate.options_at(model.case.shape.seq_k),
                 device=conditions.device,
                 seed=conditions.seed,
             ),
@@ -228,7 +228,7 @@ def _on_a_task(kind: ProbeKind, candidate: Candidate, task: PlannedTask, conditi
     return Job(
         case=Case(
             variant=candidate.name,
-            options=candidate.options,
+            options=candidate.options_at(task.shape.seq_k),
             shape=task.shape,
             mask=task.mask,
             dtype="bfloat16" if conditions.device.startswith("cuda") else "float32",
@@ -256,5 +256,6 @@ def _on_a_task(kind: ProbeKind, candidate: Candidate, task: PlannedTask, conditi
 
 def _scaled(candidate: Candidate, trained: int, *, costed: int) -> dict[str, Option]:
     """Return a candidate's options at the length of a task, empty where they are its own."""
-    options = scaled(candidate.options, candidate.spans, costed=costed, trained=trained)
-    return {} if options == candidate.options else options
+    own = candidate.options_at(trained)
+    options = scaled(own, candidate.spans, costed=costed, trained=trained)
+    return {} if options == own else options

@@ -118,11 +118,23 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         cases=swept,
         compared=compared,
         probes=probes,
-        candidates=candidates(sweep, executor),
+        candidates=_refuse_searches_by_length(request, candidates(sweep, executor)),
         tasks=planned_tasks(sweep, executor) if any(kind in TRAINED for kind in probes) else (),
         metrics=metrics,
         conditions=conditions,
     )
+
+
+def _refuse_searches_by_length(request: Request, planned: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+    """Raise UsageError for a search over lengths with options that follow the length: each would be another variant."""
+    for one in planned:
+        for flag, asked in (("--refine", request.refine), ("--fit", request.fit)):
+            if asked and one.by_length:
+                name = next(iter(one.by_length))
+                raise UsageError(
+                    f"{flag}: {one.name}:{name} follows the length; give {name} a number, or leave {flag} out"
+                )
+    return planned
 
 
 def _costed(swept: Iterable[Case], probes: Iterable[ProbeKind]) -> int:

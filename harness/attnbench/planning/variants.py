@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from attnbench.contracts.case import digest
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.lengths import ByLength, options_at, parse_by_length
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
@@ -19,13 +20,14 @@ from attnbench.plugins.describe import Description
 from attnbench.plugins.empty import FLOOR
 from attnbench.plugins.registry import Entry
 
+_TRIED_KEYS = 4096  # the length for which options that follow it are checked
 _ALL = Spec(name="all")  # in place of a variant's name: every installed one that is not named beside it
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
     """A variant with complete options, ready to be planned: its name, and what to import.
 
-    `tunes` are the options that can be tuned, `spans` those that count keys.
+    `tunes` are the options that can be tuned, `spans` those that count keys, `by_length` those that follow the length.
     """
 
     name: str
@@ -34,6 +36,11 @@ class Candidate(Struct, frozen=True, kw_only=True):
     options: dict[str, Any]
     tunes: dict[str, Tune] = {}
     spans: dict[str, Span] = {}
+    by_length: dict[str, ByLength] = {}
+
+    def options_at(self, keys: int) -> dict[str, Any]:
+        """Return the options for a number of keys."""
+        return options_at(self.options, self.by_length, keys)
 
 
 def variant_specs(sweep: Sweep) -> tuple[Spec, ...]:
@@ -77,17 +84,20 @@ def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Ca
     Raises UsageError, naming the flag, for an unknown name or option.
     """
     entry = registry.find(spec.name, "variants", flag=flag)
-    description = describe_variant(executor, entry, spec.options)
+    by_length = {name: rule for name, text in spec.options.items() if (rule := parse_by_length(text))}
+    description = describe_variant(executor, entry, options_at(spec.options, by_length, _TRIED_KEYS))
     if description.mistake:
         raise UsageError(f"{flag}: {spec}: {description.mistake}")
     options: dict[str, Any] = dict(spec.options) if description.failure else description.options
+    spans = {name: span for name, span in description.spans.items() if name not in by_length}
     return Candidate(
         name=entry.name,
         target=entry.target,
         origin=description.origin,
         options=options,
         tunes=description.tunes,
-        spans=description.spans,
+        spans=spans,
+        by_length=by_length,
     )
 
 

@@ -1,6 +1,7 @@
 """A paper's table beside a run's rows: who stands beside whom, ratios, reasons, and what the set-ups differ in."""
 
 import pytest
+from msgspec.structs import replace
 
 from attnbench.analysis.rows import rows
 from attnbench.answers.replay.beside import ABSENT, as_dict, replay
@@ -67,6 +68,19 @@ def test_two_mechanisms_of_one_variant_have_the_rows_of_their_own_options():
     assert [each.value for each in found.values()] == [1.0, 2.0]
     _, found = replayed([times("Blocks", 1.0), times("Wide blocks", 1.0)], [wide])  # which is the default as well
     assert [each.value for each in found.values()] == [2.0, 2.0]
+
+
+def test_an_option_that_follows_the_length_is_matched_by_its_value_at_each_length():
+    paper = replace(
+        PAPER, mechanisms={"Fast": Mechanism(variant="flash"), "Eighth": Mechanism(variant="blocks:size=N/8")}
+    )
+    measured = [
+        row("blocks", length, [value] * 3, options={"size": size})
+        for length, size, value in ((512, 64, 1.0), (1024, 128, 2.0), (1024, 64, 9.0))
+    ]
+    published = [times("Eighth", 1.0), times("Eighth", 1.0, 1024)]
+    found = replay(paper, published, measured, machine={}, lacking={})
+    assert [each.value for each in found.figures] == [1.0, 2.0]
 
 
 def test_a_mechanism_without_a_variant_a_failure_and_a_missing_task_have_a_reason():

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.lengths import ByLength
 from attnbench.contracts.record import Job, Origin
 from attnbench.contracts.suite import Sweep
 from attnbench.contracts.variant import Span
@@ -34,6 +35,14 @@ def test_every_combination_of_the_axes_is_a_case_for_every_variant() -> None:
     jobs = jobs_of(replace(SWEEP, heads="4,8", passes="forward,backward", dtype="float32,bfloat16"))
     cases = {job.case.key for job in jobs if job.case.variant == "a"}
     assert len(cases) == 3 * 2 * 2 * 2
+
+
+def test_an_option_that_follows_the_length_has_its_value_at_each_length_and_no_other_option_changes() -> None:
+    options = {"k": 256, "sharing": "none"}
+    follows = replace(A, options=options, by_length={"k": ByLength(divisor=8, most=128)})
+    jobs = plan_jobs(cases(SWEEP), ["memory"], candidates=[follows, B], tasks=[], conditions=CONDITIONS)
+    found = {job.case.shape.seq_k: job.case.options for job in jobs if job.case.variant == "a"}
+    assert found == {length: options | {"k": k} for length, k in ((512, 64), (1024, 128), (2048, 128))}
 
 
 def test_a_job_has_the_key_that_it_has_when_its_plan_is_read_back() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.lengths import options_at, parse_by_length
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep, read_suite
@@ -44,7 +45,9 @@ def test_every_installed_suite_names_existing_variants_and_tasks_with_options_th
     sweeps = [suite.for_device(device) for device in ("cpu", "cuda", "mps")]
     for text in {sweep.variants for sweep in sweeps} - {None}:
         for spec in parse_specs(text, flag="--variants"):
-            found = describe_variant(registry.find(spec.name, "variants", flag="--variants"), spec.options)
+            rules = {option: rule for option, text in spec.options.items() if (rule := parse_by_length(text))}
+            options = options_at(dict(spec.options), rules, 4096)
+            found = describe_variant(registry.find(spec.name, "variants", flag="--variants"), options)
             assert (found.failure, found.mistake) == ("", "")
     for text in {sweep.tasks for sweep in sweeps} - {None}:
         for spec in parse_specs(text, flag="--tasks"):

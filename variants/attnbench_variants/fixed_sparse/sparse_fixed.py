@@ -13,6 +13,8 @@ O(N^1.5 D); memory: O(N).
   union, as in its experiment on enwik8 (stride 128, c 32); the others alternate them by layer, or share them among
   heads.
 - All heads read the same summaries, as in the equation; the paper also lets heads read different parts of a block.
+- `causal` keeps the paper's causal pattern where the workload has no mask, as Long Range Arena's classifiers do. (Their
+  code lets every query see the first position of each block too.)
 - Without causality, which the paper does not define, a query sees its whole block, and the last c positions of all
   blocks; a last block that is short has fewer of them. A single query without causality is the last position.
 """
@@ -25,6 +27,7 @@ from typing import Annotated, ClassVar
 import msgspec
 import torch
 from msgspec import Meta
+from msgspec.structs import replace
 
 from attnbench import Case, Support, Tune
 from attnbench import Options as BaseOptions
@@ -47,24 +50,36 @@ class SparseFixed(Factorised):
 
         stride: Stride = None
         c: Annotated[int, Meta(ge=1, description="last positions of a block, which sum it up for other blocks")] = 8
+        causal: Annotated[bool, Meta(description="see no later position even where the workload has no mask")] = False
 
     tunes: ClassVar = {"c": Tune("1..64")}
     supports = Support(window="its blocks are its own: set stride and c instead", grouped=True, growth=1.5)
 
     def __init__(self, case: Case, options: Options) -> None:
-        super().__init__(case, _Fixed(case, options))
+        super().__init__(case, _Fixed(_masked(case, options), options))
 
     @staticmethod
     def reach(case: Case) -> float:
         """Return the share of the visible keys in a query's own block, and at the ends of others."""
         options = msgspec.convert(case.options, SparseFixed.Options)
         stride = StrideBlocks(case, options.stride).stride
-        return share_seen(case, lambda i, j: (i // stride == j // stride) | (j % stride >= stride - options.c))
+        return share_seen(
+            case,
+            lambda i, j: (
+                ((i // stride == j // stride) | (j % stride >= stride - options.c)) & ((j <= i) | (not options.causal))
+            ),
+        )
 
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: every pair of the parts, seen or not."""
-        return executed_pairs(_Fixed(case, msgspec.convert(case.options, SparseFixed.Options)).pairs(), case)
+        options = msgspec.convert(case.options, SparseFixed.Options)
+        return executed_pairs(_Fixed(_masked(case, options), options).pairs(), case)
+
+
+def _masked(case: Case, options: SparseFixed.Options) -> Case:
+    """Return the case with the mask of the pattern."""
+    return replace(case, mask=replace(case.mask, causal=case.mask.causal or options.causal))
 
 
 class _Fixed:

@@ -22,17 +22,20 @@ Where the paper leaves a choice, or is changed:
 - Gumbel noise is added to the scores of places while a model is trained, as in the paper (section 3.2.2), and nowhere
   else: the answer is a function of the inputs. The defaults of temperature and iterations are those of the public port,
   which calls them the paper's best.
+- `balance=softmax` stops after the rows and has no noise: P = softmax over a block's places, as Long Range Arena's code
+  by default. A place's shares do not sum to one then. (That code attends to the own and the sorted block in two
+  softmaxes and adds what they give, where one is the paper's.)
 - A block's own place is not open to it where causal, so that its last tokens do not reach its first.
 - Causally a block's row sums to one over the places up to each one, not over all: later places' columns depend on later
   blocks, and would leak them.
 - A last block that is not full is only mixed into the positions that it has; in the others, the other blocks share its
-  part.
+  part where places sum to one.
 """
 # B batch, H heads, G key/value heads, T queries, S keys, D head dimension; X = B x H, M blocks of keys, N blocks of
 # queries (the last N of the M), C positions of a block, R rows of logits that are sorted (all M or all but the last)
 
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
@@ -49,7 +52,7 @@ from attnbench_variants.blocks.grouped_heads import per_query_head
 from attnbench_variants.blocks.masks import require_queries_last
 from attnbench_variants.blocks.reach import share_seen
 from attnbench_variants.blocks.weights import generator, normal
-from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced
+from attnbench_variants.hashing.sinkhorn_balancing import balanced, causally_balanced, rows_balanced
 
 # Elements of the keys laid out for one call on a CPU: copies that stay in the cache cost half of those that do not.
 _CACHED_ELEMENTS = 2**20
@@ -65,6 +68,10 @@ class Sinkhorn(torch.nn.Module):
         block: Annotated[int, Meta(ge=1, description="positions of a block")] = 64
         iterations: Annotated[int, Meta(ge=1, description="times that rows and columns are made to sum to one")] = 7
         temperature: Annotated[float, Meta(gt=0, description="the lower, the nearer to a permutation")] = 0.75
+        balance: Annotated[
+            Literal["sinkhorn", "softmax"],
+            Meta(description="make rows and columns sum to one in turn, or rows alone (no iterations)"),
+        ] = "sinkhorn"
 
     tunes: ClassVar = {"block": Tune("16..1024")}
     supports = Support(
@@ -105,6 +112,8 @@ class Sinkhorn(torch.nn.Module):
         """Return log P, float32 or wider: the share of each block (row) that moves to a place (column)."""
         dtype = wide_dtype(k_XMCD.dtype)
         scores_XMM = k_XMCD.sum(dim=2, dtype=dtype) @ self.places_DM.to(dtype) + self.bias_M.to(dtype)
+        if self.options.balance == "softmax":
+            return rows_balanced(scores_XMM / self.options.temperature, causal=self.causal)
         balance = causally_balanced if self.causal else balanced
         logits_XMM: Tensor = (scores_XMM + self._noise(scores_XMM)) / self.options.temperature
         return balance(logits_XMM, iterations=self.options.iterations)
@@ -152,7 +161,9 @@ class Sinkhorn(torch.nn.Module):
         filled = self.keys % self.block
         if self.causal or not filled:
             return _mixed(x_XMCD, share_XMN)
-        others_XRN = share_XMN[:, :-1] - share_XMN[:, :-1].logsumexp(dim=1, keepdim=True)
+        others_XRN = share_XMN[:, :-1]
+        if self.options.balance == "sinkhorn":
+            others_XRN = others_XRN - others_XRN.logsumexp(dim=1, keepdim=True)
         with_last, without = _mixed(x_XMCD[:, :, :filled], share_XMN), _mixed(x_XMCD[:, :-1, filled:], others_XRN)
         return torch.cat([with_last, without], dim=2)
 

@@ -18,10 +18,22 @@ def causally_balanced(scores_XMM: Tensor, *, iterations: int) -> Tensor:
 
     A row's sums run up to each column. What is hidden is far below all else, and stays finite.
     """
-    hidden_MM = torch.ones_like(scores_XMM[0], dtype=torch.bool).tril()
-    low = torch.finfo(scores_XMM.dtype).min / 4
+    hidden_MM, low = _hidden(scores_XMM)
     scores_XMM = scores_XMM.masked_fill(hidden_MM, low)
     for _ in range(iterations):
         scores_XMM = (scores_XMM - scores_XMM.logcumsumexp(dim=2)).masked_fill(hidden_MM, low)
         scores_XMM = (scores_XMM - scores_XMM.logsumexp(dim=1, keepdim=True)).masked_fill(hidden_MM, low)
     return scores_XMM
+
+
+def rows_balanced(scores_XMM: Tensor, *, causal: bool) -> Tensor:
+    """Return the logarithm of exp(scores) with rows divided by their sums; causally over later places only."""
+    if not causal:
+        return scores_XMM.log_softmax(dim=2)
+    hidden_MM, low = _hidden(scores_XMM)
+    return scores_XMM.masked_fill(hidden_MM, low).log_softmax(dim=2).masked_fill(hidden_MM, low)
+
+
+def _hidden(scores_XMM: Tensor) -> tuple[Tensor, float]:
+    """Return where a block may not move, as it is not earlier than the place, and what stands there: low but finite."""
+    return torch.ones_like(scores_XMM[0], dtype=torch.bool).tril(), torch.finfo(scores_XMM.dtype).min / 4

@@ -19,6 +19,8 @@ Where the paper leaves a choice, or the authors' code differs:
   authors take one maximum over all keys and features and then add 1e-4 to every feature, which does not cancel and is
   left out here.
 - `relu` is the paper's generalised attention (Performer-ReLU): max(w . x', 0) + 0.001, the authors' kernel_epsilon.
+- `relu-deterministic` is max(x, 0) + 0.001, without random directions and with as many features as x has: the authors'
+  generalised attention by default (features_type="deterministic"), as Long Range Arena's code calls it.
 """
 # X sequences, T rows (queries or keys), D head dimension, F features, N blocks of D directions
 
@@ -68,17 +70,27 @@ class RandomRelu(FeatureMap):
         return torch.matmul(wide(x_XTD), self._directions_DF).relu() + 1e-3
 
 
+class Relu(FeatureMap):
+    """The numbers of a query or key themselves, above zero, with the authors' `kernel_epsilon`."""
+
+    def keys(self, x_XTD: torch.Tensor, first: int) -> torch.Tensor:
+        """Return max(x, 0) + 0.001."""
+        del first
+        return wide(x_XTD).relu() + 1e-3
+
+
 class Performer(FeatureAttention):
     """FAVOR+ (Choromanski et al. 2020, lemma 1): features exp(w . x - |x|^2 / 2), x = q or k by D^(1/4)."""
 
     class Options(BaseOptions, frozen=True, kw_only=True):
         """More features cost more and come closer to softmax attention."""
 
-        features: Annotated[int, Meta(ge=1, description="random features")] = 256
+        features: Annotated[int, Meta(ge=1, description="random features; relu-deterministic has none")] = 256
         kernel: Annotated[
-            Literal["softmax", "relu"],
+            Literal["softmax", "relu", "relu-deterministic"],
             Meta(
-                description="what the features estimate: softmax attention, or a kernel of their own (Performer-ReLU)"
+                description="what the features estimate: softmax attention, or a kernel of their own (Performer-ReLU), "
+                "of random directions or not"
             ),
         ] = "softmax"
 
@@ -93,14 +105,18 @@ class Performer(FeatureAttention):
         dim, dtype = case.shape.head_dim, wide_dtype(getattr(torch, case.dtype))
         directions_FD = draw_directions(dim, options.features, seed=case.seed)
         self.directions_DF = (directions_FD.T * dim**-0.25).to(case.device, dtype)
-        features = RandomExponential if options.kernel == "softmax" else RandomRelu
-        super().__init__(features(self.directions_DF), causal=case.mask.causal)
+        features: FeatureMap = Relu()
+        if options.kernel != "relu-deterministic":
+            features = {"softmax": RandomExponential, "relu": RandomRelu}[options.kernel](self.directions_DF)
+        super().__init__(features, causal=case.mask.causal)
 
     @staticmethod
     def flops(case: Case) -> int:
         """Count the matrix products that are executed: projections, and those of linear attention with F features."""
-        features = msgspec.convert(case.options, Performer.Options).features
-        return count_by_features(case, features=features, projected=features)
+        options = msgspec.convert(case.options, Performer.Options)
+        if options.kernel == "relu-deterministic":
+            return count_by_features(case, features=case.shape.head_dim)
+        return count_by_features(case, features=options.features, projected=options.features)
 
 
 def draw_directions(dim: int, count: int, *, seed: int) -> torch.Tensor:

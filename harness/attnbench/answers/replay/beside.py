@@ -9,6 +9,7 @@ from attnbench.analysis.match import has_options, same_option
 from attnbench.analysis.rows import Row
 from attnbench.answers.replay.paper import Paper, Published, Quantity
 from attnbench.contracts.case import Option, Passes, canonical
+from attnbench.contracts.lengths import parse_by_length
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.text import option_text
 
@@ -94,9 +95,16 @@ def _rows_of(name: str, specs: Mapping[str, Spec], rows: Iterable[Row]) -> list[
     """Return the rows with the options of a mechanism, without those of a mechanism with more of these options."""
     own = specs[name]
     closer = [spec for spec in specs.values() if spec.name == own.name and own.options.items() < spec.options.items()]
-    matching = [row for row in rows if row.case.variant == own.name and has_options(row.case.options, own.options)]
-    rest = [row for row in matching if not any(has_options(row.case.options, spec.options) for spec in closer)]
+    matching = [row for row in rows if row.case.variant == own.name and _has(row, own)]
+    rest = [row for row in matching if not any(_has(row, spec) for spec in closer)]
     return rest or matching  # a default may be what the other mechanism names
+
+
+def _has(row: Row, spec: Spec) -> bool:
+    """Return whether a row has the options of a spec; those that follow the length, at the row's own."""
+    rules = {name: rule for name, text in spec.options.items() if (rule := parse_by_length(text))}
+    at_length = {name: option_text(rule.at(row.case.shape.seq_k)) for name, rule in rules.items()}
+    return has_options(row.case.options, spec.options | at_length)
 
 
 def _replayed(published: Published, paper: Paper, rows: Iterable[Row], lacking: Mapping[str, str]) -> ReplayedValue:

@@ -35,10 +35,14 @@ class Quantity(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Mechanism(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The variant for a published mechanism, as `--variants` takes it, or the reason why there is none."""
+    """The variant for a published mechanism, as `--variants` takes it, or the reason why there is none.
+
+    `source` is the place in the paper or in its code that the options come from, `note` how the variant differs.
+    """
 
     variant: str = ""
     reason: str = ""
+    source: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
