@@ -125,9 +125,7 @@ def _inputs(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
 def _own_positions(rows: Sequence[Row], names: VariantNames) -> Iterator[str]:
     """Yield which variants carry positions of their own, so that the trained model added none."""
     own = dict.fromkeys(
-        names[row.identity]
-        for row in rows
-        if row.value is not None and row.facts.get("positions") not in (None, row.probe.task_options.get("positions"))
+        names[row.identity] for row in rows if row.value is not None and row.facts.get("positions") == "none"
     )
     if own:
         yield f"positions are the mechanism's own, and the model adds none: {', '.join(own)}"

@@ -58,7 +58,7 @@ def measure(job: Job, report: Callable[[str], None], *, checkpoint: Path | None 
             "learning_rate": training.learning_rate,
             "by_loss": trained.by_loss,
             "answers": task.form.count(splits["test"].targets),
-            "positions": training.positions,
+            **_own_positions(job.probe, training),
             **({} if training.match == "none" else {"width": training.width}),
             **missing,
             **_searched(job.probe),
@@ -96,6 +96,12 @@ def _builder(job: Job, training: Training, *, seed: int, progress: "_Progress") 
         return model
 
     return build
+
+
+def _own_positions(probe: Probe, training: Training) -> dict[str, Option]:
+    """Return the fact of the model's positions where the mechanism carries its own, and they are not the task's."""
+    asked = probe.task_options.get("positions", training.positions)
+    return {} if training.positions == asked else {"positions": training.positions}
 
 
 def _on_an_edge(probe: Probe) -> bool:

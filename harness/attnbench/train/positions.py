@@ -50,11 +50,11 @@ class Rotary(nn.Module):
 
     def forward(self, q_BHTD: Tensor) -> Tensor:
         """Return rotated queries or keys."""
-        part_BHPTD = q_BHTD.unflatten(-1, (self.parts, -1)).movedim(-2, 2)
+        part_BHPTD = q_BHTD.unflatten(-1, (self.parts, -1)).movedim(-2, -3)
         first, second = part_BHPTD.chunk(2, dim=-1)
         orthogonal_BHPTD = torch.cat((-second, first), dim=-1)
         rotated_BHPTD = part_BHPTD * self.get_buffer("cos_TD") + orthogonal_BHPTD * self.get_buffer("sin_TD")
-        rotated_BHTD: Tensor = rotated_BHPTD.movedim(2, -2).flatten(-2)
+        rotated_BHTD: Tensor = rotated_BHPTD.movedim(-3, -2).flatten(-2)
         return rotated_BHTD.to(q_BHTD.dtype)
 
 
