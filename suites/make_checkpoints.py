@@ -24,7 +24,7 @@ from attnbench.train.accuracy import measure
 from attnbench.train.checkpoint import read
 
 FOLDER = Path(__file__).parent / "attnbench_suites" / "checkpoints"
-TASKS = {"recall": "mqar:preset=recall", "recall_full": "mqar:preset=recall,causal=false"}
+TASKS = {"recall": "mqar:preset=recall"}
 
 
 def main(names: list[str]) -> None:

@@ -1,7 +1,7 @@
 """The swap probe on a pretrained model: its loss on a text with a mechanism in place of its attention, untuned."""
 
 # B batch, H heads, G key/value heads, T positions, D head dimension, V tokens of the vocabulary
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Mask, Shape
+from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Outcome
+from attnbench.contracts.variant import Unsupported
 from attnbench.plugins import registry
 from attnbench.pretrained import loading
 from attnbench.train.loop import Score
@@ -31,6 +33,7 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     model, tokenizer = loading.load(loading.locate(swap.model), attention="sdpa", head=True)
     ids_BT = loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens)
     own = _score(model, ids_BT)
+    _check_layers(swap.layers, model.config.num_hidden_layers)
     report("swapping")
     mechanisms = Mechanisms(job, registry.load(job.target))
     swapped = _swapped_score(model, ids_BT, mechanisms)
@@ -55,6 +58,7 @@ class Mechanisms:
     def __init__(self, job: Job, plugin: Any) -> None:
         assert job.probe.swap is not None
         self.case, self.plugin, self.layers = job.case, plugin, job.probe.swap.layers
+        self.exact_tokens = job.probe.swap.exact_tokens
         self.built: dict[int, variant.Attention] = {}
 
     @property
@@ -74,16 +78,19 @@ class Mechanisms:
         """Return out_BTHD, and no weights."""
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        exact_BTHD, _ = sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)
         if self.layers and module.layer_idx not in self.layers:
-            out_BTHD, _ = sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)
-            return out_BTHD, None
+            return exact_BTHD, None
+        _check_causal(mask, q_BHTD.shape[2], layer=module.layer_idx)
         dim, heads = q_BHTD.shape[-1], q_BHTD.shape[1]
-        q_BHTD = q_BHTD * ((given.get("scaling") or dim**-0.5) * dim**0.5)
         k_BHTD, v_BHTD = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_BGTD, v_BGTD))
         if variant.support_of(self.plugin).ties_qk:
             k_BHTD = q_BHTD
-        out_BHTD = self._mechanism(module.layer_idx, q_BHTD)(q_BHTD, k_BHTD, v_BHTD)
-        return out_BHTD.transpose(1, 2).contiguous(), None
+        scaled_BHTD = q_BHTD * ((given.get("scaling") or dim**-0.5) * dim**0.5)
+        out_BHTD = self._mechanism(module.layer_idx, scaled_BHTD)(scaled_BHTD, k_BHTD, v_BHTD)
+        out_BTHD = out_BHTD.transpose(1, 2)
+        kept = self.exact_tokens
+        return torch.cat((exact_BTHD[:, :kept], out_BTHD[:, kept:]), dim=1), None
 
     def _mechanism(self, layer: int, q_BHTD: torch.Tensor) -> variant.Attention:
         if layer not in self.built:
@@ -99,6 +106,22 @@ class Mechanisms:
             case = replace(self.case, shape=replace(self.case.shape, **sizes), seed=self.case.seed + layer)
             self.built[layer] = variant.build(self.plugin, case)
         return self.built[layer]
+
+
+def _check_layers(layers: Sequence[int], count: int) -> None:
+    """Raise UsageError for a layer that the model does not have."""
+    missing = [layer for layer in layers if not 0 <= layer < count]
+    if missing:
+        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {count}, numbered from 0")
+
+
+def _check_causal(mask: torch.Tensor | None, tokens: int, *, layer: int) -> None:
+    """Raise Unsupported for a mask that hides more than later tokens: a mechanism would be given other keys."""
+    if mask is None:
+        return
+    shown = mask if mask.dtype == torch.bool else mask == 0
+    if not bool((shown == torch.ones(tokens, tokens, dtype=torch.bool).tril()).all()):
+        raise Unsupported(f"layer {layer} of the model has a mask that is not causal alone (a window): leave it exact")
 
 
 def case_of(where: str, tokens: int) -> Case:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnbench.contracts import variant
+from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Outcome, Swap
 from attnbench.contracts.task import Task, Training
 from attnbench.contracts.variant import Attention
@@ -113,6 +114,9 @@ def _keep_exact(model: Model, job: Job, swap: Swap) -> None:
     """Put exact attention back where the swap leaves it: in layers that are not to be swapped, and for first tokens."""
     exact = variant.build(Exact, replace(job.case, variant="", options={}))
     blocks = [residual.block for residual in model.blocks if isinstance(residual.block, MultiHead)]
+    missing = [layer for layer in swap.layers if not 0 <= layer < len(blocks)]
+    if missing:
+        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {len(blocks)}, numbered from 0")
     for layer, block in enumerate(blocks):
         if swap.layers and layer not in swap.layers:
             block.mechanism = exact

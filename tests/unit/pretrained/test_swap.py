@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Probe, Protocol, Swap
 from attnbench.contracts.suite import Sweep
-from attnbench.contracts.variant import complete_options
+from attnbench.contracts.variant import Unsupported, complete_options
 from attnbench.planning.swaps import check_model, parse_swap
 from attnbench.plugins.registry import find, load
 from unit.train.toys import silently
@@ -32,11 +32,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def swapped(folder, name, *, layers=(), **given):
+def swapped(folder, name, *, layers=(), exact_tokens=0, **given):
     target = find(name, "variants", flag="").target
     options = msgspec.structs.asdict(complete_options(load(target), given))
     case = replace(swap.case_of(str(folder), TOKENS), variant=name, options=options)
-    how = Swap(model=str(folder), text=str(folder / "text.txt"), tokens=TOKENS, layers=layers)
+    how = Swap(
+        model=str(folder), text=str(folder / "text.txt"), tokens=TOKENS, layers=layers, exact_tokens=exact_tokens
+    )
     job = Job(case=case, probe=Probe(kind="swap", swap=how), protocol=Protocol(), target=target)
     outcome = swap.measure(job, silently)
     return {each.metric: each.values[0] for each in outcome.measurements} | outcome.facts
@@ -54,10 +56,22 @@ def test_the_shape_of_the_case_is_that_of_the_model_with_its_keys_repeated(folde
     assert (case.shape.heads, case.shape.kv_heads, case.shape.head_dim, case.mask.causal) == (4, 4, 16, True)
 
 
-def test_a_mechanism_in_some_layers_changes_the_loss_less_than_in_all(folder):
-    none, one, every = (abs(swapped(folder, "uniform", layers=layers)["swap_excess"]) for layers in ((9,), (1,), ()))
-    assert none == pytest.approx(0, abs=1e-6)
-    assert none < one != every
+def test_a_mechanism_in_some_layers_or_of_some_tokens_leaves_the_others_exact(folder):
+    one, every = (abs(swapped(folder, "uniform", layers=layers)["swap_excess"]) for layers in ((1,), ()))
+    assert 0 < one != every
+    assert swapped(folder, "uniform", exact_tokens=TOKENS)["swap_excess"] == pytest.approx(0, abs=1e-5)
+    assert 0 < abs(swapped(folder, "uniform", exact_tokens=TOKENS // 2)["swap_excess"]) != every
+    with pytest.raises(UsageError, match="--swap: there is no layer 9; the model has 3, numbered from 0"):
+        swapped(folder, "uniform", layers=(9,))
+
+
+def test_a_model_whose_mask_is_a_window_is_refused(tmp_path):
+    llama(tmp_path)
+    config = transformers.MistralConfig(vocab_size=len(WORDS), num_key_value_heads=2, sliding_window=4, **SIZES)
+    transformers.MistralForCausalLM(config).save_pretrained(tmp_path)
+    text(tmp_path)
+    with pytest.raises(Unsupported, match="layer 0 of the model has a mask that is not causal alone"):
+        swapped(tmp_path, "vanilla")
 
 
 def test_parameters_that_nothing_has_trained_are_counted(folder):
