@@ -23,8 +23,8 @@ class Mqar:
     repetition within a sequence.
 
     Attention looks the key up; a mechanism with a state of fixed size must hold all pairs in it. `large` and
-    `recall` are causal, as published. In `tiny` and `small` every position sees all others, so that mechanisms without a
-    causal form can take part; a value is shown in its own pair only, there too.
+    `recall` are causal, as published. In `tiny` and `small` every position sees all others, so that mechanisms without
+    a causal form can take part; a value is shown in its own pair only, there too.
 
     `large` has the sizes of the longest configuration that the paper's code runs for figure 2 (256 tokens;
     zoology/experiments/iclr24_zoology_figure2/configs.py): 2 layers, 1 head, no feed-forward block, tied output,
