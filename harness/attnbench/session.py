@@ -134,9 +134,9 @@ class Session(Struct, frozen=True):
         history = [record for record in records if record.outcome.status == "ok" or not retry_failed]
         self.notify(self._opened(jobs, records))
         self.measure_rates()
-        waiting = [job for job in jobs if base_of(job)]
-        self.perform([job for job in jobs if not job.derived and job not in waiting], history=history)
-        self.perform(waiting, history=history)
+        measured = [job for job in jobs if not job.derived]
+        self.perform([job for job in measured if base_of(job) is None], history=history)
+        self.perform([job for job in measured if base_of(job) is not None], history=history)
         self.search_learning_rates()
         self.refine()
         self.pursue(further)

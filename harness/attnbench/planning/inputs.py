@@ -110,9 +110,9 @@ def usual_cases(swept: Sequence[Case]) -> tuple[Case, ...]:
     One for each layer that ships, whatever lengths are swept; a mask without a capture, and the layer level, keep the
     cases as they are.
     """
-    found: list[Case] = []
+    captures, found = shipped(), list[Case]()
     for case in swept:
-        fitting = [one for one in shipped() if one.mask.causal == case.mask.causal and case.level == "core"]
+        fitting = [one for one in captures if one.mask.causal == case.mask.causal and case.level == "core"]
         found += [each for one in fitting for each in one.cases([case])] or [case]
     return _distinct(found)
 

@@ -91,9 +91,11 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
     machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device, narrow)
     swept, captures = swept_cases(sweep)
-    compared = usual_cases(swept) if sweep.inputs is None else swept
     metrics = planned_metrics(sweep, executor)
     probes = tuple(dict.fromkeys((*probes_of(sweep), *needed_probes(metrics))))
+    compared = swept
+    if sweep.inputs is None and "agreement" in probes:
+        compared, captures = usual_cases(swept), shipped()
     for dtype in dict.fromkeys(case.dtype for case in swept):
         if dtype not in machine.device_dtypes:
             raise UsageError(
@@ -107,8 +109,8 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         seed=request.seed,
         swap=parse_swap(sweep.swap),
         model=planned_model(sweep, executor) if "swap" in probes else None,
-        worst=candidate(Spec(name=WORST), executor) if WORST in registry.entries("variants") else None,
-        paths={capture.name: str(capture.path) for capture in captures or shipped()},
+        worst=_worst(executor) if {"agreement", "swap"} & {*probes} else None,
+        paths={capture.name: str(capture.path) for capture in captures},
         costed=_costed(swept, probes) if sweep.scale is not False else 0,
     )
     return Resolved(
@@ -123,6 +125,11 @@ def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = Non
         metrics=metrics,
         conditions=conditions,
     )
+
+
+def _worst(executor: Executor) -> Candidate | None:
+    """Return the floor of every quality, or None where no installed package has it."""
+    return candidate(Spec(name=WORST), executor) if WORST in registry.entries("variants") else None
 
 
 def _refuse_searches_by_length(request: Request, planned: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
