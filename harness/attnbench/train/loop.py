@@ -4,8 +4,6 @@
 import copy
 import math
 from collections.abc import Callable, Iterable
-from itertools import compress
-from operator import not_
 from typing import Any
 
 import msgspec
@@ -224,12 +222,11 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], training: Training)
     recurrent ones (Gu and Dao 2023, "Mamba", and flash-linear-attention).
     """
     kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-    weights = list(parameters)
-    decays = [weight.ndim > 1 and not getattr(weight, "_no_weight_decay", False) for weight in weights]
-    groups = [
-        {"params": [*compress(weights, decays)], "weight_decay": training.weight_decay},
-        {"params": [*compress(weights, map(not_, decays))], "weight_decay": 0.0},
-    ]
+    decayed: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for weight in parameters:
+        (decayed if weight.ndim > 1 and not getattr(weight, "_no_weight_decay", False) else others).append(weight)
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return kind(groups, lr=training.learning_rate, betas=(0.9, training.beta2))
 
 
