@@ -46,6 +46,7 @@ def test_a_wrong_option_of_a_swap_and_a_model_without_a_text_are_one_sentence(tm
     for words, said in (
         (("--swap", "step=3"), "did you mean 'steps'?"),
         (("--model", "somewhere"), "--text: --model is given without it"),
+        (("--model", "somewhere", "--text", __file__), "--model: 'somewhere' is neither a folder"),
     ):
         done = call(*WORDS, "--variants", "vanilla", "--tasks", TASK, *words, cwd=tmp_path)
         assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (2, True, 1)

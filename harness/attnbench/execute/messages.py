@@ -31,9 +31,10 @@ class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
 
 
 class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
-    """Describe the attention of a pretrained model on so many tokens. Answer: a Case without a variant."""
+    """Describe the attention of a pretrained model on the first tokens of a text. Answer: a Case without a variant."""
 
     model: str
+    text: str
     tokens: int
 
 

@@ -39,6 +39,7 @@ from attnbench.execute.messages import (
 from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates, regime
 from attnbench.measure.workload import Workload
 from attnbench.plugins import describe, registry
+from attnbench.pretrained import swap as pretrained_swap
 from attnbench.train import accuracy, swap
 
 Report = Callable[[str], None]
@@ -105,8 +106,6 @@ def _measured(job: Job, report: Report, *, checkpoint: str, figures: Mapping[str
     if job.probe.kind == "accuracy":
         return accuracy.measure(job, report, checkpoint=Path(checkpoint) if checkpoint else None)
     if job.probe.swap is not None and job.probe.swap.model:
-        from attnbench.pretrained import swap as pretrained_swap
-
         return pretrained_swap.measure(job, report)
     if job.probe.kind == "swap":
         return swap.measure(job, report, base=Path(job.base_path or checkpoint))
@@ -130,10 +129,8 @@ def _answer(question: Question, report: Report) -> object:
             return describe.describe_task(entry, given)
         case DescribeMetric(entry=entry):
             return describe.describe_metric(entry)
-        case DescribeModel(model=model, tokens=tokens):
-            from attnbench.pretrained.swap import case_of  # transformers is an extra, and takes a second to import
-
-            return case_of(model, tokens)
+        case DescribeModel(model=model, text=text, tokens=tokens):
+            return pretrained_swap.case_of(model, Path(text), tokens)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
         case MeasureRates(device=device, threads=threads, dtypes=dtypes):

@@ -15,7 +15,7 @@ from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Swap
 from attnbench.contracts.suite import Sweep
 from attnbench.contracts.task import Training
-from attnbench.execute.executor import Executor
+from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeModel
 from attnbench.planning.tasks import PlannedTask
 from attnbench.plugins import registry
@@ -73,10 +73,15 @@ def planned_model(sweep: Sweep, executor: Executor) -> PlannedModel | None:
     if sweep.model is None:
         return None
     assert sweep.text is not None, "check_model refuses a model without a text"
-    content = Path(sweep.text).expanduser().read_bytes()
-    case = executor.ask(DescribeModel(model=sweep.model, tokens=swap.tokens), Case)
-    text = str(Path(sweep.text).expanduser().resolve())
-    whole = replace(swap, model=sweep.model, text=text, base=sha256(content).hexdigest()[:16], steps=0)
+    text = Path(sweep.text).expanduser().resolve()
+    try:
+        case = executor.ask(DescribeModel(model=sweep.model, text=str(text), tokens=swap.tokens), Case)
+    except NoAnswer as end:
+        raise UsageError(f"--model: {sweep.model!r} cannot be loaded: its process {end}") from None
+    except UsageError as mistake:  # which names the argument of attnbench capture
+        raise UsageError(str(mistake).replace("MODEL:", "--model:", 1)) from None
+    content = sha256(text.read_bytes()).hexdigest()[:16]
+    whole = replace(swap, model=sweep.model, text=str(text), base=content, steps=0)
     return PlannedModel(name=Path(sweep.model).name, case=case, swap=whole)
 
 

@@ -81,7 +81,7 @@ def from_pretrained(
     model, tokenizer = loading.load(source, attention=INTERFACE)
     if model.config.is_encoder_decoder:
         raise UsageError(f"{loading.FLAG}: {source.name} has an encoder and a decoder; give a model that has one")
-    ids = loading.tokens_of(model, tokenizer, text, length)
+    ids = loading.tokens_of(model, tokenizer, text, length, asked="--seq")
     report(f"running {source.name} on {length} tokens")
     with torch.no_grad():
         model(input_ids=ids)

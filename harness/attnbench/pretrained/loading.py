@@ -77,21 +77,22 @@ def load(source: Source, *, attention: str, head: bool = False) -> tuple[Any, An
         raise UsageError(f"{FLAG}: transformers cannot load {source.name}: {reason}") from error
 
 
-def tokens_of(model: Any, tokenizer: Any, text: Path, length: int) -> "torch.Tensor":
+def tokens_of(model: Any, tokenizer: Any, text: Path, length: int, *, asked: str) -> "torch.Tensor":
     """Return the ids of the first tokens of a text, with those that the model puts around it, [1, T].
 
-    Raises UsageError for a text that is too short, and for more tokens than the model takes.
+    `asked` is the flag that gave the length. Raises UsageError for a text that is too short, and for more tokens than
+    the model takes.
     """
     most = getattr(model.config, "max_position_embeddings", None)
     if most is not None and length > most:
-        raise UsageError(f"--seq: the model takes at most {most} tokens; give --seq {most} or less")
+        raise UsageError(f"{asked}: the model takes at most {most} tokens, not {length}; give {most} or less")
     try:
         content = text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--text: {str(text)!r} cannot be read as UTF-8: {error}") from None
     ids = tokenizer(content, truncation=True, max_length=length, padding=False)["input_ids"]
     if len(ids) < length:
-        raise UsageError(f"--text: {str(text)!r} has {len(ids)} tokens, fewer than --seq {length}; give a longer text")
+        raise UsageError(f"--text: {str(text)!r} has {len(ids)} tokens, fewer than {length}; give a longer text")
     return importlib.import_module("torch").tensor(ids)[None]  # type: ignore[no-any-return]
 
 

@@ -1,7 +1,7 @@
 """The swap probe on a pretrained model: its loss on a text with a mechanism in place of its attention, untuned."""
 
 # B batch, H heads, G key/value heads, T positions, D head dimension, V tokens of the vocabulary
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from torch.nn.functional import cross_entropy
 
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Mask, Shape
-from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import Unsupported
 from attnbench.plugins import registry
 from attnbench.pretrained import loading
 from attnbench.train.loop import Score
-from attnbench.train.measurements import of_swap
+from attnbench.train.measurements import of_swapped
+from attnbench.train.swap import check_layers
 
 _NAME = "attnbench-swap"
+_TOKENS = "--swap: tokens"
 
 
 def measure(job: Job, report: Callable[[str], None]) -> Outcome:
@@ -31,15 +32,15 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     assert swap is not None
     report("loading the model")
     model, tokenizer = loading.load(loading.locate(swap.model), attention="sdpa", head=True)
-    ids_BT = loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens)
+    ids_BT = loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens, asked=_TOKENS)
     own = _score(model, ids_BT)
-    _check_layers(swap.layers, model.config.num_hidden_layers)
+    check_layers(swap.layers, model.config.num_hidden_layers)
     report("swapping")
     mechanisms = Mechanisms(job, registry.load(job.target))
     swapped = _swapped_score(model, ids_BT, mechanisms)
     return Outcome(
         status="ok",
-        measurements=tuple(each for each in of_swap(own, swapped, swapped) if each.metric.startswith("swap_")),
+        measurements=of_swapped("swap", swapped, own),
         backend=mechanisms.backend,
         facts={
             "exact_loss": own.loss,
@@ -78,9 +79,12 @@ class Mechanisms:
         """Return out_BTHD, and no weights."""
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        exact_BTHD, _ = sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)
+        def exact() -> torch.Tensor:
+            exact_BTHD: torch.Tensor = sdpa_attention_forward(module, q_BHTD, k_BGTD, v_BGTD, mask, **given)[0]
+            return exact_BTHD
+
         if self.layers and module.layer_idx not in self.layers:
-            return exact_BTHD, None
+            return exact(), None
         _check_causal(mask, q_BHTD.shape[2], layer=module.layer_idx)
         dim, heads = q_BHTD.shape[-1], q_BHTD.shape[1]
         k_BHTD, v_BHTD = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k_BGTD, v_BGTD))
@@ -88,9 +92,8 @@ class Mechanisms:
             k_BHTD = q_BHTD
         scaled_BHTD = q_BHTD * ((given.get("scaling") or dim**-0.5) * dim**0.5)
         out_BHTD = self._mechanism(module.layer_idx, scaled_BHTD)(scaled_BHTD, k_BHTD, v_BHTD)
-        out_BTHD = out_BHTD.transpose(1, 2)
-        kept = self.exact_tokens
-        return torch.cat((exact_BTHD[:, :kept], out_BTHD[:, kept:]), dim=1), None
+        out_BTHD, kept = out_BHTD.transpose(1, 2), self.exact_tokens
+        return torch.cat((exact()[:, :kept], out_BTHD[:, kept:]), dim=1) if kept else out_BTHD, None
 
     def _mechanism(self, layer: int, q_BHTD: torch.Tensor) -> variant.Attention:
         if layer not in self.built:
@@ -108,13 +111,6 @@ class Mechanisms:
         return self.built[layer]
 
 
-def _check_layers(layers: Sequence[int], count: int) -> None:
-    """Raise UsageError for a layer that the model does not have."""
-    missing = [layer for layer in layers if not 0 <= layer < count]
-    if missing:
-        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {count}, numbered from 0")
-
-
 def _check_causal(mask: torch.Tensor | None, tokens: int, *, layer: int) -> None:
     """Raise Unsupported for a mask that hides more than later tokens: a mechanism would be given other keys."""
     if mask is None:
@@ -124,9 +120,13 @@ def _check_causal(mask: torch.Tensor | None, tokens: int, *, layer: int) -> None
         raise Unsupported(f"layer {layer} of the model has a mask that is not causal alone (a window): leave it exact")
 
 
-def case_of(where: str, tokens: int) -> Case:
-    """Return the case of a language model's attention on so many tokens, without a variant. Raises UsageError."""
-    model, _ = loading.load(loading.locate(where), attention="sdpa", head=True)
+def case_of(where: str, text: Path, tokens: int) -> Case:
+    """Return the case of a language model's attention on the first tokens of a text, without a variant.
+
+    Raises UsageError for a model that cannot be read, and a text that is too short for it.
+    """
+    model, tokenizer = loading.load(loading.locate(where), attention="sdpa", head=True)
+    loading.tokens_of(model, tokenizer, text, tokens, asked=_TOKENS)
     config = model.config
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -30,12 +31,13 @@ def of_test(form: Form, tested: Score, learned: Score, trained: Trained, *, para
     yield from _curves(trained)
 
 
-def of_swap(own: Score, swapped: Score, tuned: Score) -> Iterator[Measurement]:
-    """Yield the measurements of a swapped model, as it is and after fine-tuning, and against the exact model's own."""
-    for name, score in (("swap", swapped), ("tuned", tuned)):
-        yield _measurement(f"{name}_accuracy", score.accuracy, higher=True)
-        yield _measurement(f"{name}_loss", score.loss)
-        yield _measurement(f"{name}_excess", score.loss - own.loss)
+def of_swapped(name: Literal["swap", "tuned"], score: Score, own: Score) -> tuple[Measurement, ...]:
+    """Return the measurements of a swapped model: its score, and against the exact model's own."""
+    return (
+        _measurement(f"{name}_accuracy", score.accuracy, higher=True),
+        _measurement(f"{name}_loss", score.loss),
+        _measurement(f"{name}_excess", score.loss - own.loss),
+    )
 
 
 def of_longer(factor: int, tested: Score) -> Measurement:

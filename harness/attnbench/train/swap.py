@@ -1,7 +1,7 @@
 """The swap probe: a trained exact model with a mechanism in place of its attention, as it is and after fine-tuning."""
 
 # B batch, H heads, T positions, S keys, D head dimension, E width, N rows of joined projections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from attnbench.train.checkpoint import read
 from attnbench.train.data import Batches, draw_splits
 from attnbench.train.exact import Exact
 from attnbench.train.loop import evaluate, make_optimizer, update
-from attnbench.train.measurements import of_swap
+from attnbench.train.measurements import of_swapped
 from attnbench.train.model import Model, MultiHead
 
 Weights = dict[str, Tensor]
@@ -41,13 +41,13 @@ def measure(job: Job, report: Callable[[str], None], *, base: Path) -> Outcome:
     splits = draw_splits(task, training, seed=seed, device=job.case.device)
     own = _exact_model(job, task, training, weights)
     model, untrained = swapped_model(job, task, training, weights)
-    scores = [evaluate(each, splits["test"], training.part) for each in (own, model)]
+    exact, swapped = (evaluate(each, splits["test"], training.part) for each in (own, model))
     tuning = replace(training, steps=swap.steps, learning_rate=swap.learning_rate, warmup=_WARMUP, decay="none")
     _tune(model, Batches(splits["train"], tuning.batch, seed=seed + 1), tuning, report)
-    scores.append(evaluate(model, splits["test"], training.part))
+    tuned = evaluate(model, splits["test"], training.part)
     return Outcome(
         status="ok",
-        measurements=tuple(of_swap(*scores)),
+        measurements=(*of_swapped("swap", swapped, exact), *of_swapped("tuned", tuned, exact)),
         backend=variant.backend_of(model.mechanisms[0]),
         facts={
             "parameters": model.size,
@@ -55,8 +55,8 @@ def measure(job: Job, report: Callable[[str], None], *, base: Path) -> Outcome:
             "untrained": ", ".join(untrained),
             "steps": swap.steps,
             "layers_swapped": ", ".join(map(str, swap.layers)) or "all",
-            "exact_loss": scores[0].loss,
-            "exact_accuracy": scores[0].accuracy,
+            "exact_loss": exact.loss,
+            "exact_accuracy": exact.accuracy,
             "answers": task.form.count(splits["test"].targets),
         },
     )
@@ -110,13 +110,18 @@ def _fitted(weight: Tensor, like: Tensor) -> Tensor:
     return torch.cat((queries, values))
 
 
+def check_layers(layers: Sequence[int], count: int) -> None:
+    """Raise UsageError for a layer to swap that the model does not have."""
+    missing = [layer for layer in layers if not 0 <= layer < count]
+    if missing:
+        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {count}, numbered from 0")
+
+
 def _keep_exact(model: Model, job: Job, swap: Swap) -> None:
     """Put exact attention back where the swap leaves it: in layers that are not to be swapped, and for first tokens."""
     exact = variant.build(Exact, replace(job.case, variant="", options={}))
     blocks = [residual.block for residual in model.blocks if isinstance(residual.block, MultiHead)]
-    missing = [layer for layer in swap.layers if not 0 <= layer < len(blocks)]
-    if missing:
-        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {len(blocks)}, numbered from 0")
+    check_layers(swap.layers, len(blocks))
     for layer, block in enumerate(blocks):
         if swap.layers and layer not in swap.layers:
             block.mechanism = exact
