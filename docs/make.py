@@ -22,10 +22,11 @@ from attnbench import Case, Mask, Run, Shape
 from attnbench.analysis.rows import Row
 from attnbench.answers.replay.paper import Mechanism
 from attnbench.answers.replay.replays import find_paper
+from attnbench.contracts.reach import reach_of
 from attnbench.contracts.record import SCHEMA, Record
 from attnbench.contracts.task import Training
 from attnbench.contracts.units import amount, duration
-from attnbench.contracts.variant import complete_options, reach_of, support_of
+from attnbench.contracts.variant import complete_options, support_of
 from attnbench.planning.suites import find_suite
 from attnbench.plugins.describe import option_fields
 from attnbench.report import reference

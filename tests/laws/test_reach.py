@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from attnbench import Case, Mask, Shape
-from attnbench.contracts.variant import Unsupported, build, complete_options, reach_of, spans_of, support_of
-from attnbench.contracts.variant import scaled as scaled_options
+from attnbench.contracts.reach import reach_of, spans_of
+from attnbench.contracts.reach import scaled as scaled_options
+from attnbench.contracts.variant import Unsupported, build, complete_options, support_of
 from attnbench.measure.effective import effective_matrix
 from attnbench.measure.failure import LeftOut
 from attnbench.measure.inputs import Inputs, draw

@@ -9,8 +9,9 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.reach import Span
 from attnbench.contracts.record import Origin
-from attnbench.contracts.variant import Span, Support, Unsupported, build
+from attnbench.contracts.variant import Support, Unsupported, build
 from attnbench.plugins.describe import Description, OptionField, describe_variant
 from attnbench.plugins.registry import entries, find, load
 from distributions import PLAIN, forget_imports, lay_out

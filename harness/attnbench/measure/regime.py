@@ -5,8 +5,9 @@ from msgspec.structs import replace
 
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.metrics import TRAINED
+from attnbench.contracts.reach import reach_of
 from attnbench.contracts.record import Job
-from attnbench.contracts.variant import reach_of, support_of
+from attnbench.contracts.variant import support_of
 from attnbench.measure import failure
 from attnbench.measure.callee import Callee
 from attnbench.measure.effective import repeatable, rounding

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import TRAINED, Metric, ProbeKind, passes_of
+from attnbench.contracts.reach import scaled
 from attnbench.contracts.record import Job, Probe, Protocol, Swap
 from attnbench.contracts.stats import FEWEST_REPLICATES
-from attnbench.contracts.variant import scaled
 from attnbench.planning.learning_rates import first_jobs
 from attnbench.planning.metrics import PlannedMetric
 from attnbench.planning.swaps import PlannedModel, base_for

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from attnbench.contracts.case import digest
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.lengths import ByLength, options_at, parse_by_length
+from attnbench.contracts.reach import Span
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.contracts.tunes import Tune
-from attnbench.contracts.variant import Span
 from attnbench.execute.executor import Executor, NoAnswer
 from attnbench.execute.messages import DescribeVariant
 from attnbench.plugins import registry

@@ -21,9 +21,10 @@ from attnbench.contracts.case import Mask, Option, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.longer import check_beyond
 from attnbench.contracts.metrics import FORWARD_ONLY, Metric, metric_named
+from attnbench.contracts.reach import Span, spans_of
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
-from attnbench.contracts.variant import Span, Support, complete_options, name_of, options_type, spans_of, support_of
+from attnbench.contracts.variant import Support, complete_options, name_of, options_type, support_of
 from attnbench.plugins.registry import Entry, load
 
 D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 from attnbench.contracts.case import Mask, Shape
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.lengths import ByLength
+from attnbench.contracts.reach import Span
 from attnbench.contracts.record import Job, Origin
 from attnbench.contracts.suite import Sweep
-from attnbench.contracts.variant import Span
 from attnbench.planning.cases import cases
 from attnbench.planning.jobs import Conditions, in_running_order, plan_jobs
 from attnbench.planning.metrics import probes_of
