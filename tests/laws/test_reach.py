@@ -149,7 +149,7 @@ def test_the_declared_share_of_the_keys_counts_a_pool_as_one_key(name):
 
 @pytest.mark.parametrize("name", [name for name in APPROXIMATE if spans_of(variant(name))])
 def test_with_spans_in_proportion_a_shorter_sequence_is_seen_in_the_same_share(name):
-    """From 1536 keys to 384: at 96, a width of few keys rounds by more than these percent."""
+    """From 1536 keys to 384, within 4%: a causal query of longformer's sees half the width and its own key as well."""
     spans = spans_of(variant(name))
     for one in planted(name):
         if one.options.get("globals", 0) and name == "longformer":  # positions, a fixed number at any length
@@ -166,7 +166,7 @@ def test_with_spans_in_proportion_a_shorter_sequence_is_seen_in_the_same_share(n
         )
         scaled = scaled_options(long.case.options, spans, costed=long.keys, trained=short.keys)
         assert scaled == short.case.options
-        assert short.declared == pytest.approx(long.declared, rel=0.03), one
+        assert short.declared == pytest.approx(long.declared, rel=0.04), one
 
 
 @pytest.mark.parametrize("name", [name for name in APPROXIMATE if spans_of(variant(name))])

@@ -6,15 +6,13 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from attnbench import Case, Mask, Options, Shape, Support, Unsupported
+from attnbench.contracts.reach import Span, scaled, spans_of
 from attnbench.contracts.variant import (
-    Span,
     backend_of,
     build,
     check_support,
     complete_options,
     options_type,
-    scaled,
-    spans_of,
     support_of,
 )
 

@@ -9,20 +9,25 @@ from attnbench import Case
 
 Seen = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (i_R1, j_S) -> bool [R, S], by positions
 _ROWS = 256
+_ENTRIES = 2**20  # of a pattern at once, so that a million keys take no gigabytes
 
 
 def share_seen(case: Case, seen: Seen, *, further: float | Callable[[torch.Tensor], torch.Tensor] = 0) -> float:
     """Return the mean over queries of the share of the visible keys that a pattern shows them.
 
-    Queries are the last T positions; of more than 256 as many, evenly spaced, stand for all. `further` counts keys that
-    a query sees besides the pattern's, wherever they are, or the pools of keys: a number, or by i_R1, [R, 1].
+    Queries are the last T positions; of more than 256, those in the middle of 256 equal parts stand for all. `further`
+    counts keys that a query sees besides the pattern's, wherever they are, or the pools of keys: a number, or by i_R1,
+    [R, 1].
     """
     shape = case.shape
-    i_R1 = torch.linspace(shape.seq_k - shape.seq_q, shape.seq_k - 1, min(shape.seq_q, _ROWS)).round().long()[:, None]
+    rows = min(shape.seq_q, _ROWS)
+    i_R1 = shape.seq_k - shape.seq_q + ((torch.arange(rows)[:, None] * 2 + 1) * shape.seq_q) // (2 * rows)
     j_S = torch.arange(shape.seq_k)
-    visible_RS = (j_S <= i_R1) if case.mask.causal else torch.ones(len(i_R1), shape.seq_k, dtype=torch.bool)
-    visible_R1 = visible_RS.sum(1, keepdim=True)
-    seen_R1 = (seen(i_R1, j_S) & visible_RS).sum(1, keepdim=True)
+    visible_R1 = i_R1 + 1 if case.mask.causal else torch.full_like(i_R1, shape.seq_k)
+    parts = (x.split(max(1, _ENTRIES // shape.seq_k)) for x in (i_R1, visible_R1))
+    seen_R1 = torch.cat(
+        [(seen(i_R1, j_S) & (j_S < upto_R1)).sum(1, keepdim=True) for i_R1, upto_R1 in zip(*parts, strict=True)]
+    )
     seen_R1 = seen_R1 + (further(i_R1) if callable(further) else further)
     return float((seen_R1 / visible_R1).clamp(max=1).mean())
 
