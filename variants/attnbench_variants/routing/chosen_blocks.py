@@ -14,6 +14,9 @@ from torch.nn.functional import pad
 from attnbench_variants.blocks.dtypes import wide_dtype
 from attnbench_variants.blocks.lse_kernels import Chunks, kernel_for, masked
 
+# 64 x 2 heads of 128 queries and 2 chosen blocks take 0.11 of the time of one sequence after the other, 4096 queries 1.
+_CPU_PAIRS = 2**14
+
 
 class Blocks(NamedTuple):
     """The blocks of keys, the last one maybe short; the queries are the last positions. Scores are scale q . k."""
@@ -84,8 +87,9 @@ class _Routes(NamedTuple):
 
 
 def _sequences_at_a_time(routes: _Routes) -> int:
-    """Return 1 on a CPU, so that no rows are filled up; elsewhere few launches count."""
-    return 1 if routes.order.device.type == "cpu" else len(routes.order)
+    """Return as many as have _CPU_PAIRS on a CPU: one alone fills up no rows, short ones together take fewer calls."""
+    sequences, pairs = routes.order.shape
+    return max(1, _CPU_PAIRS // max(1, pairs)) if routes.order.device.type == "cpu" else sequences
 
 
 class _Blockwise(torch.autograd.Function):
