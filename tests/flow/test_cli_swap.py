@@ -45,6 +45,7 @@ def test_exact_models_that_ship_are_swapped_into_without_a_training(tmp_path: Pa
 def test_a_wrong_option_of_a_swap_and_a_model_without_a_text_are_one_sentence(tmp_path: Path) -> None:
     for words, said in (
         (("--swap", "step=3"), "did you mean 'steps'?"),
+        (("--swap", "layers=5"), "--swap: there is no layer 5; the model has 1, numbered from 0"),
         (("--model", "somewhere"), "--text: --model is given without it"),
         (("--model", "somewhere", "--text", __file__), "--model: 'somewhere' is neither a folder"),
     ):

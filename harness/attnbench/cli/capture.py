@@ -1,10 +1,9 @@
 """`attnbench capture`: the queries, keys and values of a model, as a file that other commands measure on."""
 
-import re
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,9 +11,11 @@ from attnbench.cli.options import WHERE, Json, option
 from attnbench.cli.streams import emit_json
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.flags import HOW
+from attnbench.contracts.ranges import parse_numbers
 from attnbench.contracts.text import plain
 
-_DTYPES = ("float32", "float16")
+if TYPE_CHECKING:
+    from attnbench.execute.messages import Captured
 
 
 def capture(
@@ -58,7 +59,7 @@ def capture(
         model=str(Path(model).resolve()) if Path(model).exists() else model,
         text=str(text.resolve()) if text else "",
         length=_length(seq),
-        layers=_layers(layers),
+        layers=parse_numbers(layers, flag="--layers"),
         precision=_precision(dtype),
         name=name,
         path=str(output.resolve()),
@@ -71,12 +72,8 @@ def capture(
     if json:
         emit_json(captured)
         return
-    shared = "" if captured.kv_heads == captured.heads else f" ({captured.kv_heads} kv heads)"
-    mask = "causal" if captured.causal else "full"
-    print(plain(f"{captured.model}: layers {', '.join(map(str, captured.layers))}"))
-    print(plain(f"{captured.tokens} tokens of {captured.text}, {mask}"))
-    print(plain(f"{captured.heads} heads{shared} of {captured.head_dim} features"))
-    print(plain(f"licence of the model: {captured.licence}"))
+    for line in _described(captured):
+        print(plain(line))
     print(plain(f"Written: {output}"), file=sys.stderr)
 
 
@@ -86,17 +83,21 @@ def _length(seq: int | None) -> int:
     return seq or 0
 
 
-def _layers(text: str) -> tuple[int, ...]:
-    if text == "all":
-        return ()
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
-        raise UsageError(f"--layers: {text!r} is not a list of numbers from 0; write 0, 3,12 or all")
-    return tuple(dict.fromkeys(map(int, text.split(","))))
-
-
 def _precision(text: str) -> Literal["float32", "float16"]:
     if text == "float16":
         return "float16"
     if text != "float32":
-        raise UsageError(f"--dtype: {text!r} is not one of {', '.join(_DTYPES)}; a capture is written in one of these")
+        raise UsageError(f"--dtype: {text!r} is not one of float32, float16; a capture is written in one of these")
     return "float32"
+
+
+def _described(captured: "Captured") -> tuple[str, ...]:
+    """Return the lines that say what a capture holds."""
+    shared = "" if captured.kv_heads == captured.heads else f" ({captured.kv_heads} kv heads)"
+    mask = "causal" if captured.causal else "full"
+    return (
+        f"{captured.model}: layers {', '.join(map(str, captured.layers))}",
+        f"{captured.tokens} tokens of {captured.text}, {mask}",
+        f"{captured.heads} heads{shared} of {captured.head_dim} features",
+        f"licence of the model: {captured.licence}",
+    )

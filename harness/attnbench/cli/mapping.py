@@ -1,6 +1,5 @@
 """`attnbench map`: where each mechanism looks, as a picture, as arrays, and in distances from exact attention."""
 
-import re
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from attnbench.cli.options import WHERE, Json, Out, option, switch
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.flags import MEASURE, SWEEP
+from attnbench.contracts.ranges import parse_numbers
 from attnbench.contracts.suite import Sweep, overlay
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
@@ -78,7 +78,9 @@ def map_matrices(
 
     forms = {path: drawing.form_of(path) for path in output or ()}
     specs = parse_specs(",".join(variants), flag=matrices.FLAG) if variants else ()
-    selection = matrices.Selection(heads=_numbers(head, "--head"), layers=_numbers(layer or "all", "--layer"))
+    selection = matrices.Selection(
+        heads=parse_numbers(head, flag="--head"), layers=parse_numbers(layer or "all", flag="--layer")
+    )
     if checkpoint is not None:
         refuse(context, "{flag} and --checkpoint: the trained model and its task say it; leave it out", only=_OF_DRAWN)
         maps, caption = _trained(specs, find_run(checkpoint, out), selection, task=task)
@@ -122,15 +124,6 @@ def _reader() -> "Iterator[Reader]":
 
     with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
         yield Reader(executor, Path(folder))
-
-
-def _numbers(text: str, flag: str) -> tuple[int, ...]:
-    """Parse numbers from 0, such as 0,3; `all` gives none. Raises UsageError."""
-    if text == "all":
-        return ()
-    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text):
-        raise UsageError(f"{flag}: {text!r} is not a list of numbers from 0; write 0, 0,3 or all")
-    return tuple(dict.fromkeys(map(int, text.split(","))))
 
 
 def _caption(case: "Case") -> str:

@@ -48,6 +48,15 @@ def parse_choices(text: str, known: Sequence[str], *, flag: str) -> tuple[str, .
     return tuple(dict.fromkeys(known[known.index(word)] for word in words))
 
 
+def parse_numbers(text: str, *, flag: str) -> tuple[int, ...]:
+    """Parse '0,3' as numbers from 0, each once; 'all' gives none. Raises UsageError naming `flag`."""
+    if text == "all":
+        return ()
+    if not re.fullmatch(r"\d{1,6}(,\d{1,6})*", text, re.ASCII):
+        raise UsageError(f"{flag}: {text!r} is not a list of numbers from 0; write 0, 0,3 or all")
+    return tuple(dict.fromkeys(map(int, text.split(","))))
+
+
 def parse_duration(text: str, *, flag: str) -> float:
     """Parse '1h30m', '10m', '90s' or '90' as seconds. Raises UsageError, naming `flag` and showing the grammar."""
     match = _DURATION.fullmatch(text.strip())

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta, Struct
 
 from attnbench.contracts.case import Case, Dtype, Option, digest
+from attnbench.contracts.errors import UsageError
 from attnbench.contracts.metrics import METRICS, PRIMARY, TRAINED, Metric, ProbeKind
 
 SCHEMA = 1
@@ -86,6 +87,12 @@ class Swap(Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     text: str = ""
     tokens: Annotated[int, Meta(ge=2)] = 1024
+
+    def check_layers(self, count: int) -> None:
+        """Raise UsageError for a layer to swap that a model of `count` layers does not have."""
+        missing = [layer for layer in self.layers if not 0 <= layer < count]
+        if missing:
+            raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {count}, numbered from 0")
 
 
 class Probe(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.contracts.case import Case, Dtype
-from attnbench.contracts.record import Allocator, Job
+from attnbench.contracts.record import Allocator, Job, Swap
 from attnbench.plugins.registry import Entry
 
 
@@ -31,11 +31,9 @@ class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
 
 
 class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
-    """Describe the attention of a pretrained model on the first tokens of a text. Answer: a Case without a variant."""
+    """Describe the attention of the pretrained model that a swap is of. Answer: a Case without a variant."""
 
-    model: str
-    text: str
-    tokens: int
+    swap: Swap
 
 
 class DescribeMachine(Struct, frozen=True, kw_only=True, tag="describe-machine"):

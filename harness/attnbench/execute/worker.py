@@ -129,8 +129,8 @@ def _answer(question: Question, report: Report) -> object:
             return describe.describe_task(entry, given)
         case DescribeMetric(entry=entry):
             return describe.describe_metric(entry)
-        case DescribeModel(model=model, text=text, tokens=tokens):
-            return pretrained_swap.case_of(model, Path(text), tokens)
+        case DescribeModel(swap=how):
+            return pretrained_swap.case_of(how)
         case DescribeMachine(device=device, threads=threads, allocator=allocator):
             return environment.describe_machine(device, threads=threads, allocator=allocator)
         case MeasureRates(device=device, threads=threads, dtypes=dtypes):

@@ -180,6 +180,7 @@ def _in_passes_of(metric: Metric, cases: Iterable[Case]) -> Iterator[Case]:
 def _swaps(candidates: Sequence[Candidate], tasks: Iterable[PlannedTask], conditions: Conditions) -> Iterator[Job]:
     """Yield the swaps of each task's exact models, one a seed: those that ship for it, or else those the run trains."""
     for task in tasks:
+        conditions.swap.check_layers(int(task.options["layers"]))
         base = base_for(task)
         swap = replace(conditions.swap, base=base.digest if base else "")
         seeds = base.seeds if base else task.seeds

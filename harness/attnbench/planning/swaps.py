@@ -74,14 +74,14 @@ def planned_model(sweep: Sweep, executor: Executor) -> PlannedModel | None:
         return None
     assert sweep.text is not None, "check_model refuses a model without a text"
     text = Path(sweep.text).expanduser().resolve()
+    content = sha256(text.read_bytes()).hexdigest()[:16]
+    whole = replace(swap, model=sweep.model, text=str(text), base=content, steps=0)
     try:
-        case = executor.ask(DescribeModel(model=sweep.model, text=str(text), tokens=swap.tokens), Case)
+        case = executor.ask(DescribeModel(swap=whole), Case)
     except NoAnswer as end:
         raise UsageError(f"--model: {sweep.model!r} cannot be loaded: its process {end}") from None
     except UsageError as mistake:  # which names the argument of attnbench capture
         raise UsageError(str(mistake).replace("MODEL:", "--model:", 1)) from None
-    content = sha256(text.read_bytes()).hexdigest()[:16]
-    whole = replace(swap, model=sweep.model, text=str(text), base=content, steps=0)
     return PlannedModel(name=Path(sweep.model).name, case=case, swap=whole)
 
 

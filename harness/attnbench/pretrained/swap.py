@@ -11,13 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from attnbench.contracts import variant
 from attnbench.contracts.case import Case, Mask, Shape
-from attnbench.contracts.record import Job, Outcome
+from attnbench.contracts.record import Job, Outcome, Swap
 from attnbench.contracts.variant import Unsupported
 from attnbench.plugins import registry
 from attnbench.pretrained import loading
 from attnbench.train.loop import Score
 from attnbench.train.measurements import of_swapped
-from attnbench.train.swap import check_layers
 
 _NAME = "attnbench-swap"
 _TOKENS = "--swap: tokens"
@@ -34,7 +33,6 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     model, tokenizer = loading.load(loading.locate(swap.model), attention="sdpa", head=True)
     ids_BT = loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens, asked=_TOKENS)
     own = _score(model, ids_BT)
-    check_layers(swap.layers, model.config.num_hidden_layers)
     report("swapping")
     mechanisms = Mechanisms(job, registry.load(job.target))
     swapped = _swapped_score(model, ids_BT, mechanisms)
@@ -120,14 +118,15 @@ def _check_causal(mask: torch.Tensor | None, tokens: int, *, layer: int) -> None
         raise Unsupported(f"layer {layer} of the model has a mask that is not causal alone (a window): leave it exact")
 
 
-def case_of(where: str, text: Path, tokens: int) -> Case:
+def case_of(swap: Swap) -> Case:
     """Return the case of a language model's attention on the first tokens of a text, without a variant.
 
-    Raises UsageError for a model that cannot be read, and a text that is too short for it.
+    Raises UsageError for a model that cannot be read, a text that is too short for it, and a layer that it lacks.
     """
-    model, tokenizer = loading.load(loading.locate(where), attention="sdpa", head=True)
-    loading.tokens_of(model, tokenizer, text, tokens, asked=_TOKENS)
-    config = model.config
+    model, tokenizer = loading.load(loading.locate(swap.model), attention="sdpa", head=True)
+    loading.tokens_of(model, tokenizer, Path(swap.text), swap.tokens, asked=_TOKENS)
+    config, tokens = model.config, swap.tokens
+    swap.check_layers(config.num_hidden_layers)
     heads = config.num_attention_heads
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     shape = Shape(batch=1, heads=heads, kv_heads=heads, seq_q=tokens, seq_k=tokens, head_dim=dim)

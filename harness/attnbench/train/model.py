@@ -31,8 +31,7 @@ class MultiHead(nn.Module):
         """Return the attention of the positions of x to one another, [B, T, E]."""
         *qk_BHTD, v_BHTD = _heads(self.split(x_BTE), self.heads, x_BTE.shape[-1])
         rotated_BHTD = [_rotated(self.rotary, x_BHTD) for x_BHTD in qk_BHTD]
-        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
-        _redraw(self.mechanism, training=self.training)
+        _prepare(self.mechanism, weight_dropout=self.weight_dropout, training=self.training)
         return cast("Tensor", self.join(_attended(self.mechanism, rotated_BHTD[0], rotated_BHTD[-1], v_BHTD)))
 
 
@@ -54,8 +53,7 @@ class Cross(nn.Module):
         """Return the attention of the positions of x to those of y, [B, T, E]."""
         (q_BHTD,) = _heads(self.ask(x_BTE), self.heads, x_BTE.shape[-1])
         k_BHSD, v_BHSD = _heads(self.split(y_BSE), self.heads, x_BTE.shape[-1])
-        _drop_weights(self.mechanism, self.weight_dropout if self.training else 0.0)
-        _redraw(self.mechanism, training=self.training)
+        _prepare(self.mechanism, weight_dropout=self.weight_dropout, training=self.training)
         return cast("Tensor", self.join(_attended(self.mechanism, q_BHTD, _rotated(self.rotary, k_BHSD), v_BHSD)))
 
 
@@ -172,13 +170,13 @@ def _rotated(rotary: Rotary | None, q_BHTD: Tensor) -> Tensor:
     return q_BHTD if rotary is None else cast("Tensor", rotary(q_BHTD))
 
 
-def _drop_weights(mechanism: Attention, share: float) -> None:
+def _prepare(mechanism: Attention, *, weight_dropout: float, training: bool) -> None:
+    """In training, let a mechanism drop weights and draw its random parts anew, by torch's generator; else neither.
+
+    Checkpoints hold the state of that generator.
+    """
     if drops_weights(mechanism):
-        mechanism.weight_dropout = share
-
-
-def _redraw(mechanism: Attention, *, training: bool) -> None:
-    """Have a mechanism draw its random parts anew in training, from torch's generator, which checkpoints hold."""
+        mechanism.weight_dropout = weight_dropout if training else 0.0
     if has_redraw(mechanism):
         mechanism.redraw(int(torch.randint(2**31, ())) if training else None)
 

@@ -1,7 +1,7 @@
 """The swap probe: a trained exact model with a mechanism in place of its attention, as it is and after fine-tuning."""
 
 # B batch, H heads, T positions, S keys, D head dimension, E width, N rows of joined projections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,7 +10,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from attnbench.contracts import variant
-from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import Job, Outcome, Swap
 from attnbench.contracts.task import Task, Training
 from attnbench.contracts.variant import Attention
@@ -110,18 +109,10 @@ def _fitted(weight: Tensor, like: Tensor) -> Tensor:
     return torch.cat((queries, values))
 
 
-def check_layers(layers: Sequence[int], count: int) -> None:
-    """Raise UsageError for a layer to swap that the model does not have."""
-    missing = [layer for layer in layers if not 0 <= layer < count]
-    if missing:
-        raise UsageError(f"--swap: there is no layer {missing[0]}; the model has {count}, numbered from 0")
-
-
 def _keep_exact(model: Model, job: Job, swap: Swap) -> None:
     """Put exact attention back where the swap leaves it: in layers that are not to be swapped, and for first tokens."""
     exact = variant.build(Exact, replace(job.case, variant="", options={}))
     blocks = [residual.block for residual in model.blocks if isinstance(residual.block, MultiHead)]
-    check_layers(swap.layers, len(blocks))
     for layer, block in enumerate(blocks):
         if swap.layers and layer not in swap.layers:
             block.mechanism = exact

@@ -32,13 +32,15 @@ def folder(tmp_path_factory):
     return folder
 
 
+def of_model(folder):
+    return Swap(model=str(folder), text=str(folder / "text.txt"), tokens=TOKENS)
+
+
 def swapped(folder, name, *, layers=(), exact_tokens=0, **given):
     target = find(name, "variants", flag="").target
     options = msgspec.structs.asdict(complete_options(load(target), given))
-    case = replace(swap.case_of(str(folder), folder / "text.txt", TOKENS), variant=name, options=options)
-    how = Swap(
-        model=str(folder), text=str(folder / "text.txt"), tokens=TOKENS, layers=layers, exact_tokens=exact_tokens
-    )
+    how = replace(of_model(folder), layers=layers, exact_tokens=exact_tokens)
+    case = replace(swap.case_of(how), variant=name, options=options)
     job = Job(case=case, probe=Probe(kind="swap", swap=how), protocol=Protocol(), target=target)
     outcome = swap.measure(job, silently)
     return {each.metric: each.values[0] for each in outcome.measurements} | outcome.facts
@@ -52,7 +54,7 @@ def test_exact_attention_swapped_in_gives_the_model_its_own_loss_with_grouped_he
 
 
 def test_the_shape_of_the_case_is_that_of_the_model_with_its_keys_repeated(folder):
-    case = swap.case_of(str(folder), folder / "text.txt", TOKENS)
+    case = swap.case_of(of_model(folder))
     assert (case.shape.heads, case.shape.kv_heads, case.shape.head_dim, case.mask.causal) == (4, 4, 16, True)
 
 
@@ -96,7 +98,7 @@ def test_options_of_a_swap_are_parsed_and_an_unknown_one_is_refused_with_the_nea
 
 def test_more_tokens_than_the_model_or_the_text_has_are_refused_before_anything_is_swapped(folder, tmp_path):
     with pytest.raises(UsageError, match="--swap: tokens: the model takes at most 2048 tokens, not 2049"):
-        swap.case_of(str(folder), folder / "text.txt", 2049)
+        swap.case_of(replace(of_model(folder), tokens=2049))
     (tmp_path / "short.txt").write_text(" ".join(WORDS[-2:]))
     with pytest.raises(UsageError, match=r"--text: .* tokens, fewer than 32; give a longer text"):
-        swap.case_of(str(folder), tmp_path / "short.txt", TOKENS)
+        swap.case_of(replace(of_model(folder), text=str(tmp_path / "short.txt")))
