@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench growth learning speed parity readme captures checkpoints clean
+.PHONY: demo test test-all check bench growth learning speed parity readme captures checkpoints dist audit clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -68,6 +68,19 @@ captures: .venv/pretrained
 # The exact models that ship for swaps, trained again: about five minutes.
 checkpoints: .venv/ready
 	$(BIN)/python suites/make_checkpoints.py
+
+# The wheel, the same to the byte from the same commit, the sources, and their sums to sign.
+dist: .venv/ready
+	rm -rf dist build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build -q --no-isolation
+	rm -rf build attnbench.egg-info  # whose old entry points would hide those installed
+	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+# Known vulnerabilities of the pinned set, asked of PyPI: the one target that needs more than a package index.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q pip-audit
+	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
