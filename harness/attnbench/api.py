@@ -1,6 +1,7 @@
 """The public functions: build a variant, run a sweep, resume a run, compare two. The command line calls them."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -21,12 +22,13 @@ from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.record import Allocator, Profile
 from attnbench.contracts.specs import parse_specs
 from attnbench.contracts.suite import Sweep
+from attnbench.execute.local import LocalExecutor
 from attnbench.planning.plan import prepare
 from attnbench.planning.request import Request
 from attnbench.plugins import registry
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
-from attnbench.store import RESULTS, find_run
+from attnbench.store import RESULTS, Plan, find_run
 
 Words = str | Iterable[str] | None
 Sizes = str | int | Iterable[int] | None
@@ -123,6 +125,12 @@ def run(*, out: str | Path = RESULTS, notify: Notify = quietly, **flags: Unpack[
     if "memory" in settings:
         settings["memory"] = str(settings["memory"])
     return measure(Request(sweep=Sweep(**texts), command=("attnbench.run",), **settings), Path(out), notify)
+
+
+def plan(request: Request) -> Plan:
+    """Return the plan that `measure` would begin with, its jobs in order; write nothing. Raises UsageError."""
+    with closing(LocalExecutor(slots=request.threads)) as executor:
+        return prepare(request, executor, narrow=first_lengths)
 
 
 def measure(request: Request, out: Path, notify: Notify) -> Run:

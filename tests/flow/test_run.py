@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import time
@@ -137,6 +138,20 @@ def test_refining_measures_between_the_lengths_where_variants_cross(tmp_path: Pa
     assert (crossing.winner.case.variant, crossing.loser.case.variant) == ("Straight", "Square")
     assert crossing.between[1] - crossing.between[0] < 384
     assert json.loads(call("verify", "latest", "--json", cwd=tmp_path).stdout)["pending"] == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_measures_and_writes_nothing(tmp_path: Path) -> None:
+    words = ("run", "--variants", "flash", "--seq", "64..256", "--dry-run")
+    done = call(*words, cwd=tmp_path)
+    first, *parts, last = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ jobs on .+, \d+ threads?, (under|about) .+:", first)
+    assert {part.split()[0] for part in parts} == {"latency", "memory", "agreement", "swap"}
+    assert last.startswith("make it shorter with ")
+    data = json.loads(
+        call("run", "--variants", "flash", "--seq", "64..256", "--dry-run", "--json", cwd=tmp_path).stdout
+    )
+    assert data["jobs"] == sum(part["jobs"] for part in data["parts"]) == int(first.split()[0])
+    assert not list(tmp_path.iterdir())
 
 
 def test_heads_and_passes_are_swept(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from rich.segment import Segment
 from rich.text import Text
 
 from attnbench.analysis.rows import rows
-from attnbench.cli.progress import Left, Progress, View
-from attnbench.contracts.record import Job, Record
+from attnbench.cli.forecast import forecast
+from attnbench.cli.progress import Progress
+from attnbench.contracts.record import Record
 from attnbench.contracts.text import plain
-from attnbench.contracts.units import digits, duration, scale_for
+from attnbench.contracts.units import digits, duration, roughly, scale_for
 from attnbench.report.terminal import live as table_so_far
 from attnbench.session import Notice, Notify, Opened
 from attnbench.store import RESULTS
 
-_BAR = 24
+_BAR = 16
 _MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores
 # The display must not disturb the measurement: it is drawn once a second, and its table is made again only if that
 # takes less than this share of the time since it was last made.
@@ -67,14 +68,15 @@ class _Lines:
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
+            for line in _announced(notice, begins=self.progress is None):
+                self._say(line)
             self.progress = Progress(notice)
-            self._say(f"run {notice.plan.run}: {len(notice.jobs)} jobs on {notice.plan.environment.device_name}")
             return
         assert self.progress is not None
         self.progress.update(notice)
         if isinstance(notice, Record):
             view = self.progress.view()
-            self._say(f"[{view.done}/{view.total}] {named(notice.job)}: {result(notice)}")
+            self._say(f"[{view.done}/{view.total}] {self.progress.named(notice.job)}: {result(notice)}")
 
     def _say(self, line: str) -> None:
         self.console.print(Text(plain(line)), soft_wrap=True)
@@ -106,6 +108,8 @@ class _Screen:
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
+            for line in _announced(notice, begins=self.progress is None):
+                self.console.print(Text(plain(line), style="dim"))
             self.progress = Progress(notice)
             return
         assert self.progress is not None
@@ -124,44 +128,52 @@ class _Screen:
         if self.progress is None:
             yield Text("asking the machine and the plugins what they are ...", style="dim")
             return
-        below = list(_below(self.progress.view()))
+        below = list(_below(self.progress))
         if self.table is not None:
             lines = console.render_lines(self.table, options.update(height=None), pad=False)
-            for line in lines[: max(0, console.height - len(below) - 1)]:
+            for line in _in_sight(lines, self.progress.running_names(), room=console.height - len(below) - 1):
                 yield from (*line, Segment.line())
         yield from below
 
 
-def _below(view: View) -> Iterator[Text]:
+def _in_sight(lines: list[list[Segment]], names: Collection[str], *, room: int) -> Iterator[list[Segment]]:
+    """Yield as many lines of a table as there is room for, those of running variants among them, and how many more."""
+    if len(lines) <= room:
+        yield from lines
+        return
+    kept = max(0, room - 1)
+    texts = ["".join(segment.text for segment in line) for line in lines]
+    running = [number for number, text in enumerate(texts) if text.split("  ")[0] in names]
+    first = min(max(0, running[0] - kept // 2), len(lines) - kept) if running else 0
+    yield from lines[first : first + kept]
+    if room > 0:
+        yield [Segment(f"... {len(lines) - kept} more lines; the whole table comes at the end")]
+
+
+def _announced(opened: Opened, *, begins: bool) -> Iterator[str]:
+    """Yield what the jobs of a run, or further ones, are going to take; where it begins, how to make it shorter."""
+    foretold = forecast(opened.plan, opened.jobs)
+    yield f"run {opened.plan.run}: {foretold.sentence()}"
+    if begins and foretold.advice:
+        yield foretold.advice
+
+
+def _below(progress: Progress) -> Iterator[Text]:
     """Yield a line for each running job, and one for the progress of the run."""
+    view = progress.view()
     shown = view.running if len(view.running) <= _MOST_RUNNING else view.running[: _MOST_RUNNING - 1]
     for job, text in shown:
-        yield _line(f"  {named(job)}  {text}", "cyan")
+        yield _line(f"  {progress.named(job)}  {text}", "cyan")
     if len(view.running) > len(shown):
         yield _line(f"  and {len(view.running) - len(shown)} more beside it", "cyan")
     filled = round(_BAR * view.done / view.total) if view.total else _BAR
     bar = "=" * filled + "." * (_BAR - filled)
-    times = f"{duration(view.elapsed_s)} elapsed{_left(view.left)}"
+    times = f"{duration(view.elapsed_s)} elapsed, {roughly(view.left_s)} left"
     yield _line(f"  [{bar}] {view.done}/{view.total} jobs, {times}", "bold")
-
-
-def _left(left: Left | None) -> str:
-    return "" if left is None else f", {'about' if left.whole else 'at least'} {duration(left.seconds)} left"
 
 
 def _line(text: str, style: str) -> Text:
     return Text(plain(text.rstrip()), style=style, no_wrap=True, overflow="ellipsis")
-
-
-def named(job: Job) -> str:
-    """Return the words that name a job: probe, pass, variant, sizes, round."""
-    case = job.case
-    kind = job.probe.declared.name if job.probe.declared else job.probe.kind
-    words = [job.probe.label or kind, case.passes, case.variant, "again" if job.probe.twin else ""]
-    words += [f"seq {case.shape.seq_k}", f"heads {case.shape.heads}"]
-    if job.protocol.rounds > 1:
-        words.append(f"{'round' if job.timed else 'seed'} {job.round}/{job.protocol.rounds}")
-    return " ".join(word for word in words if word)
 
 
 def result(record: Record) -> str:

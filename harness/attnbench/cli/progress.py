@@ -1,21 +1,20 @@
 """The progress of a run and the time that is left; updated by one thread and shown by another."""
 
+import re
 import time
-from collections.abc import Iterable, Iterator
 from threading import Lock
 
 from msgspec import Struct
 
+from attnbench.analysis.time_spent import time_spent
+from attnbench.contracts.case import Identity
 from attnbench.contracts.record import Job, Record
 from attnbench.execute.executor import Progressed, Started
+from attnbench.planning.duration import Durations, Running
+from attnbench.report.axes import variant_labels
 from attnbench.session import Opened
 
-
-class Left(Struct, frozen=True, kw_only=True):
-    """The time left; `whole` is false if some remaining jobs are of a kind that has not been timed yet."""
-
-    seconds: float
-    whole: bool
+_STEPS = re.compile(r"step (\d+)/(\d+)")
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -25,7 +24,7 @@ class View(Struct, frozen=True, kw_only=True):
     total: int
     running: tuple[tuple[Job, str], ...]
     elapsed_s: float
-    left: Left | None
+    left_s: float
 
 
 class Progress:
@@ -37,11 +36,11 @@ class Progress:
         self._lock = Lock()
         self._left = {job.key: job for job in opened.jobs}
         self._total, self._started = len(self._left), time.monotonic()
+        self._before_s = time_spent(opened.records).total_s
         self._running: dict[str, tuple[Job, str]] = {}
-        self._questions: dict[str, float] = {}
-        self._kinds: dict[str, tuple[float, int]] = {}
-        for record in opened.records:
-            self._learn(record)
+        self._since: dict[str, float] = {}
+        self._durations = Durations(opened.records)
+        self._names = variant_labels({_identity(job): job.case.options for job in opened.plan.jobs})
 
     def update(self, notice: Started | Progressed | Record) -> None:
         """Record a notice of the session."""
@@ -49,48 +48,57 @@ class Progress:
         with self._lock:
             if isinstance(notice, Record):
                 self._running.pop(job.key, None)
+                self._since.pop(job.key, None)
                 self._left.pop(job.key, None)
                 self.records.append(notice)
-                self._learn(notice)
+                self._durations.add(notice)
             else:
+                self._since.setdefault(job.key, time.monotonic())
                 self._running[job.key] = (job, notice.text if isinstance(notice, Progressed) else "")
+
+    def named(self, job: Job) -> str:
+        """Return the words that name a job: probe, task, pass, level, variant with its options, sizes, round."""
+        case, probe = job.case, job.probe
+        kind = probe.declared.name if probe.declared else "" if probe.kind == "accuracy" else probe.kind
+        level = "" if case.level == "core" else f"{case.level} level"
+        words = [kind, probe.label, case.passes, level, self._names[_identity(job)], "again" if probe.twin else ""]
+        words += [f"seq {case.shape.seq_k}", f"heads {case.shape.heads}"]
+        if job.protocol.rounds > 1:
+            words.append(f"{'round' if job.timed else 'seed'} {job.round}/{job.protocol.rounds}")
+        return " ".join(word for word in words if word)
+
+    def running_names(self) -> frozenset[str]:
+        """Return the names of the variants that are being measured, as tables have them."""
+        with self._lock:
+            return frozenset(self._names[_identity(job)] for job, _ in self._running.values())
 
     def view(self) -> View:
         """Return a snapshot."""
+        now, plan = time.monotonic(), self.opened.plan
         with self._lock:
-            left, running = tuple(self._left.values()), tuple(self._running.values())
-            expected = [self._expected(job) for job in left]
+            done, running = self._total - len(self._left), tuple(self._running.values())
+            started = [
+                Running(job=job, since_s=now - self._since[job.key], share=_share(text)) for job, text in running
+            ]
+            waiting = [job for key, job in self._left.items() if key not in self._running]
+            left_s = self._durations.left_s(waiting, started, threads=plan.environment.threads)
+        elapsed_s = now - self._started
+        if plan.budget_s is not None:
+            left_s = min(left_s, max(0.0, plan.budget_s - self._before_s - elapsed_s))
         return View(
-            done=self._total - len(left),
+            done=done,
             total=self._total,
             running=running,
-            elapsed_s=time.monotonic() - self._started,
-            left=self._time(left, expected),
+            elapsed_s=elapsed_s,
+            left_s=left_s,
         )
 
-    def _learn(self, record: Record) -> None:
-        if record.outcome.status == "interrupted":  # its full time is unknown
-            return
-        self._questions[record.job.question] = record.seconds
-        if record.outcome.status != "skipped":
-            spent, count = self._kinds.get(record.job.probe.kind, (0.0, 0))
-            self._kinds[record.job.probe.kind] = (spent + record.seconds, count + 1)
 
-    def _expected(self, job: Job) -> float | None:
-        """Return the time of an earlier round, else the mean of the job's kind; None for a new kind."""
-        spent, count = self._kinds.get(job.probe.kind, (0.0, 0))
-        return self._questions.get(job.question, spent / count if count else None)
-
-    def _time(self, left: Iterable[Job], expected: Iterable[float | None]) -> Left | None:
-        """Add up the expected times: timed jobs run one at a time, trainings side by side."""
-        pairs = list(zip(left, expected, strict=True))
-        timings = [(job.timed, seconds) for job, seconds in pairs if seconds is not None]
-        if not timings:
-            return None
-        trainings = sum(not job.timed for job, _ in pairs)
-        slots = max(1, min(self.opened.plan.environment.threads, trainings))
-        return Left(seconds=sum(_shared(timings, slots)), whole=len(timings) == len(pairs))
+def _identity(job: Job) -> Identity:
+    return (*job.case.identity, job.origin.name)
 
 
-def _shared(timings: Iterable[tuple[bool, float]], slots: int) -> Iterator[float]:
-    return (seconds if timed else seconds / slots for timed, seconds in timings)
+def _share(text: str) -> float:
+    """Return the share of its steps that a training says to have done, 0 where it says none."""
+    steps = _STEPS.match(text)
+    return int(steps[1]) / max(1, int(steps[2])) if steps else 0.0

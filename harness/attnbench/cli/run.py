@@ -25,6 +25,7 @@ def run(
         bool, switch("--retry-failed", "With --resume: measure failed cases again.", panel=WHERE)
     ] = False,
     strict: Annotated[bool, switch("--strict", "Exit with 1 if a case failed.", panel=WHERE)] = False,
+    dry_run: Annotated[bool, switch("--dry-run", "Say what it would take; measure nothing.", panel=WHERE)] = False,
     json: Json = False,
 ) -> None:
     """Measure mechanisms over sequence lengths and heads, store every sample, and print the table.
@@ -43,6 +44,8 @@ def run(
         mistake = "{flag}: --resume goes on with a run as it was started; leave {flag} out"
         refuse(context, mistake, besides=_GO_WITH_RESUME)
         running.resume(resume, out, retry_failed=retry_failed, show=show)
+    elif dry_run:
+        running.foretell(request, as_json=json)
     elif retry_failed:
         raise UsageError("--retry-failed: it goes with --resume RUN; name the run")
     else:

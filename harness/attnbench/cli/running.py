@@ -9,8 +9,9 @@ from rich.console import Console
 
 from attnbench import api
 from attnbench.answers.fit.table import blocks
+from attnbench.cli.forecast import forecast
 from attnbench.cli.live import display, place
-from attnbench.cli.streams import emit
+from attnbench.cli.streams import emit, emit_json
 from attnbench.contracts.record import Status
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
@@ -33,6 +34,17 @@ def start(request: Request, out: Path, *, show: Showing) -> None:
     with display() as notify:
         run = api.measure(request, out, notify)
     _conclude(run, show)
+
+
+def foretell(request: Request, *, as_json: bool) -> None:
+    """Print what a request would take, and measure nothing."""
+    planned = api.plan(request)
+    foretold = forecast(planned, planned.jobs)
+    if as_json:
+        emit_json(foretold)
+        return
+    for line in foretold.lines():
+        print(plain(line))
 
 
 def resume(name: str, out: Path, *, retry_failed: bool, show: Showing) -> None:

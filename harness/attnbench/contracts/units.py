@@ -53,6 +53,16 @@ def amount(value: float, unit: str) -> str:
     return f"{digits(value / scale.size)} {scale.name}".rstrip()
 
 
+def roughly(seconds: float) -> str:
+    """Return a duration that is only estimated in words: under 10 s, about 40 s, about 8 min, about 3 h."""
+    if seconds < 10:
+        return "under 10 s"
+    if seconds < 1.5 * _SIXTY:
+        return f"about {round(seconds, -1):.0f} s"
+    minutes = seconds / _SIXTY
+    return f"about {minutes:.0f} min" if minutes < 1.5 * _SIXTY else f"about {minutes / _SIXTY:.0f} h"
+
+
 def duration(seconds: float) -> str:
     """Return a duration in words: 850 ms, 12 s, 3 min 20 s, 2 h 05 min."""
     milliseconds = round(seconds * 1000)

@@ -5,8 +5,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from attnbench.cli.live import _Lines, _Screen, named, place, result
-from attnbench.contracts.record import Measurement, Outcome, Probe, Record
+from attnbench.cli.live import _Lines, _Screen, place, result
+from attnbench.contracts.record import Measurement, Outcome, Record
 from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import job, ok, plan
@@ -42,7 +42,7 @@ def test_lines_tell_each_record_with_its_number_and_figure_or_reason():
     shown(record(first, ok(1_500_000)))
     shown(record(second, Outcome(status="crash", detail="SIGSEGV")))
     assert page.file.getvalue().splitlines() == [
-        f"run {RUN}: 2 jobs on ",
+        f"run {RUN}: 2 jobs on , 2 threads, under 10 s",
         "[1/2] latency forward a seq 512 heads 8 round 1/5: 1.50 ms",
         "[2/2] latency forward b seq 512 heads 8 round 1/5: crash: SIGSEGV",
     ]
@@ -84,8 +84,8 @@ def test_a_screen_shows_the_rows_so_far_what_runs_the_share_done_and_the_time():
     assert lines[0] == "Latency, forward (ms)"
     assert any(line.startswith("vanilla") and "2.00" in line for line in lines)
     assert lines[-2] == "  latency forward flash seq 512 heads 8 round 1/5  warming up"
-    assert "[============............] 1/2 jobs" in lines[-1]
-    assert lines[-1].endswith("about 1 s left")
+    assert "[========........] 1/2 jobs" in lines[-1]
+    assert lines[-1].endswith("under 10 s left")
 
 
 def test_a_screen_never_draws_more_lines_than_the_terminal_has_and_keeps_the_bar():
@@ -99,8 +99,37 @@ def test_a_screen_never_draws_more_lines_than_the_terminal_has_and_keeps_the_bar
     lines = drawn(screen)
     assert len(lines) < 10
     assert "1/31 jobs" in lines[-1]
-    assert "at least" in lines[-1]
     assert lines[-2] == "  and 28 more beside it"
+
+
+def test_a_table_taller_than_the_window_keeps_the_running_row_in_sight_and_says_how_much_it_leaves_out():
+    screen = _Screen(console(height=12))
+    jobs = [job(f"v{number}") for number in range(30)]
+    screen(opened(jobs))
+    screen(Started(job=jobs[0]))
+    screen.made, screen.cost = float("-inf"), 0.0
+    screen(record(jobs[0], ok()))
+    screen(Started(job=jobs[17]))
+    lines = drawn(screen)
+    assert len(lines) == 11
+    assert any(line.startswith("v17 ") for line in lines)
+    assert any(line.endswith("more lines; the whole table comes at the end") for line in lines)
+
+
+def test_a_long_run_says_before_it_starts_how_to_make_it_shorter_and_the_line_of_time_fits_80_columns():
+    page = console(width=200)
+    shown = _Lines(page)
+    trainings = [replace(job("a", kind="accuracy"), round=number) for number in range(1, 1001)]
+    shown(opened([job("a"), *trainings]))
+    first, second = page.file.getvalue().splitlines()
+    assert first.startswith(f"run {RUN}: 1001 jobs on ")
+    assert "make it shorter with --metrics latency (less " in second
+    assert second.endswith(", fewer lengths or fewer variants")
+    screen = _Screen(console())
+    screen(opened(trainings))
+    screen.progress._started -= 100 * 3600
+    assert len(drawn(screen)[-1]) <= 80
+    assert drawn(screen)[-1].endswith(" left")
 
 
 def test_a_long_line_is_cut_at_the_terminal_s_edge_and_not_folded():
@@ -134,11 +163,6 @@ def test_a_table_is_not_made_again_if_that_takes_a_large_share_of_the_time():
 def test_a_run_is_named_with_its_folder_where_that_is_not_the_usual_one():
     assert place(Path("results") / RUN) == RUN
     assert place(Path("/some where") / RUN) == f"{RUN} --out '/some where'"
-
-
-def test_a_training_is_named_by_its_task_and_its_seed():
-    training = replace(job("a"), probe=Probe(kind="accuracy", task="mqar:preset=tiny"), round=2)
-    assert named(training) == "mqar:preset=tiny forward a seq 512 heads 8 seed 2/5"
 
 
 @pytest.mark.parametrize(

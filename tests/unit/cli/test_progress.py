@@ -1,17 +1,18 @@
 import threading
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
-from attnbench.cli.progress import Left, Progress
-from attnbench.contracts.record import Outcome, Record
+from attnbench.cli.progress import Progress
+from attnbench.contracts.record import Record
 from attnbench.execute.executor import Progressed, Started
 from attnbench.session import Opened
 from helpers.planted import ENVIRONMENT, job, ok, plan
 
 
-def opened(jobs, *, records=(), threads=1):
-    planned = replace(plan(jobs), environment=replace(ENVIRONMENT, threads=threads))
+def opened(jobs, *, records=(), threads=1, budget_s=None):
+    planned = replace(plan(jobs), environment=replace(ENVIRONMENT, threads=threads), budget_s=budget_s)
     return Opened(path=Path("results/a"), plan=planned, jobs=tuple(jobs), records=tuple(records))
 
 
@@ -19,40 +20,34 @@ def done(of, seconds, outcome=None):
     return Record(run="r", job=of, outcome=outcome or ok(), seconds=seconds)
 
 
-def test_nothing_is_said_of_the_time_left_before_anything_is_done():
-    assert Progress(opened([job()])).view().left is None
+def test_the_words_of_a_job_name_its_task_level_and_the_options_in_which_namesakes_differ():
+    few, many = (replace(job("a"), case=replace(job("a").case, options={"k": k, "same": 1})) for k in (16, 32))
+    layer = replace(job("b"), case=replace(job("b").case, level="layer"))
+    training = replace(job("b", kind="accuracy"), probe=replace(job("b", kind="accuracy").probe, task="mqar"))
+    named = Progress(opened([few, many, layer, training])).named
+    assert named(few) == "latency forward a:k=16 seq 512 heads 8 round 1/5"
+    assert named(many) == "latency forward a:k=32 seq 512 heads 8 round 1/5"
+    assert named(layer) == "latency forward layer level b seq 512 heads 8 round 1/5"
+    assert named(training).startswith("mqar")
 
 
-def test_a_later_round_is_expected_to_take_what_the_earlier_one_took_and_others_the_mean_of_their_kind():
-    first, later, other = job("a", number=1), job("a", number=2), job("b", number=1)
-    progress = Progress(opened([first, later, other, job("c")]))
-    progress.update(done(first, 4.0))
-    progress.update(done(other, 8.0))
-    assert progress.view().left == Left(seconds=4.0 + 6.0, whole=True)
+def test_the_time_left_is_not_more_than_the_time_budget_leaves():
+    progress = Progress(opened([job("a", number=number) for number in range(1, 6)], budget_s=100.0))
+    progress.update(done(job("a", number=1), 60.0))
+    assert 99 < progress.view().left_s <= 100
+    resumed = [done(job("a", number=1), 60.0)]
+    assert 39 < Progress(opened([job("a", number=2)], records=resumed, budget_s=100.0)).view().left_s <= 40
 
 
-def test_a_kind_not_timed_yet_adds_nothing_and_makes_the_time_a_lower_bound():
-    first, training = job("a"), job("a", kind="accuracy")
-    progress = Progress(opened([first, job("b"), training]))
-    progress.update(done(first, 2.0))
-    assert progress.view().left == Left(seconds=2.0, whole=False)
-
-
-def test_what_a_resumed_run_has_already_measured_counts():
-    known = done(job("a", number=1), 3.0)
-    assert Progress(opened([job("a", number=2)], records=[known])).view().left == Left(seconds=3.0, whole=True)
-
-
-def test_skipped_and_interrupted_jobs_do_not_count_for_their_kind():
-    records = [done(job("a"), 0.0, Outcome(status=status)) for status in ("skipped", "interrupted")]
-    assert Progress(opened([job("b")], records=records)).view().left is None
-
-
-def test_trainings_share_the_time_and_timed_jobs_do_not():
-    trainings = [replace(job("a", kind="accuracy"), round=number) for number in (1, 2, 3, 4)]
-    known = [done(trainings[0], 10.0), done(job("a", number=1), 5.0)]
-    progress = Progress(opened([*trainings[1:], job("a", number=2)], records=known, threads=3))
-    assert progress.view().left == Left(seconds=30.0 / 3 + 5.0, whole=True)
+def test_a_training_that_says_how_far_it_is_tells_how_long_it_and_others_take(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    first, second = (replace(job("a", kind="accuracy"), round=number) for number in (1, 2))
+    progress = Progress(opened([first, second]))
+    progress.update(Started(job=first))
+    now[0] = 30.0
+    progress.update(Progressed(job=first, text="step 100/400, loss 2"))
+    assert progress.view().left_s == pytest.approx(90 + 120)
 
 
 def test_a_view_tells_what_runs_with_its_last_words_and_how_much_is_done():
