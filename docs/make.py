@@ -32,7 +32,7 @@ from attnbench.plugins.describe import option_fields
 from attnbench.report import reference
 from attnbench.report.summary import blocks, summaries
 from attnbench.report.table import Block, tables
-from attnbench.report.terminal import Tables
+from attnbench.report.terminal import Ending, Tables
 from attnbench.store.lines import SCHEMAS, EnvironmentSeen, Plan, RatesSeen
 
 ROOT = Path(__file__).parents[1]
@@ -158,18 +158,20 @@ def newest() -> Run:
 def example() -> str:
     """Render the latency and the trade-off of the reference run, without the notes below them."""
     run = newest()
+    rows = run.rows()
     bare = [
         msgspec.structs.replace(block, growth=(), crossings=(), notes=(), floor="")
-        for block in (*tables(run.rows(), ("latency",)), *summaries(run.rows()))
+        for block in (*tables(rows, ("latency",)), *summaries(rows))
     ]
     picture = f"![Latency over sequence length, forward]({run.path.relative_to(ROOT).as_posix()}/{FIGURE})"
-    return f"{_described(run)}\n\n{_printed(bare)}\n\n{picture}\n"
+    return f"{_described(run)}\n\n{_printed(bare, rows)}\n\n{picture}\n"
 
 
 def reference_run() -> str:
     """Render the tables of the reference run as a terminal of 80 columns shows them."""
     run = newest()
-    return f"{_described(run)}\n\n{_printed(blocks(run.rows()))}\n"
+    rows = run.rows()
+    return f"{_described(run)}\n\n{_printed(blocks(rows), rows)}\n"
 
 
 def _described(run: Run) -> str:
@@ -183,9 +185,9 @@ def _described(run: Run) -> str:
     return textwrap.fill(words, _COLUMNS, break_on_hyphens=False)
 
 
-def _printed(blocks: Sequence[Block]) -> str:
+def _printed(blocks: Sequence[Block], rows: Sequence[Row]) -> str:
     page = io.StringIO()
-    Console(file=page, width=_WIDTH).print(Tables(blocks))
+    Console(file=page, width=_WIDTH).print(Tables(blocks), Ending(rows))
     return "\n".join(f"    {line}".rstrip() for line in page.getvalue().splitlines())
 
 

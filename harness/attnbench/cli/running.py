@@ -16,7 +16,7 @@ from attnbench.contracts.record import Status
 from attnbench.contracts.text import plain
 from attnbench.planning.request import Request
 from attnbench.report.flat import to_json
-from attnbench.report.terminal import Tables
+from attnbench.report.terminal import Ending, Tables
 from attnbench.runs import Run
 
 _FINE: tuple[Status, ...] = ("ok", "unsupported")
@@ -60,8 +60,10 @@ def _conclude(run: Run, show: Showing) -> None:
         emit(to_json(rows))
     else:
         Console(highlight=False).print(Tables(blocks(rows)))
-        print(file=sys.stderr)
+        print(flush=True)
     print(plain(run.spent().sentence()), file=sys.stderr)
     print(plain(f"Results: {run.path}  (again: attnbench show {place(run.path)})"), file=sys.stderr)
+    if not show.as_json:
+        Console(highlight=False).print(Ending(rows), end="")
     if show.strict and not all(row.status in _FINE for row in rows):
         raise typer.Exit(1)

@@ -45,7 +45,7 @@ def show(
 
     from attnbench.answers.fit.table import blocks
     from attnbench.report.formats import FORMATS, OF_BLOCKS, OF_ROWS
-    from attnbench.report.terminal import Tables
+    from attnbench.report.terminal import Ending, Tables
     from attnbench.runs import Run
     from attnbench.store import find_run
 
@@ -65,7 +65,10 @@ def show(
         if name not in known:
             raise UsageError(f"--metric: this run has no {name!r}; {suggestion(name, known)}")
     if chosen == "table" and output is None:
-        Console(highlight=False).print(Tables(blocks(rows, metrics)))
+        console = Console(highlight=False)
+        console.print(Tables(blocks(rows, metrics)))
+        if metrics is None:
+            console.print(Ending(rows), end="")
     elif chosen in OF_BLOCKS:
         deliver(OF_BLOCKS[chosen](blocks(rows, metrics)), output)
     else:

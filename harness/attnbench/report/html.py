@@ -13,6 +13,7 @@ from attnbench.analysis.summary import Summary, summarise
 from attnbench.contracts.text import plain
 from attnbench.report.comparison import SESSIONS
 from attnbench.report.comparison import summary as compared_in_words
+from attnbench.report.conclusion import conclusion
 from attnbench.report.csv import FORMULA
 from attnbench.report.figure import Drawn, Section
 from attnbench.report.heads import by_heads
@@ -96,6 +97,8 @@ def _contents(drawn: Sequence[Section], tables: Sequence[Listing], against: Sequ
 def _summary(report: Report, run: int, summary: Summary) -> Json:
     """Return the sentences about a run, grouped by topic."""
     topics: dict[str, list[str]] = {}
+    if concluded := conclusion(report.runs[run].rows, report.names):
+        topics["Conclusion"] = concluded
     for each in sentences(summary, report.names):
         topics.setdefault(each.topic, []).append(each.text)
     return {"run": report.run_names[run] if report.several else "", "topics": list(topics.items())}

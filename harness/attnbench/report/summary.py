@@ -1,6 +1,6 @@
 """The tables of a run with their summary: what each variant costs and gives up, and which are on the Pareto front."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 
@@ -13,7 +13,7 @@ from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale
 from attnbench.report.axes import TITLES, VariantNames, axis_text, names_of
 from attnbench.report.table import Block, Cell, Group, Line, best_of, block_scale, cell_of, tables, with_unit
-from attnbench.report.text import grouped
+from attnbench.report.text import enumerated, grouped
 
 _HEADINGS = {"approximation_error": "error"}
 _WORDS: dict[Standing, str] = {
@@ -115,9 +115,7 @@ def _notes(front: Front, whole: Front | None, names: VariantNames) -> Iterator[s
     yield _MEANING.format(" and ".join(metric_named(name).words for name in front.objectives))
     for standing, verb in (("dominated", "dominated"), ("unsure", "perhaps dominated")):
         points = [point for point in front.points if point.standing == standing]
-        by_rivals = grouped(
-            (_enumerated(names[rival] for rival in point.by), names[point.identity]) for point in points
-        )
+        by_rivals = grouped((enumerated(names[rival] for rival in point.by), names[point.identity]) for point in points)
         if by_rivals:
             yield "; ".join(f"{', '.join(beaten)} {verb} by {rivals}" for rivals, beaten in by_rivals.items())
     yield from _refusals(front, "not compared", names)
@@ -128,8 +126,3 @@ def _notes(front: Front, whole: Front | None, names: VariantNames) -> Iterator[s
 def _refusals(front: Front, what: str, names: VariantNames) -> Iterator[str]:
     refused = grouped((point.why, names[point.identity]) for point in front.points if point.why)
     return (f"{what}: {', '.join(variants)}: {why}" for why, variants in refused.items())
-
-
-def _enumerated(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from attnbench.analysis.rows import Row
+from attnbench.report.axes import names_of
+from attnbench.report.conclusion import conclusion
 from attnbench.report.growth import GROWTH
 from attnbench.report.table import Block, Cell, legend, tables
 
@@ -110,6 +112,19 @@ class Tables:
         ):
             yield Text()
             yield Paragraph(marks.replace("+-", page.sign), style="dim")
+
+
+class Ending:
+    """What a run shows, its last lines: `console.print(Ending(rows))`."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.sentences = conclusion(rows, names_of(rows))
+
+    def __rich_console__(self, _console: Console, _options: ConsoleOptions) -> RenderResult:
+        """Yield each sentence as a paragraph, after an empty line."""
+        for sentence in self.sentences:
+            yield Text()
+            yield Paragraph(sentence)
 
 
 def live(rows: Sequence[Row]) -> Tables:

@@ -48,6 +48,12 @@ def few(parts: Sequence[str], most: int, *, separator: str = ", ") -> str:
     return f"{separator.join(parts[:most])}{more}"
 
 
+def enumerated(names: Iterable[str]) -> str:
+    """Return names in a row: a, b and c."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return the distinct values of each key, in their order."""
     groups = group_by(dict.fromkeys(pairs), itemgetter(0))
