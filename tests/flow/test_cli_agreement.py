@@ -12,12 +12,14 @@ RUN = ("run", *SMALL, "--inputs", "normal", "--metrics", "agreement", "--causal"
 def test_kept_mass_is_shown_when_it_is_asked_for_and_a_leak_under_the_errors(tmp_path: Path) -> None:
     done = call(*RUN, f"vanilla,linear,{LEAKING}:ChoosesByLater,{LEAKING}:NotLinear", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    strict = call(*RUN, f"{LEAKING}:ChoosesByLater", "--strict", cwd=tmp_path)
+    assert strict.returncode == 1
     text = " ".join(done.stdout.split())
     assert "ChoosesByLater: its output depends on later tokens" in text
-    shown = call("show", "latest", "--metric", "kept_mass", cwd=tmp_path)
+    shown = call("show", done.stderr.split("attnbench show ")[1].rstrip(")\n"), "--metric", "kept_mass", cwd=tmp_path)
     assert shown.stdout.startswith("Share of exact attention's 16 heaviest weights that is kept, forward")
     assert "NotLinear: left out: it is not linear in V" in " ".join(shown.stdout.split())
-    rows = json.loads(call("show", "latest", "--metric", "kept_mass", "--format", "json", cwd=tmp_path).stdout)
+    rows = json.loads(call(*shown.args, "--format", "json", cwd=tmp_path).stdout)
     kept = {row["variant"]: row["value"] for row in rows}
     assert kept["vanilla"] > 0.9999
     assert 0 < kept["linear"] < 0.9

@@ -10,6 +10,8 @@ from attnbench.plugins import registry
 from helpers.command import SMALL, attnbench, call
 from helpers.subtests import as_subtests
 
+STORED = Path(__file__).parents[1] / "golden" / "reference"
+SHOW = ("show", "latest", "--out", str(STORED))
 RUN = ("run", "--variants", "vanilla", *SMALL, "--metrics", "memory")
 
 
@@ -168,3 +170,18 @@ def test_names_in_a_stored_run_cannot_control_the_terminal(tmp_path: Path) -> No
     evil = run.rename(run.with_name("a\x1b[2J\nb"))
     checked = call("verify", evil.name, cwd=tmp_path)
     assert checked.stdout.splitlines()[0].startswith("run a\\x1b[2J\\nb: 1 jobs planned")
+
+
+@pytest.mark.parametrize(
+    ("ending", "begins"),
+    [(".tex", "% needs"), (".md", "### Latency"), (".csv", "run,"), (".json", "["), (".txt", "Latency")],
+)
+def test_a_table_takes_its_format_from_the_ending_of_its_file(tmp_path: Path, ending: str, begins: str) -> None:
+    assert call(*SHOW, "-o", f"table{ending}", cwd=tmp_path).returncode == 0
+    assert (tmp_path / f"table{ending}").read_text().startswith(begins)
+
+
+def test_a_probe_stands_for_its_metrics_in_a_table(tmp_path: Path) -> None:
+    table = call(*SHOW, "--metric", "agreement", cwd=tmp_path).stdout
+    assert table.startswith("Approximation error against exact attention")
+    assert "Latency" not in table

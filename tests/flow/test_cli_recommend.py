@@ -77,7 +77,7 @@ def test_missing_figures_are_measured_at_once_if_asked(tmp_path: Path) -> None:
     "words, told",
     [
         (("--seq", "512,1024"), "--seq: an answer is for one workload, and this is 2 shapes"),
-        (("--seq", "1024", "--memory", "24G"), "--memory: '24G' is not an amount of memory; write 24GiB"),
+        (("--seq", "1024", "--memory", "24X"), "--memory: '24X' is not an amount of memory; write 24GiB"),
         (("--seq", "1024", "--max-latency", "soon"), "write 50ms"),
         (("--seq", "1024", "nowhere"), "no run is called 'nowhere'"),
         (("--seq", "1024", "--passes", "forward,decode"), "--passes: an answer is for one workload"),

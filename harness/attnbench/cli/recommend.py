@@ -28,7 +28,7 @@ def recommend(
     ] = None,
     request: Annotated[Request, Only(("seq_k", *WORKLOAD, "variants", *MACHINE))],
     memory: Annotated[
-        str | None, option("Largest memory above the inputs: 24GiB, 512MiB, 24GB or bytes.", "SIZE", panel=NEEDS)
+        str | None, option("Largest memory above the inputs: 24GiB, 512MiB, 24GB.", "SIZE", panel=NEEDS)
     ] = None,
     max_latency: Annotated[str | None, option("Longest time of a call: 50ms, 200us, 1.5s.", "T", panel=NEEDS)] = None,
     max_error: Annotated[float | None, option("Largest approximation error.", "X", panel=NEEDS)] = None,

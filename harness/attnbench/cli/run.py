@@ -24,7 +24,7 @@ def run(
     retry_failed: Annotated[
         bool, switch("--retry-failed", "With --resume: measure failed cases again.", panel=WHERE)
     ] = False,
-    strict: Annotated[bool, switch("--strict", "Exit with 1 if a case failed.", panel=WHERE)] = False,
+    strict: Annotated[bool, switch("--strict", "Exit with 1 if a case failed or leaks.", panel=WHERE)] = False,
     dry_run: Annotated[bool, switch("--dry-run", "Say what it would take; measure nothing.", panel=WHERE)] = False,
     json: Json = False,
 ) -> None:

@@ -16,10 +16,18 @@ if TYPE_CHECKING:
 
 def show(
     run: RunName,
-    metric: Annotated[str | None, typer.Option(help="Show these metrics only.", metavar="NAME,...")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Show these metrics, or all of a probe.", metavar="NAME,...")
+    ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="table, md, csv, latex, json or parquet.", metavar="NAME")
-    ] = "table",
+        str | None,
+        typer.Option(
+            "--format",
+            help="table, md, csv, latex, json or parquet; default: by the ending of -o, else table.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write to a file.", metavar="FILE", show_default=False)
     ] = None,
@@ -37,14 +45,14 @@ def show(
     """Print a run's table again.
 
     Examples:
-      attnbench show latest --metric latency --format latex -o latency.tex
+      attnbench show latest --metric latency -o latency.tex
       attnbench show latest --scaling
       attnbench show latest --environment
     """
     from rich.console import Console
 
     from attnbench.answers.fit.table import blocks
-    from attnbench.report.formats import FORMATS, OF_BLOCKS, OF_ROWS
+    from attnbench.report.formats import BY_ENDING, FORMATS, OF_BLOCKS, OF_ROWS
     from attnbench.report.terminal import Ending, Tables
     from attnbench.runs import Run
     from attnbench.store import find_run
@@ -52,18 +60,14 @@ def show(
     if environment:
         _describe(Run(find_run(run, out)).reproduction(), as_json=json)
         return
-    chosen = "json" if json else form
+    chosen = "json" if json else form or BY_ENDING.get(output.suffix if output else "", "table")
     if chosen not in FORMATS:
-        raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
+        raise UsageError(f"--format: {chosen!r} is not one of {', '.join(FORMATS)}; {suggestion(chosen, FORMATS)}")
     rows = Run(find_run(run, out)).rows()
     if scaling:
-        _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form == "table")
+        _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form is None)
         return
-    metrics = metric.split(",") if metric else None
-    known = {row.metric for row in rows}
-    for name in metrics or ():
-        if name not in known:
-            raise UsageError(f"--metric: this run has no {name!r}; {suggestion(name, known)}")
+    metrics = _metrics(metric, rows) if metric else None
     if chosen == "table" and output is None:
         console = Console(highlight=False)
         console.print(Tables(blocks(rows, metrics)))
@@ -73,6 +77,21 @@ def show(
         deliver(OF_BLOCKS[chosen](blocks(rows, metrics)), output)
     else:
         deliver(OF_ROWS[chosen]([row for row in rows if metrics is None or row.metric in metrics]), output)
+
+
+def _metrics(text: str, rows: "list[Row]") -> list[str]:
+    """Return the metrics that are named, those of a probe by its name. Raises UsageError."""
+    known = dict.fromkeys(row.metric for row in rows)
+    of_probes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.primary:
+            of_probes.setdefault(row.probe.kind, []).append(row.metric)
+    chosen: list[str] = []
+    for name in text.split(","):
+        if name not in known and name not in of_probes:
+            raise UsageError(f"--metric: this run has no {name!r}; {suggestion(name, [*known, *of_probes])}")
+        chosen += [name] if name in known else of_probes[name]
+    return list(dict.fromkeys(chosen))
 
 
 def _describe(whole: dict[str, Any], *, as_json: bool) -> None:

@@ -14,11 +14,11 @@ DURATIONS = "90s, 10m, 1h30m or seconds"
 _DURATION = re.compile(r"(?=.)((?P<h>[0-9]{1,6})h)?((?P<m>[0-9]{1,6})m)?((?P<s>[0-9]{1,9})s?)?", re.ASCII)
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 _AMOUNT = re.compile(r"(?P<number>[0-9]{1,15}(\.[0-9]{1,9})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
-AMOUNTS_OF_MEMORY = "24GiB, 512MiB, 24GB or bytes"
+AMOUNTS_OF_MEMORY = "24GiB, 24G (the same), 24GB (10^9 each) or bytes"
 _BYTES = {"": 1, "b": 1} | {
     f"{prefix}{ending}": base**power
     for power, prefix in enumerate("kmgt", start=1)
-    for ending, base in (("ib", 1024), ("b", 1000))
+    for ending, base in (("ib", 1024), ("", 1024), ("b", 1000))
 }
 LATENCIES = "50ms, 200us, 1.5s or seconds"
 _LATENCY = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -67,7 +67,7 @@ def parse_duration(text: str, *, flag: str) -> float:
 
 
 def parse_bytes(text: str, *, flag: str) -> int:
-    """Parse '24GiB' (2^30 each), '24GB' (10^9 each) or a number as bytes. Raises UsageError, as `parse_duration`."""
+    """Parse '24GiB' or '24G' (2^30 each), '24GB' (10^9 each) or bytes. Raises UsageError, as `parse_duration`."""
     return round(
         _amount(text.lower(), _BYTES, f"{flag}: {text!r} is not an amount of memory; write {AMOUNTS_OF_MEMORY}")
     )

@@ -23,4 +23,5 @@ OF_BLOCKS: dict[str, Callable[[Sequence[Block]], str]] = {
     "latex": latex,
 }
 OF_ROWS: dict[str, Callable[[Sequence[Row]], str | bytes]] = {"csv": to_csv, "json": to_json, "parquet": _parquet}
+BY_ENDING = {".txt": "table", ".md": "md", ".csv": "csv", ".tex": "latex", ".json": "json", ".parquet": "parquet"}
 FORMATS = ("table", "md", "csv", "latex", "json", "parquet")

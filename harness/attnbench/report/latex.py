@@ -1,5 +1,6 @@
 """Blocks as LaTeX tables in the style of booktabs."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from attnbench.report.growth import GROWTH
@@ -37,6 +38,7 @@ def latex(blocks: Sequence[Block]) -> str:
 def _block(block: Block) -> Iterator[str]:
     yield "\\begin{table}\n\\centering"
     yield f"\\caption{{{_escaped('; '.join(filter(None, (block.title, block.context))))}}}"
+    yield f"\\label{{tab:{'-'.join(re.findall('[a-z0-9]+', block.title.partition('(')[0].lower()))}}}"
     yield f"\\begin{{tabular}}{{{'l' * (len(block.axes) + 1)}{'r' * len(block.columns)}}}\n\\toprule"
     yield _row(map(_escaped, (*block.axes, f"variant / {block.across}", *block.columns)))
     for group in block.groups:
