@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check bench growth learning speed parity readme captures checkpoints dist audit clean
+.PHONY: demo test test-all check bench growth learning faults speed parity readme captures checkpoints dist audit clean
 
 demo: .venv/installed
 	$(BIN)/attnbench run --seq 256..1024 --profile quick
@@ -35,6 +35,10 @@ growth: .venv/ready
 # Every task learned at its preset tiny, and not learned from permuted answers: about a minute a task.
 learning: .venv/ready
 	$(BIN)/pytest tests/bench/test_learning.py -q -rP -p no:cacheprovider
+
+# Random faults in real runs: 200 kills of the command, 100 of its children, 500 damaged journals, 50 pairs of commands.
+faults: .venv/ready
+	ATTNBENCH_FAULTS=100 $(BIN)/pytest tests/campaigns -q -s -m exhaustive -n 2 --dist worksteal
 
 # Our mechanisms beside published ones: how much faster, with the C library's two ways to keep memory; and how equal.
 # Each row has a process of its own: what ran before it would have widened the heap that it runs in.
