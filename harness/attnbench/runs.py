@@ -56,6 +56,13 @@ class Run:
         with Store.open(self.path, write=False) as store:
             return reproduction(store.plan, store.environments())
 
+    def damage(self) -> str:
+        """Return how many lines of the journal are left out as broken, in words; empty where it is whole."""
+        with Store.open(self.path, write=False) as store:
+            count = store.broken()
+        lines = f"{count} line{'s' * (count != 1)} of its journal {'are' if count != 1 else 'is'}"
+        return f"run {self.id}: {lines} broken and left out; attnbench verify {self.id} names them" if count else ""
+
     def spent(self) -> TimeSpent:
         """Return where the time of this run went."""
         with Store.open(self.path, write=False) as store:

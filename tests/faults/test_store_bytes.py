@@ -42,15 +42,12 @@ def test_a_journal_cut_at_any_byte_costs_the_torn_line_alone(store, no_waiting_f
             resumed.append(make_record(3))
             kept = sum(cut >= end - 1 for end in line_ends(whole))  # a line that lacks its newline alone is whole
             assert numbers(resumed) == [*range(kept), 3], f"cut at {cut}"
-            assert len(read_journal(store.path).broken) == (cut > 0 and cut not in ends_of_whole(whole))
+            journal_now = read_journal(store.path)
+            assert (journal_now.torn, journal_now.broken) == (cut not in {0, *line_ends(whole)}, ())
 
 
 def line_ends(data):
     return [index + 1 for index, byte in enumerate(data) if byte == ord("\n")]
-
-
-def ends_of_whole(data):
-    return {place for end in line_ends(data) for place in (end - 1, end)}
 
 
 def test_a_plan_cut_at_any_byte_is_reported_as_damaged(store):

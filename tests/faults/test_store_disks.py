@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from attnbench.contracts.errors import NotStored, UsageError
 from attnbench.store import Store, find_run, list_runs, verify
@@ -40,19 +42,22 @@ def test_writes_that_are_short_are_continued_to_the_end_of_the_line(sizes, tmp_p
     assert verify(store.path).sound
 
 
-def test_a_full_disk_is_reported_with_how_to_resume(tmp_path):
+def no_room(descriptor, data):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_reported_with_how_to_resume_and_leaves_plan_and_journal_as_they_were(tmp_path, monkeypatch):
     store = Store.create(tmp_path, make_plan(2))
     store.append(make_record(0))
     store.close()
-    events = store.path / "events.jsonl"
-    acknowledged = events.read_bytes()
-    events.unlink()
-    events.symlink_to("/dev/full")
     no_space = pytest.raises(NotStored, match=rf"No space left on device.*--resume {RUN}")
-    with Store.open(store.path, write=True) as full, no_space:
-        full.append(make_record(1))
-    events.unlink()
-    events.write_bytes(acknowledged)
+    with Store.open(store.path, write=True) as full, monkeypatch.context() as patch:
+        patch.setattr("os.write", no_room)
+        with no_space:
+            full.append(make_record(1))
+        with no_space:
+            full.replan(make_plan(3))
+        assert not list(store.path.glob(".plan*")), "a temporary file is left"
     with Store.open(store.path, write=True) as resumed:
         assert [job.case.shape.seq_q for job in resumed.pending()] == [2]
 
@@ -84,7 +89,8 @@ def test_a_disk_that_fills_within_a_line_costs_that_line_alone(store, limit):
     assert acknowledged < 99
     assert numbers(store) == [*range(acknowledged), 99]
     assert (store.path / "events.jsonl").stat().st_size > limit
-    assert len(verify(store.path).broken) == 1
+    report = verify(store.path)
+    assert (report.torn, report.sound) == (1, True), "what was never acknowledged is no damage"
 
 
 def test_a_failing_disk_never_acknowledges_a_record(store, monkeypatch):
@@ -98,6 +104,50 @@ def test_a_failing_disk_never_acknowledges_a_record(store, monkeypatch):
     store.append(make_record(1))
     assert 1 in numbers(store)
     assert verify(store.path).sound
+
+
+# A journal that another program changes while it is written, or that is no file of its own.
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda journal: journal.unlink(),
+        lambda journal: Path(shutil.copy(journal, journal.with_suffix(".copy"))).replace(journal),
+        lambda journal: os.truncate(journal, 10),
+    ],
+    ids=["removed", "replaced", "cut"],
+)
+def test_a_journal_that_was_changed_under_its_run_takes_no_more_records(store, change):
+    store.append(make_record(0))
+    change(store.path / "events.jsonl")
+    with pytest.raises(NotStored, match=rf"events.jsonl was .* while it was written.*--resume {RUN}"):
+        store.append(make_record(1))
+
+
+def test_a_journal_that_is_a_link_or_a_pipe_is_neither_written_through_nor_waited_for(store, tmp_path):
+    store.close()
+    journal = store.path / "events.jsonl"
+    elsewhere = tmp_path / "elsewhere"
+    journal.rename(elsewhere)
+    journal.symlink_to(elsewhere)
+    with pytest.raises(UsageError, match="is a link or no regular file"):
+        Store.open(store.path, write=True)
+    journal.unlink()
+    os.mkfifo(journal)
+    with pytest.raises(UsageError, match="is a link or no regular file"):
+        Store.open(store.path, write=True)
+    (summary,) = list_runs(store.path.parent)
+    assert "no regular file" in summary.damage
+
+
+def test_records_of_another_run_are_left_out_and_the_run_is_not_sound(store, tmp_path):
+    store.append(make_record(0))
+    with Store.create(tmp_path / "other", replace(make_plan(4), run="20261122-121405-zzzz")) as other:
+        other.append(replace(make_record(1), run="20261122-121405-zzzz"))
+    shutil.copy(other.path / "events.jsonl", store.path / "events.jsonl")
+    assert numbers(Store.open(store.path, write=False)) == []
+    assert (verify(store.path).foreign, verify(store.path).sound) == (1, False)
 
 
 # Folders that cannot be written.

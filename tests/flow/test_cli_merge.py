@@ -1,6 +1,7 @@
 """`attnbench merge` as a user has it."""
 
 import json
+import shutil
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -46,3 +47,24 @@ def test_merging_a_run_with_itself_is_refused(tmp_path: Path) -> None:
     name = stored(tmp_path / "results", 1, "vanilla")
     done = call("merge", name, name, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "attnbench: RUN: this is one run; name at least two\n")
+
+
+def test_a_run_is_not_counted_twice_by_a_copy_of_it_or_by_a_merged_run_that_holds_it(tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    first, second = (stored(out, day, variant) for day, variant in ((1, "vanilla"), (2, "flash")))
+    shutil.copytree(out / first, out / "copy")
+    merged = json.loads(call("merge", first, second, "--json", cwd=tmp_path).stdout)["run"]
+    for names in ((first, "copy"), (merged, second)):
+        done = call("merge", *names, cwd=tmp_path)
+        assert (done.returncode, "both hold the run" in done.stderr) == (2, True), done.stderr
+
+
+def test_broken_lines_are_told_of_wherever_their_run_is_read(tmp_path: Path) -> None:
+    name = stored(tmp_path / "results", 1, "vanilla")
+    with (tmp_path / "results" / name / "events.jsonl").open("a") as journal:
+        journal.write("broken\n")
+    for words in (("show", name), ("report", name), ("compare", name, "--variants", "vanilla,vanilla")):
+        assert (
+            f"1 line of its journal is broken and left out; attnbench verify {name}"
+            in call(*words, cwd=tmp_path).stderr
+        )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.options import Json, Out
-from attnbench.cli.streams import deliver
+from attnbench.cli.streams import deliver, warn_of_damage
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.text import plain
-from attnbench.store import RESULTS
+from attnbench.store import RESULTS, find_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,11 +58,13 @@ def compare(
     from attnbench import api
     from attnbench.analysis.conditions import read_conditions
     from attnbench.report.comparison import FORMATS
+    from attnbench.runs import Run
 
     chosen = "json" if json else form
     if chosen not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
     conditions = read_conditions(fail_on, flag="--fail-on") if fail_on is not None else ()
+    warn_of_damage(Run(find_run(name, out)) for name in (base, new) if name)
     found = api.compare(base, new, variants=variants, metrics=metric, force=force, out=out)
     if chosen == "table" and output is None:
         _print(found)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from attnbench.cli.options import Out
+from attnbench.cli.streams import warn_of_damage
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.text import plain
 from attnbench.store import RESULTS, find_run
@@ -49,7 +50,9 @@ def report(
         if name not in FORMATS:
             known = ", ".join(FORMATS)
             raise UsageError(f"--figure-formats: {name!r} is not one of {known}; {suggestion(name, FORMATS)}")
-    told = Report([Run(find_run(name, out)).reported() for name in runs])
+    stored = [Run(find_run(name, out)) for name in runs]
+    warn_of_damage(stored)
+    told = Report([run.reported() for run in stored])
     write_page(told, output)
     print(f"Report: {plain(str(output))}")
     if figures is not None:

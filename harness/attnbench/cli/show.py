@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbench.cli.options import Json, Out, RunName
-from attnbench.cli.streams import deliver, emit_json
+from attnbench.cli.streams import deliver, emit_json, warn_of_damage
 from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.store import RESULTS
 
@@ -63,7 +63,9 @@ def show(
     chosen = "json" if json else form or BY_ENDING.get(output.suffix if output else "", "table")
     if chosen not in FORMATS:
         raise UsageError(f"--format: {chosen!r} is not one of {', '.join(FORMATS)}; {suggestion(chosen, FORMATS)}")
-    rows = Run(find_run(run, out)).rows()
+    stored = Run(find_run(run, out))
+    warn_of_damage([stored])
+    rows = stored.rows()
     if scaling:
         _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form is None)
         return

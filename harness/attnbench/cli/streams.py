@@ -3,15 +3,20 @@
 import io
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
 from attnbench.contracts.errors import UsageError
+from attnbench.contracts.text import plain
+from attnbench.store.files import write_output
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+    from attnbench.runs import Run
 
 
 class OutputLost(Exception):  # noqa: N818 - it names what became of the output
@@ -39,9 +44,16 @@ def deliver(written: bytes | str, output: Path | None) -> None:
         return
     data = written.encode("utf-8", "backslashreplace") if isinstance(written, str) else written
     try:
-        output.write_bytes(data)
+        write_output(output, data)
     except OSError as error:
         raise UsageError(f"--output: {output} cannot be written ({error.strerror}); name another file") from None
+
+
+def warn_of_damage(runs: Iterable["Run"]) -> None:
+    """Say on standard error which lines of stored runs are left out as broken."""
+    for run in runs:
+        if damage := run.damage():
+            print(plain(damage), file=sys.stderr)
 
 
 def emit_json(value: object) -> None:

@@ -39,10 +39,14 @@ def _sentences(report: "Report") -> str:
         lines.append(f"{report.duplicates} records repeat an attempt")
     if report.unknown:
         lines.append(f"{report.unknown} events of kinds that this version does not know")
+    if report.foreign:
+        lines.append(f"{report.foreign} records of other runs, which are left out: its journal is another run's")
+    if report.torn:
+        lines.append(f"{report.torn} lines were torn by a full disk or a kill before they were acknowledged")
     lines += [f"line {broken.line} (byte {broken.offset}) is broken: {broken.why}" for broken in report.broken]
     if report.quarantine:
         lines.append(f"broken lines were copied to {report.quarantine}")
     if report.damage:
         lines.append(report.damage)
-    lines.append("sound: every line is as it was written" if report.sound else "NOT sound")
+    lines.append("OK: all records intact" if report.sound else "NOT sound")
     return "\n".join(map(plain, lines))

@@ -18,6 +18,7 @@ from attnbench.contracts.case import Mask
 from attnbench.contracts.errors import UsageError
 from attnbench.measure.reference import exact_attention, visible
 from attnbench.pretrained import loading
+from attnbench.store.files import write_output
 from attnbench.train import capture as trained
 
 Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -144,7 +145,7 @@ def write(captured: Captured, path: Path, *, precision: Precision) -> None:
     if not largest < float("inf"):
         raise UsageError(f"--dtype: a captured value is too large for {precision}; write --dtype float32")
     try:
-        path.write_bytes(save(tensors, metadata=captured.meta.as_text()))
+        write_output(path, save(tensors, metadata=captured.meta.as_text()))
     except OSError as error:
         raise UsageError(f"--output: {path} cannot be written ({error.strerror}); name another file") from None
 

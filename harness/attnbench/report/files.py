@@ -11,7 +11,7 @@ from attnbench.report.latex import latex
 from attnbench.report.reported import Report
 from attnbench.report.summary import blocks
 from attnbench.report.vega import chart
-from attnbench.store.files import replace_file
+from attnbench.store.files import write_output
 
 TABLES = "tables.tex"
 
@@ -27,7 +27,7 @@ def write_page(report: Report, path: Path) -> None:
     if path.is_dir():
         raise UsageError(f"--output: {path} is a folder; name a file in it, as {path / 'report.html'}")
     try:
-        replace_file(path, page(report).encode())
+        write_output(path, page(report).encode())
     except OSError as error:
         raise UsageError(f"--output: {path} cannot be written ({error.strerror}); name another file") from None
 
@@ -41,7 +41,7 @@ def write_figures(report: Report, folder: Path, formats: Collection[str]) -> lis
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         for name, data in _files(report, formats):
-            replace_file(folder / name, data)
+            write_output(folder / name, data)
             written.append(folder / name)
     except OSError as error:
         raise UsageError(f"--figures: {folder} cannot be written ({error.strerror}); name another folder") from None

@@ -26,6 +26,15 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that the user names: whole, or the old one stays. A link is followed; a device is written to."""
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        target.write_bytes(data)
+    else:
+        replace_file(target, data)
+
+
 def sync_folder(path: Path) -> None:
     """Wait until a folder's own entries are on the disk: a file's name is as easily lost as its content."""
     if sys.platform == "win32":  # folders cannot be opened there

@@ -159,6 +159,13 @@ class RatesSeen(Struct, frozen=True, kw_only=True, tag="rates", tag_field="event
     rates: Rates
 
 
+class TornSeen(Struct, frozen=True, kw_only=True, tag="torn", tag_field="event"):
+    """A line that was never acknowledged: a full disk or a kill left its beginning at an offset of the journal."""
+
+    schema: int = SCHEMA
+    offset: int
+
+
 def _asked_once(event: dict[str, Any]) -> dict[str, Any]:
     """Upgrade a plan that stored every job of every round."""
     questions, order = _in_turns(msgspec.convert(event.pop("jobs", None), tuple[Job, ...]))
@@ -168,7 +175,7 @@ def _asked_once(event: dict[str, Any]) -> dict[str, Any]:
 # UPGRADES[kind, n] turns an event of schema n, as plain JSON values, into one of schema n + 1.
 UPGRADES: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {("plan", 1): _asked_once}
 
-Event = Plan | EnvironmentSeen | RatesSeen | Record
+Event = Plan | EnvironmentSeen | RatesSeen | TornSeen | Record
 
 
 class _Line(Struct):

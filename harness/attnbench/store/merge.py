@@ -8,10 +8,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from attnbench.contracts.errors import DamagedStore
+from attnbench.contracts.errors import DamagedStore, UsageError
 from attnbench.contracts.record import Job
 from attnbench.store.lines import Plan
-from attnbench.store.reading import read_journal
 from attnbench.store.run import Store
 from attnbench.store.runs import CHECKPOINTS, new_run_id
 
@@ -28,9 +27,10 @@ def merge(paths: Sequence[Path], out: Path, command: tuple[str, ...]) -> Path:
     """
     with ExitStack() as held:
         stores = [held.enter_context(Store.open(path, write=False)) for path in paths]
-        for path in paths:
-            if read_journal(path).broken:
+        for path, store in zip(paths, stores, strict=True):
+            if store.broken():
                 raise DamagedStore(f"{path} has broken lines: attnbench verify {path} names them; nothing was merged")
+        _refuse_doubles([store.plan for store in stores], paths)
         counts = [max((job.timed_round for job in store.plan.jobs), default=0) for store in stores]
         total, before = sum(counts), [sum(counts[:place]) for place in range(len(counts))]
         jobs = [
@@ -46,6 +46,21 @@ def merge(paths: Sequence[Path], out: Path, command: tuple[str, ...]) -> Path:
         return target.path
 
 
+def _refuse_doubles(plans: Sequence[Plan], paths: Sequence[Path]) -> None:
+    """Raise UsageError for a run that would be counted twice: it, or a copy, is named again or in a merged run."""
+    seen: dict[str, Path] = {}
+    for plan, path in zip(plans, paths, strict=True):
+        for run in _sources(plan):
+            if run in seen:
+                raise UsageError(f"RUN: {seen[run]} and {path} both hold the run {run}; name one of them")
+            seen[run] = path
+
+
+def _sources(plan: Plan) -> tuple[str, ...]:
+    """Return the runs whose records a run holds."""
+    return plan.sources or (plan.run,)
+
+
 def _plan(plans: Sequence[Plan], jobs: Sequence[Job], command: tuple[str, ...]) -> Plan:
     created_s = time.time()
     return plans[0].with_jobs(
@@ -57,7 +72,7 @@ def _plan(plans: Sequence[Plan], jobs: Sequence[Job], command: tuple[str, ...]) 
         refine=0,
         fit=None,
         search=None,
-        sources=tuple(dict.fromkeys(source for plan in plans for source in (plan.sources or (plan.run,)))),
+        sources=tuple(dict.fromkeys(source for plan in plans for source in _sources(plan))),
     )
 
 

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 from attnbench.contracts.errors import NotStored, UsageError
 from attnbench.contracts.record import Environment, Job, Rates, Record, Status
 from attnbench.store.files import replace_file, sync_folder, write_all
-from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, to_line
+from attnbench.store.lines import EVENTS, PLAN, EnvironmentSeen, Event, Plan, RatesSeen, TornSeen, to_line
 from attnbench.store.progress import pending, standing
 from attnbench.store.reading import Journal, read_journal, read_plan
 from attnbench.store.runs import new_run_id
 
 LOCK = ".lock"
+_TAIL = 2**16  # bytes of a journal that are searched for the end of a line at a time
 
 
 class Store:
@@ -32,7 +33,8 @@ class Store:
         self._journal = journal
         self._held = held
         self._known: tuple[tuple[int, int], Journal] | None = None
-        self._at_line_start = journal is None or _ends_a_line(path / EVENTS)
+        self._torn = _torn_tail(path / EVENTS) if journal else None
+        self._size = os.fstat(journal.fileno()).st_size if journal else 0
 
     @classmethod
     def create(cls, out: Path, plan: Plan) -> Self:
@@ -71,27 +73,50 @@ class Store:
             return cls(path, plan, journal=journal, held=held.pop_all())
 
     def replan(self, plan: Plan) -> None:
-        """Replace the run's plan, as jobs were added or left out."""
-        if plan != self.plan:
+        """Replace the run's plan, as jobs were added or left out. Raises NotStored, and the old plan stays."""
+        if plan == self.plan:
+            return
+        try:
             replace_file(self.path / PLAN, to_line(plan))
-            self.plan = plan
+        except OSError as error:
+            raise self._not_stored(f"{self.path / PLAN} cannot be replaced ({error.strerror})", "make room") from None
+        self.plan = plan
 
     def append(self, *events: Record | Environment | Rates) -> None:
         """Append events to the journal; once this returns, they are on the disk.
 
-        Raises NotStored if the disk does not take them, and ValueError for an event that could not be read back.
+        Raises NotStored if the disk does not take them, or the journal is no longer the one that this run has written,
+        and ValueError for an event that could not be read back.
         """
         assert self._journal is not None, "this run was opened for reading, or is closed"
         lines = b"".join(to_line(_as_seen(event)) for event in events)
-        start, self._at_line_start = b"" if self._at_line_start else b"\n", False
+        self._check_in_place(self._journal)
+        start = b"" if self._torn is None else b"\n" + to_line(TornSeen(offset=self._torn))
         try:
             write_all(self._journal.fileno(), start + lines)
+            self._torn = None
         except OSError as error:
-            raise NotStored(
-                f"{self.path / EVENTS} did not take a record ({error.strerror}); all before it are safe: "
-                f"make room, then continue with --resume {self.path.name}"
+            self._torn = _torn_tail(self.path / EVENTS)
+            raise self._not_stored(
+                f"{self.path / EVENTS} did not take a record ({error.strerror})", "make room"
             ) from None
-        self._at_line_start = True
+        finally:
+            self._size = os.fstat(self._journal.fileno()).st_size
+
+    def _check_in_place(self, journal: FileIO) -> None:
+        """Raise NotStored where the journal was removed, replaced or cut, as by a checkout or a sync."""
+        ours = os.fstat(journal.fileno())
+        try:
+            there = (self.path / EVENTS).stat()
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            raise self._not_stored(f"{self.path / EVENTS} was removed or replaced while it was written", "put it back")
+        if ours.st_size < self._size:
+            raise self._not_stored(f"{self.path / EVENTS} was cut while it was written", "put it back")
+
+    def _not_stored(self, what: str, fix: str) -> NotStored:
+        return NotStored(f"{what}; all records before are safe: {fix}, then continue with --resume {self.path.name}")
 
     def records(self) -> list[Record]:
         """Return each measured job's record: of its highest attempt, the one written last."""
@@ -100,6 +125,11 @@ class Store:
     def history(self) -> tuple[Record, ...]:
         """Return every record, in the order written."""
         return self._read().records
+
+    def broken(self) -> int:
+        """Return the number of lines that cannot be trusted, and of records of other runs; all are left out."""
+        journal = self._read()
+        return len(journal.broken) + journal.foreign
 
     def rates(self) -> Rates | None:
         """Return the device's own peak rates; None if they were never measured."""
@@ -126,9 +156,9 @@ class Store:
         try:
             found = (self.path / EVENTS).stat()
         except OSError:  # there is none yet, or reading it will raise the right error
-            return read_journal(self.path)
+            return read_journal(self.path, self.plan)
         if self._known is None or self._known[0] != (found.st_size, found.st_mtime_ns):
-            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path))
+            self._known = ((found.st_size, found.st_mtime_ns), read_journal(self.path, self.plan))
         return self._known[1]
 
     def __enter__(self) -> Self:
@@ -181,12 +211,21 @@ def _hold(path: Path, held: ExitStack) -> FileIO:
         held.enter_context(lock)
     except filelock.Timeout:
         raise UsageError(f"run {path} is being written by another process; wait until that one has ended") from None
-    return held.enter_context((path / EVENTS).open("ab", buffering=0))
+    events = path / EVENTS
+    if events.is_symlink() or (events.exists() and not events.is_file()):
+        raise UsageError(f"{events} is a link or no regular file: what is measured would go elsewhere; copy it here")
+    return held.enter_context(events.open("ab", buffering=0))
 
 
-def _ends_a_line(path: Path) -> bool:
+def _torn_tail(path: Path) -> int | None:
+    """Return the offset of an incomplete last line, which was never acknowledged; None where there is none."""
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        start = end = file.seek(0, os.SEEK_END)
+        while start:
+            step = min(start, _TAIL)
+            start -= step
+            file.seek(start)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                return None if start + newline + 1 == end else start + newline + 1
+    return 0 if end else None

@@ -80,7 +80,7 @@ def checkpoint_path(run: Path, job: Job) -> Path:
 def _summary(path: Path) -> RunSummary:
     try:
         plan = read_plan(path)
-        statuses = tally(plan.jobs, read_journal(path).records)
+        statuses = tally(plan.jobs, read_journal(path, plan).records)
     except (DamagedStore, UsageError) as error:
         return RunSummary(run=path.name, damage=str(error))
     return RunSummary(

@@ -183,7 +183,9 @@ MISLEADING = {"outcome": 1, "job": 2, "round": 3, 'a","outcome":{': ',"round":4}
 )
 def test_a_job_and_its_record_read_back_equal_even_where_their_text_looks_like_the_format(jobs, run, tmp_path_factory):
     written = [replace(make_record(0), job=job, run=(run, RUN)[place % 3 > 1]) for place, job in enumerate(jobs)]
-    with Store.create(tmp_path_factory.mktemp("runs"), make_plan(0).with_jobs(tuple(jobs))) as store:
+    with Store.create(
+        tmp_path_factory.mktemp("runs"), make_plan(0).with_jobs(tuple(jobs), sources=(run, RUN))
+    ) as store:
         store.append(*written)
         assert list(store.history()) == written
     with Store.open(store.path, write=False) as again:
