@@ -94,3 +94,23 @@ def test_without_any_run_the_answer_says_how_to_measure(tmp_path: Path) -> None:
     done = call("recommend", *SMALL[:2], "--device", "cpu", cwd=tmp_path)
     assert done.returncode == 1
     assert "--measure measures what is not known" in done.stdout
+
+
+def test_a_variant_that_was_seen_to_fail_is_not_recommended_for_what_it_does_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text(Path("tests/plugins/at_one_length.py").read_text())
+    wanted = ("vanilla", "./p.py:NotANumberAt128", "./p.py:WronglyExact")
+    words = ("--variants", ",".join(wanted), "--seq", "64..256", *SMALL[2:], "--inputs", "normal")
+    done = call("run", *words, "--metrics", "latency,agreement", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for seq, failed in (("128", "invalid output at 128"), ("180", "failed nearby: invalid output at 128")):
+        found = call("recommend", "--seq", seq, *SMALL[2:6], "latest", cwd=tmp_path)
+        told = " ".join(found.stdout.split())
+        assert "float32, cpu, forward: vanilla (" in told
+        assert failed in told
+        assert "calls itself exact and errs by" in told
+    (latency,) = [
+        row
+        for row in json.loads(call("show", "latest", "--metric", "latency", "--json", cwd=tmp_path).stdout)
+        if (row["variant"], row["seq_q"]) == ("WronglyExact", 256)
+    ]
+    assert (latency["status"], latency["value"]) == ("invalid_output", None)

@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.curves import Curve, CurveGroup, curve_groups
+from attnbench.analysis.curves import Curve, CurveGroup, curve_groups, stretches
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.case import Axes, Case
@@ -67,7 +67,8 @@ def crossovers(rows: Iterable[Row]) -> list[Crossover]:
     """Return where any two variants change places, the crossings of the best variants first.
 
     Between two neighbouring significant ratios on opposite sides there is one crossing, and it is sure. A pair without
-    one has a crossing that is not sure if it ends the sweep the other way round.
+    one has a crossing that is not sure if it ends the sweep the other way round. A length at which one of them failed
+    ends the sweep before it, and another begins behind it: nothing is interpolated across.
     """
     crossings: list[Crossover] = []
     for group in curve_groups(row for row in rows if row.metric == METRIC and not row.is_harness):
@@ -77,7 +78,14 @@ def crossovers(rows: Iterable[Row]) -> list[Crossover]:
 
 
 def _of_pair(first: Curve, second: Curve, group: CurveGroup) -> Iterator[Crossover]:
-    ratios = [_ratio(length, first.rows[length], second.rows[length]) for length in first.rows if length in second.rows]
+    shared = [length for length in first.rows if length in second.rows]
+    for stretch in stretches(shared, (*first.failed, *second.failed)):
+        yield from _of_stretch(
+            [_ratio(length, first.rows[length], second.rows[length]) for length in stretch], first, second, group
+        )
+
+
+def _of_stretch(ratios: Sequence[_Ratio], first: Curve, second: Curve, group: CurveGroup) -> Iterator[Crossover]:
     spans = list(_sure_spans(ratios))
     for span in spans:
         yield _crossing(span, ratios, (first, second), group)

@@ -1,6 +1,7 @@
 """Curves: a variant's rows of one metric along the sequence length, all other axes fixed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 
 from msgspec import Struct
 
@@ -12,9 +13,10 @@ ALONG = ("seq_q", "seq_k", "batch")  # axes that may change along a curve
 
 
 class Curve(Struct, frozen=True, kw_only=True):
-    """A variant's rows by length, ascending."""
+    """A variant's rows by length, ascending, and the lengths at which it failed: no line leads through those."""
 
     rows: dict[int, Row]
+    failed: tuple[int, ...] = ()
 
     @property
     def first(self) -> Row:
@@ -43,6 +45,7 @@ def curve_groups(rows: Iterable[Row], *, positive: bool = True) -> list[CurveGro
 
     Without `positive`, rows with any value are grouped: for what is neither drawn nor fitted by its logarithm.
     """
+    rows = list(rows)
     valued = [row for row in rows if row.value is not None and (row.value > 0 or not positive)]
     shapes = [row.case.shape for row in valued if row.case.passes != "decode"]
     is_square = all(shape.seq_q == shape.seq_k for shape in shapes)
@@ -52,8 +55,18 @@ def curve_groups(rows: Iterable[Row], *, positive: bool = True) -> list[CurveGro
         other_length = shape.seq_q if row.case.passes == "decode" else shape.seq_k
         return row.run, row.metric, row.task, *_axes(row).values(), None if is_square else other_length
 
-    groups = group_by(valued, key).values()
-    return [_group(rows, is_square=is_square) for group in groups for rows in _by_batch(group)]
+    failed = group_by((row for row in rows if row.has_failed), key)
+    return [
+        _group(of_batch, failed.get(of_key, []), is_square=is_square)
+        for of_key, group in group_by(valued, key).items()
+        for of_batch in _by_batch(group)
+    ]
+
+
+def stretches(lengths: Iterable[int], failed: Collection[int]) -> Iterator[list[int]]:
+    """Split ascending lengths where a failed one lies between: what is on one side tells nothing of the other."""
+    for _, stretch in groupby(lengths, key=lambda length: sum(each < length for each in failed)):
+        yield list(stretch)
 
 
 def _axes(row: Row) -> Axes:
@@ -67,7 +80,7 @@ def _by_batch(rows: list[Row]) -> Iterable[list[Row]]:
     return [rows] if is_determined else group_by(rows, lambda row: row.case.shape.batch).values()
 
 
-def _group(rows: Sequence[Row], *, is_square: bool) -> CurveGroup:
+def _group(rows: Sequence[Row], failed: Sequence[Row], *, is_square: bool) -> CurveGroup:
     by_variant: dict[Identity, dict[int, Row]] = {}
     for row in rows:
         by_variant.setdefault(row.identity, {})[row.case.length] = row
@@ -77,5 +90,13 @@ def _group(rows: Sequence[Row], *, is_square: bool) -> CurveGroup:
         axes["seq_k"] = first.case.shape.seq_k
     if len({row.case.shape.batch for row in rows}) == 1:
         axes["batch"] = first.case.shape.batch
-    curves = (Curve(rows=dict(sorted(by_length.items()))) for by_length in by_variant.values())
+        failed = [row for row in failed if row.case.shape.batch == axes["batch"]]
+    curves = (
+        Curve(rows=dict(sorted(by_length.items())), failed=_failed(failed, variant, by_length))
+        for variant, by_length in by_variant.items()
+    )
     return CurveGroup(metric=first.metric, axes=axes, curves=tuple(curves))
+
+
+def _failed(rows: Iterable[Row], variant: Identity, by_length: Collection[int]) -> tuple[int, ...]:
+    return tuple(sorted({row.case.length for row in rows if row.identity == variant} - set(by_length)))

@@ -33,6 +33,7 @@ _HARNESS = "attnbench"  # the distribution of the empty variant: a user's plugin
 _METRIC_ORDER = {name: index for index, name in enumerate(METRICS)}
 _PROBE_ORDER = get_args(ProbeKind)
 _PASS_ORDER = get_args(Passes)
+_NOT_TRIED: tuple[Status, ...] = ("interrupted", "skipped", "device_lost")
 # A fact of that name is the reason why there is no value.
 _MAY_LACK = ("numerical_error", "kept_mass", "mask_leak", *map(accuracy_beyond, BEYOND))
 
@@ -88,6 +89,11 @@ class Row(Struct, frozen=True, kw_only=True):
     def identity(self) -> Identity:
         """The variant, its options as JSON, and its origin: equal for rows of the same variant."""
         return *self.case.identity, self.origin.name
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the case was tried and gave no value; one that is pending, interrupted or skipped was not tried."""
+        return self.value is None and self.detail != PENDING and self.status not in _NOT_TRIED
 
     @property
     def about(self) -> Metric:

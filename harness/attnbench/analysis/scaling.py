@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from attnbench.analysis.curves import Curve, curve_groups
+from attnbench.analysis.curves import Curve, curve_groups, stretches
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.case import Axes, Identity, Option, canonical
@@ -16,7 +17,8 @@ METRICS = ("latency", "memory")
 class Growth(Struct, frozen=True, kw_only=True):
     """A metric of a variant as N^exponent over `lengths`, with a 95% interval; `local` is over the last doubling alone.
 
-    `axes` are all others. Where the batch changes with the length, the cost of one sequence is fitted.
+    `axes` are all others. Where the batch changes with the length, the cost of one sequence is fitted. `left_out` are
+    lengths that were measured, but lie beyond one that failed.
     """
 
     run: str
@@ -31,6 +33,7 @@ class Growth(Struct, frozen=True, kw_only=True):
     high: float | None = None
     local: float
     per_sequence: bool = False
+    left_out: tuple[int, ...] = ()
 
     @property
     def identity(self) -> Identity:
@@ -41,15 +44,28 @@ class Growth(Struct, frozen=True, kw_only=True):
 def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growth]:
     """Fit every curve of two lengths or more, by least squares on the logarithms.
 
+    Of a variant that failed at a length in between, the longest unbroken stretch is fitted.
+
     The interval is the wider of two by Student's t: on the residuals, from three lengths, which shows a deviation from
     a power law; and on the slopes of the rounds, from three rounds, which shows the noise. Null where there is neither.
     """
     wanted = tuple(metrics)
     groups = curve_groups(row for row in rows if row.metric in wanted)
-    return [_growth(curve, group.axes) for group in groups for curve in group.curves if len(curve.rows) > 1]
+    curves = ((curve, _unbroken(curve), group.axes) for group in groups for curve in group.curves)
+    return [
+        _growth(fitted, axes, left_out=curve.rows.keys() - fitted.rows.keys())
+        for curve, fitted, axes in curves
+        if len(fitted.rows) > 1
+    ]
 
 
-def _growth(curve: Curve, axes: Axes) -> Growth:
+def _unbroken(curve: Curve) -> Curve:
+    """Return the stretch of a curve that has the most lengths, of two equal ones the longer lengths."""
+    lengths = max(reversed(list(stretches(curve.rows, curve.failed))), key=len)
+    return replace(curve, rows={length: curve.rows[length] for length in lengths})
+
+
+def _growth(curve: Curve, axes: Axes, *, left_out: Iterable[int]) -> Growth:
     first = curve.first
     values = {length: row.value / _sequences(row, curve) for length, row in curve.rows.items() if row.value}
     fitted = _slope(values)
@@ -69,6 +85,7 @@ def _growth(curve: Curve, axes: Axes) -> Growth:
         high=high,
         local=_slope({length: values[length] for length in (start, end)}).value,
         per_sequence=curve.per_sequence,
+        left_out=tuple(sorted(left_out)),
     )
 
 

@@ -107,7 +107,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
     against = _against(groups, floors)
     leads = _leads(rankings, floors)
     tested = [*(pair for one in against for pair in one.pairs), *(lead.rival for lead in leads)]
-    is_faster, crossed = _shown(tested), tuple(crossovers(timed))
+    is_faster, crossed = _shown(tested), tuple(crossovers(row for row in shown if row.metric == "latency"))
     return Summary(
         run=shown[0].run if shown else "",
         baseline=timed[0] if timed else None,

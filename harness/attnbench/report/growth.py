@@ -131,7 +131,9 @@ def _is_everywhere(crossing: Crossover) -> bool:
 
 
 def _name(growth: Growth, names: VariantNames, labels: Sequence[str]) -> str:
-    return f"{where(growth.axes, labels)}{names[growth.identity]}{' (one sequence)' * growth.per_sequence}"
+    fitted = f" (N = {growth.lengths[0]} to {growth.lengths[-1]})" if growth.left_out else ""
+    name = f"{names[growth.identity]}{' (one sequence)' * growth.per_sequence}{fitted}"
+    return f"{where(growth.axes, labels)}{name}"
 
 
 def where(axes: Axes, labels: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from attnbench.analysis.comparability import Circumstances
+from attnbench.analysis.refuted import without_refuted
 from attnbench.analysis.roofline import derived
 from attnbench.analysis.rows import Row, rows
 from attnbench.contracts.case import Identity
@@ -29,8 +30,11 @@ class ReportedRun(Struct, frozen=True, kw_only=True):
 
 
 def rows_of(store: Store) -> list[Row]:
-    """Return the rows of a run's plan (not an edited plugin's old records), and those derived from them."""
-    measured = rows(store.history(), store.plan.jobs, run=store.plan.run)
+    """Return the rows of a run's plan (not an edited plugin's old records), and those derived from them.
+
+    What a wrong output costs is left out.
+    """
+    measured = without_refuted(rows(store.history(), store.plan.jobs, run=store.plan.run))
     return [*measured, *derived(measured, store.rates())]
 
 

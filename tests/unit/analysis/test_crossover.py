@@ -136,3 +136,21 @@ def test_a_grid_may_lack_lengths_of_one_variant():
     (found,) = crossovers(rows)
     assert found.between == (512, 2048)
     assert len(LENGTHS) == 4
+
+
+def failed_at(length, variant, rows):
+    """Return rows with that of a variant at a length turned into a failure."""
+    gone = {"value": None, "low": None, "high": None, "medians": {}, "status": "invalid_output", "detail": "NaN"}
+    return [
+        replace(each, **gone) if (each.case.variant, each.case.length) == (variant, length) else each for each in rows
+    ]
+
+
+def test_no_crossing_is_interpolated_across_a_length_at_which_a_variant_failed():
+    rows = sweep(costs(1000))
+    (found,) = crossovers(rows)
+    assert found.between == (512, 1024)
+    for variant in ("square", "straight"):
+        assert crossovers(failed_at(1024, variant, rows)) == []
+        (beside,) = crossovers(failed_at(4096, variant, rows))
+        assert (beside.between, beside.swept) == ((512, 1024), (512, 2048))

@@ -79,3 +79,14 @@ def test_a_length_that_failed_is_left_out():
     rows = [replace(each, value=None, medians={}) if each.case.length == 4096 else each for each in sweep({"a": float})]
     (found,) = growths(rows)
     assert (found.lengths, round(found.exponent, 9)) == (LENGTHS[:3], 1)
+
+
+def test_no_exponent_is_fitted_across_a_length_that_failed():
+    lengths = (256, 512, 1024, 2048, 4096)
+    rows = [
+        replace(each, value=None, medians={}, detail="NaN") if each.case.length == 512 else each
+        for each in sweep({"a": lambda n: n if n > 512 else 1e9}, lengths=lengths)
+    ]
+    (found,) = growths(rows)
+    assert (found.lengths, round(found.exponent, 9), found.left_out) == ((1024, 2048, 4096), 1, (256,))
+    assert growths([each for each in rows if each.case.length <= 1024]) == []

@@ -59,7 +59,27 @@ def test_a_figure_counted_once_is_certain_and_one_of_too_few_rounds_has_no_inter
     assert not estimate_at(course(float, rounds=2), 512, extrapolate=True).has_interval
 
 
-def test_a_failed_length_is_left_out_and_does_not_affect_the_others():
+FAILURES = {
+    "oom_host": "it needed 9 GiB more than was free",
+    "invalid_output": "NaN",
+    "error": "RuntimeError",
+    "unsupported": "no",
+    "ok": "3 of 20 values not finite",
+}
+
+
+@pytest.mark.parametrize("status", FAILURES)
+def test_a_measured_failure_outranks_what_its_neighbours_suggest_at_its_length_and_beyond_it(status):
     rows = course(lambda n: n * n)
-    rows[2048] = replace(rows[2048], value=None, low=None, high=None, status="oom_host")
+    rows[2048] = replace(rows[2048], value=None, low=None, high=None, status=status, detail=FAILURES[status])
+    for length in (1500, 2048, 3000, 8192):
+        assert estimate_at(rows, length, extrapolate=True) is None
+    assert estimate_at(rows, 700, extrapolate=True).lengths == (512, 1024)
+    assert estimate_at(rows, 4096, extrapolate=True).how == "measured"
+
+
+@pytest.mark.parametrize(("status", "detail"), [("skipped", "the budget"), ("interrupted", "Ctrl-C")])
+def test_a_length_that_was_not_tried_is_estimated_from_its_neighbours(status, detail):
+    rows = course(lambda n: n * n)
+    rows[2048] = replace(rows[2048], value=None, low=None, high=None, status=status, detail=detail)
     assert estimate_at(rows, 2048, extrapolate=True).lengths == (1024, 4096)

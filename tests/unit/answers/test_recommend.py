@@ -83,6 +83,39 @@ def test_a_variant_without_figures_is_unknown_and_a_failed_one_has_its_reason():
     assert {line.variant: line.lacks for line in found.lines}["linear"] == ("memory",)
 
 
+def failing(rows_, variant, length, status="invalid_output", metric="latency"):
+    """Return rows with one of them replaced by that of a failure."""
+    (gone,) = [row for row in rows_ if (row.case.variant, row.case.length, row.metric) == (variant, length, metric)]
+    broken = replace(
+        gone, value=None, low=None, high=None, medians={}, rounds=0, samples=0, status=status, detail="NaN"
+    )
+    return [broken if row is gone else row for row in rows_]
+
+
+@pytest.mark.parametrize("status", ["invalid_output", "error", "crash", "oom_host", "ok"])
+def test_a_variant_that_failed_at_the_length_asked_for_is_never_ranked_by_its_neighbours(status):
+    found = recommend(failing(planted(), "linear", 2048, status), workload(), Needs())
+    assert verdicts(found) == {"vanilla": "meets", "linear": "fails"}
+    assert found.lines[1].why == (f"{'no value' if status == 'ok' else status.replace('_', ' ')} at 2048: NaN",)
+
+
+def test_no_variant_is_ranked_by_an_estimate_across_a_length_at_which_it_failed():
+    for asked in (3000, 1500):
+        found = recommend(failing(planted(), "linear", 2048), workload(asked), Needs())
+        (line,) = [line for line in found.lines if line.variant == "linear"]
+        why = "latency not measured, and it failed nearby: invalid output at 2048: NaN"
+        assert (line.verdict, line.why, line.lacks) == ("unknown", (why,), ("latency",))
+    beyond = recommend(failing(planted(), "linear", 4096), workload(8000), Needs())
+    assert verdicts(beyond) == {"vanilla": "meets", "linear": "unknown"}
+
+
+def test_of_a_failure_and_a_figure_at_one_length_the_later_run_counts():
+    old, new = sweep({"a": FAST}), sweep({"a": FAST}, run="r2")
+    assert verdicts(recommend([*old, *failing(new, "a", 2048)], workload(), Needs())) == {"a": "fails"}
+    assert verdicts(recommend([*failing(old, "a", 2048), *new], workload(), Needs())) == {"a": "meets"}
+    assert verdicts(recommend([*old, *failing(new, "a", 2048, "skipped")], workload(), Needs())) == {"a": "meets"}
+
+
 def test_rows_of_another_workload_are_not_used_and_the_difference_is_named():
     found = recommend(planted(), workload(mask=Mask(causal=True)), Needs())
     assert (found.lines, found.elsewhere) == ((), ("causal True (measured: False)",))

@@ -10,6 +10,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from attnbench.analysis.curves import stretches
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.stats import Estimate, Noise
@@ -53,15 +54,27 @@ def estimate_at(rows: Rows, length: int, *, extrapolate: bool) -> LengthEstimate
     Between two lengths it lies on a straight line through the logarithms. With `extrapolate` it goes up to FARTHEST
     beyond the lengths, where there are three, by the exponent fitted to all of them and its interval (and the exponent
     of the nearest two, should that lie outside).
+
+    A row that failed outranks its neighbours: there is no estimate at its length, and none from lengths beyond it.
     """
     exact = rows.get(length)
+    if exact is not None and exact.has_failed:
+        return None
     if exact is not None and exact.value is not None:
         low, high = _interval(exact)
         return _estimate(Estimate(exact.value, low, high), "measured", [exact], [length])
-    positive = {measured: rows[measured] for measured in sorted(rows) if (rows[measured].value or 0) > 0}
+    positive = {measured: rows[measured] for measured in _reachable(rows, length)}
     if not positive or not min(positive) < length < max(positive):
         return _beyond(positive, length) if extrapolate else None
     return _between(positive, length)
+
+
+def _reachable(rows: Rows, length: int) -> list[int]:
+    """Return the lengths with a value above zero, between which and `length` none failed, ascending."""
+    failed = [measured for measured, row in rows.items() if row.has_failed]
+    positive = {measured for measured, row in rows.items() if (row.value or 0) > 0}
+    around = next(stretch for stretch in stretches(sorted({*positive, length}), failed) if length in stretch)
+    return [measured for measured in around if measured in positive]
 
 
 def _between(rows: Rows, length: int) -> LengthEstimate:

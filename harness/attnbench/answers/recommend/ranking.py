@@ -4,6 +4,7 @@ A row counts if its case agrees with the workload in all but the variant and the
 reported as not measured; no variant is ranked by a guess.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -75,7 +76,7 @@ class Recommendation(Struct, frozen=True, kw_only=True):
 
 
 class _VariantRows(Struct):
-    """The rows of one variant: the workload's by probe and length, those of trainings, and those that failed.
+    """The rows of one variant: the workload's by probe and length, failed ones too, and those of trainings.
 
     `captured` is its latest error on inputs of a model, at a length of their own.
     """
@@ -84,7 +85,11 @@ class _VariantRows(Struct):
     by_probe: dict[ProbeKind, dict[int, Row]] = {}
     captured: Row | None = None
     trained: list[Row] = []
-    failed: list[Row] = []
+
+    def failed(self, probe: ProbeKind) -> list[Row]:
+        """Return the rows of a probe that failed, the shortest first."""
+        rows = self.by_probe.get(probe, {})
+        return [rows[length] for length in sorted(rows) if rows[length].value is None]
 
 
 def recommend(
@@ -157,12 +162,12 @@ def _by_variant(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[R
         of_variant = variants.setdefault(row.case.identity, _VariantRows(row))
         if row.probe.kind == "accuracy":
             of_variant.trained.append(row)
-        elif row.value is None:
-            of_variant.failed.append(row)
         elif row.case.inputs not in DRAWN:
-            of_variant.captured = row
-        elif row.metric == METRICS[row.probe.kind]:
-            of_variant.by_probe.setdefault(row.probe.kind, {})[row.case.length] = row
+            of_variant.captured = row if row.value is not None else of_variant.captured
+        elif row.metric == METRICS[row.probe.kind] and row.detail != PENDING:
+            by_length = of_variant.by_probe.setdefault(row.probe.kind, {})
+            if row.value is not None or row.has_failed or row.case.length not in by_length:
+                by_length[row.case.length] = row
     return list(variants.values())
 
 
@@ -190,12 +195,18 @@ def _assessment(of_variant: _VariantRows, workload: Case, needs: Needs) -> Asses
         score=trained[0] if scored_on_one else None,
         flattered=_flattered(of_variant, judged, workload),
     )
-    return _judged(line, needs, reasons={probe: _reason(of_variant.failed, probe, workload) for probe in METRICS})
+    failed = {probe: of_variant.failed(probe) for probe in METRICS}
+    return _judged(
+        line,
+        needs,
+        reasons={probe: _reason(rows, workload) for probe, rows in failed.items()},
+        broken={probe: _told(_nearest(rows, workload.length)) for probe, rows in failed.items() if rows},
+    )
 
 
 def _flattered(of_variant: _VariantRows, judged: Mapping[ProbeKind, Row], workload: Case) -> dict[ProbeKind, str]:
     """Return why qualities do not count at the workload's length, by probe; nothing where nothing was timed."""
-    timed = of_variant.by_probe.get("latency", {})
+    timed = {length: row for length, row in of_variant.by_probe.get("latency", {}).items() if row.value is not None}
     if not timed:
         return {}
     beyond = [length for length in timed if length >= workload.length]
@@ -211,20 +222,34 @@ def _has_same_keys(rows: Rows, workload: Case) -> bool:
     return square or all(row.case.shape.seq_k == shape.seq_k for row in rows.values())
 
 
-def _reason(failed: Iterable[Row], probe: ProbeKind, workload: Case) -> str:
+def _reason(failed: Iterable[Row], workload: Case) -> str:
     """Return why a probe has no value at the workload's length: it failed there, or fails from a shorter one on."""
     length = workload.length
-    of_probe = [row for row in failed if row.probe.kind == probe and row.detail != PENDING]
-    for row in sorted(of_probe, key=lambda row: row.case.length):
+    for row in failed:
         at = row.case.length
         if at == length or row.status == "unsupported" or (row.status in _EXHAUSTED and at < length):
-            where = "" if row.status == "unsupported" else f" at {at}"
-            return f"{row.status.replace('_', ' ')}{where}: {row.detail}"
+            return _told(row)
     return ""
 
 
-def _judged(line: Assessment, needs: Needs, *, reasons: dict[ProbeKind, str]) -> Assessment:
-    """Complete an assessment with its verdict; `reasons` are those why a probe has no value."""
+def _nearest(rows: Iterable[Row], length: int) -> Row:
+    return min(rows, key=lambda row: abs(math.log(row.case.length / length)))
+
+
+def _told(row: Row) -> str:
+    """Return what a failed row reports, and at which length unless it is refused everywhere."""
+    where = "" if row.status == "unsupported" else f" at {row.case.length}"
+    status = "no value" if row.status == "ok" else row.status.replace("_", " ")
+    return f"{status}{where}: {row.detail}"
+
+
+def _judged(
+    line: Assessment, needs: Needs, *, reasons: Mapping[ProbeKind, str], broken: Mapping[ProbeKind, str]
+) -> Assessment:
+    """Complete an assessment with its verdict.
+
+    `reasons` are those why a probe has no value at the workload's length, `broken` the failure nearest to that length.
+    """
     fails: list[str] = []
     doubts: list[str] = []
     unknown: list[str] = []
@@ -240,7 +265,8 @@ def _judged(line: Assessment, needs: Needs, *, reasons: dict[ProbeKind, str]) ->
         elif reasons.get(bound.probe):
             fails.append(reasons[bound.probe])
         else:
-            unknown.append(f"{bound.what} not measured")
+            failure = broken.get(bound.probe)
+            unknown.append(f"{bound.what} not measured{f', and it failed nearby: {failure}' if failure else ''}")
             lacks.append(bound.probe)
     verdict: Verdict = "fails" if fails else "unknown" if unknown else "meets"
     why = tuple(dict.fromkeys(fails or unknown))
@@ -264,7 +290,7 @@ def _bounds(line: Assessment, needs: Needs) -> Iterator[Bound]:
 def _unmeasured(spec: Spec, needs: Needs) -> Assessment:
     """Return the assessment of a variant without rows."""
     line = Assessment(variant=spec.name, options=dict(spec.options), origin="", verdict="unknown")
-    return _judged(line, needs, reasons={})
+    return _judged(line, needs, reasons={}, broken={})
 
 
 def _ranked(lines: Iterable[Assessment]) -> Iterator[Assessment]:
