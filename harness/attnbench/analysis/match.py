@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from attnbench.analysis.failures import examples, in_metrics
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
@@ -89,8 +90,8 @@ def match(
     else:
         sides = [_of_variant(spec, rows) for spec, rows in zip(variants, (base, new), strict=True)]
         _refuse_the_same(variants, sides)
-    measured = _measured([*sides[0], *sides[1]], metrics)
-    first, second = (_indexed(rows, measured, ignoring, by_variant=variants is None) for rows in sides)
+    like = examples([*sides[0], *sides[1]], metrics)
+    first, second = (_indexed(in_metrics(rows, metrics, like), ignoring, by_variant=variants is None) for rows in sides)
     return [Pair(metric=str(key[0]), base=first.get(key), new=second.get(key)) for key in {**first, **second}]
 
 
@@ -141,32 +142,12 @@ def same_option(one: str, other: str) -> bool:
         return False
 
 
-def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tuple[str, str], dict[str, None]]:
-    """Return the metrics to compare of each probe and task."""
-    measured: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        wanted = row.primary if metrics is None else row.metric in metrics
-        if wanted and (row.samples or row.metric == row.probe.metric.name):
-            measured.setdefault((row.probe.kind, row.task), {})[row.metric] = None
-    return measured
-
-
-def _indexed(
-    rows: Iterable[Row],
-    measured: dict[tuple[str, str], dict[str, None]],
-    ignoring: Collection[str],
-    *,
-    by_variant: bool,
-) -> dict[tuple[object, ...], Row]:
-    """Return rows by metric and case; a case that failed stands for each metric of its probe."""
+def _indexed(rows: Iterable[Row], ignoring: Collection[str], *, by_variant: bool) -> dict[tuple[object, ...], Row]:
+    """Return rows by metric and case."""
     index: dict[tuple[object, ...], Row] = {}
     for row in rows:
-        metrics = measured.get((row.probe.kind, row.task), {})
-        failed = not row.samples and row.primary
         variant = row.case.identity if by_variant else ()
-        case = (row.task, *variant, *row.case.axes(without=ignoring).values())
-        for metric in metrics if failed else {row.metric: None}.keys() & metrics.keys():
-            index[metric, *case] = row
+        index[row.metric, row.task, *variant, *row.case.axes(without=ignoring).values()] = row
     return index
 
 

@@ -25,11 +25,11 @@ def without_refuted(rows: Iterable[Row]) -> list[Row]:
         if judgement is None:
             kept.append(row)
         elif row.metric == row.probe.metric.name:
-            kept.append(failed_as(judgement, row))
+            kept.append(_failed_as(judgement, row))
     return kept
 
 
-def failed_as(failure: Row, row: Row) -> Row:
+def _failed_as(failure: Row, row: Row) -> Row:
     """Return the row of a job that would have given `row`, had it failed as another did."""
     return Row(
         run=row.run,

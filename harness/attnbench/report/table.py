@@ -10,10 +10,11 @@ import msgspec
 from msgspec import Struct
 
 from attnbench.analysis.aa_floor import aa_floor
+from attnbench.analysis.failures import examples, in_metrics
 from attnbench.analysis.regime import is_exact_here
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import AxisValue, Identity
-from attnbench.contracts.metrics import Metric, metric_named
+from attnbench.contracts.metrics import Metric
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.stats import CLEAN, NOISY, Noise
 from attnbench.contracts.text import plain
@@ -103,48 +104,20 @@ class Block(Struct, frozen=True, kw_only=True):
 def tables(rows: Sequence[Row], metrics: Collection[str] | None = None) -> list[Block]:
     """Arrange rows in blocks: of the given metrics, else of each probe's primary one.
 
-    A failed job has a row under its probe's primary metric alone; it stands in each block of its probe and task.
+    A failed job stands in each block of its probe and task.
     """
     names = names_of(rows)
     several = len({row.run for row in rows}) > 1
-    measured = _measured(rows, metrics)
     groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        for metric in _metrics_of(row, metrics, measured):
-            groups.setdefault((row.run if several else "", metric, row.case.passes), []).append(row)
+    for row in in_metrics(rows, metrics, examples(rows, metrics)):
+        groups.setdefault((row.run if several else "", row.metric, row.case.passes), []).append(row)
     blocks = []
     for (run, metric, _), group in groups.items():
-        block = _block(title_of(_about(metric, group), run), _latest(group), names)
+        block = _block(title_of(group[0].about, run), _latest(group), names)
         if metric == "latency" and (floor := aa_floor(row for row in rows if run in ("", row.run))):
             block = msgspec.structs.replace(block, notes=(*block.notes, aa_floor_note(floor.share)))
         blocks.append(block)
     return blocks
-
-
-def _about(metric: str, rows: Iterable[Row]) -> Metric:
-    """Return the description of a block's metric; a failed row of its probe describes the primary one alone."""
-    return next((row.about for row in rows if row.metric == metric), metric_named(metric))
-
-
-def _is_wanted(row: Row, metrics: Collection[str] | None) -> bool:
-    return row.primary if metrics is None else row.metric in metrics
-
-
-def _measured(rows: Iterable[Row], metrics: Collection[str] | None) -> dict[tuple[str, str], dict[str, None]]:
-    """Return the wanted metrics of which each probe and task has samples."""
-    measured: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if row.samples and _is_wanted(row, metrics):
-            measured.setdefault((row.probe.kind, row.task), {})[row.metric] = None
-    return measured
-
-
-def _metrics_of(
-    row: Row, metrics: Collection[str] | None, measured: dict[tuple[str, str], dict[str, None]]
-) -> Iterable[str]:
-    if row.samples == 0 and row.primary and (row.probe.kind, row.task) in measured:
-        return measured[row.probe.kind, row.task]
-    return (row.metric,) if _is_wanted(row, metrics) else ()
 
 
 def _latest(rows: Iterable[Row]) -> list[Row]:

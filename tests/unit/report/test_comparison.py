@@ -2,10 +2,12 @@ import pytest
 from msgspec.structs import replace
 
 from attnbench.analysis.compare import compare
+from attnbench.analysis.roofline import derived
 from attnbench.analysis.rows import rows
 from attnbench.report.comparison import FORMATS, blocks, label, printable, summary
 from attnbench.report.table import tables
 from attnbench.report.terminal import Tables
+from helpers.reported import RATES
 from helpers.simulated import blank, timed, twin
 from unit.report.planted import accuracy_job, failed, job, record, value
 from unit.report.scenarios import HOSTILE
@@ -91,3 +93,17 @@ def test_the_noise_floor_of_a_run_is_stated_below_its_latencies():
     sentence = "A/A floor 1.7%: two measurements of an ordinary case differ by up to that much here"
     assert sentence in printed(Tables(tables(measured)), 120)
     assert "A/A floor" not in printed(Tables(tables(sweep("vanilla"))), 120)
+
+
+def test_a_failed_base_has_the_title_the_unit_and_the_direction_of_the_metric_compared():
+    def run(*records):
+        found = rows(records)
+        return [*found, *derived(found, RATES)]
+
+    first, second = (record(job("linear", seq=seq), value(9_000_000), run="new") for seq in (64, 512))
+    base = run(failed(job("linear", seq=64), "crash", "SIGSEGV"), replace(second, run="base"))
+    comparisons = compare(base, run(first, second), metrics=["flop_rate"])
+    text = printed(printable(comparisons))
+    assert "Flop rate, forward: new over base (GFLOP/s)" in " ".join(text.split())
+    assert [pair.one.unit for pair in comparisons.pairs] == ["FLOP/s", "FLOP/s"]
+    assert FORMATS["csv"](comparisons).count(",FLOP/s,") == len(comparisons.pairs)

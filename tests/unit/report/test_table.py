@@ -3,10 +3,16 @@ import math
 import pytest
 from msgspec.structs import replace
 
+from attnbench.analysis.roofline import derived
 from attnbench.analysis.rows import rows
 from attnbench.contracts.case import Mask
+from attnbench.contracts.metrics import Metric
 from attnbench.contracts.record import Measurement, Origin
+from attnbench.report.latex import latex
+from attnbench.report.markdown import markdown
 from attnbench.report.table import legend, tables
+from attnbench.report.terminal import Tables, as_text
+from helpers.reported import RATES
 from unit.report.planted import accuracies, accuracy_job, failed, floor, job, record, timings, value
 from unit.report.scenarios import SCENARIOS
 
@@ -401,3 +407,44 @@ def test_a_note_names_the_share_of_keys_that_was_seen_and_the_options_that_were_
 
 def with_facts(record, **facts):
     return replace(record, outcome=replace(record.outcome, facts=facts))
+
+
+FORMS = {"table": lambda found: as_text(Tables(found)), "md": markdown, "latex": latex}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("metric", "title", "unit"),
+    [
+        ("roofline_share", "share of the roofline", ""),
+        ("bandwidth", "bandwidth", "(GB/s)"),
+        ("flop_rate", "rate of the operations", "(GFLOP/s)"),
+    ],
+)
+def test_a_variant_without_a_figure_does_not_decide_the_unit_of_the_others(form, metric, title, unit):
+    counted = {"flops": 130_000, "bytes_executed": 10_000_000, "bytes_least": 1_000_000, "bytes_by": "counter"}
+    timed = record(job("linear"), value(7_692_308), facts=counted)
+    found = rows([failed(job("vanilla"), "crash", "SIGSEGV"), timed])
+    found += derived(found, RATES)
+    text = FORMS[form](tables(found, [metric]))
+    (heading,) = [line for line in text.splitlines() if title in line.lower() and "linear" not in line]
+    assert unit in heading
+    assert "(s)" not in heading
+    assert "(ms)" not in heading
+    line = next(line for line in text.splitlines() if line.replace("|", "").split()[:1] == ["linear"])
+    (number,) = [row.value for row in found if row.metric == metric]
+    scale = {"": 1, "(GB/s)": 1e9, "(GFLOP/s)": 1e9}[unit]
+    assert f"{number / scale:.3g}"[:5] in line
+    assert "crash" in text
+
+
+def test_a_failure_stands_in_the_blocks_of_its_own_plugins_metric_alone():
+    one, other = (Metric(name=name, title=name) for name in ("one", "other"))
+    records = [
+        record(job("vanilla", "metric", declared=one), value(1, "one", "1")),
+        record(job("linear", "metric", declared=one), value(2, "one", "1")),
+        failed(job("linear", "metric", declared=other), "crash", "SIGSEGV"),
+        record(job("vanilla", "metric", declared=other), value(3, "other", "1")),
+    ]
+    first, second = map(texts, blocks(records))
+    assert (first, second) == ({"vanilla": ["1.00"], "linear": ["2.00"]}, {"vanilla": ["3.00"], "linear": ["crash"]})
