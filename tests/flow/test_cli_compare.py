@@ -11,7 +11,7 @@ import attnbench as package
 from helpers.command import attnbench, call
 from helpers.stored import MACHINE, store, timed
 from helpers.subtests import as_subtests
-from unit.report.planted import agreements, memories
+from unit.report.planted import agreements, failed, job, memories
 from unit.report.scenarios import HOSTILE
 
 LENGTHS = (512, 1024)
@@ -74,9 +74,30 @@ def test_a_condition_of_fail_on_that_holds_is_reported_and_exits_with_1(runs: Pa
 def test_a_condition_that_nothing_could_decide_is_reported(tmp_path: Path) -> None:
     for name, factor in (("base", 1.0), ("later", 2.0)):
         store(tmp_path, name, timed("vanilla", factor, rounds=2))
-    done = call("compare", "base", "later", "--fail-on", "slower", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "nothing was decided" in done.stderr
+    for condition, code in (("slower", 0), ("slower:5%,undecided", 1)):
+        done = call("compare", "base", "later", "--fail-on", condition, cwd=tmp_path)
+        assert done.returncode == code
+        assert "--fail-on: nothing was decided: no comparison has a verdict" in done.stderr
+
+
+def test_a_case_that_fails_where_the_base_did_not_exits_with_1_whatever_the_condition(tmp_path: Path) -> None:
+    crashed = [failed(job("linear", seq=512, round=number), "crash", "ended by SIGSEGV") for number in range(1, 6)]
+    store(tmp_path, "base", timed("vanilla", 1.0) + timed("linear", 0.5))
+    store(tmp_path, "later", timed("vanilla", 1.0) + timed("linear", 0.5, lengths=(1024,)) + crashed)
+    done = call("compare", "base", "later", "--fail-on", "slower:5%", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "linear latency forward seq 512 has no value any more (new: crash: ended by SIGSEGV)" in done.stderr
+    assert "over 3 of 4 cells" in " ".join(done.stdout.split())
+    assert call("compare", "later", "base", "--fail-on", "slower:5%", cwd=tmp_path).returncode == 0
+    assert call("compare", "base", "later", cwd=tmp_path).returncode == 0
+
+
+def test_cases_that_could_not_be_compared_are_counted_beside_a_condition(runs: Path) -> None:
+    done = call("compare", "base", "later", "--fail-on", "slower:25%", cwd=runs)
+    assert (done.returncode, done.stderr) == (
+        0,
+        "attnbench: --fail-on: 2 of 8 could not be compared; the table says why\n",
+    )
 
 
 @as_subtests(

@@ -42,13 +42,25 @@ class Comparison(Pair, frozen=True, kw_only=True):
 
     @property
     def base_value(self) -> float | None:
-        """The base's value."""
-        return self.base.value if self.base else None
+        """The base's value: where times are tested, their geometric mean over the rounds, as in the ratio."""
+        return self._centre(0)
 
     @property
     def new_value(self) -> float | None:
-        """The new value."""
-        return self.new.value if self.new else None
+        """The new value, likewise."""
+        return self._centre(1)
+
+    def _centre(self, side: Literal[0, 1]) -> float | None:
+        if self.has_log_ratio:
+            logs = [math.log(value) for value in self.rounds[side].values()]
+            return math.exp(math.fsum(logs) / len(logs))
+        row = (self.base, self.new)[side]
+        return row.value if row else None
+
+    @property
+    def has_newly_failed(self) -> bool:
+        """Whether the base has a value, and the new case was tried and has none."""
+        return self.base_value is not None and self.new is not None and self.new.has_failed
 
     @property
     def base_run(self) -> str:
@@ -182,16 +194,14 @@ def _draft(pair: Pair, band: float) -> Comparison:
 def _test(pair: Pair, band: float) -> _Test | None:
     """Test a pair's difference; None where it has too few replicates."""
     base, new = (list(figures.values()) for figures in pair.rounds)
-    if pair.obstacle or _is_exact(pair) or min(len(base), len(new)) < FEWEST_REPLICATES:
-        return None
-    if pair.one.probe.metric.replicates == "seeds":
+    if pair.has_log_ratio:
+        before, after = ([math.log(value) for value in values] for values in (base, new))
+        return _Test(difference=_difference(before, after, paired=pair.paired), limit=math.log1p(band))
+    if pair.is_replicated and pair.one.probe.metric.replicates == "seeds":
         centre = math.fsum(base) / len(base)
         size = abs(centre) or max(map(abs, new))
         return _Test(difference=stats.welch(base, new), limit=band * size, base=centre)
-    if min(*base, *new) <= 0:
-        return None
-    before, after = ([math.log(value) for value in values] for values in (base, new))
-    return _Test(difference=_difference(before, after, paired=pair.paired), limit=math.log1p(band))
+    return None
 
 
 def _is_exact(pair: Pair) -> bool:

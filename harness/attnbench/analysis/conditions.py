@@ -2,23 +2,36 @@
 
 import re
 from collections.abc import Sequence
-from typing import get_args
+from typing import Literal, get_args
 
 from msgspec import Struct
 
 from attnbench.analysis.compare import Comparison, Verdict
 from attnbench.contracts.errors import UsageError
 
-GRAMMAR = "slower, slower:5% (likewise faster, higher, lower), incomparable or inconclusive, joined by commas"
+GRAMMAR = (
+    "slower, slower:5% (likewise faster, higher, lower), incomparable, inconclusive, or undecided where nothing has a "
+    "verdict; join several by commas"
+)
+UNDECIDED = "undecided"
 _WITH_SIZE = ("faster", "slower", "lower", "higher")
 _CONDITION = re.compile(r"(?P<verdict>[a-z]+)(:(?P<percent>\d+(\.\d*)?|\.\d+)%)?")
 
 
 class Condition(Struct, frozen=True, kw_only=True):
-    """A verdict that is not allowed, and how far the ratio may leave 1 before it counts."""
+    """A verdict that is not allowed, and how far the ratio may leave 1 before it counts.
 
-    verdict: Verdict
+    `undecided` is that of all comparisons together: none has a verdict.
+    """
+
+    verdict: Verdict | Literal["undecided"]
     threshold: float = 0.0
+
+    def concerns(self, pair: Comparison) -> bool:
+        """Return whether a comparison could have the verdict: times are slower, anything else is higher."""
+        if self.verdict in ("faster", "slower"):
+            return pair.one.unit == "s"
+        return self.verdict not in ("higher", "lower") or pair.one.unit != "s"
 
     def is_met(self, pair: Comparison) -> bool:
         """Return whether a comparison has the verdict beyond the threshold; a change from zero is beyond any."""
@@ -32,6 +45,13 @@ def read_conditions(text: str, *, flag: str) -> tuple[Condition, ...]:
     return tuple(_condition(piece.strip(), flag) for piece in text.split(","))
 
 
+def is_undecided(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> bool:
+    """Return whether no comparison that the conditions are about has a verdict."""
+    about = [condition for condition in conditions if condition.verdict != UNDECIDED] or conditions
+    concerned = [pair for pair in pairs if any(condition.concerns(pair) for condition in about)]
+    return all(pair.verdict in ("inconclusive", "incomparable") for pair in concerned)
+
+
 def violations(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> list[Comparison]:
     """Return the comparisons that meet a condition."""
     return [pair for pair in pairs if any(condition.is_met(pair) for condition in conditions)]
@@ -39,7 +59,7 @@ def violations(pairs: Sequence[Comparison], conditions: Sequence[Condition]) -> 
 
 def _condition(piece: str, flag: str) -> Condition:
     match = _CONDITION.fullmatch(piece)
-    verdicts = [verdict for verdict in get_args(Verdict) if verdict != "same"]
+    verdicts = [UNDECIDED, *(verdict for verdict in get_args(Verdict) if verdict != "same")]
     if match is None or match["verdict"] not in verdicts:
         raise UsageError(f"{flag}: {piece!r} is no condition; write {GRAMMAR}")
     verdict, percent = match["verdict"], match["percent"]

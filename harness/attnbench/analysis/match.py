@@ -10,6 +10,7 @@ from attnbench.contracts.case import Case, Option
 from attnbench.contracts.errors import UsageError
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.specs import Spec
+from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.text import option_text, plain, with_options
 
 TwoSpecs = tuple[Spec, Spec]  # of the base and of the new variant
@@ -69,6 +70,17 @@ class Pair(Struct, frozen=True, kw_only=True):
             return base, new
         shared = sorted(base.keys() & new.keys())
         return {number: base[number] for number in shared}, {number: new[number] for number in shared}
+
+    @property
+    def is_replicated(self) -> bool:
+        """Whether both sides have values of enough rounds, or seeds, to be tested."""
+        return not self.obstacle and min(map(len, self.rounds)) >= FEWEST_REPLICATES
+
+    @property
+    def has_log_ratio(self) -> bool:
+        """Whether the sides are tested by the ratio of their rounds, which must be above zero for that."""
+        by_round = self.one.probe.metric.replicates == "rounds" and self.is_replicated
+        return by_round and min(min(figures.values()) for figures in self.rounds) > 0
 
 
 def match(

@@ -36,7 +36,8 @@ def compare(
     fail_on: Annotated[
         str | None,
         typer.Option(
-            help="Exit with 1 where there is one: slower, slower:5%, higher, incomparable, ...", metavar="VERDICT,..."
+            help="Exit with 1 for a verdict, or a new failure: slower, slower:5%, higher, undecided, ...",
+            metavar="VERDICT,...",
         ),
     ] = None,
     force: Annotated[
@@ -84,18 +85,26 @@ def _print(found: "Comparisons") -> None:
 
 
 def _hold(pairs: "Sequence[Comparison]", conditions: "Sequence[Condition]") -> None:
-    """Exit with 1 if a comparison meets a condition; warn if no comparison reached a verdict at all."""
-    from attnbench.analysis.conditions import violations
+    """Exit with 1 if a comparison meets a condition, or fails where the base does not; warn of what was not decided."""
+    from attnbench.analysis.conditions import UNDECIDED, is_undecided, violations
     from attnbench.report.comparison import label
+    from attnbench.report.text import few
 
-    broken = violations(pairs, conditions)
-    if broken:
-        named = [f"{label(pair)} is {pair.verdict}{_by(pair)}" for pair in broken[:_MOST_NAMED]]
-        more = f", and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
-        _say(f"--fail-on: {len(broken)} of {len(pairs)}: {', '.join(named)}{more}")
+    if not conditions:
+        return
+    broken, verdicts = violations(pairs, conditions), {condition.verdict for condition in conditions}
+    failed = [pair for pair in pairs if pair.has_newly_failed and pair.verdict not in verdicts]
+    named = [f"{label(pair)} is {pair.verdict}{_by(pair)}" for pair in broken]
+    named += [f"{label(pair)} has no value any more ({pair.why})" for pair in failed]
+    undecided = is_undecided(pairs, conditions)
+    if undecided:
+        _say("--fail-on: nothing was decided: no comparison has a verdict")
+    elif lacking := sum(pair.verdict == "incomparable" for pair in pairs) - len(failed):
+        _say(f"--fail-on: {lacking} of {len(pairs)} could not be compared; the table says why")
+    if named:
+        _say(f"--fail-on: {len(named)} of {len(pairs)}: {few(named, _MOST_NAMED)}")
+    if named or (undecided and UNDECIDED in verdicts):
         raise typer.Exit(1)
-    if conditions and all(pair.verdict in ("inconclusive", "incomparable") for pair in pairs):
-        _say("--fail-on: nothing was decided, so nothing failed: no comparison has a verdict")
 
 
 def _by(pair: "Comparison") -> str:

@@ -77,14 +77,16 @@ def _of_metric(metric: str, comparisons: Comparisons) -> str:
     counts = [f"{first[0]} of {len(verdicts)} {first[1]}", *(f"{count} {verdict}" for count, verdict in others)]
     more = []
     if metric == "latency":
-        more += [_mean(comparisons.mean)] if comparisons.mean else []
+        more += [_mean(comparisons.mean, of=len(verdicts))] if comparisons.mean else []
         more += [f"A/A floor {comparisons.floor:.1%}"] if comparisons.floor is not None else []
     return "; ".join([f"{plain(metric.replace('_', ' '))}: {', '.join(counts)}", *more])
 
 
-def _mean(mean: GeometricMean) -> str:
+def _mean(mean: GeometricMean, *, of: int) -> str:
+    """Render the mean over cells, with their number where it is not that of all."""
     interval = f" [{_ratio(mean.low)}, {_ratio(mean.high)}]" if mean.low and mean.high else ""
-    return f"geometric mean x{_ratio(mean.ratio)}{interval}"
+    cells = f" over {mean.cells} of {of} cells" if mean.cells < of else ""
+    return f"geometric mean x{_ratio(mean.ratio)}{interval}{cells}"
 
 
 def _ratio(value: float) -> str:
@@ -173,6 +175,8 @@ def _meanings(pairs: Sequence[Comparison]) -> Iterator[str]:
         f"{down}, {up}: beyond {tested.band:.1%}, and p up to {FALSE_SHARE} after Benjamini-Hochberg over the sweep; "
         f"same: the 90% interval within {tested.band:.1%}; low, high: 95% interval, {how}"
     )
+    if tested.has_log_ratio:
+        yield "base, new: geometric means over the rounds, whose quotient is the ratio (a run's own table has medians)"
     if not tested.paired and tested.one.unit == "s":
         yield SESSIONS
 

@@ -47,8 +47,8 @@ _ROW = (
 _OF_COMPARISON = {
     "origin": ("one.origin.name", _VARIANT),
     "task": ("one.probe.label", _OF_ROW["task"][1]),
-    "base": ("base_value", "the base's value"),
-    "new": ("new_value", "the new value"),
+    "base": ("base_value", "the base's value: of tested times, the geometric mean over the rounds"),
+    "new": ("new_value", "the new value, likewise"),
     "unit": ("one.unit", "unit of both values"),
     "paired": ("paired", "whether rounds of one run were compared one by one"),
     "base_rounds": ("base_rounds", "rounds, or seeds, of the base that were compared"),

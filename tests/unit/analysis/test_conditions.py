@@ -2,9 +2,11 @@ import msgspec
 import pytest
 
 from attnbench.analysis.compare import compare
-from attnbench.analysis.conditions import read_conditions, violations
+from attnbench.analysis.conditions import is_undecided, read_conditions, violations
+from attnbench.analysis.rows import rows
 from attnbench.contracts.errors import UsageError
 from helpers.simulated import blank, timed
+from unit.report.planted import job, record, value
 
 PAIR = compare([timed(blank("vanilla"), [1.0] * 3)], [timed(blank("vanilla", run="new"), [1.06] * 3)]).pairs[0]
 
@@ -44,3 +46,12 @@ def test_a_change_from_zero_is_beyond_any_threshold():
 def test_anything_else_is_refused_with_the_grammar(text):
     with pytest.raises(UsageError, match=r"--fail-on: .*; write slower, slower:5% \(likewise"):
         read_conditions(text, flag="--fail-on")
+
+
+def test_what_counts_without_a_test_decides_nothing_of_times():
+    memory = record(job("vanilla", "memory"), value(1024, "memory", "bytes"))
+    base, new = ([*rows([memory]), timed(blank("vanilla", run=run), [1.0, 1.1])] for run in ("base", "new"))
+    pairs = compare(base, new).pairs
+    assert {pair.verdict for pair in pairs} == {"same", "inconclusive"}
+    for text, undecided in (("slower:5%", True), ("slower,undecided", True), ("higher", False), ("undecided", False)):
+        assert is_undecided(pairs, read_conditions(text, flag="--fail-on")) is undecided
