@@ -99,7 +99,7 @@ def _ratio(length: int, first: Row, second: Row) -> _Ratio:
     assert first.value is not None
     assert second.value is not None
     if len(logs) < stats.FEWEST_REPLICATES:
-        return _Ratio(length, math.log(first.value / second.value), None, None)
+        return _Ratio(length, math.log(first.value) - math.log(second.value), None, None)
     mean = stats.mean_over_seeds(logs)
     return _Ratio(length, mean.value, mean.low, mean.high)
 

@@ -1,5 +1,6 @@
 """Curves: a variant's rows of one metric along the sequence length, all other axes fixed."""
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -41,12 +42,12 @@ class CurveGroup(Struct, frozen=True, kw_only=True):
 
 
 def curve_groups(rows: Iterable[Row], *, positive: bool = True) -> list[CurveGroup]:
-    """Group the rows with a value above zero by curve; of two rows of one case the later one counts.
+    """Group the rows with a finite value above zero by curve; of two rows of one case the later one counts.
 
     Without `positive`, rows with any value are grouped: for what is neither drawn nor fitted by its logarithm.
     """
     rows = list(rows)
-    valued = [row for row in rows if row.value is not None and (row.value > 0 or not positive)]
+    valued = [row for row in rows if row.value is not None and (0 < row.value < math.inf or not positive)]
     shapes = [row.case.shape for row in valued if row.case.passes != "decode"]
     is_square = all(shape.seq_q == shape.seq_k for shape in shapes)
 

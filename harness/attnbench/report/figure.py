@@ -1,5 +1,6 @@
 """Figures as data: what a chart shows, without how it is drawn. All text is plain."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -28,11 +29,15 @@ class Axis(Struct, frozen=True, kw_only=True):
         """The texts at the marks."""
         return self.names or tuple(f"{mark:.12g}" for mark in self.marks)
 
+    def holds(self, value: float) -> bool:
+        """Return whether a value has a place on the axis."""
+        return math.isfinite(value) and (value > 0 or not self.log)
+
 
 class Point(Struct, frozen=True, kw_only=True):
     """A value with its 95% interval, in the units of the axes.
 
-    `told` are the lines of its tooltip; `hollow` marks what is beaten.
+    `told` are the lines of its tooltip; `hollow` marks what is beaten. A line joins the points of one `stretch`.
     """
 
     x: float
@@ -42,6 +47,7 @@ class Point(Struct, frozen=True, kw_only=True):
     told: tuple[str, ...] = ()
     label: str = ""
     hollow: bool = False
+    stretch: int = 0
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -119,6 +125,15 @@ def named(parts: Iterable[str]) -> str:
     return "-".join(filter(None, words))[:_LONGEST_NAME]
 
 
+def drawable(figures: Iterable[Drawn]) -> tuple[Drawn, ...]:
+    """Return figures that have something to draw: without values that have no place on their axes, names distinct.
+
+    A logarithmic axis has no place for zero and below, no axis one for infinity; a note names what is left out.
+    """
+    placed = (figure if isinstance(figure, Heatmap) else _placed(figure) for figure in figures)
+    return distinct([figure for figure in placed if isinstance(figure, Heatmap) or figure.series])
+
+
 def distinct(figures: Sequence[Drawn]) -> tuple[Drawn, ...]:
     """Return figures with distinct names: equal ones are numbered, as names that differ may be alike as file names."""
     seen: dict[str, int] = {}
@@ -127,6 +142,39 @@ def distinct(figures: Sequence[Drawn]) -> tuple[Drawn, ...]:
         count = seen[figure.name] = seen.get(figure.name, 0) + 1
         renamed.append(figure if count == 1 else replace(figure, name=f"{figure.name}-{count}"))
     return tuple(renamed)
+
+
+def _placed(figure: Figure) -> Figure:
+    """Return a figure without the points that have no place on its axes."""
+    series, lacking = [], []
+    for one in figure.series:
+        points = tuple(_bounded(point) for point in one.points if figure.x.holds(point.x) and figure.y.holds(point.y))
+        if points:
+            series.append(replace(one, points=points))
+        if len(points) < len(one.points):
+            lacking.append(one.name)
+    if not lacking:
+        return replace(figure, series=tuple(series))
+    why = "zero, less, or infinite, which a logarithmic axis has no place for"
+    kept = replace(figure, series=tuple(series), notes=(*figure.notes, f"not drawn: {', '.join(lacking)}: {why}"))
+    return side_by_side(kept, title=figure.x.title) if figure.x.names else kept
+
+
+def side_by_side(figure: Figure, *, title: str) -> Figure:
+    """Return a figure with a place of its own for each series, by name, instead of all above one another."""
+    names = tuple(series.name for series in figure.series)
+    marks = tuple(float(index) for index in range(len(names)))
+    series = (
+        replace(one, points=tuple(replace(point, x=mark) for point in one.points), line=False)
+        for mark, one in zip(marks, figure.series, strict=True)
+    )
+    return replace(figure, x=Axis(title=title, marks=marks, names=names), series=tuple(series))
+
+
+def _bounded(point: Point) -> Point:
+    """Return a point without an interval that has no end."""
+    ends = (point.low, point.high)
+    return point if all(end is None or math.isfinite(end) for end in ends) else replace(point, low=None, high=None)
 
 
 def told(row: Row, scale: Scale, *, name: str, place: str) -> tuple[str, ...]:

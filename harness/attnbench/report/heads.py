@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from attnbench.analysis.compare import Comparison
 from attnbench.analysis.summary import AgainstBaseline
 from attnbench.contracts.case import Axes, Identity, canonical
-from attnbench.report.figure import Drawn, HeatCell, Heatmap, Section, distinct, named
+from attnbench.report.figure import Drawn, HeatCell, Heatmap, Section, drawable, named
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.sentences import times
@@ -34,7 +34,7 @@ def by_heads(report: Report, against: Sequence[Sequence[AgainstBaseline]]) -> It
     maps = [_heatmap(report, grid, own) for grid, own in zip(grids, facets, strict=True)]
     first = next(iter(grids[0][3].values()))
     lead = _LEAD.format(base=report.names[first.one.identity])
-    yield Section(key="heads", title="Heads", lead=lead, figures=distinct(maps))
+    yield Section(key="heads", title="Heads", lead=lead, figures=drawable(maps))
 
 
 def _grids(comparisons: Sequence[AgainstBaseline]) -> Iterator[tuple[Axes, Identity, _Cells]]:
@@ -76,7 +76,9 @@ def _heatmap(report: Report, grid: tuple[int, Axes, Identity, _Cells], facets: d
         y="heads",
         columns=tuple(map(str, sorted({length for _, length in cells}))),
         rows=tuple(map(str, sorted({heads for heads, _ in cells}))),
-        cells=tuple(_cell(key, pair, name) for key, pair in sorted(cells.items()) if pair.ratio),
+        cells=tuple(
+            _cell(key, pair, name) for key, pair in sorted(cells.items()) if pair.ratio and math.isfinite(pair.ratio)
+        ),
         scale=f"times as fast as {base}",
     )
 

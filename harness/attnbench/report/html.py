@@ -15,7 +15,7 @@ from attnbench.report.comparison import SESSIONS
 from attnbench.report.comparison import summary as compared_in_words
 from attnbench.report.conclusion import conclusion
 from attnbench.report.csv import FORMULA
-from attnbench.report.figure import Drawn, Section
+from attnbench.report.figure import Drawn, Figure, Section
 from attnbench.report.heads import by_heads
 from attnbench.report.images import script as vega_script
 from attnbench.report.lengths import by_length
@@ -155,14 +155,20 @@ def _legend(report: Report, drawn: Sequence[Section]) -> list[Json]:
 
 
 def _shown_first(report: Report, drawn: Sequence[Section]) -> set[int]:
-    """Return the variants that figures show at first: all, or if there are too many the first and the fastest."""
+    """Return the variants that figures show at first: all, or if there are too many the first and the fastest.
+
+    The fastest take the least time for a token, at the end of their lines; variants side by side share a length.
+    """
     count = len(report.legend)
     if count <= _MOST_SHOWN:
         return set(range(count))
     ends: dict[int, list[float]] = {}
     for figure in (figure for section in drawn if section.key == "latency" for figure in section.figures):
-        for series in getattr(figure, "series", ()):
-            ends.setdefault(series.variant, []).append(series.points[-1].y / series.points[-1].x)
+        if isinstance(figure, Figure):
+            for series in figure.series:
+                if series.variant is not None:
+                    tokens = 1 if figure.x.names else series.points[-1].x
+                    ends.setdefault(series.variant, []).append(series.points[-1].y / tokens)
     fastest = sorted(ends, key=lambda variant: sum(ends[variant]) / len(ends[variant]))
     return {0, *(fastest or range(count))[: _MOST_SHOWN - 1]}
 

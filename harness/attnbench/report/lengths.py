@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from attnbench.analysis.curves import Curve, curve_groups
+from attnbench.analysis.curves import Curve, curve_groups, stretches
 from attnbench.analysis.groups import group_by
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, canonical
@@ -13,7 +13,7 @@ from attnbench.contracts.metrics import TRAINED
 from attnbench.contracts.text import plain, with_options
 from attnbench.contracts.units import Scale
 from attnbench.report.axes import TITLES, axis_text, task_of
-from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, distinct, named, told
+from attnbench.report.figure import Axis, Drawn, Figure, Point, Section, Series, drawable, named, side_by_side, told
 from attnbench.report.growth import differing
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale, title_of, with_pass, with_unit
@@ -51,9 +51,9 @@ def by_length(report: Report) -> Iterator[Section]:
     """Yield the figures of each probe's metrics against the length, one for every setting."""
     for probe, lead in _LEADS.items():
         panels = [panel for metric in _metrics(probe, report.rows) for panel in _panels(report, metric)]
-        if panels:
+        if figures := _figures(panels, report):
             title = "Further metrics" if probe == "metric" else probe.capitalize()
-            yield Section(key=probe, title=title, lead=lead, figures=_figures(panels, report))
+            yield Section(key=probe, title=title, lead=lead, figures=figures)
 
 
 def facets_of(several: Sequence[Axes]) -> list[dict[str, str]]:
@@ -87,10 +87,9 @@ def _metrics(probe: str, rows: Sequence[Row]) -> list[str]:
 def _panels(report: Report, metric: str) -> list[_Panel]:
     """Return the curves of all runs, comparable ones in one panel."""
     panels: dict[tuple[str, str], _Panel] = {}
-    is_log = _is_log(metric, report.rows)
     for run, reported in enumerate(report.runs):
         rows = (_without_length(row) for row in reported.rows if row.metric == metric and not row.is_harness)
-        for group in curve_groups(rows, positive=is_log):
+        for group in curve_groups(rows, positive=False):
             axes, task = comparable_axes(group.axes, report), group.curves[0].first.task
             panel = panels.setdefault((task, canonical(axes)), _Panel(metric, task, axes, []))
             panel.curves += [(run, curve) for curve in group.curves]
@@ -118,7 +117,7 @@ def _figures(panels: Sequence[_Panel], report: Report) -> tuple[Drawn, ...]:
         for index, of_axes in enumerate(facets_of([panel.axes for panel in panels]))
     ]
     figures = [_figure(panel, own, scales[panel.metric], report) for panel, own in zip(panels, facets, strict=True)]
-    return distinct(figures)
+    return drawable(figures)
 
 
 def _scales(panels: Iterable[_Panel]) -> dict[str, Scale]:
@@ -139,20 +138,9 @@ def _figure(panel: _Panel, facets: dict[str, str], scale: Scale, report: Report)
         series=tuple(_series(curve, run, scale, report) for run, curve in panel.curves),
         notes=tuple(_lacking(panel, report)),
     )
-    return _side_by_side(figure) if len(figure.x.marks) == 1 else figure
-
-
-def _side_by_side(figure: Figure) -> Figure:
-    """Return a figure of one length with the variants side by side, instead of above one another."""
-    (length,) = figure.x.ticks
-    names = tuple(series.name for series in figure.series)
-    marks = tuple(float(index) for index in range(len(names)))
-    series = (
-        replace(one, points=tuple(replace(point, x=mark) for point in one.points), line=False)
-        for mark, one in zip(marks, figure.series, strict=True)
-    )
-    axis = Axis(title=f"{figure.x.title.partition(' (')[0]} {length}", marks=marks, names=names)
-    return replace(figure, x=axis, series=tuple(series))
+    if len(figure.x.marks) > 1:
+        return figure
+    return side_by_side(figure, title=f"{figure.x.title.partition(' (')[0]} {figure.x.ticks[0]}")
 
 
 def _series(curve: Curve, run: int, scale: Scale, report: Report) -> Series:
@@ -161,7 +149,11 @@ def _series(curve: Curve, run: int, scale: Scale, report: Report) -> Series:
         name=name,
         variant=report.order[curve.first.identity],
         run=run,
-        points=tuple(_point(row, scale, name) for row in curve.rows.values()),
+        points=tuple(
+            replace(_point(curve.rows[length], scale, name), stretch=number)
+            for number, stretch in enumerate(stretches(curve.rows, curve.failed))
+            for length in stretch
+        ),
     )
 
 

@@ -28,13 +28,16 @@ def bars(figure: Figure, axis: Literal["x", "y"]) -> Json:
 
 
 def lines(figure: Figure, *, several: bool) -> Json:
-    """Return the lines that join the points of a series."""
+    """Return the lines that join the points of a series, apart where it has several stretches."""
     joined = [place for place, series in enumerate(figure.series) if series.line]
     dashes = _by_series([_dash(series, several=several) for series in figure.series])
+    encoding = {"strokeDash": dashes, "color": _colours(figure)}
+    if any(point.stretch for series in figure.series for point in series.points):
+        encoding["detail"] = {"field": "stretch", "type": "nominal"}
     return {
         "transform": [{"filter": f"indexof({joined}, datum.series) >= 0"}],
         "mark": {"type": "line", "strokeWidth": 1.8, "aria": False},
-        "encoding": {"strokeDash": dashes, "color": _colours(figure)},
+        "encoding": encoding,
     }
 
 

@@ -8,7 +8,7 @@ from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, canonical
 from attnbench.contracts.record import Rates
 from attnbench.contracts.units import Scale, digits
-from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, drawable, named, told
 from attnbench.report.lengths import comparable_axes, facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale
@@ -39,9 +39,8 @@ def by_intensity(report: Report) -> Iterator[Section]:
     drawn = (
         _figure(curves, own, shares, scale, report) for (_, curves), own in zip(panels.values(), facets, strict=True)
     )
-    figures = [figure for figure in drawn if figure.series]
-    if figures:
-        yield Section(key="roofline", title="Roofline", lead=_LEAD, figures=distinct(figures))
+    if figures := drawable(drawn):
+        yield Section(key="roofline", title="Roofline", lead=_LEAD, figures=figures)
 
 
 def _figure(

@@ -10,7 +10,7 @@ from attnbench.contracts.metrics import metric_named
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import Scale, digits
 from attnbench.report.axes import task_of
-from attnbench.report.figure import Axis, Figure, Point, Section, Series, distinct, named, told
+from attnbench.report.figure import Axis, Figure, Point, Section, Series, drawable, named, told
 from attnbench.report.lengths import facets_of
 from attnbench.report.reported import Report
 from attnbench.report.table import block_scale, with_unit
@@ -44,7 +44,8 @@ def by_cost(report: Report) -> Iterator[Section]:
         _figure(front, run, _facets(front, run, report) | own, report)
         for (run, front), own in zip(longest, of_axes, strict=True)
     ]
-    yield Section(key="tradeoff", title="Trade-off", lead=_LEAD, figures=distinct(figures))
+    if drawn := drawable(figures):
+        yield Section(key="tradeoff", title="Trade-off", lead=_LEAD, figures=drawn)
 
 
 def _fronts(rows: Sequence[Row]) -> Iterator[Front]:

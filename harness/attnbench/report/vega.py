@@ -135,6 +135,8 @@ def _rows(figure: Figure, side: Iterator[Side | None]) -> Iterator[Json]:
                 row["told"] = "\n".join(point.told)
             if beside := next(side):
                 row |= {"label": point.label, "side": beside}
+            if point.stretch:
+                row["stretch"] = point.stretch
             if point.hollow:
                 row["hollow"] = True
             if point is series.points[-1]:
