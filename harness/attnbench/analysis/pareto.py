@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from attnbench.analysis.aa_floor import Floor, aa_floor
 from attnbench.analysis.compare import Comparison, compare_pairs
+from attnbench.analysis.held import MEMORY, TOTAL
 from attnbench.analysis.match import Pair
 from attnbench.analysis.regime import Refusal, is_quality, refusal
 from attnbench.analysis.rows import Row
@@ -17,7 +18,7 @@ from attnbench.contracts.metrics import QUALITIES, passes_of
 
 Standing = Literal["", "front", "unsure", "dominated", "exact here", "other regime"]
 
-_COSTS = ("latency", "memory")
+_COSTS = ("latency", MEMORY, TOTAL)
 _RANKED: tuple[Standing, ...] = ("front", "unsure", "dominated")
 _FEWEST_COMPARED = 2  # a front of fewer offers no choice
 _ERROR = "approximation_error"
@@ -136,7 +137,8 @@ def _settings(rows: Sequence[Row], by_metric: Mapping[str, Row], objectives: Seq
     base = next((name for name in objectives if not is_quality(by_metric[name])), None)
     if base is None:
         return
-    costs = [name for name in by_metric if name in (*_COSTS, *objectives) and not is_quality(by_metric[name])]
+    shown = ("latency", TOTAL if TOTAL in by_metric else MEMORY, *objectives)
+    costs = [name for name in by_metric if name in shown and not is_quality(by_metric[name])]
     qualities = [name for name in by_metric if is_quality(by_metric[name]) and _is_shown(by_metric[name], objectives)]
     index = _indexed(row for row in rows if row.metric in (*costs, *qualities))
     for row in {_key(row): row for row in rows if row.metric == base}.values():

@@ -7,11 +7,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from attnbench.analysis.curves import Curve, curve_groups, stretches
+from attnbench.analysis.held import MEMORY, TOTAL
 from attnbench.analysis.rows import Row
 from attnbench.contracts import stats
 from attnbench.contracts.case import Axes, Identity, Option, canonical
 
-METRICS = ("latency", "memory")
+METRICS = ("latency", MEMORY, TOTAL)
 
 
 class Growth(Struct, frozen=True, kw_only=True):

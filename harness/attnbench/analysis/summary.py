@@ -13,6 +13,7 @@ from attnbench.analysis.compare import Comparison, compare_pairs
 from attnbench.analysis.crossover import Crossover, crossovers
 from attnbench.analysis.curves import ALONG, CurveGroup, curve_groups
 from attnbench.analysis.groups import group_by
+from attnbench.analysis.held import memory_metric
 from attnbench.analysis.match import Pair
 from attnbench.analysis.rows import Row
 from attnbench.contracts.case import Axes, Identity
@@ -102,7 +103,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
     timed = [row for row in shown if row.metric == "latency" and row.value]
     groups = curve_groups(timed)
     rankings = [ranking for group in groups for ranking in _rankings(group)]
-    memory = [row for row in shown if row.metric == "memory"]
+    memory = [row for row in shown if row.metric == memory_metric(shown)]
     memory_rankings = [ranking for group in curve_groups(memory) for ranking in _rankings(group)]
     against = _against(groups, floors)
     leads = _leads(rankings, floors)

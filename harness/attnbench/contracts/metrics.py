@@ -103,6 +103,7 @@ METRICS: dict[str, Metric] = {
             higher=True,
         ),
         _counted("memory", "peak memory above the inputs"),
+        _counted("memory_total", "peak memory above the inputs, with what is held between calls"),
         _counted("memory_driver", "memory given to the process by the driver"),
         _counted("memory_first_call", "peak memory above the inputs of the first call"),
         _counted("memory_reserved", "memory reserved by the allocator above the inputs"),

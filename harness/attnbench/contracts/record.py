@@ -28,8 +28,9 @@ Profile = Literal["quick", "default", "rigorous"]
 Allocator = Literal["default", "retained"]
 ALLOCATORS: tuple[Allocator, ...] = get_args(Allocator)
 
-# Facts of a memory job: the peak while the mechanism and its inputs were built, and what of it stays allocated.
-BUILDING, HELD = "building_bytes", "held_bytes"
+# Facts of a memory job: the peak while the mechanism and its inputs were built, what of it stays allocated, and what of
+# that is the mechanism's own.
+BUILDING, HELD, OWN = "building_bytes", "held_bytes", "own_bytes"
 ENOUGH = "enough"  # fact of a skipped round that goes beyond those the profile promises
 PENDING = "not measured yet"  # detail of a row whose job has no record
 

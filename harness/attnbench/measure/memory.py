@@ -14,7 +14,7 @@ from msgspec import Struct
 from torch.autograd.profiler import profile as autograd_profile  # torch.profiler's own imports the compiler: 1 s
 
 from attnbench.contracts.case import Option
-from attnbench.contracts.record import BUILDING, HELD, Job, Measurement, Outcome
+from attnbench.contracts.record import BUILDING, HELD, OWN, Job, Measurement, Outcome
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.workload import Call, Workload
 
@@ -24,13 +24,14 @@ _CUDA_GAP_LEAST_BYTES = 64 << 20
 
 
 class Peak(Struct, frozen=True, kw_only=True):
-    """Peak bytes of one call: by torch's allocator, and by other counters (by metric).
+    """Peak bytes of one call: by torch's allocator, and by other counters (by metric); `left` are those it leaves.
 
     `unseen` is true if another counter shows memory that the allocator did not. `facts` hold the counters that could
     not be read, null, with the reason.
     """
 
     allocated: int
+    left: int = 0
     others: dict[str, int] = {}
     unseen: bool = False
     facts: dict[str, Option] = {}
@@ -43,6 +44,7 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     if job.case.device.startswith("cuda"):
         peak_of = partial(_cuda_peak, Gpu(job.case.device))
     workload, building = _built(job)
+    inputs = workload.input_bytes
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         started = time.perf_counter()
         first = peak_of(_next(workload))
@@ -56,7 +58,10 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
         Measurement(metric="memory_first_call", unit="bytes", values=(first.allocated,)),
     ]
     measurements += [Measurement(metric=metric, unit="bytes", values=(size,)) for metric, size in steady.others.items()]
-    facts = steady.facts | building
+    # Both calls leave their output to be judged; what the first one leaves besides is kept for later ones.
+    kept = max(0, first.left - steady.left)
+    own = kept + max(0, building[HELD] - inputs)
+    facts = steady.facts | building | {OWN: own}
     return Outcome(status="ok", measurements=tuple(measurements), backend=workload.backend, facts=facts)
 
 
@@ -65,7 +70,7 @@ def allocator_peak(call: Call) -> int:
     return max(0, *_held(call))
 
 
-def _built(job: Job) -> tuple[Workload, dict[str, Option]]:
+def _built(job: Job) -> tuple[Workload, dict[str, int]]:
     """Build the mechanism and draw its inputs; return them with the facts of the peak meanwhile, and of what is held.
 
     (A model needs that memory besides its call's. Two sets of inputs, so that two calls see different ones.)
@@ -102,12 +107,13 @@ def _next(workload: Workload) -> Call:
 
 def _cpu_peak(call: Call) -> Peak:
     before = _reset_resident_peak()
-    allocated = allocator_peak(call)
+    history = _held(call)
+    allocated, left = max(0, *history), history[-1]
     if before is None:
-        return Peak(allocated=allocated)
+        return Peak(allocated=allocated, left=left)
     resident = max(0, _resident_bytes("VmHWM") - before)
     unseen = _is_gap(resident - allocated, allocated, least=_CPU_GAP_LEAST_BYTES)
-    return Peak(allocated=allocated, others={"memory_resident": resident}, unseen=unseen)
+    return Peak(allocated=allocated, left=left, others={"memory_resident": resident}, unseen=unseen)
 
 
 def _cuda_peak(gpu: Gpu, call: Call) -> Peak:
@@ -131,6 +137,7 @@ def _cuda_peak(gpu: Gpu, call: Call) -> Peak:
     others = {"memory_reserved": max(0, torch.cuda.max_memory_reserved(device) - reserved)}
     return Peak(
         allocated=allocated,
+        left=torch.cuda.memory_allocated(device) - before,
         others=others if driver is None else others | {"memory_driver": max(0, driver)},
         unseen=_is_gap(unseen, allocated, least=_CUDA_GAP_LEAST_BYTES),
         facts={"memory_driver": None} | gpu.unread_facts() if driver is None else {},

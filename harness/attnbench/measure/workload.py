@@ -51,6 +51,13 @@ class Workload:
         """The name of the kernel that ran."""
         return variant.backend_of(self.attention)
 
+    @property
+    def input_bytes(self) -> int:
+        """The bytes of all sets of inputs and of their states; memory that tensors share counts once."""
+        inputs = [tensor for each in self.sets for tensor in (*each.tensors, each.cotangent)]
+        storages = [tensor.untyped_storage() for tensor in (*inputs, *tensors_in(tuple(self._arguments)))]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
     def read_by_a_call(self) -> list[torch.Tensor]:
         """Return the tensors of a call's arguments, a state's among them, and the weights; a tied tensor once."""
         tensors = [*tensors_in(self._arguments[0]), *self.callee.weights]

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from attnbench.analysis.comparability import Circumstances
+from attnbench.analysis.held import with_totals
 from attnbench.analysis.refuted import without_refuted
 from attnbench.analysis.roofline import derived
 from attnbench.analysis.rows import Row, rows
@@ -34,7 +35,7 @@ def rows_of(store: Store) -> list[Row]:
 
     What a wrong output costs is left out.
     """
-    measured = without_refuted(rows(store.history(), store.plan.jobs, run=store.plan.run))
+    measured = with_totals(without_refuted(rows(store.history(), store.plan.jobs, run=store.plan.run)))
     return [*measured, *derived(measured, store.rates())]
 
 

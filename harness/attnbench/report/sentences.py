@@ -13,7 +13,7 @@ from attnbench.analysis.regime import is_exact_here
 from attnbench.analysis.rows import Row
 from attnbench.analysis.summary import CLOSE, AgainstBaseline, Lead, Summary
 from attnbench.contracts.case import Axes, canonical
-from attnbench.contracts.metrics import TRAINED
+from attnbench.contracts.metrics import TRAINED, ProbeKind
 from attnbench.contracts.stats import FEWEST_REPLICATES
 from attnbench.contracts.text import plain
 from attnbench.contracts.units import digits
@@ -24,8 +24,8 @@ from attnbench.report.table import block_scale
 _MOST_SETTINGS = 3  # above it, settings are counted instead of described one by one
 _MOST_NAMED = 8
 _MOST_CROSSINGS, _MOST_CROSSING_SETTINGS = 6, 6  # above the second, crossings are only counted
-_BEST = {"latency": "is the fastest", "memory": "needs the least memory"}
-_EVEN = {"latency": "are equally fast", "memory": "need the same memory"}
+_BEST: dict[ProbeKind, str] = {"latency": "is the fastest", "memory": "needs the least memory"}
+_EVEN: dict[ProbeKind, str] = {"latency": "are equally fast", "memory": "need the same memory"}
 
 
 class Sentence(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ def sentences(summary: Summary, names: VariantNames) -> list[Sentence]:
             if summary.timed and summary.rounds < FEWEST_REPLICATES
             else _times(summary, names)
         ),
-        *_of_leads("Memory", [lead for lead in summary.leads if lead.metric == "memory"], names),
+        *_of_leads("Memory", [lead for lead in summary.leads if lead.best.probe.kind == "memory"], names),
         *_errors(summary.errors, names),
         *(_score(lead, names) for lead in summary.leads if lead.best.probe.kind in TRAINED),
         *_missing(summary.missing),
@@ -88,11 +88,13 @@ def _of_setting(topic: str, leads: Sequence[Lead], names: VariantNames, *, prefi
         sure, even, contenders = outcome
         stretch = list(group)
         if sure:
-            text = f"{contenders[0]} {_BEST[stretch[0].metric]} {_span(stretch)}: {_by_how_much(stretch, names)}"
+            text = (
+                f"{contenders[0]} {_BEST[stretch[0].best.probe.kind]} {_span(stretch)}: {_by_how_much(stretch, names)}"
+            )
             yield Sentence(topic=topic, text=f"{prefix}{text}", claims=True)
         elif even and len(contenders) == 2:
             within = f"within {stretch[0].rival.band:.1%}"
-            text = f"{' and '.join(contenders)} {_EVEN[stretch[0].metric]} {_span(stretch)}, {within}"
+            text = f"{' and '.join(contenders)} {_EVEN[stretch[0].best.probe.kind]} {_span(stretch)}, {within}"
             yield Sentence(topic=topic, text=f"{prefix}{text}")
         else:
             undecided.append(f"{_span(stretch)} ({_listed(contenders)})")
@@ -140,7 +142,7 @@ def _counted(topic: str, leads: Sequence[Lead], names: VariantNames, *, among: s
     if not won:
         text = f"{among}in none of {len(leads)} cells is one shown to be better than all others"
         return Sentence(topic=topic, text=text)
-    parts = [f"{name} {_BEST[leads[0].metric]} in {count}" for name, count in won.most_common(_MOST_NAMED)]
+    parts = [f"{name} {_BEST[leads[0].best.probe.kind]} in {count}" for name, count in won.most_common(_MOST_NAMED)]
     undecided = len(leads) - sum(won.values())
     rest = [f"in {undecided} nothing is decided"] if undecided else []
     return Sentence(topic=topic, text=f"{among}of {len(leads)} cells, {'; '.join([*parts, *rest])}", claims=True)

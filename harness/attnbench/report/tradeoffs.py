@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from attnbench.analysis.curves import ALONG
+from attnbench.analysis.held import memory_metric
 from attnbench.analysis.pareto import Front, ParetoPoint, fronts
 from attnbench.analysis.regime import is_quality
 from attnbench.analysis.rows import Row
@@ -57,7 +58,7 @@ def _fronts(rows: Sequence[Row]) -> Iterator[Front]:
             key = _setting(row)
             longest[key] = max(longest.get(key, 0), row.case.length)
     kept = [row for row in rows if is_quality(row) or row.case.length == longest.get(_setting(row))]
-    for metric in ("memory", *sorted(qualities)):
+    for metric in (memory_metric(kept), *sorted(qualities)):
         yield from fronts(kept, ("latency", metric))
 
 

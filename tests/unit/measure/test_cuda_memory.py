@@ -66,7 +66,7 @@ def test_the_cuda_peak_is_above_the_level_before(monkeypatch: pytest.MonkeyPatch
     device = Memory(allocated=30 * MIB, reserved=40 * MIB, driver=40 * MIB)
     peak = peak_of(monkeypatch, device, Told(100 * MIB, 142 * MIB))
     figures = {"memory_reserved": 40 * MIB, "memory_driver": 42 * MIB}
-    assert peak == memory.Peak(allocated=30 * MIB, others=figures)
+    assert peak == memory.Peak(allocated=30 * MIB, left=30 * MIB, others=figures)
     called = device.log.index("call")
     assert device.log[:3] == ["synchronise", "empty", "reset"]
     assert device.log[called + 1] == "synchronise"

@@ -72,6 +72,28 @@ def test_a_buffer_that_is_kept_shows_in_the_first_call_only(tmp_path: Path) -> N
     )
 
 
+@as_subtests("where", ["__init__", "__call__"])
+def test_a_table_that_a_mechanism_holds_is_its_own_whether_built_at_first_or_by_the_first_call(
+    tmp_path: Path, where: str
+) -> None:
+    table = tmp_path / f"{where}.py"
+    table.write_text(
+        "import torch\n"
+        "class Table:\n"
+        "    table = None\n"
+        f"    def __init__(self, case): {'self.fill()' if where == '__init__' else 'pass'}\n"
+        "    def fill(self): self.table = torch.zeros(1 << 22)\n"
+        "    def __call__(self, q, k, v):\n"
+        "        if self.table is None: self.fill()\n"
+        "        return v + self.table[0]\n"
+    )
+    for passes in ("forward", "forward-backward"):
+        planned = job_of("Good", "memory", passes=passes)
+        outcome = memory.measure(replace(planned, target=f"{table}:Table"), lambda _text: None)
+        assert outcome.facts["own_bytes"] == (1 << 22) * FLOAT
+        assert memory.measure(planned, lambda _text: None).facts["own_bytes"] == 0
+
+
 def test_memory_that_the_allocator_does_not_see_is_flagged(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden.py"
     hidden.write_text(

@@ -11,6 +11,7 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from attnbench.analysis.held import TOTAL
 from attnbench.analysis.match import is_of
 from attnbench.analysis.regime import is_quality, refusal
 from attnbench.analysis.rows import Row
@@ -97,8 +98,9 @@ def recommend(
 ) -> Recommendation:
     """Rank the variants of rows, the oldest run's first, for a workload: a case whose variant does not matter.
 
-    Of two rows of one length the later counts; of two sources of a plugin the later alone. `variants` limits the
-    ranking. Raises UsageError where an accuracy is asked for and several tasks have one.
+    Of two rows of one length the later counts, of a call's peak and the total memory the total; of two sources of a
+    plugin the later alone. `variants` limits the ranking. Raises UsageError where an accuracy is asked for and several
+    tasks have one.
     """
     rows = [row for row in rows if not (row.is_harness or _only_judged(row)) and _is_named(row, variants)]
     trainings = scored(rows, needs.task)
@@ -164,7 +166,7 @@ def _by_variant(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[R
             of_variant.trained.append(row)
         elif row.case.inputs not in DRAWN:
             of_variant.captured = row if row.value is not None else of_variant.captured
-        elif row.metric == METRICS[row.probe.kind] and row.detail != PENDING:
+        elif row.metric in (METRICS[row.probe.kind], TOTAL) and row.detail != PENDING:
             by_length = of_variant.by_probe.setdefault(row.probe.kind, {})
             if row.value is not None or row.has_failed or row.case.length not in by_length:
                 by_length[row.case.length] = row
