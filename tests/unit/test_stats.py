@@ -166,9 +166,9 @@ def test_what_repeats_to_the_byte_is_clean_even_at_zero():
 
 @pytest.mark.parametrize(
     ("relative", "verdict"),
-    [(0, "clean"), (0.02, "clean"), (0.0201, "noisy"), (0.1, "noisy"), (0.1001, "unusable"), (3.0, "unusable")],
+    [(0, "clean"), (0.02, "clean"), (0.0201, "noisy"), (0.1, "noisy"), (0.1001, "very noisy"), (3.0, "very noisy")],
 )
-def test_noise_is_clean_to_two_percent_and_unusable_above_ten(relative, verdict):
+def test_noise_is_clean_to_two_percent_and_very_noisy_above_ten(relative, verdict):
     assert stats.noise_verdict(relative) == verdict
 
 

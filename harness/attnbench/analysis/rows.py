@@ -63,7 +63,7 @@ class Row(Struct, frozen=True, kw_only=True):
     unit: Annotated[str, Meta(description="unit of the row's values: s, bytes, J, a rate, 1, or a plugin's own")]
     samples: Annotated[int, Meta(description="number of samples behind the value, over all rounds")] = 0
     rounds: Annotated[int, Meta(description="number of rounds, or seeds, that gave a value")] = 0
-    noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, unusable")] = ""
+    noise: Annotated[stats.Noise, Meta(description="verdict on `spread`: clean to 2%, noisy to 10%, very noisy")] = ""
     backend: Annotated[str, Meta(description="the kernel that ran; several where rounds differ")] = ""
     detail: Annotated[str, Meta(description="why there is no value, or which rounds gave none")] = ""
     min: Annotated[float | None, _in_unit("smallest sample of all processes")] = None

@@ -45,7 +45,8 @@ class Growth(Struct, frozen=True, kw_only=True):
 def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growth]:
     """Fit every curve of two lengths or more, by least squares on the logarithms.
 
-    Of a variant that failed at a length in between, the longest unbroken stretch is fitted.
+    Of a variant that failed at a length in between, the longest unbroken stretch is fitted. One round of noisy figures
+    shows no exponent: such curves are left out.
 
     The interval is the wider of two by Student's t: on the residuals, from three lengths, which shows a deviation from
     a power law; and on the slopes of the rounds, from three rounds, which shows the noise. Null where there is neither.
@@ -56,8 +57,13 @@ def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growt
     return [
         _growth(fitted, axes, left_out=curve.rows.keys() - fitted.rows.keys())
         for curve, fitted, axes in curves
-        if len(fitted.rows) > 1
+        if len(fitted.rows) > 1 and _is_repeated(fitted)
     ]
+
+
+def _is_repeated(curve: Curve) -> bool:
+    """Return whether rounds repeat a curve's figures somewhere, or figures are exact."""
+    return curve.first.probe.metric.replicates == "none" or any(row.rounds > 1 for row in curve.rows.values())
 
 
 def _unbroken(curve: Curve) -> Curve:

@@ -119,7 +119,7 @@ def summarise(rows: Iterable[Row]) -> Summary:
         crossed=crossed,
         errors=_errors(shown),
         missing=tuple(row for row in shown if row.primary and row.value is None and row.detail != PENDING),
-        noisy=sum(row.noise == "unusable" for row in timed),
+        noisy=sum(row.noise == "very noisy" for row in timed),
         timed=len(timed),
         rounds=max((row.rounds for row in timed), default=0),
         floor=floors[0].share if floors else None,

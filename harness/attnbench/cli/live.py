@@ -126,7 +126,7 @@ class _Screen:
         if self.over:
             return
         if self.progress is None:
-            yield Text("asking the machine and the plugins what they are ...", style="dim")
+            yield Text("Inspecting machine and plugins...", style="dim")
             return
         below = list(_below(self.progress))
         if self.table is not None:

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-Noise = Literal["", "clean", "noisy", "unusable"]
+Noise = Literal["", "clean", "noisy", "very noisy"]
 FloatArray = NDArray[np.float64]
 
 CLEAN = 0.02
@@ -210,10 +210,10 @@ def relative_spreads(medians_NR: FloatArray, iqr_N: FloatArray, counts_N: NDArra
 
 
 def noise_verdict(spread: float | None) -> Noise:
-    """Return the verdict on a relative spread: clean up to 2%, noisy up to 10%, unusable above; '' without one."""
+    """Return the verdict on a relative spread: clean up to 2%, noisy up to 10%, very noisy above; '' without one."""
     if spread is None:
         return ""
-    return "clean" if spread <= CLEAN else "noisy" if spread <= NOISY else "unusable"
+    return "clean" if spread <= CLEAN else "noisy" if spread <= NOISY else "very noisy"
 
 
 def _difference(estimate: float, error: float, degrees: float) -> Difference:

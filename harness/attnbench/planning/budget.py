@@ -88,8 +88,10 @@ class Budget:
             elif paid_s + one_s <= left_s and need < math.inf:  # wider intervals have had their turn
                 paid_s += one_s
             else:
-                has = "it has no interval yet" if need == math.inf else f"its interval is +-{need:.1%}"
-                yield job.question, self._short(job, f"{has}, and what it lacks takes {duration(cost_s)}")
+                so_far = f"no interval yet; {lacking} more need {duration(cost_s)}"
+                if need < math.inf:
+                    so_far = f"+-{need:.1%} so far; another round needs {duration(one_s)}"
+                yield job.question, self._short(job, so_far)
 
     def _need(self, job: Job) -> float:
         """Return half the interval's width as a share of the median; infinite where there is no interval yet."""

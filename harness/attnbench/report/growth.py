@@ -14,7 +14,7 @@ from attnbench.report.axes import TITLES, VariantNames, axis_text
 _FEWEST_LENGTHS = 3  # of two, an exponent adds nothing to the table
 _MOST_LINES = 16
 _MOST_CROSSINGS = 8
-GROWTH = "grows as N^p; p, its 95% interval, and p over the last doubling:"
+GROWTH = "growth exponent p of N^p: fit [95% interval], last doubling"
 NOTHING = "no variant has been measured at two lengths"
 _MORE = "attnbench show RUN --scaling"
 
@@ -101,14 +101,16 @@ def sentence(crossing: Crossover, names: VariantNames) -> str:
     """Render a crossing as a sentence: linear overtakes flash at N = 2300 [2100, 2600]."""
     overtakes = f"{names[crossing.winner.identity]} overtakes {names[crossing.loser.identity]}"
     if crossing.low is None or crossing.high is None:
-        doubt = "not sure: too few rounds for an interval"
+        doubt = "uncertain: too few rounds for an interval"
         return f"{overtakes} near N = {_rounded(crossing.length, crossing.length / 10)} ({doubt})"
     half = (crossing.high - crossing.low) / 2
     low, middle, high = (_rounded(length, half) for length in (crossing.low, crossing.length, crossing.high))
     if crossing.sure:
         return f"{overtakes} at N = {middle} [{low}, {high}]"
-    ends = (f"{low}{_end(crossing, crossing.low)}", f"{high}{_end(crossing, crossing.high)}")
-    return f"{overtakes} near N = {middle} (not sure: {' to '.join(ends)})"
+    shortest, longest = crossing.swept
+    start = f"{shortest} (shortest measured)" if crossing.low == shortest else low
+    end = f"{longest} (longest measured)" if crossing.high == longest else high
+    return f"{overtakes} near N = {middle} (uncertain: between {start} and {end})"
 
 
 def _two_decimals(value: float) -> str:
@@ -119,10 +121,6 @@ def _rounded(length: float, uncertainty: float) -> int:
     """Round a length to one digit of its uncertainty."""
     step = 10 ** max(0, math.floor(math.log10(uncertainty))) if uncertainty > 0 else 1
     return round(length / step) * step
-
-
-def _end(crossing: Crossover, length: float) -> str:
-    return " where the sweep ends" if length in crossing.swept else ""
 
 
 def _is_everywhere(crossing: Crossover) -> bool:

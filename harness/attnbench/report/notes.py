@@ -8,12 +8,11 @@ from attnbench.analysis.regime import is_quality, share
 from attnbench.analysis.rows import Row
 from attnbench.contracts.record import PENDING
 from attnbench.contracts.text import plain
-from attnbench.contracts.units import digits, scale_for
+from attnbench.contracts.units import digits, duration, scale_for
 from attnbench.report.axes import ColumnKey, VariantNames, column_of
 from attnbench.report.text import grouped, one_line
 
 _FLAGS = {
-    "once": "measured once, as a single call exceeds the cap",
     "few_samples": "few samples, cut short by the cap",
     "unseen_memory": "the process grew by more than the allocator counted (a library's own buffers: memory_resident)",
     "launch_bound": "the host could not queue calls as fast as the device did them",
@@ -64,7 +63,7 @@ def notes(rows: Sequence[Row], names: VariantNames, *, columns: Mapping[ColumnKe
 
 def aa_floor_note(floor: float) -> str:
     """Return the meaning of a run's own A/A floor for its latencies."""
-    return f"A/A floor {floor:.1%}: two measurements of an ordinary case differ by up to that much here"
+    return f"noise floor: repeat measurements differ by up to {floor:.1%}"
 
 
 def harness_floor(rows: Iterable[Row]) -> str:
@@ -95,8 +94,15 @@ def _remarks(row: Row) -> list[tuple[str, str]]:
     if row.detail and row.detail != PENDING:
         remarks.append(("" if row.status == "ok" else row.status.replace("_", " "), _short(row.detail)))
     if row.value is not None:
-        remarks += [(_FLAGS.get(flag, f"flagged {plain(flag.replace('_', ' '))}"), "") for flag in row.flags]
+        remarks += [(_flagged(flag, row), "") for flag in row.flags]
     return remarks
+
+
+def _flagged(flag: str, row: Row) -> str:
+    """Return the meaning of a flag."""
+    if flag == "once":
+        return f"one call per round: a call exceeds the {duration(row.protocol.cap_s)} cap"
+    return _FLAGS.get(flag, f"flagged {plain(flag.replace('_', ' '))}")
 
 
 def _sentence(kind: str, reasons: list[str]) -> str:

@@ -244,7 +244,9 @@ def _missing(rows: Sequence[Row]) -> Iterator[Sentence]:
 def _how_sure(summary: Summary) -> Iterator[Sentence]:
     """Yield what the claims rest on, and what weakens them."""
     if summary.noisy:
-        text = f"{summary.noisy} of {summary.timed} latencies are too noisy to be trusted (spread above 10%)"
+        text = (
+            f"{summary.noisy} of {summary.timed} latencies are very noisy (spread above 10%); tested ratios are surer"
+        )
         yield Sentence(topic="How sure", text=text)
     if summary.rounds < FEWEST_REPLICATES:
         return

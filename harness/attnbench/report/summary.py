@@ -24,8 +24,8 @@ _WORDS: dict[Standing, str] = {
     "other regime": "no verdict",
 }
 _MEANING = (
-    "front: yes, nothing else is at least as good in {} and better in one; unsure, by its figures something is, but no "
-    "test shows it; no, something clearly is"
+    "front: yes, no variant is as good in {} and better in one; unsure, one appears better but not significantly; no, "
+    "one clearly is"
 )
 _OF_A_QUALITY = ("seq_q", "seq_k", "heads")  # the axes that a quality has of its own
 

@@ -36,11 +36,12 @@ from attnbench.report.axes import (
 from attnbench.report.growth import GrowthLine, crossing_sentences, growth_lines
 from attnbench.report.notes import aa_floor_note, harness_floor, notes, replicates
 
-_MARKS = {"noisy": "~", "unusable": "!"}
-_EXACT_HERE = "="
+_MARKS = {"noisy": "~", "very noisy": "!"}
+_EXACT_HERE, _ONE_CALL = "=", "1x"
 _MEANINGS = {
     "~": f"noisy (spread above {CLEAN:.0%})",
-    "!": f"unusable (spread above {NOISY:.0%})",
+    "!": f"very noisy (spread above {NOISY:.0%})",
+    _ONE_CALL: "one call, so its noise is not known",
     _EXACT_HERE: "exact attention at this length",
 }
 _WORDS = {"invalid_output": "invalid", "oom_device": "oom", "oom_host": "oom", "device_lost": "lost"}
@@ -231,7 +232,8 @@ def cell_of(row: Row, scale: Scale, best: float | None) -> Cell:
     if row.value is None:
         return Cell(text=_word(row))
     cell = number_cell(row.value, scale, row.noise)
-    mark = _EXACT_HERE if is_exact_here(row) else cell.mark
+    is_one_call = row.samples == 1 and row.probe.metric.replicates == "rounds"
+    mark = _EXACT_HERE if is_exact_here(row) else _ONE_CALL if is_one_call else cell.mark
     return msgspec.structs.replace(cell, margin=_margin(row), mark=mark, best=row.value == best and mark != _EXACT_HERE)
 
 

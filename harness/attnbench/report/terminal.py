@@ -24,7 +24,7 @@ from attnbench.report.table import Block, Cell, legend, tables
 FILE_WIDTH = 120
 _UNLIMITED = 10_000
 _TONES = {"good": "green", "bad": "red"}
-_MARKED = {"~": " yellow", "!": " red"}
+_MARKED = {"~": " yellow", "!": " red", "1x": " red"}
 _NARROWEST_NAME = 16
 _LONGEST_REPEATED = 7  # a longer word stands in the first of several columns, a dash in the others
 _LINES_FOR_PROGRESS = 4  # of the screen, left to what stands around a live table
@@ -239,7 +239,8 @@ def _aligned(heading: str, cells: Sequence[Cell], page: Page, *, margins: bool) 
     for cell in cells:
         before, point, decimals = cell.text.partition(".") if cell.number else ("", "", "")
         margin = f" {page.sign}{cell.margin}" if margins and cell.margin else ""
-        pieces.append((before, f"{point}{decimals}{star * cell.best}{cell.mark}", margin))
+        mark = f" {cell.mark}" if cell.mark[:1].isdigit() else cell.mark
+        pieces.append((before, f"{point}{decimals}{star * cell.best}{mark}", margin))
     widths = [max((len(piece[at]) for piece in pieces), default=0) for at in range(3)]
     numbers = [f"{one:>{widths[0]}}{two:<{widths[1]}}{three:>{widths[2]}}" for one, two, three in pieces]
     phrases = [

@@ -41,8 +41,13 @@ def test_two_lengths_have_an_exponent_and_an_interval_only_from_three_rounds_on(
     rows = sweep({"square": lambda n: 1e-9 * n**2}, lengths=(512, 1024), noise=0.01)
     (found,) = growths(rows)
     assert found.low < 2 < found.high
-    (once,) = growths(sweep({"square": lambda n: 1e-9 * n**2}, lengths=(512, 1024), rounds=1))
-    assert (once.low, once.high) == (None, None)
+    (twice,) = growths(sweep({"square": lambda n: 1e-9 * n**2}, lengths=(512, 1024), rounds=2))
+    assert (twice.low, twice.high) == (None, None)
+
+
+def test_one_round_of_a_time_shows_no_exponent_and_a_count_needs_no_rounds():
+    assert growths(sweep({"square": lambda n: 1e-9 * n**2}, rounds=1)) == []
+    assert len(growths(sweep({"square": lambda n: 1e-9 * n**2}, rounds=1, metric="memory"))) == 1
 
 
 def test_one_length_has_no_exponent():

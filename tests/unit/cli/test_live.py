@@ -69,7 +69,7 @@ def test_names_and_reasons_reach_a_terminal_as_one_plain_line(shown_by):
 
 
 def test_a_screen_says_what_it_does_before_the_run_is_open():
-    assert drawn(_Screen(console())) == ["asking the machine and the plugins what they are ..."]
+    assert drawn(_Screen(console())) == ["Inspecting machine and plugins..."]
 
 
 def test_a_screen_shows_the_rows_so_far_what_runs_the_share_done_and_the_time():

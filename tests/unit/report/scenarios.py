@@ -37,7 +37,7 @@ _VARIANTS = ("vanilla", "linformer", "reformer", "sparse", "linear", "flash")
 
 
 def complete():
-    """Six variants at six lengths; one is noisy, one unusable, one unsupported, and one runs out of memory."""
+    """Six variants at six lengths; one is noisy, one very noisy, one unsupported, and one runs out of memory."""
     records = floor(LENGTHS)
     for variant in _VARIANTS:
         lengths = LENGTHS[:-1] if variant == "vanilla" else LENGTHS

@@ -2,6 +2,7 @@ import io
 import re
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -103,16 +104,26 @@ def test_a_hostile_name_adds_no_style_of_its_own():
 
 
 def test_the_best_is_bold_where_there_is_bold_and_starred_where_there_is_none():
-    found = tables(rows([record(job(name), value(number)) for name, number in (("a", 1000), ("b", 2000))]))
+    steady = {"a": (1000, 1000), "b": (2000, 2000)}
+    found = tables(rows([record(job(name), replace(value(0), values=times)) for name, times in steady.items()]))
     assert "1.00*" in printed(Tables(found))
     assert "\x1b[1m1.00\x1b[0m" in printed(Tables(found), colours=True)
     assert "*" not in printed(Tables(found), colours=True)
 
 
+def test_a_figure_of_one_call_is_marked_and_one_of_several_is_not():
+    found = tables(
+        rows([record(job("once"), value(1000)), record(job("twice"), replace(value(0), values=(2000, 2000)))])
+    )
+    for text in (printed(Tables(found)), markdown(found), latex(found)):
+        assert re.search(r"once.* 1x", text)
+        assert not re.search(r"twice.* 1x", text)
+        assert "1x one call, so its noise is not known" in text
+
+
 def test_marks_are_explained_only_where_they_are_used():
     calm = drawn("decode")
     assert "noisy" not in calm
-    assert "unusable" not in calm
     assert "~ noisy" in drawn("complete")
 
 

@@ -31,7 +31,7 @@ def printable(answer: Recommendation) -> Renderables:
     parts += [Paragraph(remark, indent=2) for remark in remarks(answer)]
     if blocks := [*_ranking(answer, names), *_adapted(answer.heads_and_layers, names)]:
         parts += [Text(), Tables(blocks)]
-    for title, verdict in (("Does not do", "fails"), ("Not known", "unknown")):
+    for title, verdict in (("Ruled out", "fails"), ("Not known", "unknown")):
         lines = [line for line in answer.lines if line.verdict == verdict]
         reasons = grouped((plain("; ".join(line.why)), names[line.identity]) for line in lines)
         if reasons:
@@ -45,7 +45,7 @@ def headline(answer: Recommendation, names: VariantNames) -> str:
     asked = ", ".join(filter(None, (workload(answer.workload), needs(answer.needs))))
     first = [line for line in answer.answers if line.rank == 1]
     if not first:
-        return f"For {asked}: no variant that was measured is known to do"
+        return f"For {asked}: none of the measured variants is known to qualify"
     variants = " or ".join(names[line.identity] for line in first)
     values = ", ".join(_values(first[0])) if len(first) == 1 else "tied, as their intervals overlap"
     return f"For {asked}: {variants} ({values})"
@@ -129,7 +129,7 @@ def _ranking(answer: Recommendation, names: VariantNames) -> Iterator[Block]:
     times = block_scale("s", (line.latency.value for line in lines if line.latency))
     sizes = block_scale("bytes", (line.memory.value for line in lines if line.memory))
     yield Block(
-        title="What does, the fastest first",
+        title="Qualifying variants, fastest first",
         context="",
         axes=("rank",),
         across="",

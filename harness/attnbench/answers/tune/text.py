@@ -21,9 +21,9 @@ def block(tuned: Sequence[TunedVariant], search: Search) -> Block:
     """Arrange the result of a search: options, quality, latency and ratio with their intervals."""
     best = [variant.best for variant in tuned if variant.best]
     scale = block_scale("s", (setting.latency.value for setting in best if setting.latency))
-    name, bound = search.metric.replace("_", " "), "at least" if search.at_least else "at most"
+    name, bound = search.metric.replace("_", " "), ">=" if search.at_least else "<="
     return Block(
-        title=f"{name.capitalize()} {bound} {digits(search.bound)}: the cheapest",
+        title=f"Cheapest settings with {name} {bound} {digits(search.bound)}",
         context=", ".join(_workload(best)),
         axes=(),
         across="",
