@@ -10,8 +10,9 @@ import attnbench as package
 from attnbench.store import Plan, Store
 from flow.test_cli_compare import MACHINE, store
 from helpers.command import attnbench, call
+from helpers.stored import timed
 from helpers.subtests import as_subtests
-from unit.report.planted import failed, job, timings
+from unit.report.planted import failed, job, record, timings, value
 
 LENGTHS = (512, 1024)
 
@@ -33,6 +34,17 @@ def test_a_report_is_one_file_whose_path_is_printed(runs: Path) -> None:
     assert text.startswith("<!DOCTYPE html>")
     assert "flash is the fastest from N = 512 to 1024" in text
     assert sorted(path.name for path in runs.iterdir()) == ["results", "x.html"]
+
+
+def test_more_variants_than_a_figure_shows_at_one_length_and_figures_of_zero_make_a_report(tmp_path: Path) -> None:
+    variants = [f"v{number}" for number in range(14)]
+    times = [each for number, variant in enumerate(variants) for each in timed(variant, 1.0 + number, lengths=(512,))]
+    counted = [record(job(variant, "memory"), value(0, "memory", "bytes")) for variant in variants]
+    errors = [record(job(variant, "agreement"), value(0, "approximation_error", "1")) for variant in variants[:2]]
+    store(tmp_path, "many", [*times, *counted, *errors])
+    done = call("report", "many", "-o", "x.html", "--figures", "f", "--figure-formats", "svg", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "f" / "latency-forward.svg").exists()
 
 
 def test_several_runs_are_shown_side_by_side_in_one_file_with_figures_in_a_folder(runs: Path) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from attnbench.contracts.record import Status
+from attnbench.contracts.units import digits
 from attnbench.contracts.variant import InvalidOutput, Unsupported
 
 _LONGEST = 2000
@@ -61,11 +62,11 @@ def reason(error: BaseException) -> str:
             return text.partition("\n")[0]
         case "oom_device":
             first = text.partition("\n")[0]
-            return f"{culprit} wanted more than the device's memory: {first}" if culprit else first
+            return f"{culprit} needed more than the device's memory: {first}" if culprit else first
         case "oom_host":
-            wanted = text.partition("you tried to allocate ")[2].partition(" bytes")[0]
-            amount = f"{int(wanted) / 2**30:.2f} GiB more than" if wanted.isdigit() else "more than"
-            return f"{culprit or 'it'} wanted {amount} the memory left"
+            asked = text.partition("you tried to allocate ")[2].partition(" bytes")[0]
+            amount = f"{digits(int(asked) / 2**30)} GiB more" if asked.isdigit() else "more memory"
+            return f"{culprit or 'it'} needed {amount} than was free"
         case _ if _CUDA_ERROR in text:  # torch adds advice on debugging, which stays in the log
             return f"{type(error).__name__}: {text.partition(chr(10))[0]}"
         case _:

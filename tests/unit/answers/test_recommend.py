@@ -73,12 +73,12 @@ def test_a_figure_within_a_bound_that_its_interval_exceeds_is_doubted():
 
 def test_a_variant_without_figures_is_unknown_and_a_failed_one_has_its_reason():
     times = sweep({"linear": FAST}, noise=1e-3)
-    oom = rows([failed(job("vanilla", "latency", seq=1024), "oom_host", "it wanted 9 GiB more than the memory left")])
+    oom = rows([failed(job("vanilla", "latency", seq=1024), "oom_host", "it needed 9 GiB more than was free")])
     refused = rows([failed(job("linformer", "latency"), "unsupported", "it has no causal form")])
     found = recommend([*times, *oom, *refused], workload(), Needs(memory_bytes=1 << 30))
     told = {line.variant: (line.verdict, *line.why) for line in found.lines}
     assert told["linear"] == ("unknown", "memory not measured")
-    assert told["vanilla"] == ("fails", "oom host at 1024: it wanted 9 GiB more than the memory left")
+    assert told["vanilla"] == ("fails", "oom host at 1024: it needed 9 GiB more than was free")
     assert told["linformer"] == ("fails", "unsupported: it has no causal form")
     assert {line.variant: line.lacks for line in found.lines}["linear"] == ("memory",)
 

@@ -217,4 +217,4 @@ def test_a_device_too_full_for_the_flush_says_whose_memory_it_was(timer_of: Call
     device.empty = no_room
     with pytest.raises(torch.OutOfMemoryError) as caught:
         timer_of(device)
-    assert failure.reason(caught.value).startswith("the buffer that flushes the L2 wanted more")
+    assert failure.reason(caught.value).startswith("the buffer that flushes the L2 needed more")

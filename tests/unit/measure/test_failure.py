@@ -38,11 +38,11 @@ def test_half_a_character_in_a_message_is_written_so_that_it_can_be_stored() -> 
     [
         (
             RuntimeError("[..] DefaultCPUAllocator: can't allocate memory: you tried to allocate 6442450944 bytes."),
-            "the float64 reference wanted 6.00 GiB more than the memory left",
+            "the float64 reference needed 6.00 GiB more than was free",
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB.\nSee documentation"),
-            "the float64 reference wanted more than the device's memory: CUDA out of memory. Tried 20 GiB.",
+            "the float64 reference needed more than the device's memory: CUDA out of memory. Tried 20 GiB.",
         ),
         (ValueError("no luck"), "ValueError: no luck"),
     ],

@@ -216,4 +216,4 @@ def test_memory_that_the_reference_lacks_is_not_blamed_on_the_mechanism(monkeypa
     monkeypatch.setattr(agreement, "exact_attention", no_room)
     with pytest.raises(MemoryError) as caught:
         measured("Good", "agreement")
-    assert failure.reason(caught.value) == "the float64 reference wanted more than the memory left"
+    assert failure.reason(caught.value) == "the float64 reference needed more memory than was free"
