@@ -46,7 +46,7 @@ def measured(folder: Path, names: list[str], *, budget: str, **changes: object) 
     given = {"seq": SEQS, "metrics": "latency", "allocator": "retained", "timeout_s": 120, "out": folder}
     rows = attnbench.run(variants=names, time_budget=budget, **given, **changes).rows()  # type: ignore[arg-type]
     warm = [row for row in rows if row.case.variant != COLD or "once" not in row.flags]
-    found = {growth.variant: growth for growth in growths(warm, ["latency"])}
+    found = {growth.variant: growth for growth in growths(warm, ["latency"], once=True)}
     for name, growth in sorted(found.items()):
         claim = SUPPORTS[name].growth if name in SUPPORTS else 0
         print(f"{name}: N^{growth.exponent:.2f} over {growth.lengths[0]} to {growth.lengths[-1]} (claimed {claim:g})")

@@ -73,13 +73,14 @@ def test_all_variants_take_no_options_together(tmp_path: Path) -> None:
 
 
 def test_three_lengths_tell_how_each_variant_grows_in_the_table_and_from_python(sweep: Sweep) -> None:
-    assert sweep.stdout.count("grows as N^p") == 2
+    assert sweep.stdout.count("growth exponent p") == 1  # of memory: one round of times shows no exponent
     told = json.loads(call("show", "latest", "--scaling", "--json", cwd=sweep.folder).stdout)
     memory = {each["variant"]: each["exponent"] for each in told["scaling"] if each["metric"] == "memory"}
     assert memory["vanilla"] > memory["linear"] > 0
     assert memory["vanilla"] > 1.5
     fitted = {(each.metric, each.variant) for each in Run(the_run(sweep.folder)).scaling()}
-    assert fitted >= {("latency", "empty"), ("latency", "vanilla"), ("memory", "linear")}
+    assert ("memory", "linear") in fitted
+    assert "latency" not in {metric for metric, _ in fitted}
 
 
 def test_rates_derived_from_a_latency_can_be_shown(sweep: Sweep) -> None:

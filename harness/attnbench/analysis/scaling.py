@@ -42,11 +42,11 @@ class Growth(Struct, frozen=True, kw_only=True):
         return self.variant, canonical(self.options), self.origin
 
 
-def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growth]:
+def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS, *, once: bool = False) -> list[Growth]:
     """Fit every curve of two lengths or more, by least squares on the logarithms.
 
     Of a variant that failed at a length in between, the longest unbroken stretch is fitted. One round of noisy figures
-    shows no exponent: such curves are left out.
+    shows no exponent: such curves are left out, unless `once` asks for them.
 
     The interval is the wider of two by Student's t: on the residuals, from three lengths, which shows a deviation from
     a power law; and on the slopes of the rounds, from three rounds, which shows the noise. Null where there is neither.
@@ -57,7 +57,7 @@ def growths(rows: Iterable[Row], metrics: Iterable[str] = METRICS) -> list[Growt
     return [
         _growth(fitted, axes, left_out=curve.rows.keys() - fitted.rows.keys())
         for curve, fitted, axes in curves
-        if len(fitted.rows) > 1 and _is_repeated(fitted)
+        if len(fitted.rows) > 1 and (once or _is_repeated(fitted))
     ]
 
 

@@ -15,7 +15,7 @@ _FEWEST_LENGTHS = 3  # of two, an exponent adds nothing to the table
 _MOST_LINES = 16
 _MOST_CROSSINGS = 8
 GROWTH = "growth exponent p of N^p: fit [95% interval], last doubling"
-NOTHING = "no variant has been measured at two lengths"
+NOTHING = "no variant has been measured at two lengths, or its times in two rounds"
 _MORE = "attnbench show RUN --scaling"
 
 

@@ -46,7 +46,9 @@ def test_two_lengths_have_an_exponent_and_an_interval_only_from_three_rounds_on(
 
 
 def test_one_round_of_a_time_shows_no_exponent_and_a_count_needs_no_rounds():
-    assert growths(sweep({"square": lambda n: 1e-9 * n**2}, rounds=1)) == []
+    once = sweep({"square": lambda n: 1e-9 * n**2}, rounds=1)
+    assert growths(once) == []
+    assert [round(found.exponent, 9) for found in growths(once, once=True)] == [2]
     assert len(growths(sweep({"square": lambda n: 1e-9 * n**2}, rounds=1, metric="memory"))) == 1
 
 
