@@ -50,7 +50,7 @@ def _block(block: Block) -> Iterator[str]:
     yield "\\bottomrule\n\\end{tabular}"
     marks = _escaped(legend([block], best="bold:", replicates=[block.replicates])).replace("+-", r"$\pm$")
     exponents = [f"{line.name} {line.exponent} ({line.local})" for line in block.growth]
-    growth = [f"{GROWTH} {'; '.join(exponents)}"] if exponents else []
+    growth = [f"{GROWTH}: {'; '.join(exponents)}"] if exponents else []
     for note in (*map(_escaped, (*growth, *block.footnotes)), marks):
         if note:
             yield f"\n{{\\footnotesize {note}}}"
