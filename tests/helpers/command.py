@@ -47,7 +47,8 @@ def call(*words: str, cwd: Path, site: str = "") -> Done:
             stack.enter_context(mock.patch.dict(os.environ, COLUMNS="80", NO_COLOR="1"))
             stack.enter_context(mock.patch.object(sys, "argv", ["attnbench", *words]))
             if site:
-                stack.enter_context(mock.patch.dict(os.environ, PYTHONPATH=site))
+                paths = [site, *filter(None, [os.environ.get("PYTHONPATH")])]
+                stack.enter_context(mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
                 stack.enter_context(mock.patch.object(sys, "path", [site, *sys.path]))
             stack.enter_context(mock.patch.object(local, "ForkServer", KeptServer))
             stack.enter_context(redirect_stdout(out))

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from attnbench.execute.children import ForkServer, ServerLost
-from attnbench.execute.messages import Question
+from attnbench.execute.children import Message, ServerLost
+from attnbench.execute.forkserver import ForkServer
 
 
 class KeptServer:
@@ -22,16 +22,18 @@ class KeptServer:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._server, name)
 
-    def ask(self, question: Question, *, timeout_s: float) -> int:
-        """Ask the server; one that another test has killed is kept no longer."""
+    def receive(self) -> list[Message]:
+        """Receive from the server; one that a test has killed is kept no longer."""
         try:
-            return self._server.ask(question, timeout_s=timeout_s)
+            return self._server.receive()
         except ServerLost:
-            self.kept.pop(self._settings).close()
+            self.kept.pop(self._settings, None)
             raise
 
     def close(self) -> None:
-        """Leave the server as it is."""
+        """Leave the server as it is, unless it was lost."""
+        if self._settings not in self.kept:
+            self._server.close()
 
     @classmethod
     def end_all(cls) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -139,6 +140,50 @@ class OsExits(Good):
 class KilledLikeByTheKernel(Good):
     def __call__(self, q, k, v):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ancestors():
+    """Return the ids of the server and of the guard that forked it."""
+    server = os.getppid()
+    return server, int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+class StopsTheServer(HangingGrandchild):
+    """Starts a process that would outlive everything, and stops the server."""
+
+    def __call__(self, q, k, v):
+        os.kill(os.getppid(), signal.SIGSTOP)
+        super().__call__(q, k, v)
+
+
+class KillsTheServer(HangingGrandchild):
+    """Has the server killed by a daemon, which lives on as a child of whoever adopts it."""
+
+    def __call__(self, q, k, v):
+        code = (
+            f"import os, time; os.fork() and os._exit(0); time.sleep(.3); os.kill({os.getppid()}, 9); time.sleep(3600)"
+        )
+        subprocess.Popen([sys.executable, "-c", code, "attnbench-grandchild"], start_new_session=True)
+        super().__call__(q, k, v)
+
+
+class KillsTheGuard(HangingGrandchild):
+    """Stops the server, and kills the process that would end it."""
+
+    def __call__(self, q, k, v):
+        server, guard = ancestors()
+        os.kill(server, signal.SIGSTOP)
+        os.kill(guard, signal.SIGKILL)
+        super().__call__(q, k, v)
+
+
+class StopsBoth(HangingGrandchild):
+    """Stops the server and the process that would end it."""
+
+    def __call__(self, q, k, v):
+        for pid in ancestors():
+            os.kill(pid, signal.SIGSTOP)
+        super().__call__(q, k, v)
 
 
 class Floods(Good):

@@ -46,7 +46,7 @@ def no_figures(_job: Job) -> dict[str, float]:
 
 
 class NoAnswer(Exception):  # noqa: N818 - it names what happened
-    """A child process ended without an answer; the message completes "the process that ..." with how it ended."""
+    """A child process gave no answer, or none that counts; the message completes "the process that ..." with why."""
 
 
 class Executor(Protocol):

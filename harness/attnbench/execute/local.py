@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import Allocator, Job, Outcome
-from attnbench.execute import limits
-from attnbench.execute.children import Exit, ForkServer, ServerLost
+from attnbench.contracts.record import Allocator, Job, Outcome, Status
+from attnbench.execute import answers, limits
+from attnbench.execute.children import Exit, ServerLost
 from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Progressed, Started, no_figures
-from attnbench.execute.messages import Perform, Progress, Question
+from attnbench.execute.forkserver import ForkServer, signal_name
+from attnbench.execute.messages import Bounded, Perform, Progress, Question
 from attnbench.execute.spawn import Spawner
 from attnbench.plugins.exact import base_of
 from attnbench.store import checkpoint_path
@@ -38,10 +38,12 @@ FORKS = sys.platform == "linux"
 
 class _Running(Struct, kw_only=True):
     job: Job
-    started_s: float
-    started: float
-    oom_kills: int
+    question: Perform
+    started_s: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
+    oom_kills: int = field(default_factory=limits.oom_kills)
     beside: int = 0  # the largest number of other jobs that ran at the same time
+    again: bool = False  # whether it is asked for the second time, as the server was lost before it began
 
 
 class LocalExecutor:
@@ -63,17 +65,30 @@ class LocalExecutor:
 
         Raises UsageError for the user's mistakes, and NoAnswer if the child fails.
         """
+        question, killed_before = _bounded(question, self.memory_bytes), limits.oom_kills()
+        try:
+            exited = self._asked(question)
+        except ServerLost as loss:
+            raise NoAnswer(f"was lost with the server that forked it, which {loss}") from loss
+        if exited.answer is None:
+            raise NoAnswer(_how_it_ended(exited, killed_before))
+        return answers.value_of(exited.answer, kind)
+
+    def _asked(self, question: Question, *, again: bool = False) -> Exit:
+        """Return how the child that was asked ended; a server that is lost before the child begins is replaced once."""
         asked = self._ask(question, timeout_s=_ASK_TIMEOUT_S, key=self._key or (1, "default"))
         assert self._server is not None
-        while True:
-            try:
-                messages = self._server.receive()
-            except ServerLost as loss:
-                self.close()
-                raise NoAnswer(f"was lost with the server that forked it: {loss}") from loss
-            for child, message in messages:
-                if isinstance(message, Exit) and child == asked:
-                    return _decoded(message, kind)
+        try:
+            while True:
+                for child, message in self._server.receive():
+                    if isinstance(message, Exit) and child == asked:
+                        return message
+        except ServerLost:
+            begun = self._server.has_begun(asked)
+            self.close()
+            if begun or again:
+                raise
+        return self._asked(question, again=True)
 
     def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
@@ -113,42 +128,60 @@ class LocalExecutor:
         if memory is None and job.case.device == "cpu":
             memory = limits.available_bytes()
         share = memory // self.slots if memory is not None and _is_parallel(job) else memory
-        running = _Running(job=job, started_s=time.time(), started=time.monotonic(), oom_kills=limits.oom_kills())
         keeper = base_of(job) or job
         checkpoint = str(checkpoint_path(folder, keeper)) if folder and keeper.probe.kind == "accuracy" else ""
-        question = Perform(job=job, memory_bytes=share, checkpoint=checkpoint, figures=figures)
+        question = Perform(job=job, key=job.key, memory_bytes=share, checkpoint=checkpoint, figures=figures)
+        return self._send(_Running(job=job, question=question))
+
+    def _send(self, running: _Running) -> Finished | None:
+        job = running.job
         try:
-            self._running[self._ask(question, timeout_s=job.protocol.timeout_s, key=_key(job))] = running
+            child = self._ask(running.question, timeout_s=job.protocol.timeout_s, key=_key(job))
         except ServerLost as loss:
-            return Finished(job=job, outcome=_lost(loss), started_s=running.started_s, seconds=0.0)
+            return Finished(job=job, outcome=_lost(loss, running), started_s=running.started_s, seconds=0.0)
+        self._running[child] = running
         for other in self._running.values():
             other.beside = max(other.beside, len(self._running) - 1)
         return None
 
     def _ask(self, question: Question, *, timeout_s: float, key: tuple[int, Allocator]) -> int:
-        """Start a child on the server of this key and return its id; a server lost while idle is replaced once."""
-        try:
-            server = self._server if self._server is not None and self._key == key else self._start_server(key)
-            return server.ask(question, timeout_s=timeout_s)
-        except ServerLost:
-            return self._start_server(key).ask(question, timeout_s=timeout_s)
+        """Start a child on the server of this key and return its id; one that is lost as it starts is replaced once."""
+        server = self._server if self._key == key else None
+        if server is None:
+            try:
+                server = self._start_server(key)
+            except ServerLost:
+                server = self._start_server(key)
+        return server.ask(question, timeout_s=timeout_s)
 
     def _receive(self) -> Iterator[Event]:
         assert self._server is not None
         try:
             messages = self._server.receive()
         except ServerLost as loss:
-            yield from [self._finish(child, _lost(loss)) for child in list(self._running)]
-            self.close()
+            yield from self._go_on_without_server(loss)
             return
         for child, message in messages:
             if isinstance(message, Progress):
                 yield Progressed(job=self._running[child].job, text=message.text)
             else:
-                yield self._finish(child, _outcome(message, self._running[child]))
+                running = self._running.pop(child)
+                yield self._finished(running, _outcome(message, running))
 
-    def _finish(self, child: int, outcome: Outcome) -> Finished:
-        running = self._running.pop(child)
+    def _go_on_without_server(self, loss: ServerLost) -> Iterator[Event]:
+        """End the jobs that had begun; the others are innocent, and begin once more on another server."""
+        assert self._server is not None
+        lost = [(running, self._server.has_begun(child)) for child, running in self._running.items()]
+        self.close()
+        for running, begun in lost:
+            if begun or running.again:
+                yield self._finished(running, _lost(loss, running))
+            else:
+                running.again = True
+                if (failure := self._send(running)) is not None:
+                    yield failure
+
+    def _finished(self, running: _Running, outcome: Outcome) -> Finished:
         seconds = time.monotonic() - running.started
         if running.beside:  # the machine was shared, so its seconds compare with no other training's
             outcome = replace(outcome, facts={**outcome.facts, "trained_beside": running.beside})
@@ -171,41 +204,45 @@ def _is_parallel(job: Job) -> bool:
     return not job.timed and job.case.device == "cpu"
 
 
-def _lost(loss: ServerLost) -> Outcome:
-    return Outcome(status="crash", detail=f"the server that forks the jobs was lost: {loss}")
+def _bounded(question: Question, memory_bytes: int | None) -> Question:
+    return replace(question, memory_bytes=memory_bytes) if isinstance(question, Bounded) else question
 
 
-def _decoded(exited: Exit, kind: type[T]) -> T:
-    if exited.answer is None:
-        raise NoAnswer(_how_it_ended(exited))
-    if exited.answer.mistake:
-        raise UsageError(exited.answer.mistake)
-    return msgspec.json.decode(exited.answer.value, type=kind)
+def _lost(loss: ServerLost, running: _Running) -> Outcome:
+    if limits.oom_kills() > running.oom_kills:
+        return Outcome(
+            status="oom_host", detail=f"the server that forks the jobs {loss}: the machine's memory was full"
+        )
+    return Outcome(status="crash", detail=f"the server that forks the jobs {loss}")
 
 
 def _outcome(exited: Exit, running: _Running) -> Outcome:
-    """Return the child's own outcome, or for a child without an answer one that says how it ended."""
+    """Return the child's own outcome, or for a child without an answer that counts one that says how it ended."""
     if exited.answer is not None:
-        own = msgspec.json.decode(exited.answer.value, type=Outcome)
+        try:
+            own = answers.outcome_of(exited.answer, running.job, seconds=time.monotonic() - running.started)
+        except (NoAnswer, UsageError) as fault:
+            return Outcome(status="crash", detail=str(fault), log=exited.log)
         return own if own.status == "ok" else replace(own, log=exited.log + own.log)
     if exited.silent:
         patience = running.job.protocol.timeout_s
         return Outcome(status="timeout", detail=f"no sign of life for {patience:g} s (--timeout)", log=exited.log)
-    if exited.exit_code == -signal.SIGKILL and limits.oom_kills() > running.oom_kills:
-        return Outcome(status="oom_host", detail="the kernel ended it: the machine's memory was full", log=exited.log)
-    return Outcome(status="crash", detail=_how_it_ended(exited), log=exited.log)
+    status: Status = "oom_host" if _was_killed_for_memory(exited, running.oom_kills) else "crash"
+    return Outcome(status=status, detail=_how_it_ended(exited, running.oom_kills), log=exited.log)
 
 
-def _how_it_ended(exited: Exit) -> str:
+def _how_it_ended(exited: Exit, killed_before: int) -> str:
     if exited.silent:
         return "gave no sign of life and was ended"
+    if exited.fault:
+        return exited.fault
+    if _was_killed_for_memory(exited, killed_before):
+        return "was ended by the kernel: the machine's memory was full"
+    instead = ", after something that is none" if exited.garbled else ""
     if exited.exit_code < 0:
-        return f"ended by {_signal_name(-exited.exit_code)} without an answer"
-    return f"exited with code {exited.exit_code} without an answer"
+        return f"ended by {signal_name(-exited.exit_code)} without an answer{instead}"
+    return f"exited with code {exited.exit_code} without an answer{instead}"
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal has none
-        return f"signal {number}"
+def _was_killed_for_memory(exited: Exit, killed_before: int) -> bool:
+    return exited.exit_code == -signal.SIGKILL and limits.oom_kills() > killed_before

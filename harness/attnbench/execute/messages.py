@@ -10,27 +10,36 @@ from attnbench.contracts.record import Allocator, Job, Swap
 from attnbench.plugins.registry import Entry
 
 
-class DescribeVariant(Struct, frozen=True, kw_only=True, tag="describe-variant"):
+class Bounded(Struct, frozen=True, kw_only=True):
+    """A question whose answer takes a plugin's code.
+
+    `memory_bytes` limits what that may allocate; by default it is what the machine can spare.
+    """
+
+    memory_bytes: int | None = None
+
+
+class DescribeVariant(Bounded, frozen=True, kw_only=True, tag="describe-variant"):
     """Describe a variant, with the `given` options completed. Answer: a Description."""
 
     entry: Entry
     given: dict[str, Any] = {}
 
 
-class DescribeTask(Struct, frozen=True, kw_only=True, tag="describe-task"):
+class DescribeTask(Bounded, frozen=True, kw_only=True, tag="describe-task"):
     """Describe a task, with the `given` options completed. Answer: a TaskDescription."""
 
     entry: Entry
     given: dict[str, Any] = {}
 
 
-class DescribeMetric(Struct, frozen=True, kw_only=True, tag="describe-metric"):
+class DescribeMetric(Bounded, frozen=True, kw_only=True, tag="describe-metric"):
     """Describe a plugin's metric. Answer: a MetricDescription."""
 
     entry: Entry
 
 
-class DescribeModel(Struct, frozen=True, kw_only=True, tag="describe-model"):
+class DescribeModel(Bounded, frozen=True, kw_only=True, tag="describe-model"):
     """Describe the attention of the pretrained model that a swap is of. Answer: a Case without a variant."""
 
     swap: Swap
@@ -52,7 +61,7 @@ class MeasureRates(Struct, frozen=True, kw_only=True, tag="measure-rates"):
     dtypes: tuple[Dtype, ...]
 
 
-class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
+class TryVariant(Bounded, frozen=True, kw_only=True, tag="try-variant"):
     """Run a variant once, on a small case. Answer: the reason why it cannot run here, empty where it can."""
 
     target: str
@@ -60,7 +69,7 @@ class TryVariant(Struct, frozen=True, kw_only=True, tag="try-variant"):
 
 
 class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
-    """Perform a job. Answer: an Outcome.
+    """Perform a job. Answer: an Outcome, with the job's `key`.
 
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
     `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists, or of the training of
@@ -69,12 +78,13 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     """
 
     job: Job
+    key: str = ""
     memory_bytes: int | None = None
     checkpoint: str = ""
     figures: dict[str, float] = {}
 
 
-class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
+class ReadMatrices(Bounded, frozen=True, kw_only=True, tag="read-matrices"):
     """Read a variant's effective attention matrices on the inputs of `case`; no heads: all. Answer: a Reading.
 
     `inputs_path` is the file of captured inputs, empty for those that are drawn.
@@ -87,7 +97,7 @@ class ReadMatrices(Struct, frozen=True, kw_only=True, tag="read-matrices"):
     inputs_path: str = ""
 
 
-class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
+class ReadTrained(Bounded, frozen=True, kw_only=True, tag="read-trained"):
     """Read a trained model's matrices on an example of its task; no heads or layers: all. Answer: a Reading."""
 
     checkpoint: str
@@ -96,7 +106,7 @@ class ReadTrained(Struct, frozen=True, kw_only=True, tag="read-trained"):
     path: str
 
 
-class Capture(Struct, frozen=True, kw_only=True, tag="capture"):
+class Capture(Bounded, frozen=True, kw_only=True, tag="capture"):
     """Write a model's captured inputs to the file `path`; no layers: all. Answer: a Captured.
 
     `model` is a folder, a GGUF file, an installed distribution, or a training's checkpoint, which has no `text` and no
@@ -175,7 +185,11 @@ class Progress(Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Answer(Struct, frozen=True, kw_only=True, tag="answer"):
-    """The last line from a child: the answer as JSON, or the user's `mistake` (a UsageError) that prevents one."""
+    """The last line from a child: the answer as JSON, or the user's `mistake` (a UsageError) that prevents one.
+
+    `job` is the key of the job that it is the outcome of; empty for other questions.
+    """
 
     value: msgspec.Raw = msgspec.Raw(b"null")
     mistake: str = ""
+    job: str = ""

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from attnbench.execute.children import Child, Exit, Message, newly_silent
+from attnbench.execute.children import AwakeClock, Child, Exit, Message, to_kill
 from attnbench.execute.messages import Question
 
 _POLL_EVERY_S = 0.01
@@ -22,8 +22,10 @@ _CHUNK = 1 << 16
 class _Spawned(Child):
     """A child whose messages and output are files: on Windows, pipes cannot be waited for."""
 
-    def __init__(self, id_: int, question: Question, *, timeout_s: float, environ: Mapping[str, str]) -> None:
-        super().__init__(id_, timeout_s=timeout_s)
+    def __init__(
+        self, id_: int, question: Question, *, timeout_s: float, clock: AwakeClock, environ: Mapping[str, str]
+    ) -> None:
+        super().__init__(id_, timeout_s=timeout_s, clock=clock)
         self.folder = TemporaryDirectory(prefix="attnbench-", ignore_cleanup_errors=True)
         asked, messages, self.output = (Path(self.folder.name) / name for name in ("question", "messages", "output"))
         asked.write_bytes(msgspec.json.encode(question))
@@ -50,8 +52,10 @@ class _Spawned(Child):
     def poll(self) -> list[Message]:
         """Return the messages since the last poll."""
         code = self.process.poll()
-        messages = self.receive(self.messages.read())
+        messages = self.receive(self.messages.read(_CHUNK))
         if code is not None:
+            while data := self.messages.read(_CHUNK):
+                messages += self.receive(data)
             self.forget()
             messages.append(self.exit(code))
         return messages
@@ -72,14 +76,20 @@ class Spawner:
     """Starts a process for each question; nothing is shared between them."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ, self._count = environ, 0
+        self._environ, self._count, self._clock = environ, 0, AwakeClock()
         self._children: dict[int, _Spawned] = {}
 
     def ask(self, question: Question, *, timeout_s: float) -> int:
         """Start a child on a question and return its id."""
         self._count += 1
-        self._children[self._count] = _Spawned(self._count, question, timeout_s=timeout_s, environ=self._environ)
+        self._children[self._count] = _Spawned(
+            self._count, question, timeout_s=timeout_s, clock=self._clock, environ=self._environ
+        )
         return self._count
+
+    def has_begun(self, id_: int) -> bool:
+        """Return true: a child begins as it is asked."""
+        return id_ in self._children
 
     def receive(self) -> list[Message]:
         """Wait for messages from at least one child, and return them."""
@@ -89,7 +99,7 @@ class Spawner:
             for id_, message in messages:
                 if isinstance(message, Exit):
                     del self._children[id_]
-            for child in newly_silent(self._children.values()):
+            for child in to_kill(self._children.values(), self._clock.now()):
                 self._children[child.id].kill()
             if not messages:
                 time.sleep(_POLL_EVERY_S)

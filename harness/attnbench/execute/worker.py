@@ -20,8 +20,10 @@ from attnbench.contracts.metrics import ProbeKind
 from attnbench.contracts.record import Job, Outcome
 from attnbench.contracts.variant import Unsupported
 from attnbench.execute import capturing, limits, reading
+from attnbench.execute.log import shortened
 from attnbench.execute.messages import (
     Answer,
+    Bounded,
     Capture,
     DescribeMachine,
     DescribeMetric,
@@ -44,6 +46,8 @@ from attnbench.train import accuracy, swap
 
 Report = Callable[[str], None]
 
+_LEAST_FOR_IMPORT = 1 << 30  # a small --memory is meant for a case, not for what a plugin imports
+
 PROBES: dict[ProbeKind, Callable[[Job, Report], Outcome]] = {
     "latency": latency.measure,
     "memory": memory.measure,
@@ -60,12 +64,15 @@ def answer(question: bytes, descriptor: int) -> None:
         with os.fdopen(os.dup(descriptor), "wb") as stream:
             stream.write(msgspec.json.encode(message) + b"\n")
 
+    limits.prefer_as_victim()
+    asked = msgspec.json.decode(question, type=Question)
+    key = asked.key if isinstance(asked, Perform) else ""
     try:
-        value = _answer(msgspec.json.decode(question, type=Question), lambda text: write(Progress(text=text)))
+        value = _answer(asked, lambda text: write(Progress(text=text)))
     except UsageError as mistake:
-        write(Answer(mistake=str(mistake)))
+        write(Answer(mistake=failure.words(mistake)))
     else:
-        write(Answer(value=msgspec.Raw(msgspec.json.encode(value))))
+        write(Answer(value=msgspec.Raw(msgspec.json.encode(value)), job=key))
 
 
 def assert_fork_is_safe() -> None:
@@ -98,7 +105,8 @@ def perform(
         outcome = _measured(job, report, checkpoint=checkpoint, figures=figures or {})
         return msgspec.structs.replace(outcome, facts={**outcome.facts, **regime.facts(job)})
     except Exception as error:
-        log = "" if isinstance(error, Unsupported) else failure.encodable("".join(traceback.format_exception(error)))
+        log = "" if isinstance(error, Unsupported) else "".join(traceback.format_exception(error))
+        log = failure.encodable(shortened(log))
         return Outcome(status=failure.status_of(error), detail=failure.reason(error), log=log)
 
 
@@ -122,6 +130,8 @@ def _with_scaled_options(job: Job) -> Job:
 
 
 def _answer(question: Question, report: Report) -> object:
+    if isinstance(question, Bounded):
+        _bound(question)
     match question:
         case DescribeVariant(entry=entry, given=given):
             return describe.describe_variant(entry, given)
@@ -143,8 +153,19 @@ def _answer(question: Question, report: Report) -> object:
         case Capture():
             return capturing.capture(question, report)
         case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures):
-            limits.prefer_as_victim()
             return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)
+
+
+def _bound(question: Bounded) -> None:
+    """Limit the memory of a plugin's code, unless it is for a GPU, whose driver reserves what it does not use."""
+    case, allowed = getattr(question, "case", None), question.memory_bytes
+    if isinstance(question, DescribeVariant | DescribeTask | DescribeMetric):
+        allowed = None if allowed is None else max(allowed, _LEAST_FOR_IMPORT)
+    elif case is not None and case.device.startswith("cuda"):
+        return
+    else:
+        _warm_threads(torch.get_num_threads())
+    limits.bound_memory(allowed)
 
 
 def _try(target: str, case: Case) -> str:

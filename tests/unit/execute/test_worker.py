@@ -116,8 +116,8 @@ def test_what_gradients_need_is_imported_once_for_all_children_and_not_before_on
 
 def test_what_is_imported_for_gradients_starts_no_thread_and_is_all_that_a_first_one_imports() -> None:
     code = (
-        "import sys\nfrom attnbench.execute import server, worker\n"
-        "server.load_for_gradients()\n"
+        "import sys\nfrom attnbench.execute import forking, worker\n"
+        "forking.load_for_gradients()\n"
         "known = {*sys.modules}\n"
         "worker._warm_gradients()\n"
         "print(*{*sys.modules} - known)\n"
