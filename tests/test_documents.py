@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import typer
 
-from attnbench.cli import app
+from attnbench.cli.app import app
 from attnbench.contracts.metrics import METRICS
 from attnbench.contracts.suite import Sweep
 from attnbench.planning.plan import check

@@ -3,14 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from attnbench.contracts.case import Case, Mask, Shape
-from attnbench.contracts.errors import UsageError
-from attnbench.contracts.task import IGNORE, Form
-from attnbench.contracts.tunes import Tune
-from attnbench.contracts.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
-
 if TYPE_CHECKING:
     from attnbench.api import build, compare, resume, run
+    from attnbench.contracts.case import Case, Mask, Shape
+    from attnbench.contracts.errors import UsageError
+    from attnbench.contracts.task import IGNORE, Form
+    from attnbench.contracts.tunes import Tune
+    from attnbench.contracts.variant import Attention, InvalidOutput, Options, Projections, Support, Unsupported
     from attnbench.runs import Run, load
 
 __all__ = [
@@ -35,11 +34,20 @@ __all__ = [
     "run",
 ]
 
-# A plugin needs none of them, and they bring numpy and more.
-_LATER = {"Run": "runs", "build": "api", "compare": "api", "load": "runs", "resume": "api", "run": "api"}
+# Imported when they are asked for: the command line listens to Ctrl-C first, and a plugin needs only a few of them.
+_MODULES = {
+    "api": ("build", "compare", "resume", "run"),
+    "contracts.case": ("Case", "Mask", "Shape"),
+    "contracts.errors": ("UsageError",),
+    "contracts.task": ("IGNORE", "Form"),
+    "contracts.tunes": ("Tune",),
+    "contracts.variant": ("Attention", "InvalidOutput", "Options", "Projections", "Support", "Unsupported"),
+    "runs": ("Run", "load"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'attnbench' has no attribute {name!r}")
-    return getattr(import_module(f"attnbench.{_LATER[name]}"), name)
+    return getattr(import_module(f"attnbench.{_MODULE_OF[name]}"), name)

@@ -68,9 +68,8 @@ def start(request: Request, out: Path, notify: Notify, *, further: Further, plan
 
     Raises UsageError before anything is written.
     """
-    with closing(LocalExecutor(slots=request.threads)) as executor:
+    with closing(LocalExecutor(slots=request.threads, memory_bytes=request.memory_bytes)) as executor:
         plan = planner(request, executor)
-        executor.memory_bytes = plan.memory_bytes
         with Store.create(out, plan) as store:
             store.append(plan.environment)
             session = Session(store, executor, notify, plan.environment)

@@ -1,140 +1,25 @@
 """The command line: one short function a command; only this package prints and exits."""
 
-import os
 import signal
 import sys
-import time
-import traceback
-from functools import partial
-from types import FrameType
 from typing import NoReturn
 
-import typer
-from typer.exceptions import TyperException
-
-from attnbench.cli import (
-    capture,
-    compare,
-    doctor,
-    flags,
-    listing,
-    mapping,
-    merge,
-    recommend,
-    replay,
-    report,
-    run,
-    show,
-    streams,
-    tune,
-    verify,
-)
-from attnbench.contracts.errors import DamagedStore, NotStored, UsageError
-from attnbench.contracts.text import plain
-
-DONE, NOT_HELD, WRONG_USAGE, BUG, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 130, 143
-
-# A terminal sends Ctrl-C to all of its programs, and some of them pass it on: within this time it is the same one.
-_ECHO_S = 0.5
-_SHOW_CURSOR = b"\x1b[?25h\r\n"
-
-app = typer.Typer(
-    name="attnbench",
-    help="What each attention mechanism costs at your lengths, heads, hardware and task, and what it gives up.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-_COMMANDS: dict[str, flags.Command] = {
-    "run": run.run,
-    "show": show.show,
-    "compare": compare.compare,
-    "report": report.report,
-    "recommend": recommend.recommend,
-    "tune": tune.tune,
-    "map": mapping.map_matrices,
-    "capture": capture.capture,
-    "replay": replay.replay,
-    "list": listing.list_things,
-    "verify": verify.verify,
-    "merge": merge.merge,
-    "doctor": doctor.doctor,
-}
-for _name, _function in _COMMANDS.items():
-    app.command(_name)(flags.command(_function))
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived: end as after Ctrl-C, with another exit code."""
-
-
-@app.callback(invoke_without_command=True)
-def _about(
-    context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", metavar=""),
-) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"attnbench {installed('attnbench')}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        print(context.get_help())
+from attnbench.cli import interrupts
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    streams.protect()
-    signal.signal(signal.SIGINT, _stop)
-    signal.signal(signal.SIGTERM, _stop)
-    sys.exit(_guarded())
-
-
-def _guarded() -> int:
-    """Run the command that was typed and return its exit code; an error is one sentence on standard error."""
+    interrupts.listen()
     try:
-        code = _invoke()
-        sys.stdout.flush()
-    except (UsageError, TyperException) as mistake:
-        return _say(mistake.format_message() if isinstance(mistake, TyperException) else str(mistake), WRONG_USAGE)
-    except (DamagedStore, NotStored, streams.OutputLost) as damage:
-        return _say(str(damage), NOT_HELD)
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", INTERRUPTED)
-    except _Terminated:
-        return _say("terminated", TERMINATED)
-    except Exception:
-        traceback.print_exc()
-        return _say("this is a bug of attnbench; please report the lines above", BUG)
-    return code
+        from attnbench.cli import streams
 
+        streams.protect()
+        with interrupts.in_time():
+            from attnbench.cli.app import guarded
 
-def _invoke() -> int:
-    """Invoke the command and return its exit code. Typer's own runner would end the work at any broken pipe."""
-    command = typer.main.get_command(app)
-    try:
-        with command.make_context("attnbench", sys.argv[1:]) as context:
-            command.invoke(context)
-    except typer.Exit as end:
-        return end.exit_code
-    return DONE
-
-
-def _say(sentence: str, code: int) -> int:
-    print(f"attnbench: {plain(' '.join(sentence.split()))}", file=sys.stderr)
-    return code
-
-
-def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """End in good order at the first signal, and at once at a second one."""
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, partial(_end_at_once, since=time.monotonic()))
-    raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
-
-
-def _end_at_once(number: int, _frame: FrameType | None, *, since: float) -> None:
-    """End at once. The processes that measure end with this one; what was measured is on the disk."""
-    if time.monotonic() - since > _ECHO_S:
-        if sys.stderr.isatty():
-            os.write(sys.stderr.fileno(), _SHOW_CURSOR)
-        os._exit(128 + number)
+            code = guarded()
+    except KeyboardInterrupt:
+        code = interrupts.said(signal.SIGINT)
+    except interrupts.Terminated:
+        code = interrupts.said(signal.SIGTERM)
+    sys.exit(code)

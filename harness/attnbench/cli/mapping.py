@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.flags import Only, refuse
+from attnbench.cli.interrupts import at_once
 from attnbench.cli.options import WHERE, Json, Out, option, switch
 from attnbench.cli.streams import deliver, emit_json
 from attnbench.contracts.errors import UsageError
@@ -38,7 +39,7 @@ def map_matrices(
         list[str] | None,
         typer.Argument(metavar="[VARIANT]...", help="Names with options, as for run.", show_default=False),
     ] = None,
-    request: Annotated[Request, Only(("seq", "heads", "head_dim", "causal", "window", "inputs", "seed"))],
+    request: Annotated[Request, Only(("seq", "heads", "head_dim", "causal", "window", "inputs", "seed", "memory"))],
     checkpoint: Annotated[
         str | None, option("A run whose trained models are read instead of drawn inputs.", "RUN", panel=SWEEP)
     ] = None,
@@ -83,7 +84,7 @@ def map_matrices(
     )
     if checkpoint is not None:
         refuse(context, "{flag} and --checkpoint: the trained model and its task say it; leave it out", only=_OF_DRAWN)
-        maps, caption = _trained(specs, find_run(checkpoint, out), selection, task=task)
+        maps, caption = _trained(specs, find_run(checkpoint, out), selection, task=task, memory=request.memory_bytes)
     else:
         refuse(context, "{flag}: it is of a trained model: name its run with --checkpoint", only=_OF_TRAINED)
         if not specs:
@@ -93,7 +94,9 @@ def map_matrices(
         raise UsageError("; ".join(f"{each.name}: no map: {each.reading.reason}" for each in maps))
     forms = forms or {drawing.free_name(maps): "png"}
     for path, form in forms.items():
-        deliver(drawing.encoded(maps, caption, form=form, log=log), path)
+        with at_once():  # the renderer does not listen to signals
+            drawn = drawing.encoded(maps, caption, form=form, log=log)
+        deliver(drawn, path)
     if json:
         emit_json([item for each in maps for item in drawing.items(each)])
     else:
@@ -102,9 +105,9 @@ def map_matrices(
 
 
 def _trained(
-    specs: "Sequence[Spec]", run: Path, selection: "Selection", *, task: str | None
+    specs: "Sequence[Spec]", run: Path, selection: "Selection", *, task: str | None, memory: int | None
 ) -> "tuple[list[Map], str]":
-    with _reader() as reader:
+    with _reader(memory) as reader:
         maps = list(reader.trained(specs, run, selection, task=task))
     return maps, f"trained in run {run.name}, one test example"
 
@@ -113,16 +116,19 @@ def _drawn(specs: "Sequence[Spec]", request: Request, selection: "Selection") ->
     from attnbench.answers.map.matrices import one_case
 
     case, path = one_case(overlay(_USUAL, request.sweep), seed=request.seed)
-    with _reader() as reader:
+    with _reader(request.memory_bytes) as reader:
         return list(reader.drawn(specs, case, selection, inputs_path=path)), _caption(case)
 
 
 @contextmanager
-def _reader() -> "Iterator[Reader]":
+def _reader(memory_bytes: int | None) -> "Iterator[Reader]":
     from attnbench.answers.map.matrices import Reader
     from attnbench.execute.local import LocalExecutor
 
-    with TemporaryDirectory(prefix="attnbench-") as folder, closing(LocalExecutor()) as executor:
+    with (
+        TemporaryDirectory(prefix="attnbench-") as folder,
+        closing(LocalExecutor(memory_bytes=memory_bytes)) as executor,
+    ):
         yield Reader(executor, Path(folder))
 
 

@@ -1,4 +1,4 @@
-"""The exceptions that end a command: a user's mistake, a damaged store, a failed write."""
+"""The exceptions that end a command: a user's mistake, a damaged store, a failed write, a lost process."""
 
 import difflib
 from collections.abc import Iterable
@@ -14,6 +14,10 @@ class DamagedStore(Exception):  # noqa: N818 - it names the state of the store, 
 
 class NotStored(Exception):  # noqa: N818 - it names what happened to the record
     """A record that could not be written; all before it are safe, and the run can be resumed. Exit code 1."""
+
+
+class NoProcess(Exception):  # noqa: N818 - it names what the machine did not give
+    """A process that a command cannot do without was ended by the machine, in one sentence. Exit code 1."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
