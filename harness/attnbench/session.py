@@ -87,7 +87,7 @@ def go_on(path: Path, notify: Notify, *, retry_failed: bool, further: Further) -
         closing(LocalExecutor(slots=store.plan.environment.threads)) as executor,
     ):
         executor.memory_bytes = store.plan.memory_bytes
-        plan, environment = renew(store.plan, executor)
+        plan, environment = renew(store.plan, executor, store.records())
         store.replan(plan)
         store.append(environment)
         retried = RETRIED if retry_failed else ()

@@ -12,7 +12,7 @@ from attnbench.contracts.errors import UsageError
 from attnbench.contracts.reach import Span
 from attnbench.contracts.record import Origin
 from attnbench.contracts.variant import Support, Unsupported, build
-from attnbench.plugins.describe import Description, OptionField, describe_variant
+from attnbench.plugins.describe import OptionField, describe_variant
 from attnbench.plugins.registry import entries, find, load
 from distributions import PLAIN, forget_imports, lay_out
 
@@ -229,7 +229,7 @@ def test_an_option_of_a_plugin_without_any_is_a_mistake():
     [
         ("import_fails.py:Lost", "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"),
         ("exits.py:Name", "SystemExit: 3"),
-        ("plain_function.py:last_value", "AttributeError: .* has no 'last_value'; did you mean 'first_value'?"),
+        ("plain_function.py:last_value", "NoSuchObject: .* has no 'last_value'; did you mean 'first_value'?"),
         ("bad_options.py:NotDerived", "TypeError: NotDerived.Options must be a class derived from attnbench.Options"),
         ("bad_options.py:NotScalar", r"ValidationError: Expected `bool \| int .*`, got `array` - at `\$\.fields"),
         ("bad_options.py:Unreadable", "NameError: .*a_name_that_is_not_there"),
@@ -241,7 +241,7 @@ def test_an_option_of_a_plugin_without_any_is_a_mistake():
 )
 def test_a_broken_plugin_is_a_failure_with_its_reason(target, failure):
     found = describe(PLUGINS / target)
-    assert found == Description(origin=Origin(path=str(PLUGINS / target.partition(":")[0])), failure=found.failure)
+    assert (found.origin.path, found.support) == (str(PLUGINS / target.partition(":")[0]), None)
     assert re.match(failure, found.failure)
 
 

@@ -99,7 +99,7 @@ def test_an_interpreter_that_lies_beside_a_file_plugin_is_not_its_own(tmp_path, 
     library.mkdir(parents=True)
     (library / "acme_other.py").write_text("")
     monkeypatch.syspath_prepend(library)
-    monkeypatch.setattr("attnbench.plugins.describe._LIBRARY", library)
+    monkeypatch.setattr("attnbench.plugins.place._LIBRARY", library)
     (tmp_path / "mine.py").write_text("import acme_other\n" + PLAIN)
     first = hash_of(tmp_path / "mine.py:attend")
     (library / "acme_other.py").write_text("size = 1\n")

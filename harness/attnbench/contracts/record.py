@@ -39,12 +39,17 @@ _RATE = re.compile(r",learning_rate=[^,]*")
 
 
 class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where a plugin comes from; `source_hash` covers every file its import read, so an edit is a new origin."""
+    """Where a plugin comes from; `source_hash` covers every file its import read, so an edit is a new origin.
+
+    `later_hash` covers those read after the import (`Outcome.sources`), once any of them was edited between two parts
+    of a run.
+    """
 
     distribution: str = ""
     version: str = ""
     path: str = ""
     source_hash: str = ""
+    later_hash: str = ""
 
     @property
     def name(self) -> str:
@@ -200,7 +205,10 @@ class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 
 
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """The result of a job: measurements if `status` is ok, else the reason in `detail`; `log` ends its output."""
+    """The result of a job: measurements if `status` is ok, else the reason in `detail`; `log` ends its output.
+
+    `sources` are the files that plugins read after their import, by path, with the hashes of their contents.
+    """
 
     status: Status
     measurements: tuple[Measurement, ...] = ()
@@ -208,6 +216,7 @@ class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     backend: str = ""
     facts: dict[str, Option] = {}
     log: str = ""
+    sources: dict[str, str] = {}
 
 
 class Environment(Struct, frozen=True, kw_only=True, omit_defaults=True):

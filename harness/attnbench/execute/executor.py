@@ -50,7 +50,13 @@ class NoAnswer(Exception):  # noqa: N818 - it names what happened
 
 
 class Executor(Protocol):
-    """What `execute/local.py` implements."""
+    """What `execute/local.py` implements.
+
+    `sources` are the files of plugins as processes have read them so far, with their hashes. A job whose plugin reads
+    another content of any is interrupted.
+    """
+
+    sources: dict[str, str]
 
     def ask(self, question: Question, kind: type[T]) -> T:
         """Return the answer to a question that is not a job. Raises UsageError, and NoAnswer if its process fails."""

@@ -18,6 +18,7 @@ from attnbench.execute.executor import Event, Figures, Finished, NoAnswer, Progr
 from attnbench.execute.forkserver import ForkServer, signal_name
 from attnbench.execute.messages import Bounded, Perform, Progress, Question
 from attnbench.execute.spawn import Spawner
+from attnbench.plugins import sources
 from attnbench.plugins.exact import base_of
 from attnbench.store import checkpoint_path
 
@@ -59,6 +60,7 @@ class LocalExecutor:
         self._server: ForkServer | Spawner | None = None
         self._key: tuple[int, Allocator] | None = None
         self._running: dict[int, _Running] = {}
+        self.sources: dict[str, str] = {}
 
     def ask(self, question: Question, kind: type[T]) -> T:
         """Return the answer to a question that is not a job, from a child of its own.
@@ -130,7 +132,14 @@ class LocalExecutor:
         share = memory // self.slots if memory is not None and _is_parallel(job) else memory
         keeper = base_of(job) or job
         checkpoint = str(checkpoint_path(folder, keeper)) if folder and keeper.probe.kind == "accuracy" else ""
-        question = Perform(job=job, key=job.key, memory_bytes=share, checkpoint=checkpoint, figures=figures)
+        question = Perform(
+            job=job,
+            key=job.key,
+            memory_bytes=share,
+            checkpoint=checkpoint,
+            figures=figures,
+            sources=self.sources,
+        )
         return self._send(_Running(job=job, question=question))
 
     def _send(self, running: _Running) -> Finished | None:
@@ -185,6 +194,8 @@ class LocalExecutor:
         seconds = time.monotonic() - running.started
         if running.beside:  # the machine was shared, so its seconds compare with no other training's
             outcome = replace(outcome, facts={**outcome.facts, "trained_beside": running.beside})
+        if changed := sources.differing(outcome.sources, self.sources):
+            outcome = Outcome(status="interrupted", detail=sources.changed_sentence(changed))
         return Finished(job=running.job, outcome=outcome, started_s=running.started_s, seconds=seconds)
 
     def _start_server(self, key: tuple[int, Allocator]) -> ForkServer | Spawner:

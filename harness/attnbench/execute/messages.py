@@ -74,7 +74,8 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     `memory_bytes` limits what the job may allocate; on the CPU what it allocates beyond the process's own at its start.
     `checkpoint` is the path of a training's checkpoint, from which it resumes if the file exists, or of the training of
     the exact model that a swap begins with; empty for none.
-    `figures` are those of the job's case that a derived metric is computed from.
+    `figures` are those of the job's case that a derived metric is computed from. `sources` are the plugins' files as
+    they were read before, with their hashes.
     """
 
     job: Job
@@ -82,6 +83,7 @@ class Perform(Struct, frozen=True, kw_only=True, tag="perform"):
     memory_bytes: int | None = None
     checkpoint: str = ""
     figures: dict[str, float] = {}
+    sources: dict[str, str] = {}
 
 
 class ReadMatrices(Bounded, frozen=True, kw_only=True, tag="read-matrices"):

@@ -40,7 +40,7 @@ from attnbench.execute.messages import (
 )
 from attnbench.measure import agreement, energy, environment, failure, latency, memory, metric, rates, regime
 from attnbench.measure.workload import Workload
-from attnbench.plugins import describe, registry
+from attnbench.plugins import describe, registry, sources
 from attnbench.pretrained import swap as pretrained_swap
 from attnbench.train import accuracy, swap
 
@@ -122,6 +122,17 @@ def _measured(job: Job, report: Report, *, checkpoint: str, figures: Mapping[str
     return PROBES[job.probe.kind](job, report)
 
 
+def _of_known_sources(job: Job, outcome: Outcome, watch: sources.Sources) -> Outcome:
+    """Return an outcome with the files that plugins read late; one without figures where they belong to no source."""
+    try:
+        watch.check()
+    except sources.SourceChanged as change:
+        return Outcome(status="interrupted", detail=str(change))
+    if outcome.status == "ok" and not job.origin.source_hash and watch.hash_of(job.target):
+        return Outcome(status="interrupted", detail="its sources were not read before; --resume measures it")
+    return msgspec.structs.replace(outcome, sources=watch.later())
+
+
 def _with_scaled_options(job: Job) -> Job:
     """Return a job with the options that its mechanism is built with at its task's length."""
     if not job.probe.scaled:
@@ -153,7 +164,9 @@ def _answer(question: Question, report: Report) -> object:
         case Capture():
             return capturing.capture(question, report)
         case Perform(job=job, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures):
-            return perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)
+            watch = sources.watch(question.sources)
+            outcome = perform(job, report, memory_bytes=memory_bytes, checkpoint=checkpoint, figures=figures)
+            return _of_known_sources(job, outcome, watch)
 
 
 def _bound(question: Bounded) -> None:

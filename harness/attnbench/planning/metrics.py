@@ -8,8 +8,9 @@ from attnbench.contracts.errors import UsageError, suggestion
 from attnbench.contracts.metrics import METRICS, PRIMARY, Metric, ProbeKind
 from attnbench.contracts.record import Origin
 from attnbench.contracts.suite import Sweep
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor
 from attnbench.execute.messages import DescribeMetric
+from attnbench.planning.plugins import describe
 from attnbench.plugins import registry
 from attnbench.plugins.describe import MetricDescription
 from attnbench.plugins.registry import Entry
@@ -54,10 +55,7 @@ def needed_probes(metrics: Iterable[PlannedMetric]) -> tuple[ProbeKind, ...]:
 
 def describe_metric(executor: Executor, entry: Entry) -> MetricDescription:
     """Return a child's description of a metric; where the import ends the child, the description says how."""
-    try:
-        return executor.ask(DescribeMetric(entry=entry), MetricDescription)
-    except NoAnswer as end:
-        return MetricDescription(origin=entry.origin, failure=f"its import {end}")
+    return describe(executor, DescribeMetric(entry=entry), MetricDescription)
 
 
 def _words(sweep: Sweep) -> dict[str, None]:

@@ -1,16 +1,17 @@
 """A stored run's plan made anew before the run resumes: the plugins as they are today, the machine unchanged."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from attnbench.contracts.errors import UsageError
-from attnbench.contracts.record import Environment, Job, Origin
+from attnbench.contracts.record import Environment, Job, Origin, Record
 from attnbench.execute.executor import Executor
 from attnbench.planning.machine import describe_machine
 from attnbench.planning.metrics import describe_metric
 from attnbench.planning.tasks import describe_task
 from attnbench.planning.variants import describe_variant
+from attnbench.plugins import sources
 from attnbench.plugins.describe import Description, MetricDescription, TaskDescription
 from attnbench.plugins.registry import Entry
 from attnbench.store import Plan
@@ -21,8 +22,10 @@ Describe = Callable[[Executor, Entry], Description | TaskDescription | MetricDes
 _MAY_DIFFER_ON_RESUME = ("commit", "dirty")
 
 
-def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
+def renew(old: Plan, executor: Executor, records: Iterable[Record]) -> tuple[Plan, Environment]:
     """Return a stored run's plan with the sources that its plugins have today, and today's environment.
+
+    A plugin that cannot be described today, or whose records have read files that differ today, has a new origin too.
 
     Raises UsageError, naming what changed, where the machine or its software is not what it was.
     """
@@ -34,24 +37,39 @@ def renew(old: Plan, executor: Executor) -> tuple[Plan, Environment]:
                 f"--resume: {field.replace('_', ' ')} was {getattr(was, field)!r} and is {getattr(now, field)!r}; "
                 "numbers of both would not be comparable, so start a new run"
             )
-    jobs = _with_todays_sources(old.jobs, executor)
-    search = old.search and replace(old.search, timed=tuple(_with_todays_sources(old.search.timed, executor)))
-    return old.with_jobs(jobs, search=search), now
+    today = _Today(executor, records)
+    search = old.search and replace(old.search, timed=tuple(map(today.job, old.search.timed)))
+    return old.with_jobs(map(today.job, old.jobs), search=search), now
 
 
-def _with_todays_sources(jobs: Iterable[Job], executor: Executor) -> Iterator[Job]:
-    """Yield jobs with the source hashes that their plugins have now, so that an edited plugin is measured again."""
-    origins: dict[str, Origin] = {}
+class _Today:
+    """The origins that plugins have today, each asked once."""
 
-    def today(describe: Describe, target: str, origin: Origin) -> Origin:
-        if target not in origins:
-            origins[target] = describe(executor, Entry(name=target, target=target, origin=origin)).origin
-        return origins[target]
+    def __init__(self, executor: Executor, records: Iterable[Record]) -> None:
+        self._executor = executor
+        self._read: dict[Origin, dict[str, str]] = {}  # files that records have read after the imports
+        self._origins: dict[tuple[str, Origin], Origin] = {}
+        for record in records:
+            self._read.setdefault(record.job.origin, {}).update(record.outcome.sources)
 
-    for job in jobs:
+    def job(self, job: Job) -> Job:
+        """Return a job as it is planned today."""
         probe = job.probe
         if probe.task_origin is not None:
-            probe = replace(probe, task_origin=today(describe_task, job.task_target, probe.task_origin))
+            probe = replace(probe, task_origin=self._origin(describe_task, job.task_target, probe.task_origin))
         if probe.metric_origin is not None:
-            probe = replace(probe, metric_origin=today(describe_metric, job.metric_target, probe.metric_origin))
-        yield replace(job, probe=probe, origin=today(describe_variant, job.target, job.origin))
+            probe = replace(probe, metric_origin=self._origin(describe_metric, job.metric_target, probe.metric_origin))
+        return replace(job, probe=probe, origin=self._origin(describe_variant, job.target, job.origin))
+
+    def _origin(self, describe: Describe, target: str, origin: Origin) -> Origin:
+        if (target, origin) not in self._origins:
+            today = describe(self._executor, Entry(name=target, target=target, origin=origin)).origin
+            read = self._read.get(origin, {})
+            now = {path: sources.hash_file(path) for path in read}
+            if today == origin and now == read:
+                sources.differing(read, self._executor.sources)
+            else:
+                text = "".join(f"{path}\0{content}\0" for path, content in sorted(now.items()))
+                today = replace(today, later_hash=sources.hash_text(text) if now else "")
+            self._origins[target, origin] = today
+        return self._origins[target, origin]

@@ -1,5 +1,6 @@
 """The sweep of a suite, with flags applied to it."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,41 @@ _FOLLOWS = {"seq": "seq_k", "heads": "kv_heads", "head_dim": "width", "width": "
     "tokens": "batch",
 }
 _MOST_LISTED = 8
+# A plugin's file before its object, or a capture's after its word.
+_FILE = re.compile(r"(?P<before>(?:^|,)\s*(?:file:)?)(?P<file>(?<=file:)[^,]+|[^,:=]+\.py(?=:))")
 
 
 def find_suite(name: str) -> Suite:
-    """Return a suite by its name, or from a TOML file. Raises UsageError."""
+    """Return a suite by its name, or from a TOML file, whose paths start from its folder. Raises UsageError."""
     if name.endswith(".toml"):
-        return read_suite(Path(name))
+        suite, folder = read_suite(Path(name)), Path(name).expanduser().resolve().parent
+        on = {device: _from_folder(folder, sweep) for device, sweep in suite.on.items()}
+        return replace(suite, sweep=_from_folder(folder, suite.sweep), on=on)
     return read_suite(registry.resource(registry.find(name, "suites", flag="--suite")))
+
+
+def _from_folder(folder: Path, sweep: Sweep) -> Sweep:
+    """Return a sweep whose files are named by whole paths."""
+
+    def whole(text: str) -> str:
+        if text.startswith("~") or Path(text).is_absolute():
+            return text
+        if "," in str(folder):
+            raise UsageError(f"--suite: {folder} has a comma in its name, which separates plugins; rename it")
+        return str((folder / text).resolve())
+
+    def in_names(names: str | None) -> str | None:
+        return names and _FILE.sub(lambda match: match["before"] + whole(match["file"]), names)
+
+    return replace(
+        sweep,
+        variants=in_names(sweep.variants),
+        metrics=in_names(sweep.metrics),
+        tasks=in_names(sweep.tasks),
+        inputs=in_names(sweep.inputs),
+        text=sweep.text and whole(sweep.text),
+        model=whole(sweep.model) if sweep.model and (folder / sweep.model).exists() else sweep.model,
+    )
 
 
 def apply_flags(suite: Sweep, flags: Sweep) -> Sweep:

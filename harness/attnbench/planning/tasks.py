@@ -14,8 +14,9 @@ from attnbench.contracts.ranges import parse_range
 from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor
 from attnbench.execute.messages import DescribeTask
+from attnbench.planning.plugins import describe
 from attnbench.plugins import registry
 from attnbench.plugins.describe import TaskDescription
 from attnbench.plugins.registry import Entry
@@ -55,10 +56,7 @@ def planned_tasks(sweep: Sweep, executor: Executor) -> tuple[PlannedTask, ...]:
 
 def describe_task(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> TaskDescription:
     """Return a child's description of a task; where the import ends the child, the description says how."""
-    try:
-        return executor.ask(DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
-    except NoAnswer as end:
-        return TaskDescription(origin=entry.origin, failure=f"its import {end}")
+    return describe(executor, DescribeTask(entry=entry, given=dict(given or {})), TaskDescription)
 
 
 def _swept(spec: Spec, executor: Executor) -> Iterator[Spec]:

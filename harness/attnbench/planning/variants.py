@@ -14,8 +14,9 @@ from attnbench.contracts.record import Origin
 from attnbench.contracts.specs import Spec, parse_specs
 from attnbench.contracts.suite import Sweep
 from attnbench.contracts.tunes import Tune
-from attnbench.execute.executor import Executor, NoAnswer
+from attnbench.execute.executor import Executor
 from attnbench.execute.messages import DescribeVariant
+from attnbench.planning.plugins import describe
 from attnbench.plugins import registry
 from attnbench.plugins.describe import Description
 from attnbench.plugins.empty import FLOOR
@@ -116,7 +117,4 @@ def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Ca
 
 def describe_variant(executor: Executor, entry: Entry, given: Mapping[str, object] | None = None) -> Description:
     """Return a child's description of a variant; where the import ends the child, the description says how."""
-    try:
-        return executor.ask(DescribeVariant(entry=entry, given=dict(given or {})), Description)
-    except NoAnswer as end:
-        return Description(origin=entry.origin, failure=f"its import {end}")
+    return describe(executor, DescribeVariant(entry=entry, given=dict(given or {})), Description)

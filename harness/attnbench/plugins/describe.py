@@ -3,13 +3,9 @@
 A plugin that cannot be imported, or breaks the contract, is described by its failure.
 """
 
-import hashlib
 import inspect
 import math
-import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -25,13 +21,12 @@ from attnbench.contracts.reach import Span, spans_of
 from attnbench.contracts.record import Origin
 from attnbench.contracts.tunes import Tune, tunes_of
 from attnbench.contracts.variant import Support, complete_options, name_of, options_type, support_of
-from attnbench.plugins.registry import Entry, load
+from attnbench.plugins import sources
+from attnbench.plugins.registry import Entry, NoSuchObject, load
 
 D = TypeVar("D", "Description", "TaskDescription", "MetricDescription")
 
 _DECLARED = ("title", "unit", "higher_is_better", "replicates", "passes", "is_share")  # what a plugin's metric may say
-_INSTALLED = {"site-packages", "dist-packages"}
-_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 
 
 class OptionField(Struct, frozen=True, kw_only=True):
@@ -46,11 +41,13 @@ class OptionField(Struct, frozen=True, kw_only=True):
 class Description(Struct, frozen=True, kw_only=True):
     """A variant: its support, and its options completed from those given. `spans` is as `spans_of` returns it.
 
-    `failure` says why the plugin could not be imported or read, `mistake` what is wrong with the options given.
+    `sources` are the files that its import read, with their hashes. `failure` says why the plugin could not be imported
+    or read, `mistake` what is wrong with the name or the options as typed.
     """
 
     summary: str = ""
     origin: Origin = Origin()
+    sources: dict[str, str] = {}
     support: Support | None = None
     fields: tuple[OptionField, ...] = ()
     options: dict[str, Option] = {}
@@ -68,6 +65,7 @@ class TaskDescription(Struct, frozen=True, kw_only=True):
 
     summary: str = ""
     origin: Origin = Origin()
+    sources: dict[str, str] = {}
     fields: tuple[OptionField, ...] = ()
     presets: tuple[str, ...] = ()
     options: dict[str, Option] = {}
@@ -84,29 +82,32 @@ class MetricDescription(Struct, frozen=True, kw_only=True):
 
     summary: str = ""
     origin: Origin = Origin()
+    sources: dict[str, str] = {}
     metric: Metric | None = None
     failure: str = ""
+    mistake: str = ""
 
 
 def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
     """Import a variant and return its description, with the `given` options completed. For child processes only."""
-    before = set(sys.modules)
+    sources.watch()
     try:
         variant = load(entry.target)
         support, fields = support_of(variant), option_fields(options_type(variant))
-        origin, tunes = _with_sources(entry, before), tunes_of(variant)
+        origin, files = _read(entry)
         description = _as_received(
             Description(
                 summary=_summary(variant),
                 origin=origin,
+                sources=files,
                 support=support,
                 fields=fields,
-                tunes=tunes,
+                tunes=tunes_of(variant),
                 spans=spans_of(variant),
             )
         )
     except (Exception, SystemExit) as error:
-        return Description(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+        return Description(**_failed(entry, error))
     try:
         options = _finite(msgspec.structs.asdict(complete_options(variant, given)))
         return _as_received(replace(description, options=options))
@@ -116,16 +117,16 @@ def describe_variant(entry: Entry, given: Mapping[str, object]) -> Description:
 
 def describe_task(entry: Entry, given: Mapping[str, object]) -> TaskDescription:
     """Import a task and return its description, with the `given` options completed. For child processes only."""
-    before = set(sys.modules)
+    sources.watch()
     try:
         plugin = load(entry.target)
         fields = (*option_fields(options_type(plugin)), *option_fields(task.Training))
-        origin, presets = _with_sources(entry, before), tuple(task.presets_of(plugin))
+        presets, (origin, files) = tuple(task.presets_of(plugin)), _read(entry)
         description = _as_received(
-            TaskDescription(summary=_summary(plugin), origin=origin, fields=fields, presets=presets)
+            TaskDescription(summary=_summary(plugin), origin=origin, sources=files, fields=fields, presets=presets)
         )
     except (Exception, SystemExit) as error:
-        return TaskDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+        return TaskDescription(**_failed(entry, error))
     try:
         settings = task.settings_of(plugin, given)
         built = task.build_task(plugin, settings)
@@ -152,7 +153,7 @@ def describe_metric(entry: Entry) -> MetricDescription:
     A metric is a class with `measure(case, attention, *inputs)`, or with `needs` and `derive(case, figures)`. Its
     attributes `title`, `unit`, `higher_is_better`, `replicates` and `passes` are those of `Metric`.
     """
-    before = set(sys.modules)
+    sources.watch()
     try:
         plugin = load(entry.target)
         needs = tuple(getattr(plugin, "needs", ()))
@@ -161,10 +162,11 @@ def describe_metric(entry: Entry) -> MetricDescription:
         usual = {"title": entry.name.replace("_", " ").replace("-", " "), "replicates": _replicates(needs)}
         passes = {} if needs else {"passes": FORWARD_ONLY}
         metric = Metric(name=entry.name, needs=needs, **usual | passes | fields)
-        description = MetricDescription(summary=_summary(plugin), origin=_with_sources(entry, before), metric=metric)
+        origin, files = _read(entry)
+        description = MetricDescription(summary=_summary(plugin), origin=origin, sources=files, metric=metric)
         return _as_received(description)
     except (Exception, SystemExit) as error:
-        return MetricDescription(origin=entry.origin, failure=f"{type(error).__name__}: {error}")
+        return MetricDescription(**_failed(entry, error))
 
 
 def _check_method(plugin: Any, name: str) -> None:
@@ -192,37 +194,26 @@ def option_fields(kind: type[Struct]) -> tuple[OptionField, ...]:
     )
 
 
-def _with_sources(entry: Entry, before: set[str]) -> Origin:
-    """Return the entry's origin with the hash of those of its own source files that the import has read.
-
-    Its own files are those of its package, or beside it for a single file; installed packages are not.
-    """
-    files = _files_of(entry.target.rpartition(":")[0])
-    if not files:  # built into the interpreter
-        return entry.origin
-    folder = files[0].parent
-    read = (getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name not in before)
-    own = {path for file in read if file and _is_own(path := Path(file).resolve(), folder)}
-    sources = hashlib.sha256()
-    for file in sorted(own | {files[-1]}):
-        if file.is_file():
-            sources.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return replace(entry.origin, source_hash=sources.hexdigest()[:16])
+def _read(entry: Entry) -> tuple[Origin, dict[str, str]]:
+    """Return the entry's origin with the hash of what its import has read, and the files with their hashes."""
+    watch = sources.watch()
+    return replace(entry.origin, source_hash=watch.hash_of(entry.target)), dict(watch.files)
 
 
-def _files_of(module: str) -> list[Path]:
-    """Return the files of a plugin's module (or file) and of the packages above it, the outermost first."""
-    if module.endswith(".py"):
-        return [Path(module).resolve()]
-    parts = module.split(".")
-    modules = (sys.modules[".".join(parts[:depth])] for depth in range(1, len(parts) + 1))
-    return [Path(file).resolve() for package in modules if (file := getattr(package, "__file__", None))]
+def _failed(entry: Entry, error: BaseException) -> dict[str, Any]:
+    """Return what is known of a plugin that cannot be described; its origin's hash covers the reason too."""
+    origin, files = _read(entry)
+    reason = f"{type(error).__name__}: {error}"
+    origin = replace(origin, source_hash=sources.hash_text(f"{origin.source_hash} {reason}"))
+    is_typed = not entry.origin.distribution
+    mistaken = is_typed and (isinstance(error, NoSuchObject) or _is_missing_itself(entry, error))
+    return {"origin": origin, "sources": files, "failure": reason, "mistake": str(error) if mistaken else ""}
 
 
-def _is_own(file: Path, folder: Path) -> bool:
-    if not file.is_relative_to(folder) or _INSTALLED & {folder.name, *file.relative_to(folder).parts}:
-        return False
-    return not (_LIBRARY.is_relative_to(folder) and file.is_relative_to(_LIBRARY))
+def _is_missing_itself(entry: Entry, error: BaseException) -> bool:
+    """Return whether it is the plugin's module that does not exist, rather than one that it imports."""
+    module = entry.target.rpartition(":")[0]
+    return isinstance(error, ModuleNotFoundError) and bool(error.name) and f"{module}.".startswith(f"{error.name}.")
 
 
 def _as_received(description: D) -> D:

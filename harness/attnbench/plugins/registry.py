@@ -3,21 +3,30 @@
 The parent process resolves names to entries. Only a child calls `load`, which imports the plugin.
 """
 
-import hashlib
 import importlib
 import importlib.util
-import sys
+import re
+from contextlib import nullcontext
 from importlib.metadata import Distribution, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from attnbench.contracts.errors import UsageError, is_text, suggestion
 from attnbench.contracts.record import Origin
+from attnbench.plugins.files import import_file, place_of_file
+from attnbench.plugins.place import place_of
+from attnbench.plugins.sources import watched
+
+_WAYS = "./file.py:Name or package.module:Name"
+_PATH = re.compile(r"[/\\]|\.py$")
 
 Group = Literal["variants", "tasks", "suites", "metrics", "papers", "checkpoints", "inputs"]
+
+
+class NoSuchObject(AttributeError):  # noqa: N818 - it says what is wrong
+    """A plugin's module has no object of the name that was asked for."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -48,8 +57,7 @@ def find(name: str, group: Group, *, flag: str) -> Entry:
     plugins = entries(group)
     match plugins.get(name, ()):
         case ():
-            is_file = name.endswith(".py")
-            hint = f"{name} looks like a file: write ./{name}:Name" if is_file else suggestion(name, plugins)
+            hint = _hint_for_path(name) if _PATH.search(name) else suggestion(name, plugins)
             raise UsageError(f"{flag}: no {group.rstrip('s')} is called {name!r}; {hint}")
         case (entry,):
             return entry
@@ -61,14 +69,17 @@ def find(name: str, group: Group, *, flag: str) -> Entry:
 def load(target: str) -> Any:
     """Import a plugin's module and return the object that `target` names. For child processes only.
 
-    Raises whatever the module raises, and AttributeError with the nearest name where it has no such object.
+    Raises whatever the module raises, and NoSuchObject with the nearest name where it has no such object.
     """
     module, _, attribute = target.rpartition(":")
-    value: Any = _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    is_file, watch = module.endswith(".py"), watched()
+    place = None if watch is None else place_of_file(Path(module)) if is_file else place_of(module)
+    with watch.loading(target, place) if watch is not None else nullcontext():
+        value: Any = import_file(Path(module)) if is_file else importlib.import_module(module)
     for part in attribute.split("."):
         if not hasattr(value, part):
             public = [name for name in dir(value) if not name.startswith("_")]
-            raise AttributeError(f"{module} has no {attribute!r}; {suggestion(part, public)}")
+            raise NoSuchObject(f"{module} has no {attribute!r}; {suggestion(part, public)}")
         value = getattr(value, part)
     return value
 
@@ -99,12 +110,21 @@ def _origin_of(distribution: Distribution) -> Origin:
 
 def _uninstalled(name: str, module: str, attribute: str, *, flag: str) -> Entry:
     """Resolve `./file.py:Name` or `module:Name`."""
+    is_file = module.endswith(".py")
     if not module or not all(part.isidentifier() for part in attribute.split(".")):
-        raise UsageError(f"{flag}: {name!r} does not name an object; write ./file.py:Name or package.module:Name")
-    if not module.endswith(".py"):
+        raise UsageError(f"{flag}: {name!r} does not name an object; write {_WAYS}")
+    if not is_file and not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(f"{flag}: {name!r} names neither a file that ends in .py nor a module; write {_WAYS}")
+    if not is_file:
         return Entry(name=name, target=name, origin=Origin(path=module))
     path = _existing_file(module, flag)
     return Entry(name=attribute, target=f"{path}:{attribute}", origin=Origin(path=str(path)))
+
+
+def _hint_for_path(name: str) -> str:
+    if name.endswith(".py"):
+        return f"{name} looks like a file: write {'' if '/' in name else './'}{name}:Name"
+    return f"it looks like a path: write {_WAYS}, without commas, which separate names"
 
 
 def _existing_file(text: str, flag: str) -> Path:
@@ -118,23 +138,3 @@ def _existing_file(text: str, flag: str) -> Path:
     if not is_text(str(path)):
         raise UsageError(f"{flag}: {str(path)!r} is not UTF-8, and a record could not name it; rename it")
     return path
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Import a file under a name that no installed module has; modules beside it can be imported too."""
-    name = f"attnbench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}_{path.stem}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]  # as `import` does, so that the next import fails with the same reason
-        raise
-    return module
