@@ -1,10 +1,11 @@
 """The public functions: build a variant, run a sweep, resume a run, compare two. The command line calls them."""
 
+import operator
 from collections.abc import Iterable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -26,12 +27,15 @@ from attnbench.execute.local import LocalExecutor
 from attnbench.planning.plan import prepare
 from attnbench.planning.request import Request
 from attnbench.plugins import registry
+from attnbench.plugins.checked import checked
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
 from attnbench.store import RESULTS, Plan, find_run
 
 Words = str | Iterable[str] | None
 Sizes = str | int | Iterable[int] | None
+S = TypeVar("S", bound=msgspec.Struct)
+_ARGUMENTS = {"seq_q": "seq"}  # fields with another name than the argument that gives them
 
 
 def build(
@@ -51,8 +55,9 @@ def build(
 ) -> variant.Attention:
     """Build a variant, ready to use: out_BHTD = attention(q_BHTD, k_BGSD, v_BGSD).
 
-    `spec` is a name with options as on the command line: "reformer:rounds=4,bucket=64", "./mine.py:Mine".
-    Raises Unsupported with the reason where the variant does not serve the case, UsageError for a wrong spec.
+    `spec` is a name with options as on the command line: "reformer:rounds=4,bucket=64", "./mine.py:Mine". A call with
+    tensors of other sizes raises UsageError; the batch may be of any size.
+    Raises Unsupported with the reason where the variant does not serve the case, UsageError for a wrong argument.
     """
     wanted, *others = parse_specs(spec, flag="build")
     if others:
@@ -62,18 +67,12 @@ def build(
         options = msgspec.structs.asdict(variant.complete_options(plugin, wanted.options))
     except msgspec.ValidationError as error:
         raise UsageError(f"build: {wanted}: {error}") from error
-    case = Case(
-        variant=wanted.name,
-        options=options,
-        shape=Shape(
-            batch=batch, heads=heads, kv_heads=kv_heads or heads, seq_q=seq, seq_k=seq_k or seq, head_dim=head_dim
-        ),
-        mask=Mask(causal=causal, window=window),
-        dtype=dtype,
-        device=device,
-        seed=seed,
-    )
-    return variant.build(plugin, case)
+    kv_heads, seq_k = (heads if kv_heads is None else kv_heads), (seq if seq_k is None else seq_k)
+    shape = Shape(batch=batch, heads=heads, kv_heads=kv_heads, seq_q=seq, seq_k=seq_k, head_dim=head_dim)
+    mask = Mask(causal=causal, window=window)
+    case = Case(variant=wanted.name, options=options, shape=shape, mask=mask, dtype=dtype, device=device, seed=seed)
+    case = _valid(case, "build")
+    return checked(variant.build(plugin, case), case)
 
 
 class Flags(TypedDict, total=False):
@@ -124,7 +123,8 @@ def run(*, out: str | Path = RESULTS, notify: Notify = quietly, **flags: Unpack[
     texts: dict[str, Any] = {name: each if isinstance(each, bool) else _text(each) for name, each in axes.items()}
     if "memory" in settings:
         settings["memory"] = str(settings["memory"])
-    return measure(Request(sweep=Sweep(**texts), command=("attnbench.run",), **settings), Path(out), notify)
+    request = Request(sweep=Sweep(**texts), command=("attnbench.run",), **settings)
+    return measure(_valid(request, "run"), Path(out), notify)
 
 
 def plan(request: Request) -> Plan:
@@ -188,6 +188,19 @@ def compare(
     return msgspec.structs.replace(comparisons, differs=tuple(map(str, differing)))
 
 
+def _valid(given: S, function: str) -> S:
+    """Return a struct whose fields have the types that they are declared with. Raises UsageError naming the argument.
+
+    Structs are validated where they are decoded, not where they are constructed.
+    """
+    try:
+        return msgspec.convert(msgspec.to_builtins(given, enc_hook=operator.index), type(given))  # numpy's numbers too
+    except (msgspec.ValidationError, TypeError) as error:
+        reason, _, path = str(error).partition(" - at `$.")
+        name = path.rstrip("`").rpartition(".")[2]
+        raise UsageError(f"{function}: {_ARGUMENTS.get(name, name)}: {reason}".replace(": : ", ": ")) from error
+
+
 def _run(named: str | Path | Run, out: str | Path) -> Run:
     return named if isinstance(named, Run) else Run(find_run(str(named), Path(out)))
 
@@ -217,4 +230,4 @@ def _known_metrics(metrics: Words, rows: Iterable[Row]) -> list[str] | None:
 def _text(value: Words | Sizes) -> str | None:
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, int) else ",".join(map(str, value))
+    return ",".join(map(str, value)) if isinstance(value, Iterable) else str(value)
