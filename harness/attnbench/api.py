@@ -28,6 +28,7 @@ from attnbench.planning.plan import prepare
 from attnbench.planning.request import Request
 from attnbench.plugins import registry
 from attnbench.plugins.checked import checked
+from attnbench.report.notebook import ShownComparisons
 from attnbench.runs import Run
 from attnbench.session import Notify, quietly
 from attnbench.store import RESULTS, Plan, find_run
@@ -185,7 +186,8 @@ def compare(
         variants=specs,
         ignoring=[each.name for each in differing],
     )
-    return msgspec.structs.replace(comparisons, differs=tuple(map(str, differing)))
+    fields = msgspec.structs.asdict(comparisons) | {"differs": tuple(map(str, differing))}
+    return ShownComparisons(**fields)
 
 
 def _valid(given: S, function: str) -> S:

@@ -1,6 +1,7 @@
 """A stored run: its rows, fits, comparisons and report."""
 
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from attnbench.analysis.rows import Row
 from attnbench.analysis.scaling import Growth, growths
 from attnbench.analysis.time_spent import TimeSpent, time_spent
 from attnbench.answers.fit.search import context_rows
+from attnbench.answers.fit.table import blocks
 from attnbench.report.frame import frame
+from attnbench.report.notebook import html
 from attnbench.report.reported import Report, ReportedRun, read, rows_of
 from attnbench.report.reproduction import reproduction
 from attnbench.store import RESULTS, Store, find_run
@@ -91,6 +94,10 @@ class Run:
 
     def __repr__(self) -> str:
         return f"attnbench.Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the run's tables, for a notebook."""
+        return f"<div>run {escape(self.id)}</div>{html(blocks(self.rows()))}"
 
 
 def _rows(store: Store) -> list[Row]:
