@@ -87,12 +87,11 @@ audit:
 	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 # Beside a script, a clone's folder hides what an editable install finds, but not packages on the path.
-SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt -e .
-	printf '%s\n' $(CURDIR)/harness $(CURDIR)/variants $(CURDIR)/suites > $(SITE)/attnbench_roots.pth
+	printf '%s\n' $(CURDIR)/harness $(CURDIR)/variants $(CURDIR)/suites \
+	  > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/attnbench_roots.pth
 	touch $@
 
 .venv/ready: .venv/installed

@@ -22,6 +22,7 @@ from attnbench.session import Notice, Notify, Opened
 from attnbench.store import RESULTS
 
 _BAR = 16
+_INSPECTING = "Inspecting machine and plugins..."
 _MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores
 # The display must not disturb the measurement: it is drawn once a second, and its table is made again only if that
 # takes less than this share of the time since it was last made.
@@ -61,7 +62,8 @@ class _Lines:
         self.progress: Progress | None = None
 
     def __enter__(self) -> None:
-        """Set up nothing."""
+        """Name what comes before the first job, which slow plugins make long."""
+        self._say(_INSPECTING)
 
     def __exit__(self, *_: object) -> None:
         """Tear down nothing."""
@@ -126,7 +128,7 @@ class _Screen:
         if self.over:
             return
         if self.progress is None:
-            yield Text("Inspecting machine and plugins...", style="dim")
+            yield Text(_INSPECTING, style="dim")
             return
         below = list(_below(self.progress))
         if self.table is not None:

@@ -1,6 +1,6 @@
 """The interface of executors, which run jobs on this machine or elsewhere, and the events that they yield."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -53,13 +53,18 @@ class Executor(Protocol):
     """What `execute/local.py` implements.
 
     `sources` are the files of plugins as processes have read them so far, with their hashes. A job whose plugin reads
-    another content of any is interrupted.
+    another content of any is interrupted. `import_timeout_s` limits the import of a plugin that is described.
     """
 
     sources: dict[str, str]
+    import_timeout_s: float
 
-    def ask(self, question: Question, kind: type[T]) -> T:
+    def ask(self, question: Question, kind: type[T], *, timeout_s: float | None = None) -> T:
         """Return the answer to a question that is not a job. Raises UsageError, and NoAnswer if its process fails."""
+        ...
+
+    def ask_each(self, questions: Sequence[Question], kind: type[T], *, timeout_s: float) -> list[T | NoAnswer]:
+        """Return the answers to questions in their order, or why there is none; several are asked at a time."""
         ...
 
     def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:

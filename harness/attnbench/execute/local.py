@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ _ALLOCATOR_SETTINGS: dict[Allocator, dict[str, str]] = {
     },
 }
 _ASK_TIMEOUT_S = 120.0
+_ASKED_AT_A_TIME = 8  # more than cores: a plugin that hangs must not hold up the others
 FORKS = sys.platform == "linux"
 
 
@@ -61,24 +62,23 @@ class LocalExecutor:
         self._key: tuple[int, Allocator] | None = None
         self._running: dict[int, _Running] = {}
         self.sources: dict[str, str] = {}
+        self.import_timeout_s = _ASK_TIMEOUT_S
 
-    def ask(self, question: Question, kind: type[T]) -> T:
+    def ask(self, question: Question, kind: type[T], *, timeout_s: float | None = None) -> T:
         """Return the answer to a question that is not a job, from a child of its own.
 
         Raises UsageError for the user's mistakes, and NoAnswer if the child fails.
         """
         question, killed_before = _bounded(question, self.memory_bytes), limits.oom_kills()
         try:
-            exited = self._asked(question)
+            exited = self._asked(question, timeout_s=timeout_s or _ASK_TIMEOUT_S)
         except ServerLost as loss:
             raise NoAnswer(f"was lost with the server that forked it, which {loss}") from loss
-        if exited.answer is None:
-            raise NoAnswer(_how_it_ended(exited, killed_before))
-        return answers.value_of(exited.answer, kind)
+        return _value(exited, kind, killed_before)
 
-    def _asked(self, question: Question, *, again: bool = False) -> Exit:
+    def _asked(self, question: Question, *, timeout_s: float, again: bool = False) -> Exit:
         """Return how the child that was asked ended; a server that is lost before the child begins is replaced once."""
-        asked = self._ask(question, timeout_s=_ASK_TIMEOUT_S, key=self._key or (1, "default"))
+        asked = self._ask(question, timeout_s=timeout_s, key=self._key or (1, "default"))
         assert self._server is not None
         try:
             while True:
@@ -90,7 +90,43 @@ class LocalExecutor:
             self.close()
             if begun or again:
                 raise
-        return self._asked(question, again=True)
+        return self._asked(question, timeout_s=timeout_s, again=True)
+
+    def ask_each(self, questions: Sequence[Question], kind: type[T], *, timeout_s: float) -> list[T | NoAnswer]:
+        """Return the answers to questions in their order, or why there is none; several are asked at a time.
+
+        Those asked of a server that is lost are asked again one by one, to tell which of them it was.
+        """
+        found: dict[int, T | NoAnswer] = {}
+        asked: dict[int, int] = {}  # numbers of questions by the ids of their children
+        alone: list[int] = []
+        killed_before = limits.oom_kills()
+        for number, question in enumerate(questions):
+            server = self._server
+            bounded = _bounded(question, self.memory_bytes)
+            child = self._ask(bounded, timeout_s=timeout_s, key=self._key or (1, "default"))
+            if self._server is not server:  # what the server before was asked is lost with it
+                alone += asked.values()
+                asked.clear()
+            asked[child] = number
+            while len(asked) >= _ASKED_AT_A_TIME or (asked and number == len(questions) - 1):
+                assert self._server is not None
+                try:
+                    exits = [(child, end) for child, end in self._server.receive() if isinstance(end, Exit)]
+                except ServerLost:
+                    self.close()
+                    alone += asked.values()
+                    asked.clear()
+                    break
+                found |= {
+                    asked.pop(child): _value_or_reason(end, kind, killed_before) for child, end in exits if child in asked
+                }
+        for number in alone:
+            try:
+                found[number] = self.ask(questions[number], kind, timeout_s=timeout_s)
+            except NoAnswer as end:
+                found[number] = end
+        return [found[number] for number in range(len(questions))]
 
     def run(self, jobs: Iterable[Job], *, folder: Path | None = None, figures: Figures = no_figures) -> Iterator[Event]:
         """Run jobs in order and yield their events; a job is taken from the iterable when it can start.
@@ -225,6 +261,20 @@ def _lost(loss: ServerLost, running: _Running) -> Outcome:
             status="oom_host", detail=f"the server that forks the jobs {loss}: the machine's memory was full"
         )
     return Outcome(status="crash", detail=f"the server that forks the jobs {loss}")
+
+
+def _value(exited: Exit, kind: type[T], killed_before: int) -> T:
+    """Return the value of a child's answer. Raises UsageError, and NoAnswer for a child that gave none."""
+    if exited.answer is None:
+        raise NoAnswer(_how_it_ended(exited, killed_before))
+    return answers.value_of(exited.answer, kind)
+
+
+def _value_or_reason(exited: Exit, kind: type[T], killed_before: int) -> T | NoAnswer:
+    try:
+        return _value(exited, kind, killed_before)
+    except NoAnswer as end:
+        return end
 
 
 def _outcome(exited: Exit, running: _Running) -> Outcome:

@@ -88,6 +88,7 @@ def prepare(request: Request, executor: Executor, *, narrow: Narrow | None = Non
 def resolve(request: Request, executor: Executor, *, narrow: Narrow | None = None) -> Resolved:
     """Ask children what the machine and the plugins are. Raises UsageError, before any process starts where it can."""
     check(request, narrow=narrow)
+    executor.import_timeout_s = request.protocol.timeout_s
     machine = describe_machine(executor, request.device, threads=request.threads, allocator=request.allocator)
     sweep, fit = _sweep(request, machine.device, narrow)
     swept, captures = swept_cases(sweep)

@@ -1,5 +1,6 @@
 """What children say of plugins, each asked in a process of its own, which imports it."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -12,14 +13,25 @@ from attnbench.plugins.describe import Description, MetricDescription, TaskDescr
 D = TypeVar("D", Description, TaskDescription, MetricDescription)
 
 
-def describe(executor: Executor, question: DescribeVariant | DescribeTask | DescribeMetric, kind: type[D]) -> D:
-    """Return a child's description of a plugin; where the import ends the child, the description says how.
+Described = DescribeVariant | DescribeTask | DescribeMetric
 
-    From then on the executor measures no other content of the files that the import has read.
+
+def describe(executor: Executor, question: Described, kind: type[D]) -> D:
+    """Return a child's description of a plugin, as `describe_each` does."""
+    return describe_each(executor, [question], kind)[0]
+
+
+def describe_each(executor: Executor, questions: Sequence[Described], kind: type[D]) -> list[D]:
+    """Return descriptions of plugins, which children import side by side; where an import ends one, it says how.
+
+    From then on the executor measures no other content of the files that the imports have read.
     """
-    try:
-        description = executor.ask(question, kind)
-    except NoAnswer as end:
-        return kind(origin=replace(question.entry.origin, source_hash=""), failure=f"its import {end}")
-    sources.differing(description.sources, executor.sources)
-    return description
+    answers = executor.ask_each(questions, kind, timeout_s=executor.import_timeout_s)
+    return [_description(executor, *each, kind) for each in zip(questions, answers, strict=True)]
+
+
+def _description(executor: Executor, question: Described, answer: D | NoAnswer, kind: type[D]) -> D:
+    if isinstance(answer, NoAnswer):
+        return kind(origin=replace(question.entry.origin, source_hash=""), failure=f"its import {answer}")
+    sources.differing(answer.sources, executor.sources)
+    return answer

@@ -8,12 +8,12 @@ from attnbench.contracts.case import Case, Mask, Shape
 from attnbench.contracts.record import Environment
 from attnbench.contracts.variant import Support
 from attnbench.execute.executor import Executor, NoAnswer
-from attnbench.execute.messages import TryVariant
+from attnbench.execute.messages import DescribeVariant, TryVariant
 from attnbench.measure import processor
 from attnbench.planning.machine import describe_machine
 from attnbench.planning.metrics import describe_metric
+from attnbench.planning.plugins import describe_each
 from attnbench.planning.tasks import describe_task
-from attnbench.planning.variants import describe_variant
 from attnbench.plugins import registry
 from attnbench.plugins.describe import Description, MetricDescription, TaskDescription
 from attnbench.plugins.registry import Entry
@@ -34,8 +34,9 @@ class Surveyed(Struct, frozen=True, kw_only=True):
 
 def variants(executor: Executor, machine: Environment) -> Iterator[Surveyed]:
     """Describe and try every registered variant, on the machine's device and in the dtype usual there."""
-    for entry in _entries("variants"):
-        description = describe_variant(executor, entry)
+    entries = tuple(_entries("variants"))
+    questions = [DescribeVariant(entry=entry) for entry in entries]
+    for entry, description in zip(entries, describe_each(executor, questions, Description), strict=True):
         obstacle = description.failure or _try(executor, entry, description, machine.device)
         yield Surveyed(name=entry.name, entry=entry, description=description, device=machine.device, obstacle=obstacle)
 

@@ -1,6 +1,6 @@
 """The variants of a sweep, with complete options: each is described by a child, which imports it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,7 +16,7 @@ from attnbench.contracts.suite import Sweep
 from attnbench.contracts.tunes import Tune
 from attnbench.execute.executor import Executor
 from attnbench.execute.messages import DescribeVariant
-from attnbench.planning.plugins import describe
+from attnbench.planning.plugins import describe, describe_each
 from attnbench.plugins import registry
 from attnbench.plugins.describe import Description
 from attnbench.plugins.empty import FLOOR
@@ -87,9 +87,12 @@ def candidates(sweep: Sweep, executor: Executor, roles: Mapping[str, Role]) -> t
 
     `roles` has the variants, as they are typed, that are not measured for everything.
     """
-    everything = Role()
-    asked = (replace(candidate(spec, executor), role=roles.get(str(spec), everything)) for spec in variant_specs(sweep))
-    return tuple({digest(one): one for one in asked}.values())
+    specs, everything = variant_specs(sweep), Role()
+    described = (
+        replace(one, role=roles.get(str(spec), everything))
+        for spec, one in zip(specs, _each(specs, executor), strict=True)
+    )
+    return tuple({digest(one): one for one in described}.values())
 
 
 def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Candidate:
@@ -97,9 +100,26 @@ def candidate(spec: Spec, executor: Executor, *, flag: str = "--variants") -> Ca
 
     Raises UsageError, naming the flag, for an unknown name or option.
     """
-    entry = registry.find(spec.name, "variants", flag=flag)
-    by_length = {name: rule for name, text in spec.options.items() if (rule := parse_by_length(text))}
-    description = describe_variant(executor, entry, options_at(spec.options, by_length, _TRIED_KEYS))
+    return _each([spec], executor, flag=flag)[0]
+
+
+def _each(specs: Sequence[Spec], executor: Executor, *, flag: str = "--variants") -> list[Candidate]:
+    entries = [registry.find(spec.name, "variants", flag=flag) for spec in specs]
+    rules = [{name: rule for name, text in spec.options.items() if (rule := parse_by_length(text))} for spec in specs]
+    questions = [
+        DescribeVariant(entry=entry, given=options_at(spec.options, by_length, _TRIED_KEYS))
+        for spec, entry, by_length in zip(specs, entries, rules, strict=True)
+    ]
+    descriptions = describe_each(executor, questions, Description)
+    return [
+        _candidate(spec, entry, description, by_length=by_length, flag=flag)
+        for spec, entry, description, by_length in zip(specs, entries, descriptions, rules, strict=True)
+    ]
+
+
+def _candidate(
+    spec: Spec, entry: Entry, description: Description, *, by_length: dict[str, ByLength], flag: str
+) -> Candidate:
     if description.mistake:
         raise UsageError(f"{flag}: {spec}: {description.mistake}")
     options: dict[str, Any] = dict(spec.options) if description.failure else description.options
