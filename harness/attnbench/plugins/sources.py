@@ -22,6 +22,7 @@ from typing import Any
 from attnbench.plugins.place import Place, is_personal
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_HASHED_BYTES = 64 << 20  # a job must not wait for gigabytes of weights to be hashed
 _TICK_S = 2.0  # a compiled file names its source's time in whole seconds, so an edit within one would go unseen
 
 
@@ -211,7 +212,10 @@ def hash_text(text: str) -> str:
 
 
 def hash_file(path: str) -> str:
-    """Return the hash of a file's content; empty if it cannot be read."""
+    """Return the hash of a file's content, of a large one that of its size and time; empty if it cannot be read."""
+    _, size, changed_ns = _signature(path)
+    if size > _HASHED_BYTES:
+        return hash_text(f"{size} {changed_ns}")
     with suppress(OSError), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return ""
