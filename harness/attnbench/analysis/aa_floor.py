@@ -56,7 +56,7 @@ def _log_ratios(rows: Iterable[Row]) -> Iterator[list[float]]:
     timed: dict[tuple[object, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
         if row.metric in (_METRIC, _METRIC + TWIN):
-            key = (row.run, *row.case.identity, row.origin.source_hash, *row.case.axes().values())
+            key = (row.run, *row.case.identity, row.origin.sources, *row.case.axes().values())
             timed.setdefault(key, {})[row.metric] = row.medians
     for medians in timed.values():
         first, second = medians.get(_METRIC, {}), medians.get(_METRIC + TWIN, {})

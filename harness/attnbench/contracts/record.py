@@ -56,6 +56,11 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The distribution and its version, or the path of a file."""
         return f"{self.distribution} {self.version}" if self.distribution else self.path
 
+    @property
+    def sources(self) -> str:
+        """What tells its sources from others: their hash, and that of files read later where it is known."""
+        return "-".join(filter(None, (self.source_hash, self.later_hash)))
+
     def __str__(self) -> str:
         return self.name
 

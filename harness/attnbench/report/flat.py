@@ -30,7 +30,7 @@ _OF_ROW = {
     "task": ("probe.label", "the task as it is typed (mqar:preset=tiny,pairs=8), or empty"),
     "probe": ("probe.kind", "the probe that measured it, as in `--metrics`"),
     "task_options": ("probe.task_options", "options of the task and the training, with defaults filled in"),
-    "source": ("origin.source_hash", "hash of the plugin's source files"),
+    "source": ("origin.sources", "hash of the plugin's source files"),
     "profile": ("protocol.profile", "the measuring profile: quick, default or rigorous"),
     "threads": ("protocol.threads", "CPU threads"),
     "hot": ("protocol.hot", "CUDA: whether the L2 cache was not flushed between samples"),

@@ -52,7 +52,7 @@ def sections(whole: dict[str, Any]) -> Iterable[Section]:
 
 
 def _plugin(name: str, target: str, origin: Origin) -> Section:
-    return {"name": name, "target": target, "origin": str(origin), "source": origin.source_hash}
+    return {"name": name, "target": target, "origin": str(origin), "source": origin.sources}
 
 
 def _typed(job: Job) -> str:

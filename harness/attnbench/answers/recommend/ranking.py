@@ -156,10 +156,10 @@ def _is_captured(row: Row, workload: Case) -> bool:
 
 def _by_variant(rows: Sequence[Row], tried: Sequence[Row], trainings: Sequence[Row]) -> list[_VariantRows]:
     """Return the rows of each variant, without those of a source that a later run no longer has."""
-    sources = {row.case.identity: row.origin.source_hash for row in rows}
+    sources = {row.case.identity: row.origin.sources for row in rows}
     variants: dict[tuple[str, str], _VariantRows] = {}
     for row in (*tried, *trainings):
-        if row.origin.source_hash != sources[row.case.identity]:
+        if row.origin.sources != sources[row.case.identity]:
             continue
         of_variant = variants.setdefault(row.case.identity, _VariantRows(row))
         if row.probe.kind == "accuracy":
