@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
@@ -23,6 +24,7 @@ from attnbench.store import RESULTS
 
 _BAR = 16
 _INSPECTING = "Inspecting machine and plugins..."
+_SLOW_S = 5.0  # a mistake is told sooner, in one sentence
 _MOST_RUNNING = 2  # lines of what runs now; trainings run as many at a time as there are cores
 # The display must not disturb the measurement: it is drawn once a second, and its table is made again only if that
 # takes less than this share of the time since it was last made.
@@ -60,16 +62,20 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress: Progress | None = None
+        self._slow = Timer(_SLOW_S, self._say, [_INSPECTING])
+        self._slow.daemon = True
 
     def __enter__(self) -> None:
-        """Name what comes before the first job, which slow plugins make long."""
-        self._say(_INSPECTING)
+        """Name what comes before the first job, if slow plugins make that long."""
+        self._slow.start()
 
     def __exit__(self, *_: object) -> None:
-        """Tear down nothing."""
+        """Name it no more."""
+        self._slow.cancel()
 
     def __call__(self, notice: Notice) -> None:
         if isinstance(notice, Opened):
+            self._slow.cancel()
             for line in _announced(notice, begins=self.progress is None):
                 self._say(line)
             self.progress = Progress(notice)

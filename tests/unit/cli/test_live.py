@@ -1,4 +1,5 @@
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,14 @@ def test_a_run_is_named_with_its_folder_where_that_is_not_the_usual_one():
 )
 def test_a_result_is_its_first_figure_or_why_there_is_none(outcome, told):
     assert result(record(job(), outcome)) == told
+
+
+def test_a_log_says_what_slow_plugins_hold_up_and_nothing_of_quick_ones(monkeypatch):
+    monkeypatch.setattr("attnbench.cli.live._SLOW_S", 0.05)
+    slow, quick = _Lines(console()), _Lines(console())
+    with slow:
+        time.sleep(0.2)
+    with quick:
+        pass
+    time.sleep(0.1)
+    assert (slow.console.file.getvalue(), quick.console.file.getvalue()) == ("Inspecting machine and plugins...\n", "")
