@@ -212,7 +212,8 @@ class Measurement(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
 class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """The result of a job: measurements if `status` is ok, else the reason in `detail`; `log` ends its output.
 
-    `sources` are the files that plugins read after their import, by path, with the hashes of their contents.
+    `sources` are the files that plugins read after their import, by path, with the hashes of their contents; without
+    figures also those that are no longer what they were.
     """
 
     status: Status

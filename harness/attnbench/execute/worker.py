@@ -127,9 +127,9 @@ def _of_known_sources(job: Job, outcome: Outcome, watch: sources.Sources) -> Out
     try:
         watch.check()
     except sources.SourceChanged as change:
-        return Outcome(status="interrupted", detail=str(change))
+        return Outcome(status="error", detail=str(change), sources=watch.changed)
     if outcome.status == "ok" and not job.origin.source_hash and watch.hash_of(job.target):
-        return Outcome(status="interrupted", detail="its sources were not read before; --resume measures it")
+        return Outcome(status="error", detail="its sources were not read before; --resume measures it")
     return msgspec.structs.replace(outcome, sources=watch.later())
 
 

@@ -31,7 +31,10 @@ class SourceChanged(Exception):  # noqa: N818 - it names what happened
 
 
 class Sources:
-    """The files read by plugins so far, with their hashes; `expected` are those that earlier processes have seen."""
+    """The files read by plugins so far, with their hashes; `expected` are those that earlier processes have seen.
+
+    `changed` are those that are no longer what they were, as they are now; one that is gone has an empty hash.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, str] = {}
@@ -42,7 +45,7 @@ class Sources:
         self._code: set[str] = set()  # names of source files as frames have them
         self._data: dict[str, tuple[int, int, int]] = {}
         self._written: set[str] = set()
-        self._changed: set[str] = set()
+        self.changed: dict[str, str] = {}
         self._loading: list[set[str]] = []
         self._busy = False
 
@@ -58,7 +61,8 @@ class Sources:
         try:
             yield
         except BaseException:
-            self._changed |= {path for path in self.expected if place.owns(file := Path(path)) and not file.is_file()}
+            gone = (path for path in self.expected if place.owns(file := Path(path)) and not file.is_file())
+            self.changed |= dict.fromkeys(gone, "")
             raise
         finally:
             module = sys.modules.get(target.rpartition(":")[0])
@@ -84,17 +88,17 @@ class Sources:
     def check(self) -> None:
         """Raise SourceChanged, naming the files, if any is not what was expected, or was written since it was read."""
         for path, signature in self._data.items():
-            if _signature(path) != signature and hash_file(path) != self.files[path]:
-                self._changed.add(path)
-        if self._changed:
-            raise SourceChanged(changed_sentence(self._changed))
+            if _signature(path) != signature and (now := hash_file(path)) != self.files[path]:
+                self.changed[path] = now
+        if self.changed:
+            raise SourceChanged(changed_sentence(self.changed))
 
     def note(self, file: Path, content: bytes | str) -> None:
         """Record a file that is executed or read, by its bytes or their hash."""
         path, digest = str(file), content if isinstance(content, str) else hashlib.sha256(content).hexdigest()[:16]
         self.files[path] = digest
         if self.expected.get(path, digest) != digest:
-            self._changed.add(path)
+            self.changed[path] = digest
         if self._loading:
             self._loading[-1].add(path)
             self._at_import.add(path)
