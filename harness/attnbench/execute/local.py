@@ -104,7 +104,13 @@ class LocalExecutor:
         for number, question in enumerate(questions):
             server = self._server
             bounded = _bounded(question, self.memory_bytes)
-            child = self._ask(bounded, timeout_s=timeout_s, key=self._key or (1, "default"))
+            try:
+                child = self._ask(bounded, timeout_s=timeout_s, key=self._key or (1, "default"))
+            except ServerLost:
+                self.close()
+                alone += [*asked.values(), number]
+                asked.clear()
+                continue
             if self._server is not server:  # what the server before was asked is lost with it
                 alone += asked.values()
                 asked.clear()
@@ -119,7 +125,9 @@ class LocalExecutor:
                     asked.clear()
                     break
                 found |= {
-                    asked.pop(child): _value_or_reason(end, kind, killed_before) for child, end in exits if child in asked
+                    asked.pop(child): _value_or_reason(end, kind, killed_before)
+                    for child, end in exits
+                    if child in asked
                 }
         for number in alone:
             try:
