@@ -27,7 +27,14 @@ def planned(name: str, *, seq: int = 256, number: int = 1, mask: Mask | None = N
     case = Case(variant=name, options=options, shape=shape, mask=mask or mask_of(name))
     target = ENTRIES[name].target
     protocol = Protocol(threads=1)
-    return Job(case=case, probe=Probe(kind="memory"), protocol=protocol, target=target, origin=Origin(), round=number)
+    return Job(
+        case=case,
+        probe=Probe(kind="memory"),
+        protocol=protocol,
+        target=target,
+        origin=Origin(source_hash=name),
+        round=number,
+    )
 
 
 def bytes_of(outcome: Outcome) -> dict[str, float]:
