@@ -90,7 +90,7 @@ def replayed_ns(graph: torch.cuda.CUDAGraph, flush: torch.Tensor, *, times: int)
 def test_the_event_clock_agrees_with_the_replay_of_a_graph_within_two_percent(name: str, hot: bool) -> None:
     wanted = planned(name, shape=LARGE)
     workload, sets = Workload.of(wanted), 3
-    timer = CudaTimer(workload.calls, DEVICE, hot=hot, synchronises=False)
+    timer = CudaTimer(workload.calls, workload.keep, DEVICE, hot=hot, synchronises=False)
     flush = torch.empty(256 << 20, dtype=torch.int8, device=DEVICE)
     with torch.no_grad():
         for _ in range(sets):

@@ -99,7 +99,8 @@ def test_a_job_that_hangs_is_ended_at_its_deadline(executor: LocalExecutor, name
 
 @pytest.mark.parametrize("name", ["LocalClass", "lambda_attention", "plain_function", "StrayThread", "Floods"])
 def test_odd_but_valid_mechanisms_are_measured(executor: LocalExecutor, name: str) -> None:
-    assert outcome_of(executor, name).status == "ok"
+    outcome = outcome_of(executor, name)
+    assert outcome.status == "ok", outcome.detail
 
 
 @pytest.mark.parametrize(

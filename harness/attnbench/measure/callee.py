@@ -34,6 +34,8 @@ class Callee:
         self.has_state = case.passes == "decode" and variant.has_steps(self.mechanism)
         if case.passes == "decode" and self.support.level == "layer" and not self.has_state:
             raise Unsupported("it starts from tokens and has neither prefill nor step to decode them one by one")
+        if isinstance(self.mechanism, torch.nn.Module):  # dropout and the like belong to training
+            self.mechanism.train(case.differentiates)
         self.call: Attend = partial(_step, self.mechanism) if self.has_state else self.mechanism
 
     @property

@@ -16,8 +16,8 @@ def checksum(*tensors: torch.Tensor) -> int:
 
 def output_like(out: object, queries: torch.Tensor) -> torch.Tensor:
     """Return `out` if it has the shape, dtype and device of the queries (or tokens). Raises InvalidOutput otherwise."""
-    if not isinstance(out, torch.Tensor):
-        raise InvalidOutput(f"the output is a {type(out).__name__}, not a tensor")
+    if type(out) is not torch.Tensor:  # a subclass may compute when it is looked at
+        raise InvalidOutput(f"the output is a {type(out).__name__}, not a plain tensor")
     what = "queries" if queries.dim() == 4 else "tokens"
     if out.shape != queries.shape:
         raise InvalidOutput(f"the output has shape {list(out.shape)}, the {what} {list(queries.shape)}")

@@ -152,13 +152,13 @@ def _normals(case: Case, sizes: Sizes, *, sets: int) -> list[list[torch.Tensor]]
     """Draw tensors of standard normals for each set, the last a cotangent of the first's size if the pass needs one.
 
     All are cut from one pool, rotated by an equal share for each further set: queries, keys and values of equal size
-    exchange their roles.
+    exchange their roles. Every second set has the other signs, so that no sum or mean is that of the set before.
     """
     all_sizes = [*sizes, sizes[0]] if case.differentiates else [*sizes]
     counts = [math.prod(size) for size in all_sizes]
     # A stream of their own: with the bare seed, the queries would equal the weights that a mechanism draws from it.
     pool = torch.randn(sum(counts), generator=torch.Generator().manual_seed(seed_for(case.seed, "inputs")))
-    rotated = (pool.roll(index * len(pool) // sets) if index else pool for index in range(sets))
+    rotated = (pool.roll(index * len(pool) // sets).mul_((-1) ** index) if index else pool for index in range(sets))
     return [[part.reshape(size) for part, size in zip(one.split(counts), all_sizes, strict=True)] for one in rotated]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from attnbench.contracts.case import Option
 from attnbench.contracts.record import Job, Measurement, Outcome, Protocol
-from attnbench.measure import clocks, counting, timing
+from attnbench.measure import clocks, counting, honesty, timing
 from attnbench.measure.nvml import Gpu
 from attnbench.measure.sampling import Clock, Sampling, sample
 from attnbench.measure.workload import Workload
@@ -25,7 +25,7 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
     If the device was throttled throughout, the outcome is an error: no latency is better than a wrong one.
     """
     del report  # a latency job takes seconds
-    before = clocks.host_state()
+    before, threads, tasks = clocks.host_state(), torch.get_num_threads(), honesty.tasks()
     workload = Workload.of(job)
     with contextlib.nullcontext() if workload.differentiates else torch.no_grad():
         gc.collect()
@@ -34,9 +34,13 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
             measurements, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
         finally:
             gc.enable()
+        honesty.check_rest(tasks)
         workload.judge()
+        honesty.check_tools(threads)
         if measurements:
             facts |= counting.counts(job, workload, call_ns=float(measurements[0].values[0] or 0))
+            samples = tuple(int(value) for value in measurements[0].values if value is not None)
+            honesty.check(workload, samples, calls_ns=int(str(facts["calls_ns"])))
     facts |= {f"{name}_before": value for name, value in before.items()} | clocks.host_state()
     if not measurements:
         detail = clocks.all_invalid(facts)
@@ -45,13 +49,13 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
 
 
 def _on_cpu(job: Job, workload: Workload) -> Timed:
-    return _timed(sample(_bounded(timing.cpu_clock(workload.calls), job), job.protocol), ())
+    return _timed(sample(_bounded(timing.cpu_clock(workload.calls, workload.keep), job), job.protocol), ())
 
 
 def _on_cuda(job: Job, workload: Workload) -> Timed:
     """Time calls on the device, and then by the wall clock, launches included."""
     device, hot = job.case.device, job.protocol.hot
-    timer = timing.CudaTimer(workload.calls, device, hot=hot, synchronises=workload.support.synchronises)
+    timer = timing.CudaTimer(workload.calls, workload.keep, device, hot=hot, synchronises=workload.support.synchronises)
     monitor = clocks.Clocks(Gpu(device))
     result = sample(_bounded(timer.clock, job), job.protocol, monitor=monitor)
     measurements, facts = _timed(result, timer.flags(len(result.samples_ns)))

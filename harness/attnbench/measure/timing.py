@@ -1,8 +1,9 @@
 """Timers of calls: nanoseconds by the wall clock on the CPU, and between two events of the device on CUDA."""
 
 import math
-import time
 from collections.abc import Callable, Iterable
+from itertools import islice
+from time import perf_counter_ns  # bound before a plugin is imported, which may replace the module's
 
 import torch
 
@@ -11,6 +12,7 @@ from attnbench.measure.sampling import Clock
 from attnbench.measure.workload import Call
 
 Prepare = Callable[[int], Iterable[Call]]
+Keep = Callable[[object], None]  # takes what the last call of a sample returned
 
 _TIMER_SHARE = 1e-4
 _LEAST_SAMPLE_NS = 1_000_000
@@ -21,18 +23,21 @@ _SPIN_MARGIN = 1.5
 _IDLE_SHARE = 0.05
 
 
-def cpu_clock(prepare: Prepare) -> Clock:
+def cpu_clock(prepare: Prepare, keep: Keep) -> Clock:
     """Return a clock by perf_counter_ns; its samples are at least 1 ms, and long enough for the timer."""
 
     def run(count: int) -> int:
-        calls = prepare(count)
-        start = time.perf_counter_ns()
-        for call in calls:
+        calls = iter(prepare(count))
+        start = perf_counter_ns()
+        for call in islice(calls, count - 1):
             call()
-        return time.perf_counter_ns() - start
+        out = next(calls)()
+        taken = perf_counter_ns() - start
+        keep(out)
+        return taken
 
     least = max(_LEAST_SAMPLE_NS, math.ceil(timer_cost_ns() / _TIMER_SHARE))
-    return Clock(run=run, now_ns=time.perf_counter_ns, least_ns=least)
+    return Clock(run=run, now_ns=perf_counter_ns, least_ns=least)
 
 
 class CudaTimer:
@@ -42,8 +47,8 @@ class CudaTimer:
     waits for a launch; not for calls that synchronise, which would wait for the spin.
     """
 
-    def __init__(self, prepare: Prepare, device: str, *, hot: bool, synchronises: bool) -> None:
-        self.prepare, self.device, self.hot, self.spins = prepare, device, hot, not synchronises
+    def __init__(self, prepare: Prepare, keep: Keep, device: str, *, hot: bool, synchronises: bool) -> None:
+        self.prepare, self.keep, self.device, self.hot, self.spins = prepare, keep, device, hot, not synchronises
         with on_account_of("the buffer that flushes the L2"):
             self._flush = None if hot else torch.empty(_flush_bytes(device), dtype=torch.int8, device=device)
         self._before, self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
@@ -55,23 +60,25 @@ class CudaTimer:
     def clock(self) -> Clock:
         """The device's clock. With cold caches a sample is one call: a second would find the first's data in the L2."""
         if self.hot:
-            return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=_LEAST_SAMPLE_NS)
-        return Clock(run=self.run, now_ns=time.perf_counter_ns, least_ns=1, most_grouped=1)
+            return Clock(run=self.run, now_ns=perf_counter_ns, least_ns=_LEAST_SAMPLE_NS)
+        return Clock(run=self.run, now_ns=perf_counter_ns, least_ns=1, most_grouped=1)
 
     def run(self, count: int) -> int:
         """Return the device's nanoseconds for the next `count` calls, between two events."""
-        calls = self.prepare(count)
+        calls = iter(self.prepare(count))
         self._flush_cache()
         self._before.record()
         cycles = self._spin(count)
-        queued_at = time.perf_counter_ns()
+        queued_at = perf_counter_ns()
         self._start.record()
-        for call in calls:
+        for call in islice(calls, count - 1):
             call()
+        out = next(calls)()
         self._end.record()
-        queue_ns = time.perf_counter_ns() - queued_at
+        queue_ns = perf_counter_ns() - queued_at
         self._end.synchronize()
         taken_ns = float(self._start.elapsed_time(self._end)) * 1e6
+        self.keep(out)
         if cycles:
             self._record_spin(cycles, queue_ns, count=count, taken_ns=taken_ns)
         return round(taken_ns)
@@ -81,11 +88,11 @@ class CudaTimer:
         calls = self.prepare(count)
         self._flush_cache()
         torch.cuda.synchronize(self.device)
-        start = time.perf_counter_ns()
+        start = perf_counter_ns()
         for call in calls:
             call()
         torch.cuda.synchronize(self.device)
-        return time.perf_counter_ns() - start
+        return perf_counter_ns() - start
 
     def flags(self, samples: int) -> tuple[str, ...]:
         """Return the flag `launch_bound` if the device may have waited for the host in most of the last `samples`."""
@@ -119,7 +126,7 @@ class CudaTimer:
 
 def timer_cost_ns() -> int:
     """Return the mean time between two successive readings of the timer."""
-    readings = [time.perf_counter_ns() for _ in range(1000)]
+    readings = [perf_counter_ns() for _ in range(1000)]
     return max(1, (readings[-1] - readings[0]) // (len(readings) - 1))
 
 

@@ -23,13 +23,13 @@ from helpers.subtests import as_subtests
 def timer_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., timing.CudaTimer]:
     def make(device: Device, *, hot: bool = False, synchronises: bool = False) -> timing.CudaTimer:
         monkeypatch.setattr(timing, "torch", device.torch)
-        monkeypatch.setattr(timing, "time", device.time)
+        monkeypatch.setattr(timing, "perf_counter_ns", device.time.perf_counter_ns)
 
         def prepare(count: int) -> list[Callable[[], None]]:
             device.log.append(f"prepare {count}")
             return [device.call] * count
 
-        return timing.CudaTimer(prepare, "cuda:1", hot=hot, synchronises=synchronises)
+        return timing.CudaTimer(prepare, lambda out: None, "cuda:1", hot=hot, synchronises=synchronises)
 
     return make
 
@@ -118,17 +118,21 @@ def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
         monkeypatch.setattr(nvml, "torch", SimpleNamespace(cuda=cuda))
         monkeypatch.setitem(sys.modules, "pynvml", simulated_nvml.nvml({"GPU-abc": Board(**board)}))
         monkeypatch.setattr(timing, "torch", device.torch)
-        monkeypatch.setattr(timing, "time", device.time)
+        monkeypatch.setattr(timing, "perf_counter_ns", device.time.perf_counter_ns)
         workload = SimpleNamespace(
             calls=lambda count: [device.call] * count,
             support=SimpleNamespace(synchronises=False),
             differentiates=False,
             judge=lambda: None,
+            keep=lambda _out: None,
             backend="simulated",
         )
         monkeypatch.setattr(latency, "Workload", SimpleNamespace(of=lambda _job: workload))
         # A simulated call is made of no operations that could be counted.
         monkeypatch.setattr(latency, "counting", SimpleNamespace(counts=lambda *_args, **_named: {}))
+        done = {name: lambda *_args, **_named: None for name in ("check_rest", "check_tools", "check")}
+        untouched = SimpleNamespace(tasks=int, **done)
+        monkeypatch.setattr(latency, "honesty", untouched)
         planned = job()
         return latency.measure(replace(planned, case=replace(planned.case, device="cuda:1")), lambda _text: None)
 

@@ -77,7 +77,7 @@ def test_a_module_is_moved_to_the_dtype_of_its_case() -> None:
 
 def test_the_cpu_clock_times_all_calls_of_a_sample_together() -> None:
     made: list[int] = []
-    clock = cpu_clock(lambda count: made.append(count) or [lambda: None] * count)
+    clock = cpu_clock(lambda count: made.append(count) or [lambda: None] * count, keep=lambda out: None)
     assert clock.run(1000) > 0
     assert made == [1000]
     assert clock.least_ns >= 1_000_000
@@ -112,6 +112,26 @@ def test_an_answer_that_is_kept_in_a_buffer_is_still_found() -> None:
             call()
     with pytest.raises(InvalidOutput, match="kept between calls"):
         workload.judge()
+
+
+def test_a_projection_of_zeros_is_not_accused_of_keeping_its_answer() -> None:
+    workload = Workload(CASE, attention_class(lambda q, k, v: 0 * q))
+    called(workload)
+    workload.judge()
+
+
+@pytest.mark.parametrize("seq", [8, 9, 16])
+def test_a_mean_of_the_values_is_not_accused_of_keeping_its_answer(seq: int) -> None:
+    shape = replace(CASE.shape, kv_heads=4, seq_q=seq, seq_k=seq)
+    workload = Workload(replace(CASE, shape=shape), attention_class(lambda q, k, v: v.mean(2, keepdim=True) + 0 * q))
+    called(workload)
+    workload.judge()
+
+
+def called(workload: Workload) -> None:
+    for count in (1, 1, 1):
+        for call in workload.calls(count):
+            call()
 
 
 @as_subtests("passes", ["backward", "forward-backward"])
