@@ -25,7 +25,7 @@ REASONS = {
     "CopiesWhatItKept": "an output of changed inputs differs",
     "KeepsTheFirst": "an answer is kept between calls",
     "FakesLater": "the first output differs",
-    "GivesNaNLater": "NaN or infinite",
+    "GivesNaNLater": "NaN or infinite|the first output differs by nan",
     "GivesTextLater": "the output is a str|the first output differs",
     "GivesTheQueriesLater": "the first output differs",
     "GivesAnotherShapeLater": "the output has shape|the first output differs",

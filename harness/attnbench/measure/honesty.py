@@ -113,7 +113,7 @@ def _check_again(one: Callable[[], object], other: Callable[[], object], *, what
     """Raise InvalidOutput where two calls on the same inputs differ, unless any two calls do, as where they draw."""
     first, second = one(), other()
     error, allowed = _difference(first, second)
-    if error > allowed and _difference(other(), second)[0] <= allowed:
+    if math.isnan(error) or (error > allowed and _difference(other(), second)[0] <= allowed):
         raise InvalidOutput(f"{what} differs by {error:.2g} from a later answer to the same inputs")
 
 
