@@ -129,6 +129,16 @@ class GoesOnInAThread(Honest):
         return out
 
 
+class FillsItLater(GoesOnInAThread):
+    """Return at once, and fill the output after a sleep, which takes no processor."""
+
+    def work(self):
+        while True:
+            out, v = self.asked.get()
+            time.sleep(LONG_S)
+            out.copy_(v.mean(dim=2, keepdim=True))
+
+
 class StopsTheClock(Honest):
     def __init__(self, case: Case) -> None:
         super().__init__(case)

@@ -68,6 +68,7 @@ def check(workload: Workload, samples_ns: tuple[int, ...], *, calls_ns: int) -> 
     room = _SHARE * calls_ns / max(call_ns, 1)
     results, turn = workload.kept
     _check_results(workload, results)
+    _check_done(workload)
     if room >= _KEPT:
         _check_again(lambda: workload.first, lambda: _first_again(workload), what="the first output")
         _check_again(lambda: results, workload.call_on(turn), what="an output of the timed calls")
@@ -102,6 +103,15 @@ def _check_results(workload: Workload, results: object) -> None:
     for gradient in results:
         if gradient is not None and not bool(torch.isfinite(gradient).all()):
             raise InvalidOutput("a gradient of the timed calls is NaN or infinite")
+
+
+def _check_done(workload: Workload) -> None:
+    """Raise InvalidOutput where the first output is another now, unless the mechanism has one buffer for all."""
+    out, copied = workload.returned
+    if not isinstance(out, torch.Tensor) or not isinstance(copied, torch.Tensor) or torch.equal(out, copied):
+        return
+    if _first_again(workload).data_ptr() != out.data_ptr():
+        raise InvalidOutput("an output changes after its call has returned: it is computed later, in a thread")
 
 
 def _first_again(workload: Workload) -> torch.Tensor:

@@ -10,6 +10,7 @@ from attnbench.measure.inputs import Inputs
 
 _ALL_ROWS_UP_TO = 2048
 _ROWS = 256
+_EDGES, _BLOCK = 32, 64  # edges of blocks on whose sides rows are chosen, and the rows that blocks are multiples of
 
 
 def exact_attention(
@@ -106,8 +107,14 @@ def visible(mask: Mask, rows_R: torch.Tensor, *, queries: int, keys: int) -> tor
 
 
 def chosen_rows(queries: int, *, seed: int, device: torch.device, all_up_to: int = _ALL_ROWS_UP_TO) -> torch.Tensor:
-    """Return the query rows on which agreement is measured: all up to 2048 queries, else 256 drawn from the seed."""
+    """Return the query rows on which agreement is measured: all up to 2048 queries, else 256.
+
+    These are the first and the last, both sides of 32 edges of blocks, and for the rest some that the seed draws.
+    """
     if queries <= all_up_to:
         return torch.arange(queries, device=device)
-    drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "rows")))[:_ROWS]
-    return drawn.sort().values.to(device)
+    edges = torch.arange(_BLOCK, queries, max(1, queries // _EDGES // _BLOCK) * _BLOCK)
+    fixed = torch.cat((torch.tensor([0, queries - 1]), edges - 1, edges)).unique()
+    drawn = torch.randperm(queries, generator=torch.Generator().manual_seed(seed_for(seed, "rows")))
+    rows = torch.cat((fixed, drawn[~torch.isin(drawn, fixed)]))[:_ROWS]
+    return rows.sort().values.to(device)

@@ -43,6 +43,7 @@ class Workload:
         self._taken, self._turn, self._samples = 0, 0, 0
         self._random = Random()
         self.first: torch.Tensor | None = None  # the first output, to the first set
+        self.returned: tuple[object, object] = (None, None)  # what the first timed call returned, and a copy of it then
         self.kept: tuple[object, int] = (None, 0)  # what one of the timed calls returned, and the set that it was of
 
     @classmethod
@@ -82,10 +83,15 @@ class Workload:
         return islice(cycle([self._call(attend, turn) for turn in turns]), count)
 
     def keep(self, out: object) -> None:
-        """Keep what the last call returned, or what an earlier one did: each with the same chance."""
+        """Keep a copy of what the last call returned, or of what an earlier one did: each with the same chance.
+
+        Copied at once, so that what a thread has yet to write is not in it.
+        """
         self._samples += 1
         if not self._random.randrange(self._samples):
-            self.kept = (out, self._turn)
+            self.kept = (_copied(out), self._turn)
+        if self._samples == 1:
+            self.returned = (out, self.kept[0])
 
     def call_on_first(self) -> Call:
         """Return a call of the pass on the first set, out of turn; a backward pass's graph is built here."""
@@ -158,6 +164,12 @@ class Workload:
     def _gradients(self, out: torch.Tensor, turn: int) -> tuple[torch.Tensor | None, ...]:
         # torch.autograd.grad rather than .backward(): nothing accumulates, and each graph is used once.
         return torch.autograd.grad(out, self._differentiated[turn], self.sets[turn].cotangent, allow_unused=True)
+
+
+def _copied(out: object) -> object:
+    if isinstance(out, tuple):
+        return tuple(map(_copied, out))
+    return out.detach().clone() if type(out) is torch.Tensor else out
 
 
 def _check_measured(device: str) -> None:

@@ -91,3 +91,11 @@ def test_memory_of_the_exact_gradients_grows_with_the_heads_by_the_gradients_alo
 
     gradients_of_a_head = 3 * 512 * 8 * 4
     assert scratch(8) - scratch(2) == 6 * gradients_of_a_head
+
+
+@as_subtests("queries", [2049, 4096, 5000, 131072])
+def test_the_chosen_rows_have_the_first_the_last_and_both_sides_of_edges_of_blocks(queries: int) -> None:
+    rows = chosen_rows(queries, seed=0, device=torch.device("cpu")).tolist()
+    assert len(set(rows)) == 256
+    assert {0, queries - 1, 63, 64} <= set(rows)
+    assert sum(row % 64 == 0 for row in rows) >= 32
