@@ -4,10 +4,8 @@ They take a twelfth of the time of the calls at most: what is fast enough to be 
 """
 
 import math
-
-# The harness's own clock and the functions that it checks with, bound before a plugin is imported.
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -18,7 +16,7 @@ import torch
 
 from attnbench.contracts.variant import InvalidOutput
 from attnbench.measure.checks import finite, output_like
-from attnbench.measure.workload import Workload
+from attnbench.measure.workload import Call, Workload
 
 _SHARE = 1 / 12  # of the time in calls that checks may take
 _KEPT, _FRESH = 4, 9  # calls that a check of a kept output takes, and all of them
@@ -26,6 +24,7 @@ _KEPT, _FRESH = 4, 9  # calls that a check of a kept output takes, and all of th
 _FACTOR, _LEAST_NS, _TRIALS = 4, 2_000_000, 20
 _LOOKS, _WATCH_S = 40, 0.01
 _BUSY = 0.5  # of a core
+# What the harness times and checks with, as it is before a plugin is imported.
 _USED: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (time, ("perf_counter_ns", "perf_counter", "process_time", "process_time_ns", "monotonic", "sleep")),
     (torch, ("isfinite", "equal", "randn", "get_num_threads", "set_num_threads", "no_grad")),
@@ -61,17 +60,17 @@ def tasks() -> int:
     return 0
 
 
-def check(workload: Workload, samples_ns: tuple[int, ...], *, calls_ns: int) -> None:
+def check(workload: Workload, samples_ns: Sequence[float], *, calls_ns: int) -> None:
     """Check the calls of a latency job, whose samples are per call. Changes the inputs. Raises InvalidOutput."""
     on_cpu = not workload.case.device.startswith("cuda")
-    call_ns = median(samples_ns) if samples_ns else float(calls_ns)
+    call_ns = median(samples_ns)
     room = _SHARE * calls_ns / max(call_ns, 1)
-    results, turn = workload.kept
-    _check_results(workload, results)
-    _check_done(workload)
+    (out, first), (kept, turn) = workload.returned, workload.kept
+    _check_results(workload, kept)
+    _check_done(out, first, workload.call_on(0))
     if room >= _KEPT:
-        _check_again(lambda: workload.first, lambda: _first_again(workload), what="the first output")
-        _check_again(lambda: results, workload.call_on(turn), what="an output of the timed calls")
+        _check_again(first, workload.call_on(0), what="the first output")
+        _check_again(kept, workload.call_on(turn), what="an output of the timed calls")
     if room >= _FRESH and not workload.differentiates and not workload.callee.has_state:
         _check_fresh(workload, call_ns, sync=_nothing if on_cpu else torch.cuda.synchronize)
 
@@ -81,9 +80,9 @@ def check_rest(tasks_before: int) -> None:
 
     `tasks_before` is the number of its threads before the mechanism was built: without more of them nothing can.
     """
-    if not 0 < tasks() <= tasks_before and all(
-        _busy() > _BUSY for _ in range(_LOOKS)
-    ):  # OpenMP's own threads spin for 0.2 s at most
+    if 0 < tasks() <= tasks_before:
+        return
+    if all(_busy() > _BUSY for _ in range(_LOOKS)):  # OpenMP's own threads spin for 0.2 s at most
         raise InvalidOutput("the mechanism goes on computing after its calls have returned, in a thread of its own")
 
 
@@ -105,25 +104,19 @@ def _check_results(workload: Workload, results: object) -> None:
             raise InvalidOutput("a gradient of the timed calls is NaN or infinite")
 
 
-def _check_done(workload: Workload) -> None:
-    """Raise InvalidOutput where the first output is another now, unless the mechanism has one buffer for all."""
-    out, copied = workload.returned
-    if not isinstance(out, torch.Tensor) or not isinstance(copied, torch.Tensor) or torch.equal(out, copied):
-        return
-    if _first_again(workload).data_ptr() != out.data_ptr():
+def _check_done(out: object, copied: object, again: Call) -> None:
+    """Raise InvalidOutput where an output is another now, unless the mechanism has one buffer for all."""
+    pairs = zip(_tensors(out), _tensors(copied), strict=True)
+    changed = {now.data_ptr() for now, then in pairs if not torch.equal(now, then)}
+    if changed and not changed & {tensor.data_ptr() for tensor in _tensors(again())}:
         raise InvalidOutput("an output changes after its call has returned: it is computed later, in a thread")
 
 
-def _first_again(workload: Workload) -> torch.Tensor:
-    with torch.no_grad():
-        return workload.callee.call(*workload.callee.arguments(workload.sets[0]))
-
-
-def _check_again(one: Callable[[], object], other: Callable[[], object], *, what: str) -> None:
-    """Raise InvalidOutput where two calls on the same inputs differ, unless any two calls do, as where they draw."""
-    first, second = one(), other()
-    error, allowed = _difference(first, second)
-    if math.isnan(error) or (error > allowed and _difference(other(), second)[0] <= allowed):
+def _check_again(result: object, again: Call, *, what: str) -> None:
+    """Raise InvalidOutput where a later result for the same inputs differs, unless any two do, as where they draw."""
+    later = again()
+    error, allowed = _difference(result, later)
+    if math.isnan(error) or (error > allowed and _difference(again(), later)[0] <= allowed):
         raise InvalidOutput(f"{what} differs by {error:.2g} from a later answer to the same inputs")
 
 
@@ -149,9 +142,8 @@ def _check_fresh(workload: Workload, call_ns: float, *, sync: Sync) -> None:
     with torch.no_grad():
         for tensor in {id(tensor): tensor for tensor in tensors}.values():
             tensor.neg_()
-        in_place = workload.callee.call
-        copies = _copies(tensors, 1.0)
-        _check_again(lambda: in_place(*tensors), lambda: in_place(*copies), what="an output of changed inputs")
+        attend, copies = workload.callee.call, _copies(tensors, 1.0)
+        _check_again(attend(*tensors), lambda: attend(*copies), what="an output of changed inputs")
         seen, unseen_ns, seen_ns = workload.sets[-1].tensors, list[int](), list[int]()
         for trial in range(_TRIALS):
             unseen_ns.append(_taken_ns(workload, _copies(tensors, 0.9 - trial / 64), sync))

@@ -16,7 +16,7 @@ from attnbench.measure.workload import Workload
 
 _MOST_GRAPHS = 100  # built ahead of a sample of the backward pass: each holds what its forward pass saved
 
-Timed = tuple[list[Measurement], dict[str, Option]]  # with facts
+Timed = tuple[Sampling, list[Measurement], dict[str, Option]]  # samples, and what is told of them
 
 
 def measure(job: Job, report: Callable[[str], None]) -> Outcome:
@@ -31,7 +31,7 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
         gc.collect()
         gc.disable()  # a collection in the middle of a sample would be the harness's time, not the mechanism's
         try:
-            measurements, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
+            result, measurements, facts = (_on_cuda if job.case.device.startswith("cuda") else _on_cpu)(job, workload)
         finally:
             gc.enable()
         honesty.check_rest(tasks)
@@ -39,8 +39,7 @@ def measure(job: Job, report: Callable[[str], None]) -> Outcome:
         honesty.check_tools(threads)
         if measurements:
             facts |= counting.counts(job, workload, call_ns=float(measurements[0].values[0] or 0))
-            samples = tuple(int(value) for value in measurements[0].values if value is not None)
-            honesty.check(workload, samples, calls_ns=int(str(facts["calls_ns"])))
+            honesty.check(workload, result.samples_ns, calls_ns=result.calls_ns)
     facts |= {f"{name}_before": value for name, value in before.items()} | clocks.host_state()
     if not measurements:
         detail = clocks.all_invalid(facts)
@@ -58,12 +57,12 @@ def _on_cuda(job: Job, workload: Workload) -> Timed:
     timer = timing.CudaTimer(workload.calls, workload.keep, device, hot=hot, synchronises=workload.support.synchronises)
     monitor = clocks.Clocks(Gpu(device))
     result = sample(_bounded(timer.clock, job), job.protocol, monitor=monitor)
-    measurements, facts = _timed(result, timer.flags(len(result.samples_ns)))
+    _, measurements, facts = _timed(result, timer.flags(len(result.samples_ns)))
     facts |= {"discarded": result.discarded, "invalid_blocks": result.invalid_blocks} | monitor.facts()
     if measurements and result.stop != "once":
         walls = _walls(timer, result.group, job.protocol)
         measurements.append(Measurement(metric="latency_wall", unit="ns", values=walls))
-    return measurements, facts
+    return result, measurements, facts
 
 
 def _walls(timer: timing.CudaTimer, group: int, protocol: Protocol) -> tuple[int, ...]:
@@ -83,11 +82,15 @@ def _timed(result: Sampling, flags: tuple[str, ...]) -> Timed:
         Measurement(metric="latency", unit="ns", values=result.samples_ns, flags=result.flags + flags),
         Measurement(metric="first_call", unit="ns", values=(result.first_ns,)),
     ]
-    return measurements if result.samples_ns else [], {
-        "stop": result.stop,
-        "group": result.group,
-        "warmup_calls": result.warmup_calls,
-        "warmup_ns": result.warmup_ns,
-        "threads": torch.get_num_threads(),
-        "calls_ns": result.calls_ns,
-    }
+    return (
+        result,
+        measurements if result.samples_ns else [],
+        {
+            "stop": result.stop,
+            "group": result.group,
+            "warmup_calls": result.warmup_calls,
+            "warmup_ns": result.warmup_ns,
+            "threads": torch.get_num_threads(),
+            "calls_ns": result.calls_ns,
+        },
+    )
