@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -98,37 +99,23 @@ class LocalExecutor:
         Those asked of a server that is lost are asked again one by one, to tell which of them it was.
         """
         found: dict[int, T | NoAnswer] = {}
+        waiting, alone = deque(range(len(questions))), list[int]()
         asked: dict[int, int] = {}  # numbers of questions by the ids of their children
-        alone: list[int] = []
         killed_before = limits.oom_kills()
-        for number, question in enumerate(questions):
-            server = self._server
-            bounded = _bounded(question, self.memory_bytes)
+        while waiting or asked:
             try:
-                child = self._ask(bounded, timeout_s=timeout_s, key=self._key or (1, "default"))
+                while waiting and len(asked) < _ASKED_AT_A_TIME:
+                    question = _bounded(questions[waiting[0]], self.memory_bytes)
+                    child = self._ask(question, timeout_s=timeout_s, key=self._key or (1, "default"))
+                    asked[child] = waiting.popleft()
+                assert self._server is not None
+                for child, end in self._server.receive():
+                    if isinstance(end, Exit) and child in asked:
+                        found[asked.pop(child)] = _value_or_reason(end, kind, killed_before)
             except ServerLost:
                 self.close()
-                alone += [*asked.values(), number]
+                alone += asked.values() or [waiting.popleft()]
                 asked.clear()
-                continue
-            if self._server is not server:  # what the server before was asked is lost with it
-                alone += asked.values()
-                asked.clear()
-            asked[child] = number
-            while len(asked) >= _ASKED_AT_A_TIME or (asked and number == len(questions) - 1):
-                assert self._server is not None
-                try:
-                    exits = [(child, end) for child, end in self._server.receive() if isinstance(end, Exit)]
-                except ServerLost:
-                    self.close()
-                    alone += asked.values()
-                    asked.clear()
-                    break
-                found |= {
-                    asked.pop(child): _value_or_reason(end, kind, killed_before)
-                    for child, end in exits
-                    if child in asked
-                }
         for number in alone:
             try:
                 found[number] = self.ask(questions[number], kind, timeout_s=timeout_s)
