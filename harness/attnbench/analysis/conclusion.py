@@ -8,9 +8,8 @@ from attnbench.analysis.aa_floor import aa_floor
 from attnbench.analysis.compare import Comparison, compare_pairs
 from attnbench.analysis.curves import curve_groups
 from attnbench.analysis.match import Pair
-from attnbench.analysis.regime import Refusal, is_quality, refusal
+from attnbench.analysis.regime import Refusal, is_quality, may_be_weighed, refusal
 from attnbench.analysis.rows import Row
-from attnbench.contracts.metrics import passes_of
 from attnbench.plugins.empty import WORST
 
 
@@ -105,7 +104,8 @@ def _size(row: Row) -> tuple[int, ...]:
 def _losses(cost: Row, exact: Row | None, rows: Sequence[Row]) -> tuple[Loss, ...]:
     """Return the qualities of a mechanism, one a metric: that which counts for its cost, of these the longest."""
     found: dict[str, Loss] = {}
-    own = [row for row in rows if row.identity == cost.identity and row.primary and _belongs(row, cost)]
+    own = [row for row in rows if row.identity == cost.identity and row.primary and row.value is not None]
+    own = [row for row in own if is_quality(row) and may_be_weighed(row, cost)]
     for row in sorted(own, key=lambda row: (refusal(cost, row) is not None, -row.case.length)):
         if row.metric not in found:
             beside = [other for other in rows if other.metric == row.metric and _exam(other) == _exam(row)]
@@ -116,14 +116,6 @@ def _losses(cost: Row, exact: Row | None, rows: Sequence[Row]) -> tuple[Loss, ..
                 refused=refusal(cost, row),
             )
     return tuple(found.values())
-
-
-def _belongs(quality: Row, cost: Row) -> bool:
-    """Return whether a figure is a quality that may be weighed against a cost: on a task, or with the cost's mask."""
-    if not is_quality(quality) or quality.value is None:
-        return False
-    passes = passes_of(quality.probe.metric, (cost.case.passes,))
-    return bool(quality.task) or (quality.case.mask == cost.case.mask and quality.case.passes in passes)
 
 
 def _exam(row: Row) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from attnbench.analysis.aa_floor import Floor, aa_floor
 from attnbench.analysis.compare import Comparison, compare_pairs
 from attnbench.analysis.held import MEMORY, TOTAL
 from attnbench.analysis.match import Pair
-from attnbench.analysis.regime import Refusal, is_quality, refusal
+from attnbench.analysis.regime import Refusal, is_quality, may_be_weighed, refusal
 from attnbench.analysis.rows import Row
 from attnbench.analysis.variant import Variant
 from attnbench.contracts.case import Axes, Dtype, Identity
@@ -166,7 +166,7 @@ def _exams(columns: dict[_Key, _Column], cost: Row, *, like: Row, every: bool) -
     own = columns.get(_key(cost, like))
     if own:
         return [own]
-    of_run = [column for column in columns.values() if _belongs(_first(column), cost)]
+    of_run = [column for column in columns.values() if may_be_weighed(_first(column), cost)]
     if not every:
         of_run = sorted(of_run, key=lambda column: _first(column).case.length)[-1:]
     return of_run or [{}]
@@ -174,14 +174,6 @@ def _exams(columns: dict[_Key, _Column], cost: Row, *, like: Row, every: bool) -
 
 def _first(column: _Column) -> Row:
     return next(iter(column.values()))
-
-
-def _belongs(quality: Row, cost: Row) -> bool:
-    """Return whether a quality may be weighed against a cost: of its run, and where it is not trained, of its mask."""
-    if quality.run != cost.run:
-        return False
-    passes = passes_of(quality.probe.metric, (cost.case.passes,))
-    return bool(quality.task) or (quality.case.mask == cost.case.mask and quality.case.passes in passes)
 
 
 def _indexed(rows: Iterable[Row]) -> dict[str, dict[_Key, _Column]]:

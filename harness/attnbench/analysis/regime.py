@@ -9,7 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from attnbench.analysis.rows import Row
-from attnbench.contracts.metrics import BEYOND, QUALITIES, accuracy_beyond
+from attnbench.contracts.metrics import BEYOND, QUALITIES, accuracy_beyond, passes_of
 
 _LONGER = tuple(map(accuracy_beyond, BEYOND))  # of sequences longer than those at which `exact_here` was measured
 _WHOLE_PERCENT = 0.1
@@ -26,6 +26,14 @@ class Refusal(Struct, frozen=True):
 def is_quality(row: Row) -> bool:
     """Return whether a row's figure belongs to the inputs or the task that it was measured on, not to a workload."""
     return row.probe.kind in QUALITIES
+
+
+def may_be_weighed(quality: Row, cost: Row) -> bool:
+    """Return whether a quality may be weighed against a cost: of its run, and where it is not trained, of its mask."""
+    if quality.run != cost.run:
+        return False
+    passes = passes_of(quality.probe.metric, (cost.case.passes,))
+    return bool(quality.task) or (quality.case.mask == cost.case.mask and quality.case.passes in passes)
 
 
 def is_exact_here(row: Row) -> bool:
