@@ -28,6 +28,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._store: Store | None = None
 
     @property
     def id(self) -> str:
@@ -36,8 +37,7 @@ class Run:
 
     def rows(self) -> list[Row]:
         """Return the tidy rows: one per case and metric of what is planned (an edited plugin's old records are not)."""
-        with Store.open(self.path, write=False) as store:
-            return _rows(store)
+        return _rows(self._opened())
 
     def scaling(self) -> list[Growth]:
         """Fit the latency and memory of each variant as a power of the sequence length."""
@@ -56,30 +56,28 @@ class Run:
 
     def reproduction(self) -> dict[str, Any]:
         """Return what is needed to measure this run again, as JSON values."""
-        with Store.open(self.path, write=False) as store:
-            return reproduction(store.plan, store.environments())
+        store = self._opened()
+        return reproduction(store.plan, store.environments())
 
     def damage(self) -> str:
         """Return how many lines of the journal are left out as broken, in words; empty where it is whole."""
-        with Store.open(self.path, write=False) as store:
-            count = store.broken()
+        count = self._opened().broken()
         lines = f"{count} line{'s' * (count != 1)} of its journal {'are' if count != 1 else 'is'}"
         return f"run {self.id}: {lines} broken and left out; attnbench verify {self.id} names them" if count else ""
 
     def spent(self) -> TimeSpent:
         """Return where the time of this run went."""
-        with Store.open(self.path, write=False) as store:
-            return time_spent(store.records())
+        return time_spent(self._opened().records())
 
     def circumstances(self) -> Circumstances:
         """Return where and how the run was measured, which decides what it can be compared with."""
-        with Store.open(self.path, write=False) as store:
-            return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
+        store = self._opened()
+        return Circumstances(environments=tuple(store.environments().values()), jobs=store.plan.jobs)
 
     def reported(self) -> ReportedRun:
         """Return what a report needs of the run."""
-        with Store.open(self.path, write=False) as store:
-            return read(store, _rows(store))
+        store = self._opened()
+        return read(store, _rows(store))
 
     def report(self, path: str | Path, *others: "Run") -> None:
         """Write the run, with others beside it, as one HTML file that needs no network."""
@@ -89,8 +87,14 @@ class Run:
 
     def frame(self) -> "pd.DataFrame":
         """Return the tidy rows as a pandas DataFrame."""
-        with Store.open(self.path, write=False) as store:
-            return frame(_rows(store))
+        return frame(_rows(self._opened()))
+
+    def _opened(self) -> Store:
+        """Return the run's store, the same one for as long as its plan is the same: it reads a journal once."""
+        store = Store.open(self.path, write=False)
+        if self._store is None or self._store.plan != store.plan:
+            self._store = store
+        return self._store
 
     def __repr__(self) -> str:
         return f"attnbench.Run({str(self.path)!r})"

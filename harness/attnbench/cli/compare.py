@@ -65,8 +65,9 @@ def compare(
     if chosen not in FORMATS:
         raise UsageError(f"--format: {form!r} is not one of {', '.join(FORMATS)}; {suggestion(form, FORMATS)}")
     conditions = read_conditions(fail_on, flag="--fail-on") if fail_on is not None else ()
-    warn_of_damage(Run(find_run(name, out)) for name in (base, new) if name)
-    found = api.compare(base, new, variants=variants, metrics=metric, force=force, out=out)
+    first, second = Run(find_run(base, out)), Run(find_run(new, out)) if new else None
+    warn_of_damage((first, second) if second else (first,))
+    found = api.compare(first, second, variants=variants, metrics=metric, force=force, out=out)
     if chosen == "table" and output is None:
         _print(found)
     else:

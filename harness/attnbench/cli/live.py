@@ -83,8 +83,8 @@ class _Lines:
         assert self.progress is not None
         self.progress.update(notice)
         if isinstance(notice, Record):
-            view = self.progress.view()
-            self._say(f"[{view.done}/{view.total}] {self.progress.named(notice.job)}: {result(notice)}")
+            done, total = self.progress.counts
+            self._say(f"[{done}/{total}] {self.progress.named(notice.job)}: {result(notice)}")
 
     def _say(self, line: str) -> None:
         self.console.print(Text(plain(line)), soft_wrap=True)

@@ -72,11 +72,16 @@ class Progress:
         with self._lock:
             return frozenset(self._names[_identity(job)] for job, _ in self._running.values())
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The jobs done, and all."""
+        return self._total - len(self._left), self._total
+
     def view(self) -> View:
         """Return a snapshot."""
         now, plan = time.monotonic(), self.opened.plan
         with self._lock:
-            done, running = self._total - len(self._left), tuple(self._running.values())
+            (done, total), running = self.counts, tuple(self._running.values())
             started = [
                 Running(job=job, since_s=now - self._since[job.key], share=_share(text)) for job, text in running
             ]
@@ -87,7 +92,7 @@ class Progress:
             left_s = min(left_s, max(0.0, plan.budget_s - self._before_s - elapsed_s))
         return View(
             done=done,
-            total=self._total,
+            total=total,
             running=running,
             elapsed_s=elapsed_s,
             left_s=left_s,

@@ -49,11 +49,7 @@ def show(
       attnbench show latest --scaling
       attnbench show latest --environment
     """
-    from rich.console import Console
-
-    from attnbench.answers.fit.table import blocks
-    from attnbench.report.formats import BY_ENDING, FORMATS, OF_BLOCKS, OF_ROWS
-    from attnbench.report.terminal import Ending, Tables
+    from attnbench.report.formats import BY_ENDING, FORMATS
     from attnbench.runs import Run
     from attnbench.store import find_run
 
@@ -68,8 +64,17 @@ def show(
     rows = stored.rows()
     if scaling:
         _show_scaling(rows, as_json=chosen == "json", alone=(metric, output) == (None, None) and form is None)
-        return
-    metrics = _metrics(metric, rows) if metric else None
+    else:
+        _show_table(rows, _metrics(metric, rows) if metric else None, chosen, output)
+
+
+def _show_table(rows: "list[Row]", metrics: list[str] | None, chosen: str, output: Path | None) -> None:
+    from rich.console import Console
+
+    from attnbench.answers.fit.table import blocks
+    from attnbench.report.formats import OF_BLOCKS, OF_ROWS
+    from attnbench.report.terminal import Ending, Tables
+
     if chosen == "table" and output is None:
         console = Console(highlight=False)
         console.print(Tables(blocks(rows, metrics)))
