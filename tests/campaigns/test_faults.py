@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, call, command, environment
+from helpers.command import SMALL, call, command, environment, started
 from helpers.processes import running
 
 pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(7200)]
@@ -40,16 +40,12 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{SEED}/{request.node.name}")
 
 
-def started(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(*words),
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+def folders(parent: Path, count: int) -> Iterator[Path]:
+    """Make folders for as many runs."""
+    for number in range(count):
+        folder = parent / str(number)
+        folder.mkdir()
+        yield folder
 
 
 def the_run(folder: Path) -> Path | None:
@@ -94,14 +90,12 @@ def stored(run: Path) -> list[bytes]:
 def test_a_command_killed_at_any_moment_loses_no_record_leaves_no_process_and_can_be_resumed(
     tmp_path: Path, rng: random.Random
 ) -> None:
-    for number in range(times(200)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        process = started(folder, *SWEEP)
+    for folder in folders(tmp_path, times(200)):
+        process = started(*SWEEP, cwd=folder)
         time.sleep(rng.uniform(0, LONGEST_S))
         process.kill()
         said = process.communicate()[1]
-        assert nothing_runs_in(folder), f"kill {number}: processes outlive the command"
+        assert nothing_runs_in(folder), f"kill {folder.name}: processes outlive the command"
         run = the_run(folder)
         if run is None:
             assert not acknowledged(said)
@@ -109,14 +103,12 @@ def test_a_command_killed_at_any_moment_loses_no_record_leaves_no_process_and_ca
         before = [line for line in stored(run) if line.endswith(b"\n")]
         assert sum(b'"event":"record"' in line.replace(b" ", b"") for line in before) >= acknowledged(said)
         resumed_to_the_end(folder, run)
-        assert stored(run)[: len(before)] == before, f"kill {number}: acknowledged records have changed"
+        assert stored(run)[: len(before)] == before, f"kill {folder.name}: acknowledged records have changed"
 
 
 def test_a_child_killed_at_any_moment_costs_its_job_alone(tmp_path: Path, rng: random.Random) -> None:
-    for number in range(times(100)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        process = started(folder, *SWEEP)
+    for folder in folders(tmp_path, times(100)):
+        process = started(*SWEEP, cwd=folder)
         time.sleep(rng.uniform(0.5, LONGEST_S))
         if children := sorted(running("", folder=folder) - {process.pid}):
             os.kill(rng.choice(children), signal.SIGKILL)
@@ -175,17 +167,15 @@ def test_a_damaged_journal_or_plan_is_told_of_and_never_ends_a_command_in_a_trac
 def test_of_two_commands_that_resume_one_run_at_once_one_measures_and_the_other_is_told(
     tmp_path: Path, rng: random.Random
 ) -> None:
-    for number in range(times(50)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        process = started(folder, *SWEEP)
+    for folder in folders(tmp_path, times(50)):
+        process = started(*SWEEP, cwd=folder)
         time.sleep(LONGEST_S * 0.7)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         run = the_run(folder)
         if run is None:
             continue
-        several = [started(folder, "run", "--resume", run.name) for _ in range(2)]
+        several = [started("run", "--resume", run.name, cwd=folder) for _ in range(2)]
         time.sleep(rng.uniform(0, 1))
         said = [each.communicate(timeout=120)[1] for each in several]
         codes = sorted(each.returncode for each in several)

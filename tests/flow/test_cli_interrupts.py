@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command import SMALL, environment
+from helpers.command import SMALL, environment, started
 from helpers.processes import running
 
 SERVER = "attnbench.execute.server"
@@ -39,15 +39,7 @@ def start(folder: Path, code: str) -> subprocess.Popen[str]:
     """Start a run that hangs in its only case, and wait until it does."""
     (folder / "mine.py").write_text(HANGS)
     words = ("run", "--variants", "./mine.py:Hangs", "--metrics", "memory", *SMALL)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+    process = started(*words, cwd=folder, code=code)
     assert process.stderr is not None
     assert process.stderr.readline().startswith("run ")
     deadline = time.monotonic() + 20

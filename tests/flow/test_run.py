@@ -14,7 +14,7 @@ import pytest
 
 from attnbench.runs import Run
 from flow.conftest import Sweep
-from helpers.command import SMALL, attnbench, call, command, environment
+from helpers.command import SMALL, attnbench, call, started
 from helpers.processes import running
 from helpers.subtests import as_subtests
 
@@ -288,15 +288,8 @@ def start(tmp_path: Path) -> subprocess.Popen[str]:
     """Start a run that hangs in its second case, and wait until its first one is done."""
     (tmp_path / "mine.py").write_text(PATIENT)
     (tmp_path / "hang").touch()
-    process = subprocess.Popen(
-        command("run", "--variants", "./mine.py:First,./mine.py:Second", "--metrics", "memory", *SMALL),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+    words = ("run", "--variants", "./mine.py:First,./mine.py:Second", "--metrics", "memory", *SMALL)
+    process = started(*words, cwd=tmp_path)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("[1/2]"):

@@ -16,6 +16,8 @@ from helpers.servers import KeptServer
 # The smallest sweep that goes through plan, processes, store and table.
 SMALL = ("--seq", "64", "--heads", "2", "--head-dim", "16", "--profile", "quick", "--threads", "1")
 
+MAIN = "from attnbench.cli import main; main()"
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -29,6 +31,19 @@ def attnbench(*words: str, cwd: Path, timeout: float = 120, **settings: str) -> 
         timeout=timeout,
         env=environment(**settings),
         check=False,
+    )
+
+
+def started(*words: str, cwd: Path, code: str = MAIN) -> subprocess.Popen[str]:
+    """Start a command in a process and a session of its own, in a folder; what it says is read from its errors."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
     )
 
 
@@ -68,7 +83,7 @@ def _text(stream: io.TextIOWrapper) -> str:
 
 def command(*words: str) -> list[str]:
     """Return the words that start the command."""
-    return [sys.executable, "-c", "from attnbench.cli import main; main()", *words]
+    return [sys.executable, "-c", MAIN, *words]
 
 
 def environment(**settings: str) -> dict[str, str]:
